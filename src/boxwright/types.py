@@ -1,0 +1,124 @@
+"""The nouns of detection: what every other file takes and gives. Imports torch only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+Losses = dict[str, Tensor]
+"""Named scalar losses, already weighted; the training loss is their sum."""
+
+
+class Size(NamedTuple):
+    """Height and width in pixels, in that order everywhere."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """A record of tensors that share their first dimension."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """The chosen rows: a boolean mask, indices, or a slice."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    def replace(self, **changes: Tensor) -> Self:
+        """A copy with some columns exchanged."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, eq=False)
+class Target(_Rows):
+    """The annotated objects of one image. Columns left out are filled in.
+
+    boxes      (G, 4) float32, xyxy in absolute pixels
+    labels     (G,) int64, 0..K-1
+    crowd      (G,) bool; a region of many objects: neither to be learnt nor counted as a mistake
+    difficult  (G,) bool; VOC's flag: learnt, but not counted by the VOC protocol
+    area       (G,) float32, square pixels; the box's area unless the annotation says otherwise (COCO: the mask's)
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor = None  # type: ignore[assignment]
+    difficult: Tensor = None  # type: ignore[assignment]
+    area: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        boxes = self.boxes
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or self.labels.shape != boxes.shape[:1]:
+            raise ValueError(
+                f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and {tuple(self.labels.shape)}; "
+                "no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
+            )
+        if self.crowd is None:
+            object.__setattr__(self, "crowd", torch.zeros_like(self.labels, dtype=torch.bool))
+        if self.difficult is None:
+            object.__setattr__(self, "difficult", torch.zeros_like(self.labels, dtype=torch.bool))
+        if self.area is None:
+            object.__setattr__(self, "area", (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+
+    @classmethod
+    def empty(cls) -> Target:
+        """An image without objects."""
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(_Rows):
+    """What a detector found in one image, best first.
+
+    boxes   (D, 4) float32, xyxy in absolute pixels
+    scores  (D,) float32 in 0..1
+    labels  (D,) int64, 0..K-1
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Images(_Rows):
+    """A batch of pictures padded at the right and the bottom to one size.
+
+    pixels  (N, 3, H, W) float32, RGB, 0..255
+    sizes   (N, 2) int64, height and width of each picture inside its padding
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Slots(_Rows):
+    """The fixed number of places S in which a detector puts its answer: `Detections` before trimming.
+
+    boxes   (N, S, 4) float32, xyxy in absolute pixels
+    scores  (N, S) float32, best first; 0 where not valid
+    labels  (N, S) int64
+    valid   (N, S) bool
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    valid: Tensor
+
+    def trim(self) -> list[Detections]:
+        """The ragged answer, an entry per image: the one place where shapes depend on values."""
+        return [
+            Detections(boxes[valid], scores[valid], labels[valid])
+            for boxes, scores, labels, valid in zip(self.boxes, self.scores, self.labels, self.valid, strict=True)
+        ]
