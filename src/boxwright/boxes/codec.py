@@ -1,0 +1,72 @@
+"""Boxes as offsets from reference boxes, the regression target of the R-CNN family.
+
+Girshick et al., "Rich feature hierarchies for accurate object detection and semantic segmentation", CVPR 2014,
+appendix C. For a box b and its reference p (an anchor or a proposal), given by centre, width and height:
+
+    t_x = (b_x - p_x) / p_w    t_w = ln(b_w / p_w)
+    t_y = (b_y - p_y) / p_h    t_h = ln(b_h / p_h)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from boxwright.boxes.convert import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+SMALLEST = 1e-6
+"""Pixels. Narrower boxes are encoded as if they were this wide, so that no target is infinite."""
+
+
+@dataclass(frozen=True)
+class DeltaCodec:
+    """Encodes boxes as (t_x, t_y, t_w, t_h) and back, in float32 at least whatever autocast says.
+
+    weights  factors on the four offsets, so that a network can learn targets of about unit variance; Fast R-CNN's
+             head has (10, 10, 5, 5)
+    clamp    upper limit of t_w and t_h when decoding (before weights): an untrained network must not overflow exp.
+             The default lets a reference grow 62.5-fold
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    clamp: float = math.log(1000 / 16)
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 4 or min(self.weights) <= 0:
+            raise ValueError(f"DeltaCodec takes four positive weights (x, y, w, h), got {self.weights}")
+
+    def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
+        """Offsets that turn `references` into `boxes`; finite for boxes without extent too.
+
+        (..., 4) xyxy, (..., 4) xyxy -> (..., 4)
+        """
+        bx, by, bw, bh = _centre_and_extent(boxes)
+        px, py, pw, ph = _centre_and_extent(references)
+        bw, bh, pw, ph = (extent.clamp(min=SMALLEST) for extent in (bw, bh, pw, ph))
+        wx, wy, ww, wh = self.weights
+        return torch.stack(
+            (wx * (bx - px) / pw, wy * (by - py) / ph, ww * torch.log(bw / pw), wh * torch.log(bh / ph)), dim=-1
+        )
+
+    def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
+        """Boxes to which `deltas` move `references`; not clipped to any image.
+
+        (..., 4), (..., 4) xyxy -> (..., 4) xyxy
+        """
+        wx, wy, ww, wh = self.weights
+        tx, ty, tw, th = _at_least_float32(deltas).unbind(-1)
+        px, py, pw, ph = _centre_and_extent(references)
+        x, y = px + tx / wx * pw, py + ty / wy * ph
+        w, h = pw * torch.exp((tw / ww).clamp(max=self.clamp)), ph * torch.exp((th / wh).clamp(max=self.clamp))
+        return cxcywh_to_xyxy(torch.stack((x, y, w, h), dim=-1))
+
+
+def _centre_and_extent(boxes: Tensor) -> tuple[Tensor, ...]:
+    return xyxy_to_cxcywh(_at_least_float32(boxes)).unbind(-1)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()

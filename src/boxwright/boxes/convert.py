@@ -1,0 +1,77 @@
+"""Box conventions and the plain moves of boxes: corners, centres, clipping, mirroring, scaling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from boxwright.types import Size
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Left, top, width, height (COCO's convention) to corners. (..., 4) -> (..., 4)"""
+    x, y, w, h = boxes.unbind(-1)
+    return torch.stack((x, y, x + w, y + h), dim=-1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Corners to left, top, width, height. (..., 4) -> (..., 4)"""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1, y1, x2 - x1, y2 - y1), dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre, width, height (YOLO's convention, here in pixels) to corners. (..., 4) -> (..., 4)"""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack((cx - 0.5 * w, cy - 0.5 * h, cx + 0.5 * w, cy + 0.5 * h), dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Corners to centre, width, height. (..., 4) -> (..., 4)"""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((0.5 * (x1 + x2), 0.5 * (y1 + y2), x2 - x1, y2 - y1), dim=-1)
+
+
+def clip(boxes: Tensor, sizes: Size | Tensor) -> Tensor:
+    """Move corners that lie outside the image onto its border; a box wholly outside becomes empty.
+
+    boxes  (..., 4) xyxy
+    sizes  one Size for all boxes, or a tensor (..., 2) of [height, width] whose leading dimensions are the first
+           ones of `boxes`: (N, 2) goes with boxes (N, K, 4), an image per row
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    if isinstance(sizes, Tensor):
+        if sizes.shape[-1:] != (2,) or sizes.ndim > boxes.ndim:
+            raise ValueError(
+                f"clip takes sizes (..., 2) of [height, width] with no more dimensions than the boxes, "
+                f"got sizes {tuple(sizes.shape)} for boxes {tuple(boxes.shape)}"
+            )
+        height, width = sizes.to(boxes.dtype).unbind(-1)
+        missing = (1,) * (boxes.ndim - sizes.ndim)
+        height, width = height.reshape(*height.shape, *missing), width.reshape(*width.shape, *missing)
+        xs = (x.clamp(min=0).minimum(width) for x in (x1, x2))
+        ys = (y.clamp(min=0).minimum(height) for y in (y1, y2))
+    else:
+        height, width = sizes
+        xs = (x.clamp(0, width) for x in (x1, x2))
+        ys = (y.clamp(0, height) for y in (y1, y2))
+    (x1, x2), (y1, y2) = xs, ys
+    return torch.stack((x1, y1, x2, y2), dim=-1)
+
+
+def hflip(boxes: Tensor, width: float | Tensor) -> Tensor:
+    """Mirror left and right inside an image `width` pixels wide. (..., 4) -> (..., 4)
+
+    A tensor `width` broadcasts against the leading dimensions of `boxes`.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((width - x2, y1, width - x1, y2), dim=-1)
+
+
+def scale(boxes: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
+    """Multiply horizontal coordinates by `x` and vertical ones by `y`. (..., 4) -> (..., 4)
+
+    Tensors `x` and `y` broadcast against the leading dimensions of `boxes`.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1 * x, y1 * y, x2 * x, y2 * y), dim=-1)

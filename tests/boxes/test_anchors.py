@@ -1,0 +1,114 @@
+"""Anchors of a grid small enough to write down, and torchvision's generator as oracle."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from boxwright.boxes.anchors import AnchorGrid
+from boxwright.boxes.convert import xyxy_to_cxcywh
+from boxwright.boxes.iou import area
+
+
+def test_grid_by_hand() -> None:
+    (anchors,) = AnchorGrid(sizes=((4,),), ratios=(0.25, 4), strides=(8,))([(1, 2)])
+    assert anchors.tolist() == [
+        [-4, -1, 4, 1],  # cell (0, 0), lying
+        [-1, -4, 1, 4],  # standing
+        [4, -1, 12, 1],  # cell (0, 1): a stride to the right
+        [7, -4, 9, 4],
+    ]
+
+
+def test_order_is_row_column_ratio_size() -> None:
+    grid = AnchorGrid(sizes=((8, 16),), ratios=(1, 4), strides=(10,))
+    assert grid.per_cell == 4
+    (anchors,) = grid([(2, 3)])
+    anchors = xyxy_to_cxcywh(anchors).reshape(2, 3, 4, 4)
+    assert anchors[1, 2, :, :2].tolist() == [[20, 10]] * 4
+    assert anchors[0, 0, :, 2:].tolist() == [[8, 8], [16, 16], [4, 16], [8, 32]]
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_centres_lie_at_the_offset_in_their_cell(offset: float) -> None:
+    shapes = [(3, 5), (2, 3)]
+    grid = AnchorGrid(sizes=((32,), (64,)), ratios=(0.5, 1, 2), strides=(8, 16), offset=offset)
+    for (height, width), stride, anchors in zip(shapes, grid.strides, grid(shapes), strict=True):
+        centres = xyxy_to_cxcywh(anchors)[:, :2].reshape(height, width, 3, 2)
+        for i in range(height):
+            for j in range(width):
+                expected = torch.tensor([(j + offset) * stride, (i + offset) * stride]).expand(3, 2)
+                torch.testing.assert_close(centres[i, j], expected)
+
+
+def test_every_ratio_has_the_same_area() -> None:
+    (anchors,) = AnchorGrid(sizes=((32, 100),), ratios=(0.2, 0.5, 1, 3), strides=(16,))([(1, 1)])
+    torch.testing.assert_close(area(anchors), torch.tensor([32.0**2, 100.0**2] * 4))
+    _, _, width, height = xyxy_to_cxcywh(anchors).unbind(-1)
+    torch.testing.assert_close(height / width, torch.tensor([0.2, 0.2, 0.5, 0.5, 1, 1, 3, 3]))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((32,), (64,), (128,)),
+        tuple((s, s * 2 ** (1 / 3), s * 2 ** (2 / 3)) for s in (32, 64, 128)),
+        ((25,), (5,), (9,)),
+    ],
+)
+def test_agrees_with_torchvision(sizes: tuple[tuple[float, ...], ...]) -> None:
+    ratios, strides = (0.5, 1.0, 2.0), (8, 16, 32)
+    height, width = 96, 160
+    shapes = [(height // s, width // s) for s in strides]
+    theirs = AnchorGenerator(sizes, (ratios,) * 3)(
+        ImageList(torch.zeros(1, 3, height, width), [(height, width)]), [torch.zeros(1, 1, *shape) for shape in shapes]
+    )
+    ours = AnchorGrid(sizes, ratios, strides, rounded=True)
+    assert [ours.per_cell] * 3 == AnchorGenerator(sizes, (ratios,) * 3).num_anchors_per_location()
+    assert torch.equal(torch.cat(ours(shapes)), theirs[0])
+
+
+class _OverFeatures(torch.nn.Module):
+    grid = AnchorGrid(sizes=((32,), (64,)), ratios=(0.5, 1, 2), strides=(8, 16))
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.grid([f.shape[-2:] for f in (fine, coarse)], fine.device))
+
+
+def test_export_carries_no_constant_that_would_be_copied_to_the_device() -> None:
+    features = torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)
+    program = torch.export.export(_OverFeatures(), features)
+    assert not program.constants
+    assert torch.equal(program.module()(*features), _OverFeatures()(*features))
+
+
+def test_export_for_any_size() -> None:
+    h, w = torch.export.Dim("h", max=64), torch.export.Dim("w", max=64)
+    features = torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 2, 3)
+    shapes = ({2: 2 * h, 3: 2 * w}, {2: h, 3: w})
+    program = torch.export.export(_OverFeatures(), features, dynamic_shapes=shapes)
+    other = torch.zeros(1, 1, 10, 8), torch.zeros(1, 1, 5, 4)
+    assert torch.equal(program.module()(*other), _OverFeatures()(*other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sizes": ((32,), (64,)), "strides": (8,)}, "2 tuples of sizes and 1 strides"),
+        ({"sizes": (), "strides": ()}, "0 tuples of sizes"),
+        ({"sizes": ((32,), (64, 80)), "strides": (8, 16)}, "equally many sizes"),
+        ({"sizes": ((-32,),), "strides": (8,)}, "all positive"),
+        ({"sizes": ((),), "strides": (8,)}, "at least one size"),
+        ({"sizes": ((32,),), "strides": (8,), "ratios": ()}, "one ratio"),
+    ],
+)
+def test_refuses_inconsistent_numbers(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnchorGrid(**{"ratios": (1.0,), **arguments})
+
+
+def test_refuses_another_number_of_levels() -> None:
+    with pytest.raises(ValueError, match="has 1 levels, got 2 feature maps"):
+        AnchorGrid(((32,),), (1.0,), (8,))([(2, 2), (1, 1)])
