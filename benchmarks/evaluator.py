@@ -1,0 +1,171 @@
+"""How long COCO's twelve numbers take: boxwright against pycocotools and faster-coco-eval.
+
+    python benchmarks/evaluator.py --images 2000 --rounds 5
+
+Two tasks. "files": an annotation file and a results file, as `evaluate_files` takes them. "memory": detections and
+targets as tensors, as after an epoch of training; the peers have their annotations indexed beforehand (ours does that
+anew each time) and get the detections as the (N, 7) array that all of them take. Each round runs everyone once, in an
+order that rotates; a ratio is the peer's time over ours in the same round, printed as its median and its range. All
+must come to the same twelve numbers (faster-coco-eval: to 1e-9), or nothing is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval
+import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
+import torch
+
+from boxwright.metrics.coco import METRICS, Evaluation, evaluate, evaluate_files
+from boxwright.types import Detections, Target
+
+CLASSES = 20
+
+
+def synthetic(images: int, seed: int = 0) -> tuple[list[Detections], list[Target]]:
+    """Eight objects an image, each found about three times with some displacement, and as many chance boxes."""
+    rng = np.random.default_rng(seed)
+    found, targets = [], []
+    for _ in range(images):
+        n = int(rng.integers(1, 16))
+        corners = rng.uniform(0, 400, (n, 2))
+        objects = np.concatenate([corners, corners + rng.uniform(8, 200, (n, 2))], axis=1)
+        labels = rng.integers(0, CLASSES, n)
+        near = np.repeat(objects, 3, axis=0) * rng.normal(1, 0.03, (3 * n, 4))
+        corners = rng.uniform(0, 400, (3 * n, 2))
+        chance = np.concatenate([corners, corners + rng.uniform(8, 200, (3 * n, 2))], axis=1)
+        boxes = np.concatenate([near, chance])
+        scores = np.concatenate([rng.beta(4, 2, 3 * n), rng.beta(1, 4, 3 * n)])
+        found_labels = np.concatenate([np.repeat(labels, 3), rng.integers(0, CLASSES, 3 * n)])
+        found.append(
+            Detections(torch.from_numpy(boxes).float(), torch.from_numpy(scores), torch.from_numpy(found_labels))
+        )
+        targets.append(Target(torch.from_numpy(objects).float(), torch.from_numpy(labels)))
+    return found, targets
+
+
+def results_array(found: list[Detections]) -> np.ndarray:
+    """(N, 7) image id, x, y, width, height, score, category id."""
+    images = np.repeat(np.arange(1, len(found) + 1), [len(one) for one in found])
+    boxes = torch.cat([one.boxes for one in found]).double().numpy()
+    scores = torch.cat([one.scores for one in found]).numpy()
+    labels = torch.cat([one.labels for one in found]).numpy()
+    return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, labels + 1])
+
+
+def write_files(folder: Path, found: list[Detections], targets: list[Target]) -> tuple[Path, Path]:
+    boxes = torch.cat([one.boxes for one in targets]).double().numpy()
+    images = np.repeat(np.arange(1, len(targets) + 1), [len(one) for one in targets]).tolist()
+    labels = (torch.cat([one.labels for one in targets]) + 1).tolist()
+    areas = torch.cat([one.area for one in targets]).tolist()
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    annotations = [
+        {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
+        for number, (image, label, box, area) in enumerate(zip(images, labels, xywh, areas, strict=True), start=1)
+    ]
+    truth, results = folder / "annotations.json", folder / "results.json"
+    truth.write_text(
+        json.dumps(
+            {
+                "images": [{"id": image, "width": 600, "height": 600} for image in range(1, len(targets) + 1)],
+                "categories": [{"id": label, "name": f"class {label}"} for label in range(1, CLASSES + 1)],
+                "annotations": annotations,
+            }
+        )
+    )
+    rows = results_array(found).tolist()
+    results.write_text(
+        json.dumps([{"image_id": int(r[0]), "category_id": int(r[6]), "bbox": r[1:5], "score": r[5]} for r in rows])
+    )
+    return truth, results
+
+
+def twelve(evaluation: Evaluation) -> list[float]:
+    return [getattr(evaluation, metric) for metric in METRICS]
+
+
+def run_evaluator(evaluator: Any) -> list[float]:
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return list(evaluator.stats[:12])
+
+
+def by_pycocotools(truth: Any, results: Any) -> list[float]:
+    return run_evaluator(pycocotools.cocoeval.COCOeval(truth, truth.loadRes(results), "bbox"))
+
+
+def by_faster_coco_eval(truth: Any, results: Any) -> list[float]:
+    return run_evaluator(faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), "bbox"))
+
+
+def contenders(folder: Path, images: int) -> dict[str, dict[str, Callable[[], list[float]]]]:
+    found, targets = synthetic(images)
+    names = [f"class {label}" for label in range(1, CLASSES + 1)]
+    truth, results = write_files(folder, found, targets)
+    slow_index, fast_index = pycocotools.coco.COCO(str(truth)), faster_coco_eval.COCO(str(truth))
+    return {
+        "files": {
+            "boxwright": lambda: twelve(evaluate_files(truth, results)),
+            "pycocotools": lambda: by_pycocotools(pycocotools.coco.COCO(str(truth)), str(results)),
+            "faster-coco-eval": lambda: by_faster_coco_eval(faster_coco_eval.COCO(str(truth)), str(results)),
+        },
+        "memory": {
+            "boxwright": lambda: twelve(evaluate(found, targets, names)),
+            "pycocotools": lambda: by_pycocotools(slow_index, results_array(found)),
+            "faster-coco-eval": lambda: by_faster_coco_eval(fast_index, results_array(found)),
+        },
+    }
+
+
+def measure(runs: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one round that warms up and compares the answers."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        answers = {name: run() for name, run in runs.items()}
+        for name, answer in answers.items():
+            tolerance = 1e-9 if name == "faster-coco-eval" else 0
+            np.testing.assert_allclose(answer, answers["boxwright"], rtol=0, atol=tolerance, err_msg=name)
+        order = list(runs)
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name in order:
+                start = time.perf_counter()
+                runs[name]()
+                seconds[name].append(time.perf_counter() - start)
+            order.append(order.pop(0))
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):
+            tasks = contenders(Path(folder), options.images)
+        print(f"{options.images} images, {CLASSES} classes, {os.cpu_count()} cores, {platform.machine()}")
+        for task, runs in tasks.items():
+            seconds = measure(runs, options.rounds)
+            for name, times in seconds.items():
+                ratios = [peer / ours for peer, ours in zip(times, seconds["boxwright"], strict=True)]
+                spread = f"{statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+                print(f"{task:8}{name:18}{statistics.median(times):8.3f} s   {spread} times ours")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""COCO's detection metrics, computed by hotcoco with the numbers of pycocotools.
+
+Source: the COCO detection evaluation, https://cocodataset.org/#detection-eval, whose reference is `pycocotools`.
+A detection and an object match where their IoU reaches a threshold; a class's average precision (AP) is its precision
+averaged over 101 recalls; AP without a number is also averaged over the IoU thresholds .50, .55 … .95. A recall (AR1,
+AR10, AR100) allows that many detections per image and class. Small, medium and large are by area: up to 32², 32² to
+96², 96² and over. Where COCO writes -1, for "no such object", an `Evaluation` says nan.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from boxwright.types import Detections, Target
+
+RECALLS = tuple(np.linspace(0.0, 1.0, 101).tolist())
+"""The recalls at which COCO reads the precision."""
+
+METRICS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+"""The twelve numbers, in COCO's order."""
+
+
+@dataclass(frozen=True)
+class ClassEvaluation:
+    """One class: its counts, AP, and its precision and score at each of `RECALLS`, for IoU .5 and objects of any size.
+
+    precision  interpolated (the best at this or a higher recall); 0 where the recall is not reached
+    scores     the detector's score at that recall; 0 where it is not reached
+    Without an object the numbers are nan and both curves are empty.
+    """
+
+    objects: int
+    ap: float
+    ap50: float
+    precision: tuple[float, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def f1(self) -> tuple[float, ...]:
+        """The harmonic mean of precision and recall at each of `RECALLS`."""
+        return tuple(2 * p * r / (p + r) if p > 0 else 0.0 for p, r in zip(self.precision, RECALLS, strict=False))
+
+    @property
+    def threshold(self) -> float:
+        """The score at which F1 at IoU .5 is best; nan where nothing was found."""
+        best = max(self.f1, default=0.0)
+        return self.scores[self.f1.index(best)] if best > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a set of detections is: COCO's twelve numbers (0..1, nan without such objects) and each class's own.
+
+    `objects` counts what could be found: crowds are not among them.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    images: int
+    objects: int
+    detections: int
+    classes: dict[str, ClassEvaluation]
+
+    @property
+    def per_class(self) -> dict[str, float]:
+        """AP by class name; nan for a class without an object, which COCO leaves out of the mean."""
+        return {name: quality.ap for name, quality in self.classes.items()}
+
+    @property
+    def per_class_ap50(self) -> dict[str, float]:
+        """AP at IoU .5 by class name."""
+        return {name: quality.ap50 for name, quality in self.classes.items()}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By class name, the score at which F1 at IoU .5 is best."""
+        return {name: quality.threshold for name, quality in self.classes.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no nan: None instead."""
+        return _without_nan(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
+        """The inverse of `to_dict`, also after a passage through JSON."""
+        classes = {
+            name: ClassEvaluation(
+                objects=quality["objects"],
+                ap=_number(quality["ap"]),
+                ap50=_number(quality["ap50"]),
+                precision=tuple(quality["precision"]),
+                scores=tuple(quality["scores"]),
+            )
+            for name, quality in values["classes"].items()
+        }
+        numbers = {metric: _number(values[metric]) for metric in METRICS}
+        counts = {count: values[count] for count in ("images", "objects", "detections")}
+        return cls(**numbers, **counts, classes=classes)
+
+    def table(self) -> str:
+        """The evaluation as plain text for a terminal: overall, by size, and a row per class."""
+        rows = [
+            ("", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"),
+            ("all sizes", *map(_cell, (self.ap, self.ap50, self.ap75, self.ar1, self.ar10, self.ar100))),
+            ("", "small", "medium", "large", "", "", ""),
+            ("AP", *map(_cell, (self.ap_small, self.ap_medium, self.ap_large)), "", "", ""),
+            ("AR100", *map(_cell, (self.ar_small, self.ar_medium, self.ar_large)), "", "", ""),
+            ("class", "AP", "AP50", "best F1", "at score", "objects", ""),
+        ]
+        for name, quality in self.classes.items():
+            best = max(quality.f1, default=math.nan)
+            numbers = (quality.ap, quality.ap50, best, quality.threshold)
+            rows.append((name, *map(_cell, numbers), str(quality.objects), ""))
+        width = max(len(row[0]) for row in rows)
+        lines = [(row[0].ljust(width) + "".join(cell.rjust(9) for cell in row[1:])).rstrip() for row in rows]
+        return "\n".join([f"{self.images} images, {self.objects} objects, {self.detections} detections", *lines])
+
+
+def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> Evaluation:
+    """Detections against annotations by COCO's protocol: crowds are ignored, difficult objects count like others.
+
+    The sequences run over the same images in the same order; a label is a place in `names`. Raises ValueError, naming
+    the image, where a label is not in `names` or a box or score is not finite.
+    """
+    import hotcoco
+
+    if len(detections) != len(targets):
+        raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
+    target_images, target_labels, target_boxes = _columns(targets, names, "targets")
+    images, labels, boxes = _columns(detections, names, "detections")
+    truth = hotcoco.COCO.from_arrays(
+        images=[{"id": image} for image in range(len(targets))],
+        categories=[{"id": label, "name": name} for label, name in enumerate(names)],
+        image_ids=target_images,
+        category_ids=target_labels,
+        boxes=_xywh(target_boxes),
+        area=_concatenate([target.area for target in targets]),
+        iscrowd=_concatenate([target.crowd for target in targets]).astype(bool),
+    )
+    scores = _concatenate([found.scores for found in detections])
+    _refuse(~np.isfinite(scores), images, "detections", "has a score that is not finite; did training diverge?")
+    return _evaluate(truth, np.column_stack([images, _xywh(boxes), scores, labels]))
+
+
+def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -> Evaluation:
+    """A COCO results file (image_id, category_id, bbox xywh, score) against a COCO annotation file.
+
+    Raises OSError or ValueError naming the file, and the entry of the results, that is not as COCO has it.
+    """
+    import hotcoco
+
+    try:
+        truth = hotcoco.COCO(str(ground_truth_json))
+    except ValueError as error:
+        raise ValueError(f"{ground_truth_json}: expected a COCO annotation file: {error}") from error
+    if not truth.get_img_ids():
+        raise ValueError(f'{ground_truth_json}: expected a COCO annotation file, found no "images" in it')
+    return _evaluate(truth, _read_results(Path(detections_json), set(truth.get_img_ids()), set(truth.get_cat_ids())))
+
+
+def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
+    """`truth` is a hotcoco.COCO; `results` (D, 7) float64 has image id, x, y, width, height, score, category id."""
+    import hotcoco
+
+    evaluator = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    assert evaluator.eval is not None
+    precision = evaluator.eval["precision"]  # (10 IoU thresholds, 101 recalls, K, 4 sizes, 3 detection limits)
+    recall = evaluator.eval["recall"]  # (10, K, 4, 3)
+    scores = evaluator.eval["scores"]  # like precision
+    sizes = range(1, 4)  # small, medium, large; 0 is all
+    numbers = [
+        *(_mean(part[..., 0, -1]) for part in (precision, precision[0], precision[5])),
+        *(_mean(precision[..., size, -1]) for size in sizes),
+        *(_mean(recall[..., 0, limit]) for limit in range(3)),
+        *(_mean(recall[..., size, -1]) for size in sizes),
+    ]
+    classes: dict[str, ClassEvaluation] = {}
+    for k, category in enumerate(truth.load_cats(truth.get_cat_ids())):  # by id, as the arrays have them
+        if category["name"] in classes:
+            raise ValueError(f'expected every class to have its own name, but two are called "{category["name"]}"')
+        objects = len(truth.get_ann_ids(cat_ids=[category["id"]], iscrowd=False))
+        classes[category["name"]] = ClassEvaluation(
+            objects=objects,
+            ap=_mean(precision[:, :, k, 0, -1]),
+            ap50=_mean(precision[0, :, k, 0, -1]),
+            precision=tuple(precision[0, :, k, 0, -1].tolist()) if objects else (),
+            scores=tuple(scores[0, :, k, 0, -1].tolist()) if objects else (),
+        )
+    return Evaluation(
+        **dict(zip(METRICS, numbers, strict=True)),
+        images=len(truth.get_img_ids()),
+        objects=sum(quality.objects for quality in classes.values()),
+        detections=len(results),
+        classes=classes,
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is known; COCO marks with -1 where there is no object."""
+    known = values[values > -1]
+    return float(np.mean(known)) if known.size else math.nan
+
+
+def _columns(
+    records: Sequence[Detections] | Sequence[Target], names: Sequence[str], what: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image number (R,), label (R,) and box xyxy (R, 4) of every row of every image, looked over."""
+    images = np.repeat(np.arange(len(records)), [len(record) for record in records])
+    labels = _concatenate([record.labels for record in records]).astype(np.int64)
+    boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
+    _refuse((labels < 0) | (labels >= len(names)), images, what, f"has a label outside 0..{len(names) - 1}")
+    _refuse(~np.isfinite(boxes.sum(axis=1)), images, what, "has a box that is not finite; did training diverge?")
+    return images, labels, boxes
+
+
+def _concatenate(columns: Sequence[torch.Tensor]) -> np.ndarray:
+    """One float64 column, in which everything that float32 and int32 hold is exact."""
+    return torch.cat([column.detach().cpu().double() for column in columns]).numpy() if columns else np.zeros(0)
+
+
+def _xywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (R, 4)
+
+
+def _refuse(wrong: np.ndarray, images: np.ndarray, what: str, fault: str) -> None:
+    if wrong.any():
+        raise ValueError(f"{what}[{images[np.argmax(wrong)]}] {fault}")
+
+
+def _read_results(path: Path, image_ids: set[int], category_ids: set[int]) -> np.ndarray:
+    """The rows of a COCO results file: (D, 7) float64."""
+    try:
+        entries = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a COCO results file: {error}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of detections, as COCO results are, got a {type(entries).__name__}")
+    rows = np.empty((len(entries), 7))
+    for number, entry in enumerate(entries):
+        try:
+            rows[number] = (entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: entry {number} should have image_id, category_id, bbox [x, y, width, height] and score, "
+                f"got {str(entry)[:200]}"
+            ) from error
+        if entry["image_id"] not in image_ids or entry["category_id"] not in category_ids:
+            raise ValueError(
+                f"{path}: entry {number} speaks of image {entry['image_id']} and category {entry['category_id']}, "
+                "which are not both in the annotation file; are the two of the same split?"
+            )
+    finite = np.isfinite(rows.sum(axis=1))
+    if not finite.all():
+        raise ValueError(f"{path}: entry {np.argmin(finite)} has a number that is not finite")
+    return rows
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _cell(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,21 @@
+"""What all tests share: where the real data is, and as many threads as a small machine has to spare."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder shared/data: $BOXWRIGHT_SHARED/data, or beside the checkout; without it the test is skipped."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("BOXWRIGHT_SHARED", beside)) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there is no real data at {folder}; BOXWRIGHT_SHARED names the folder that holds data/")
+    return folder

@@ -1,0 +1,329 @@
+"""`metrics.coco` against pycocotools, bit for bit, and against the numbers published with COCO's own fixture."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from boxwright.metrics.coco import METRICS, RECALLS, Evaluation, evaluate, evaluate_files
+from boxwright.types import Detections, Target
+
+NAMES = ("often", "sometimes", "crowded", "only crowds", "never")
+NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+def random_scene(seed: int) -> tuple[list[Detections], list[Target]]:
+    """Thirty images with whatever makes evaluators differ.
+
+    Crowds; scores in tenths, so that most are tied; images without objects, detections, or both; objects of exactly
+    32² and 96² and annotated areas that are not the box's; boxes hit exactly, at IoU .5 exactly, or twice; and an
+    image with 450 detections of one class.
+    """
+    rng = np.random.default_rng(seed)
+    found, targets = [], []
+    for image in range(30):
+        n_objects = 0 if image % 7 == 0 else int(rng.integers(1, 12))
+        corners = rng.uniform(0, 400, (n_objects, 2))
+        sides = rng.choice([[32, 32], [16, 64], [96, 96], [36, 256], [12.3, 45.6], [150, 200.7]], n_objects)
+        sides = sides * np.where(rng.uniform(size=(n_objects, 1)) < 0.5, 1, rng.uniform(0.5, 1.5, (n_objects, 1)))
+        objects = np.concatenate([corners.round(), corners.round() + sides], axis=1).astype(np.float32)
+        labels = rng.integers(0, 3, n_objects)
+        crowd = rng.uniform(size=n_objects) < np.where(labels == 2, 0.4, 0.05)
+        labels[crowd & (rng.uniform(size=n_objects) < 0.3)] = 3
+        area = np.prod(objects[:, 2:] - objects[:, :2], axis=1)
+        area = np.where(rng.uniform(size=n_objects) < 0.3, area * rng.uniform(0.4, 1, n_objects), area)
+        targets.append(
+            Target(
+                torch.from_numpy(objects),
+                torch.from_numpy(labels),
+                crowd=torch.from_numpy(crowd),
+                area=torch.from_numpy(area.astype(np.float32)),
+            )
+        )
+        copies = rng.integers(0, 3, n_objects) * (image % 5 != 0)
+        near = np.repeat(objects, copies, axis=0)
+        moved = near + rng.normal(0, 5, near.shape) * rng.integers(0, 2, (len(near), 1))
+        halved = rng.uniform(size=len(near)) < 0.1
+        moved[halved, 3] = (near[halved, 1] + near[halved, 3]) / 2
+        n_chance = 450 if image == 11 else int(rng.integers(0, 10)) * (image % 5 != 0)
+        corners = rng.uniform(0, 400, (n_chance, 2))
+        boxes = np.concatenate(
+            [moved, np.concatenate([corners, corners + rng.uniform(20, 150, (n_chance, 2))], axis=1)]
+        )
+        chance_labels = np.zeros(n_chance, int) if image == 11 else rng.integers(0, 5, n_chance)
+        order = rng.permutation(len(boxes))
+        found.append(
+            Detections(
+                torch.from_numpy(boxes.astype(np.float32))[order],
+                torch.from_numpy(rng.integers(1, 10, len(boxes)).astype(np.float32) / 10),
+                torch.from_numpy(np.concatenate([np.repeat(labels, copies), chance_labels]))[order],
+            )
+        )
+    return found, targets
+
+
+def as_coco(found: list[Detections], targets: list[Target]) -> tuple[Any, Any]:
+    """The scene as the contents of an annotation and a results file."""
+    annotations = [
+        {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": crowd}
+        for image, one in enumerate(targets)
+        for (x1, y1, x2, y2), label, area, crowd in zip(
+            one.boxes.tolist(), one.labels.tolist(), one.area.tolist(), one.crowd.int().tolist(), strict=True
+        )
+    ]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    results = [
+        {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for image, one in enumerate(found)
+        for (x1, y1, x2, y2), score, label in zip(
+            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
+        )
+    ]
+    images = [{"id": image, "width": 640, "height": 640} for image in range(len(targets))]
+    categories = [{"id": label, "name": name} for label, name in enumerate(NAMES)]
+    return {"images": images, "categories": categories, "annotations": annotations}, results
+
+
+def pycocotools_of(annotations: Any, results: Any) -> COCOeval:
+    truth = COCO()
+    truth.dataset = annotations
+    truth.createIndex()
+    evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator
+
+
+def assert_equal(evaluation: Evaluation, expected: COCOeval) -> None:
+    """Every number of an evaluation, by ==; COCO's -1 is our nan."""
+    numbers = [getattr(evaluation, metric) for metric in METRICS]
+    assert [-1 if math.isnan(number) else number for number in numbers] == expected.stats.tolist()
+    precision, scores = expected.eval["precision"][..., 0, -1], expected.eval["scores"][..., 0, -1]
+    for k, quality in enumerate(evaluation.classes.values()):
+        if quality.objects == 0:
+            assert (precision[:, :, k] == -1).all()
+            assert math.isnan(quality.ap) and math.isnan(quality.ap50) and math.isnan(quality.threshold)
+        else:
+            assert quality.ap == np.mean(precision[:, :, k].ravel())
+            assert quality.ap50 == np.mean(precision[0, :, k])
+            assert quality.precision == tuple(precision[0, :, k].tolist())
+            assert quality.scores == tuple(scores[0, :, k].tolist())
+
+
+@pytest.fixture
+def evaluators(monkeypatch) -> list[hotcoco.COCOeval]:
+    """The hotcoco evaluators that a test's calls made, for a look at their whole arrays."""
+    made: list[hotcoco.COCOeval] = []
+
+    def spy(*arguments: Any) -> hotcoco.COCOeval:
+        made.append(real(*arguments))
+        return made[-1]
+
+    real = hotcoco.COCOeval
+    monkeypatch.setattr(hotcoco, "COCOeval", spy)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_scene_is_pycocotools_bit_for_bit(seed, evaluators):
+    found, targets = random_scene(seed)
+    expected = pycocotools_of(*as_coco(found, targets))
+    evaluation = evaluate(found, targets, NAMES)
+    assert_equal(evaluation, expected)
+    assert 0 < evaluation.ap < 1 and evaluation.per_class.keys() == set(NAMES)
+    for array in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(evaluators[0].eval[array], expected.eval[array], strict=True)
+
+
+def test_the_random_scene_has_what_it_promises():
+    found, targets = random_scene(0)
+    area = torch.cat([one.area for one in targets])
+    assert (area == 32**2).any() and (area == 96**2).any()
+    assert any(one.crowd.any() for one in targets)
+    assert any(len(d) == 0 and len(t) == 0 for d, t in zip(found, targets, strict=True))
+    assert any(len(d) == 0 and len(t) > 0 for d, t in zip(found, targets, strict=True))
+    assert any(len(d) > 0 and len(t) == 0 for d, t in zip(found, targets, strict=True))
+    assert max(int(one.labels.bincount().max()) for one in found if len(one)) > 100
+
+
+def test_files_in_any_order_of_ids(tmp_path):
+    annotations, results = as_coco(*random_scene(7))
+    rng = np.random.default_rng(7)
+    image_ids = rng.permutation(10_000)[: len(annotations["images"])].tolist()
+    category_ids = rng.permutation(90)[: len(NAMES)].tolist()
+    for record in annotations["images"]:
+        record["id"] = image_ids[record["id"]]
+    for record in annotations["categories"]:
+        record["id"] = category_ids[record["id"]]
+    for record in [*annotations["annotations"], *results]:
+        record["image_id"] = image_ids[record["image_id"]]
+        record["category_id"] = category_ids[record["category_id"]]
+    for records in (annotations["images"], annotations["categories"], annotations["annotations"], results):
+        rng.shuffle(records)
+    truth, found = write(tmp_path, annotations, results)
+    evaluation = evaluate_files(truth, found)
+    assert_equal(evaluation, pycocotools_of(annotations, results))
+    assert list(evaluation.classes) == [NAMES[category_ids.index(one)] for one in sorted(category_ids)]
+
+
+def write(folder: Path, annotations: Any, results: Any) -> tuple[Path, Path]:
+    (folder / "truth.json").write_text(json.dumps(annotations))
+    (folder / "found.json").write_text(json.dumps(results))
+    return folder / "truth.json", folder / "found.json"
+
+
+def test_cocos_own_fixture(shared_data):
+    files = [
+        shared_data / "coco-eval" / name
+        for name in ("instances_val2014_100.json", "instances_val2014_fakebbox100_results.json")
+    ]
+    evaluation = evaluate_files(*files)
+    assert f"{evaluation.ap:.10f}" == "0.5045806987"
+    assert f"{evaluation.ap50:.10f}" == "0.6969727247"
+    assert f"{evaluation.ap75:.10f}" == "0.5729816670"
+    sizes = (evaluation.ap_small, evaluation.ap_medium, evaluation.ap_large)
+    assert [f"{ap:.6f}" for ap in sizes] == ["0.585626", "0.519400", "0.501398"]
+    recalls = (evaluation.ar1, evaluation.ar10, evaluation.ar100)
+    assert [f"{recall:.6f}" for recall in recalls] == ["0.386813", "0.593680", "0.595353"]
+    assert_equal(evaluation, pycocotools_of(*(json.loads(file.read_text()) for file in files)))
+
+
+BOX = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+RIGHT = Detections(BOX, torch.tensor([0.9]), torch.tensor([0]))
+OBJECT = Target(BOX, torch.tensor([0]))
+
+
+class TestEmpty:
+    def test_no_detection(self):
+        evaluation = evaluate([NOTHING], [OBJECT], ("a", "b"))
+        assert (evaluation.ap, evaluation.ar100, evaluation.ap_small) == (0, 0, 0)
+        assert math.isnan(evaluation.ap_large)
+        assert evaluation.per_class["a"] == 0 and math.isnan(evaluation.per_class["b"])
+        assert math.isnan(evaluation.thresholds["a"])
+
+    def test_a_class_without_an_object_is_not_in_the_mean(self):
+        stray = Detections(BOX.repeat(2, 1), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
+        evaluation = evaluate([stray], [OBJECT], ("a", "b"))
+        assert evaluation.ap == pytest.approx(1) and math.isnan(evaluation.per_class["b"])
+
+    @pytest.mark.parametrize("found", [RIGHT, NOTHING])
+    def test_no_object_at_all(self, found):
+        evaluation = evaluate([found], [Target.empty()], ("a", "b"))
+        assert all(math.isnan(getattr(evaluation, metric)) for metric in METRICS)
+        assert (evaluation.images, evaluation.objects, evaluation.detections) == (1, 0, len(found))
+
+    def test_a_crowd_is_no_object(self):
+        crowd = OBJECT.replace(crowd=torch.tensor([True]))
+        evaluation = evaluate([RIGHT], [crowd], ("a",))
+        assert evaluation.objects == 0 and math.isnan(evaluation.ap)
+
+    def test_no_image(self):
+        assert math.isnan(evaluate([], [], ("a",)).ap)
+
+
+def test_threshold_is_where_f1_is_best():
+    # Three objects; right, right, wrong, right, wrong: best after the fourth, at precision 3/4 and recall 1.
+    far = torch.tensor([[500.0, 500.0, 510.0, 510.0]])
+    boxes = [BOX, BOX + 20, far, BOX + 40, far]
+    found = Detections(torch.cat(boxes), torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]).double(), torch.zeros(5).long())
+    objects = Target(torch.cat([BOX, BOX + 20, BOX + 40]), torch.zeros(3).long())
+    quality = evaluate([found], [objects], ("a",)).classes["a"]
+    assert quality.threshold == pytest.approx(0.6)
+    assert max(quality.f1) == pytest.approx(2 * 0.75 / 1.75)
+    assert len(quality.precision) == len(quality.scores) == len(RECALLS) == 101
+
+
+def test_difficult_objects_count():
+    assert evaluate([NOTHING], [OBJECT.replace(difficult=torch.tensor([True]))], ("a",)).objects == 1
+
+
+def test_annotation_number_zero_can_be_found(tmp_path):
+    # pycocotools takes a match with annotation id 0 for no match. Such files exist, and here they lose nothing.
+    annotations, results = as_coco([RIGHT], [OBJECT])
+    annotations["annotations"][0]["id"] = 0
+    assert evaluate_files(*write(tmp_path, annotations, results)).ap == pytest.approx(1)
+    assert pycocotools_of(annotations, results).stats[0] == 0
+
+
+def test_through_json_and_back():
+    evaluation = evaluate(*random_scene(3), NAMES)
+    values = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    back = Evaluation.from_dict(values)
+    assert back.to_dict() == evaluation.to_dict()
+    assert back.ap == evaluation.ap and math.isnan(back.per_class["never"])
+    assert back.classes["often"] == evaluation.classes["often"]
+
+
+def test_table_names_every_class_and_its_ap():
+    evaluation = evaluate(*random_scene(3), NAMES)
+    lines = evaluation.table().splitlines()
+    assert lines[0] == f"30 images, {evaluation.objects} objects, {evaluation.detections} detections"
+    for name, ap in evaluation.per_class.items():
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert line.removeprefix(name).split()[0] == ("–" if math.isnan(ap) else f"{ap:.3f}")
+
+
+def test_nothing_is_printed(capfd):
+    evaluate(*random_scene(3), NAMES)
+    assert capfd.readouterr() == ("", "")
+
+
+class TestErrors:
+    def test_lengths(self):
+        with pytest.raises(ValueError, match="each of 2 images, got 1"):
+            evaluate([RIGHT], [OBJECT] * 2, ("a",))
+
+    def test_label_outside_the_names(self):
+        with pytest.raises(ValueError, match=r"detections\[1\] has a label outside 0\.\.0"):
+            evaluate([RIGHT, RIGHT.replace(labels=torch.tensor([1]))], [OBJECT] * 2, ("a",))
+        with pytest.raises(ValueError, match=r"targets\[0\] has a label"):
+            evaluate([RIGHT], [OBJECT.replace(labels=torch.tensor([-1]))], ("a",))
+
+    def test_not_finite(self):
+        with pytest.raises(ValueError, match=r"detections\[1\] has a score that is not finite"):
+            evaluate([RIGHT, RIGHT.replace(scores=torch.tensor([math.nan]))], [OBJECT] * 2, ("a",))
+        with pytest.raises(ValueError, match=r"detections\[0\] has a box that is not finite"):
+            evaluate([RIGHT.replace(boxes=BOX * math.inf)], [OBJECT], ("a",))
+
+    def test_two_classes_of_one_name(self):
+        with pytest.raises(ValueError, match='two are called "a"'):
+            evaluate([RIGHT], [OBJECT], ("a", "a"))
+
+    @pytest.mark.parametrize(
+        ("results", "fault"),
+        [
+            ("{", "expected a COCO results file"),
+            ("{}", "got a dict"),
+            ('[{"image_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}]', "entry 0 should have"),
+            ('[{"image_id": 0, "category_id": 0, "bbox": [1, 2, 3], "score": 0.5}]', "entry 0 should have"),
+            ('[{"image_id": 0, "category_id": 0, "bbox": [1, 2, 3, NaN], "score": 0.5}]', "entry 0 .* not finite"),
+            ('[{"image_id": 5, "category_id": 0, "bbox": [1, 2, 3, 4], "score": 0.5}]', "image 5 and category 0"),
+        ],
+    )
+    def test_results_file(self, tmp_path, results, fault):
+        truth, found = write(tmp_path, as_coco([RIGHT], [OBJECT])[0], [])
+        found.write_text(results)
+        with pytest.raises(ValueError, match=f"found.json: .*{fault}"):
+            evaluate_files(truth, found)
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}"])
+    def test_annotation_file(self, tmp_path, text):
+        truth, found = write(tmp_path, {}, [])
+        truth.write_text(text)
+        with pytest.raises(ValueError, match="truth.json: expected a COCO annotation file"):
+            evaluate_files(truth, found)
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="absent.json"):
+            evaluate_files(tmp_path / "absent.json", tmp_path / "absent.json")
