@@ -1,0 +1,32 @@
+# Each target sets up .venv by itself; Python >= 3.11 and a package registry are all it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+# Boxes on two photographs, in demo/.
+demo: .venv/ready-demo
+	photos=$$($(BIN)/python -c 'import pathlib, skimage; print(pathlib.Path(skimage.__file__).parent / "data")') && \
+	$(BIN)/boxwright detect "$$photos/chelsea.png" "$$photos/astronaut.png" --out demo
+
+# One thread per worker: two test processes with two threads each are slower on two cores.
+test: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 10
+
+check: .venv/ready-dev
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+bench: .venv/ready-dev
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv demo
+
+# uv, because pip may prefer a local torch wheel where PIP_FIND_LINKS names one; made anew when pyproject.toml changes.
+.venv/ready-%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("boxwright needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$*]"
+	@touch $@
