@@ -1,0 +1,1 @@
+"""From files to batches: annotation formats, checks, preprocessing, augmentation and loading."""

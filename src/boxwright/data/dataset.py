@@ -1,0 +1,183 @@
+"""An annotated set of pictures: names, paths and boxes in flat arrays that worker processes share without copying."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from boxwright.types import Size, Target
+
+
+@dataclass(frozen=True, eq=False)
+class Strings:
+    """A column of strings as one buffer: a list of str would be copied page by page into every forked worker.
+
+    buffer   (B,) uint8, the strings in UTF-8 one after the other
+    offsets  (N + 1,) int64, where each begins
+    """
+
+    buffer: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def pack(cls, strings: Iterable[str]) -> Strings:
+        encoded = [os.fsencode(string) for string in strings]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self.buffer[self.offsets[index] : self.offsets[index + 1]].tobytes())
+
+    def select(self, indices: np.ndarray) -> Strings:
+        rows, offsets = _ragged_rows(self.offsets, indices)
+        return Strings(self.buffer[rows], offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N annotated images with M boxes of K classes; the boxes of image i are rows offsets[i] to offsets[i + 1].
+
+    names      the K classes; the name is the identity of a class, the label only its place here
+    paths      (N,) where the pictures are
+    ids        (N,) int64 or strings, as the annotation file gives them
+    sizes      (N, 2) int64, height and width
+    offsets    (N + 1,) int64
+    boxes      (M, 4) float32, xyxy in absolute pixels, inside the image
+    labels     (M,) int64, 0..K-1
+    crowd      (M,) bool
+    difficult  (M,) bool
+    area       (M,) float32, square pixels; the box's own unless the annotation says otherwise
+    """
+
+    names: tuple[str, ...]
+    paths: Strings
+    ids: np.ndarray | Strings
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    area: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __repr__(self) -> str:
+        return f"Dataset({len(self)} images, {len(self.boxes)} boxes, {len(self.names)} classes)"
+
+    def path(self, index: int) -> Path:
+        return Path(self.paths[self._checked(index)])
+
+    def image_id(self, index: int) -> int | str:
+        value = self.ids[self._checked(index)]
+        return value if isinstance(value, str) else int(value)
+
+    def size(self, index: int) -> Size:
+        height, width = self.sizes[self._checked(index)].tolist()
+        return Size(height, width)
+
+    def target(self, index: int) -> Target:
+        """The objects of one image, as tensors of their own."""
+        self._checked(index)
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        columns = (self.boxes, self.labels, self.crowd, self.difficult, self.area)
+        return Target(*(torch.from_numpy(column[rows].copy()) for column in columns))
+
+    def counts(self) -> dict[str, int]:
+        """How many boxes each class has, crowds and difficult ones included."""
+        return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist(), strict=True))
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The chosen images with their boxes, in the order given; an index may come more than once."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"select takes image indices 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
+        rows, offsets = _ragged_rows(self.offsets, chosen)
+        return replace(
+            self._with_rows(rows, offsets),
+            paths=self.paths.select(chosen),
+            ids=self.ids.select(chosen) if isinstance(self.ids, Strings) else self.ids[chosen],
+            sizes=self.sizes[chosen],
+        )
+
+    def restrict(self, names: Sequence[str]) -> Dataset:
+        """All images, but only the boxes of these classes, labelled in this order.
+
+        Also puts a dataset into a checkpoint's order of classes. Raises ValueError for a class that is not here.
+        """
+        unknown = [name for name in names if name not in self.names]
+        if unknown or len(set(names)) != len(names):
+            raise ValueError(
+                f"expected different classes out of {', '.join(self.names)}; got {', '.join(names)}"
+                + (f", of which {', '.join(unknown)} is not among them" if unknown else ", one of them twice")
+            )
+        place = np.full(len(self.names), -1, np.int64)  # (K,) old label -> new label
+        place[[self.names.index(name) for name in names]] = np.arange(len(names))
+        keep = place[self.labels] >= 0
+        offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[self.offsets]
+        kept = self._with_rows(np.flatnonzero(keep), offsets)
+        return replace(kept, names=tuple(names), labels=place[kept.labels])
+
+    def _with_rows(self, rows: np.ndarray, offsets: np.ndarray) -> Dataset:
+        return replace(
+            self,
+            offsets=offsets,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            difficult=self.difficult[rows],
+            area=self.area[rows],
+        )
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image index {index} is not in 0..{len(self) - 1}")
+        return index
+
+
+def write_coco(dataset: Dataset, path: str | Path) -> None:
+    """Write a dataset as COCO JSON whose `file_name`s are relative to the JSON's own folder.
+
+    Reading it again gives the same columns: image ids, class order, boxes to the last bit, crowd, difficult, area.
+    """
+    path = Path(path)
+    root = path.resolve().parent
+    images, annotations = [], []
+    for i in range(len(dataset)):
+        name = Path(os.path.relpath(dataset.path(i).resolve(), root)).as_posix()
+        height, width = dataset.size(i)
+        images.append({"id": dataset.image_id(i), "file_name": name, "width": width, "height": height})
+    owners = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets)).tolist()
+    boxes = dataset.boxes.astype(np.float64)  # the float64 difference of two float32 adds up again exactly
+    boxes[:, 2:] -= boxes[:, :2]
+    for row, owner in enumerate(owners):
+        annotation = {
+            "id": row + 1,
+            "image_id": images[owner]["id"],
+            "category_id": int(dataset.labels[row]) + 1,
+            "bbox": boxes[row].tolist(),
+            "area": float(dataset.area[row]),
+            "iscrowd": int(dataset.crowd[row]),
+        }
+        annotations.append(annotation | ({"difficult": 1} if dataset.difficult[row] else {}))
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.names)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _ragged_rows(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the chosen segments one after the other, and where each segment then begins."""
+    starts, lengths = offsets[chosen], np.diff(offsets)[chosen]
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = np.repeat(starts - new[:-1], lengths) + np.arange(new[-1])
+    return rows, new

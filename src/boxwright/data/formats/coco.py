@@ -1,0 +1,282 @@
+"""COCO JSON: `train.json` beside `images/`, `annotations/instances_*.json`, one JSON without splits, Roboflow exports.
+
+Boxes are `[x, y, width, height]` in continuous pixels. Masks are passed over undecoded; a box must stand beside them.
+The format: https://cocodataset.org/#format-data
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from boxwright.data.formats.reading import (
+    SPLIT_NAMES,
+    BoxRow,
+    DatasetError,
+    Folders,
+    ImageRow,
+    Problem,
+    Reading,
+    drop_missing,
+)
+from boxwright.types import Size
+
+LOOKED_FOR = (
+    "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
+)
+
+_OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
+_FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses|images|annotations|categories|type|year)"\s*:')
+_SPACE = re.compile(r"\s*")
+_decode = json.JSONDecoder().raw_decode
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """The JSON file of each split; {"all": file} for one without splits; {} where there is none.
+
+    Raises DatasetError where it cannot be told which of several files is meant.
+    """
+    places = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
+    files = [file for place in places for file in sorted(place.glob("*.json")) if _is_coco(file)]
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        found.setdefault(split_of(file, folder), []).append(file)
+    if len(found) > 1:
+        found.pop("all", None)
+    if "train" not in found and "trainval" in found:
+        found["train"] = found["trainval"]
+    found.pop("trainval", None)
+    for split, several in found.items():
+        preferred = [file for file in several if file.name.startswith("instances")] or several
+        if len(preferred) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in preferred)
+            raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
+        found[split] = preferred
+    return {split: several[0] for split, several in found.items()}
+
+
+def split_of(file: Path, folder: Path) -> str:
+    """One of train, val, test, trainval by the words in the file's name, or by its folder; else all."""
+    words = re.findall(r"[a-z]+", file.stem.lower()) + ([file.parent.name.lower()] if file.parent != folder else [])
+    return next((SPLIT_NAMES.get(word, word) for word in words if word in SPLIT_NAMES or word == "trainval"), "all")
+
+
+def read(files: dict[str, Path], folder: Path) -> dict[str, Reading]:
+    """Every split. A category that only heads others, as Roboflow writes one, is no class."""
+    readings: dict[str, Reading] = {}
+    heads: set[str] = set()
+    for split, file in files.items():
+        readings[split], its_heads = _read_file(file, folder)
+        heads |= its_heads
+    used = {row.name for reading in readings.values() for row in reading.boxes}
+    for reading in readings.values():
+        reading.names = [name for name in reading.names if name in used or name not in heads]
+    return readings
+
+
+def _read_file(file: Path, folder: Path) -> tuple[Reading, set[str]]:
+    reading = Reading(names=[])
+    sections: dict[str, list[tuple[Any, int]]] = {"images": [], "annotations": [], "categories": []}
+    try:
+        for key, element, line in _elements(file.read_text(encoding="utf-8-sig")):
+            if key == "annotations" and isinstance(element, dict):
+                element.pop("segmentation", None)  # most of the file, and of no use here
+            if key in sections:
+                sections[key].append((element, line))
+    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        mend = "export it again, or mend it at this place"
+        reading.problems.append(Problem("unreadable annotations", str(file), line, f"not valid JSON: {error}", mend))
+        return reading, set()
+    if not sections["images"]:
+        message = "expected a list `images` with an entry per picture, found none"
+        mend = "export it again as COCO object detection"
+        reading.problems.append(Problem("unreadable annotations", str(file), None, message, mend))
+        return reading, set()
+    classes, heads = _categories(sections["categories"], file, reading)
+    places = _images(sections["images"], file, folder, reading)
+    _annotations(sections["annotations"], classes, places, file, reading)
+    drop_missing(reading)
+    return reading, heads
+
+
+def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
+    """Every element of the lists in the outermost object: (key, element, line), decoded one at a time."""
+
+    def skip(at: int) -> int:
+        return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+
+    def expect(at: int, marks: str) -> int:
+        if text[at : at + 1] not in tuple(marks):
+            raise json.JSONDecodeError(f"expected {' or '.join(marks)}", text, at)
+        return skip(at + 1)
+
+    line, counted = 1, 0
+    at = expect(skip(0), "{")
+    while text[at : at + 1] != "}":
+        key, at = _decode(text, at)
+        at = expect(skip(at), ":")
+        if text[at : at + 1] != "[":
+            _, at = _decode(text, at)
+        else:
+            at = skip(at + 1)
+            while text[at : at + 1] != "]":
+                line, counted = line + text.count("\n", counted, at), at
+                element, at = _decode(text, at)
+                yield key, element, line
+                at = skip(at)
+                if text[at : at + 1] != "]":
+                    at = expect(at, ",")
+            at += 1
+        at = skip(at)
+        if text[at : at + 1] != "}":
+            at = expect(at, ",")
+    if skip(at + 1) != len(text):
+        raise json.JSONDecodeError("expected the end of the file", text, skip(at + 1))
+
+
+def _categories(elements: list[tuple[Any, int]], file: Path, reading: Reading) -> tuple[dict[Any, str], set[str]]:
+    """Names by category id, in the order of ids, and the names that are others' supercategory."""
+    classes: dict[Any, str] = {}
+    heads: set[str] = set()
+    for element, line in elements:
+        name, key = (element.get("name"), element.get("id")) if isinstance(element, dict) else (None, None)
+        if not isinstance(name, str) or not _is_id(key):
+            _malformed(reading, file, line, "a category needs an `id` and a `name`", element)
+        elif key in classes or name in classes.values():
+            message = f"category {key} ({name}) has the id or the name of an earlier one"
+            reading.problems.append(Problem("duplicate id", str(file), line, message, "keep one of them"))
+            classes.setdefault(key, name)
+        else:
+            classes[key] = name
+            if (head := element.get("supercategory")) != name and isinstance(head, str):
+                heads.add(head)
+    if all(isinstance(key, int) for key in classes):
+        classes = dict(sorted(classes.items()))
+    reading.names = list(dict.fromkeys(classes.values()))
+    return classes, heads
+
+
+def _images(elements: list[tuple[Any, int]], file: Path, folder: Path, reading: Reading) -> dict[Any, int]:
+    """Fill in `reading.images`; the place of each image by its id."""
+    good: list[tuple[dict[str, Any], int]] = []
+    places: dict[Any, int] = {}
+    for element, line in elements:
+        if not isinstance(element, dict) or not _is_id(element.get("id")) or not _is_name(element.get("file_name")):
+            _malformed(reading, file, line, "an image needs an `id` and a `file_name`", element)
+        elif element["id"] in places:
+            message = f"image id {element['id']} ({element['file_name']}) was given to an earlier image"
+            mend = "give every image its own id; the annotations of this id may belong to either"
+            reading.problems.append(Problem("duplicate id", str(file), line, message, mend))
+        else:
+            places[element["id"]] = len(good)
+            good.append((element, line))
+    root, whole = _image_root([element["file_name"] for element, _ in good], file, folder)
+    for element, line in good:
+        name = element["file_name"] if whole else re.split(r"[/\\]", element["file_name"])[-1]
+        sides: list[Any] = [element.get("height"), element.get("width")]
+        size = Size(int(sides[0]), int(sides[1])) if all(map(_is_extent, sides)) else None
+        if size is None and sides != [None, None]:
+            message = f"image {element['id']} says height {sides[0]} and width {sides[1]}"
+            mend = "write the picture's height and width; until then they are read from the picture"
+            reading.problems.append(Problem("wrong size", str(file), line, message, mend))
+        reading.images.append(ImageRow(os.path.join(root, name), element["id"], size, str(file), line))
+    return places
+
+
+def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
+    """The folder in which most of the pictures are, and whether their names are to be taken with their folders.
+
+    COCO does not say where the pictures are, so the usual places are tried on a sample of names.
+    """
+    split = split_of(file, folder)
+    same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
+    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same]
+    inner = ["", "images", *ends, *(f"images/{end}" for end in ends), *(f"{end}/images" for end in ends), "data"]
+    roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
+    folders = Folders()
+    sample = names[:: max(1, len(names) // 32)]
+    best, found = (str(file.parent), True), 0
+    for whole in (True, False):
+        tried = sample if whole else [re.split(r"[/\\]", name)[-1] for name in sample]
+        for root in dict.fromkeys(map(str, roots)):
+            hits = sum(os.path.join(root, name) in folders for name in tried)
+            if hits > found:
+                best, found = (root, whole), hits
+    return best
+
+
+def _annotations(
+    elements: list[tuple[Any, int]], classes: dict[Any, str], places: dict[Any, int], file: Path, reading: Reading
+) -> None:
+    """Fill in `reading.boxes`."""
+    seen: set[Any] = set()
+    where = str(file)
+    for element, line in elements:
+        box = element.get("bbox") if isinstance(element, dict) else None
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers", element)
+            continue
+        key, image, category = element.get("id"), element.get("image_id"), element.get("category_id")
+        label = f"annotation {key}"
+        if not _is_id(image) or image not in places:
+            message, mend = f"{label} is of image {image}, which `images` does not have", "add the image or remove it"
+            reading.problems.append(Problem("annotation without image", where, line, message, mend))
+            continue
+        if not _is_id(category) or category not in classes:
+            message, mend = f"{label} is of category {category}, not one of {list(classes)}", "add it to `categories`"
+            reading.problems.append(Problem("unknown class", where, line, message, mend))
+            continue
+        if _is_id(key):
+            if key in seen:
+                message, mend = f"{label} has the id of an earlier one; both are kept", "give each its own id"
+                reading.problems.append(Problem("duplicate id", where, line, message, mend, "warning"))
+            seen.add(key)
+        x, y, width, height = box
+        area = element.get("area")
+        row = BoxRow(
+            places[image],
+            classes[category],
+            (x, y, x + width, y + height),
+            where,
+            line,
+            bool(element.get("iscrowd", 0)),
+            bool(element.get("difficult", 0)),
+            area if _is_number(area) else None,
+        )
+        reading.boxes.append(row)
+
+
+def _malformed(reading: Reading, file: Path, line: int, expected: str, element: Any) -> None:
+    got = json.dumps(element)
+    message = f"{expected}, got {got if len(got) <= 120 else got[:117] + '...'}"
+    reading.problems.append(Problem("malformed annotation", str(file), line, message, "mend or remove the entry"))
+
+
+def _is_coco(file: Path) -> bool:
+    """By its first key, or for a broken file by its name: reading a file of half a gigabyte to see is too slow."""
+    if _OTHER_TASKS.match(file.name):
+        return False
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        start = stream.read(4096)
+    return bool(_FIRST_KEY.match(start)) or file.stem in SPLIT_NAMES or file.name == "_annotations.coco.json"
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53)
+
+
+def _is_extent(value: Any) -> bool:
+    return _is_number(value) and 0 < value < 2**31

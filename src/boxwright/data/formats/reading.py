@@ -1,0 +1,266 @@
+"""What every reader of annotation files gives: rows as the files say them, with where they stand and what is wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from boxwright.data.dataset import Dataset, Strings
+from boxwright.types import Size
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+SEVERITY = {
+    "unreadable annotations": "error",
+    "missing part": "error",
+    "malformed annotation": "error",
+    "missing image": "error",
+    "unreadable image": "error",
+    "missing annotation": "error",
+    "annotation without image": "error",
+    "degenerate box": "error",
+    "not a number": "error",
+    "unknown class": "error",
+    "duplicate id": "error",
+    "picture in two splits": "error",
+    "box outside image": "warning",
+    "wrong size": "warning",
+    "duplicate image": "warning",
+    "duplicate box": "warning",
+    "ambiguous class": "warning",
+    "image without annotation": "note",
+    "picture not listed": "note",
+}
+"""Kinds of problem. error: left out when the dataset is opened, or a wrong measurement; warning: kept, perhaps
+mended; note: allowed, but good to know."""
+
+
+BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no picture."""
+
+
+class DatasetError(ValueError):
+    """The dataset cannot be opened at all: says what was looked for, what was found, and how to mend it."""
+
+    def __init__(self, message: str, file: Path | None = None, line: int | None = None) -> None:
+        super().__init__(message)
+        self.file, self.line = file, line
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a dataset: in which file, on which line where there are lines, and how to mend it."""
+
+    kind: str
+    file: str
+    line: int | None
+    message: str
+    mend: str
+    severity: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.severity:
+            object.__setattr__(self, "severity", SEVERITY[self.kind])
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.severity}: {self.kind}: {self.message}; {self.mend}"
+
+
+class ImageRow(NamedTuple):
+    """A picture as the annotations name it; `size` is what they say, None where they say nothing."""
+
+    path: str
+    id: int | str
+    size: Size | None
+    file: str
+    line: int | None = None
+
+
+class BoxRow(NamedTuple):
+    """A box of `images[image]` in continuous xyxy pixels, with the file and line where it stands."""
+
+    image: int
+    name: str
+    box: tuple[float, float, float, float]
+    file: str
+    line: int | None = None
+    crowd: bool = False
+    difficult: bool = False
+    area: float | None = None
+
+
+@dataclass
+class Reading:
+    """One split as its files say it. `names` are the classes in the dataset's own order."""
+
+    names: list[str]
+    images: list[ImageRow] = field(default_factory=list)
+    boxes: list[BoxRow] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def image_size(path: str | Path) -> Size:
+    """Size of the upright picture, read from the file's header only."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: a quarter turn
+        width, height = image.size
+    return Size(width, height) if turned else Size(height, width)
+
+
+def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset, list[Problem]]:
+    """The dataset without its broken boxes and images, and the problems, those of the reading included.
+
+    Boxes that reach over the border are cut there. Where a box does so by more than a pixel, the annotated size may
+    be the wrong one, so the picture's header is asked first; likewise where no size is given.
+    """
+    names = tuple(reading.names if names is None else names)
+    problems = list(reading.problems)
+    rows = reading.boxes
+    raw = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
+    owners = np.array([row.image for row in rows], np.int64)
+    sizes, readable = _true_sizes(reading.images, raw, owners, problems)
+
+    limits = np.tile(sizes[owners][:, ::-1], 2)  # (M, 4) width, height, width, height
+    clipped = np.clip(raw, 0, limits).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        usable = (clipped[:, 2:] > clipped[:, :2]).all(1) & np.isfinite(raw).all(1) & readable[owners]
+    for i in np.flatnonzero(~usable | (np.abs(clipped - raw) > 1).any(1)):
+        if readable[owners[i]]:
+            problems.append(_box_problem(rows[i], Size(*sizes[owners[i]].tolist())))
+
+    kept = np.flatnonzero(usable)
+    kept = kept[np.argsort(owners[kept], kind="stable")]
+    boxes = clipped[kept]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    given = np.array([math.nan if rows[i].area is None else rows[i].area for i in kept], np.float32)
+    place = {name: label for label, name in enumerate(names)}
+    dataset = Dataset(
+        names=names,
+        paths=Strings.pack(image.path for image in reading.images),
+        ids=_column_of_ids([image.id for image in reading.images]),
+        sizes=sizes,
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(owners[kept], minlength=len(sizes)))]).astype(np.int64),
+        boxes=boxes,
+        labels=np.array([place[rows[i].name] for i in kept], np.int64),
+        crowd=np.array([rows[i].crowd for i in kept], bool),
+        difficult=np.array([rows[i].difficult for i in kept], bool),
+        area=np.where(np.isfinite(given), given, sides[:, 0] * sides[:, 1]).astype(np.float32),
+    )
+    return (dataset if readable.all() else dataset.select(np.flatnonzero(readable))), problems
+
+
+def warn_of(problems: Iterable[Problem], source: Path) -> None:
+    """One warning that counts what was left out, and says how to see each."""
+    counts = Counter(problem.kind for problem in problems if problem.severity == "error")
+    if counts:
+        listed = ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
+        warnings.warn(f"{source}: left out {listed}; `boxwright data check {source}` names each", stacklevel=3)
+
+
+def drop_missing(reading: Reading) -> None:
+    """Take out the images whose file is not there, with their boxes, and say so."""
+    folders = Folders()
+    place: list[int | None] = []
+    images: list[ImageRow] = []
+    for image in reading.images:
+        found = image.path in folders
+        place.append(len(images) if found else None)
+        if found:
+            images.append(image)
+        else:
+            message = f"expected a picture at {image.path}, there is none"
+            mend = "put the picture there, or take its entry out"
+            reading.problems.append(Problem("missing image", image.file, image.line, message, mend))
+    reading.boxes = [row._replace(image=to) for row in reading.boxes if (to := place[row.image]) is not None]
+    reading.images = images
+
+
+def is_picture(name: str) -> bool:
+    """By its name; not the hidden `._name.jpg` that archives made on a Mac carry."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
+
+
+class Folders:
+    """Answers `path in folders` with one listing per folder instead of one look-up per file."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: str) -> bool:
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._names[folder] = frozenset()
+        return name in self._names[folder] or os.path.exists(path)  # the second for systems that ignore case
+
+
+def _true_sizes(
+    images: list[ImageRow], boxes: np.ndarray, owners: np.ndarray, problems: list[Problem]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes (N, 2), and which images have one (N,): as annotated, from the picture's header where that is in doubt."""
+    sizes = np.array([image.size or (0, 0) for image in images], np.int64).reshape(-1, 2)
+    with np.errstate(invalid="ignore"):
+        over = (boxes[:, 2:] > sizes[owners][:, ::-1] + 1).any(axis=1) & np.isfinite(boxes).all(axis=1)
+    doubtful = np.union1d(np.flatnonzero((sizes <= 0).any(axis=1)), owners[over])
+    readable = np.ones(len(images), bool)
+    for i in doubtful:
+        try:
+            sizes[i] = image_size(images[i].path)
+        except BAD_IMAGE as error:
+            readable[i] = False
+            problems.append(unreadable(images[i].path, error))
+    return sizes, readable
+
+
+def unreadable(path: str, error: Exception) -> Problem:
+    """An `ImageError` says what is wrong and, after the last semicolon, how to mend it; Pillow only the first."""
+    what, _, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
+    if not what:
+        what, mend = f"expected a picture: {error}", "copy it again from where it came, or remove it"
+    return Problem("unreadable image", path, None, what, mend)
+
+
+def _box_problem(row: BoxRow, size: Size) -> Problem:
+    x1, y1, x2, y2 = row.box
+    text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) of class {row.name}"
+    if not all(map(math.isfinite, row.box)):
+        return Problem("not a number", row.file, row.line, f"{text} is not finite", "draw the box again or remove it")
+    if np.float32(x2) <= np.float32(x1) or np.float32(y2) <= np.float32(y1):
+        message = f"{text} is {x2 - x1:g} wide and {y2 - y1:g} high; both must be above 0"
+        return Problem("degenerate box", row.file, row.line, message, "draw the box again or remove it")
+    wholly = x1 >= size.width or y1 >= size.height or x2 <= 0 or y2 <= 0
+    how, mend = ("lies outside", "remove it") if wholly else ("reaches outside", "cut it at the border")
+    message = f"{text} {how} its image of {size.width}×{size.height}"
+    return Problem("box outside image", row.file, row.line, message, mend, "error" if wholly else "warning")
+
+
+def _column_of_ids(ids: list[int | str]) -> np.ndarray | Strings:
+    if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
+        return np.array(ids, np.int64)
+    return Strings.pack(str(value) for value in ids)
+
+
+def names_from_file(folder: Path) -> list[str]:
+    """Class names, one a line, out of the list that labelling tools leave in the folder; [] where there is none."""
+    usual = [folder / part / name for part in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
+    file = next((file for file in [*usual, folder / "obj.names"] if file.is_file()), None)
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

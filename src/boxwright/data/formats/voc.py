@@ -1,0 +1,213 @@
+"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their pictures, Roboflow exports.
+
+VOC counts pixels from 1 and both corners belong to the box, so its left and upper edges are at `xmin - 1` and
+`ymin - 1` in continuous coordinates, the others at `xmax` and `ymax`; a whole image is 1, 1, width, height.
+The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from boxwright.data.formats.reading import (
+    IMAGE_SUFFIXES,
+    SPLIT_NAMES,
+    BoxRow,
+    ImageRow,
+    Problem,
+    Reading,
+    drop_missing,
+    is_picture,
+    names_from_file,
+)
+from boxwright.types import Size
+
+LOOKED_FOR = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt where there are parts), *.xml, or train/*.xml"
+
+_XML_FOLDERS = ("Annotations", "annotations", "Annotations/xmls", "annotations/xmls", "xmls", "xml", "labels", "")
+_PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage", "imgs", "img", "")
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """For each split the text file that lists it or the folder that has its XML files; {} where there is no XML."""
+    if xml_folder := _xml_folder(folder):
+        lists = {name: folder / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val", "test", "trainval")}
+        found = {name: file for name, file in lists.items() if file.is_file()}
+        whole = found.pop("trainval", None)
+        if whole and "train" not in found:
+            found["train"] = whole
+        return found or {"all": xml_folder}
+    return {part: place for name, part in SPLIT_NAMES.items() if (place := _xml_folder(folder / name))}
+
+
+def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
+    """Every split. Classes are in the order of `labels.txt` or `classes.txt`, else of the alphabet."""
+    known = names_from_file(folder)
+    readings = {part: _read_part(source, folder, known) for part, source in sources.items()}
+    names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
+    for reading in readings.values():
+        reading.names = list(names)
+        drop_missing(reading)
+    return readings
+
+
+def _xml_folder(folder: Path) -> Path | None:
+    return next((folder / name for name in _XML_FOLDERS if _xml_files(folder / name)), None)
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
+
+
+def _read_part(source: Path, folder: Path, known: list[str]) -> Reading:
+    reading = Reading(names=[])
+    files = _listed(source, folder, reading) if source.is_file() else _xml_files(source)
+    bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
+    roots = [base / name for base in dict.fromkeys(bases or [folder]) for name in _PICTURE_FOLDERS]
+    pictures = _pictures(roots)
+    for file in files:
+        try:
+            root = _parse(file)
+        except (OSError, expat.ExpatError) as error:
+            message = f"expected an XML annotation: {error}"
+            mend = "mend it here, or annotate the picture again"
+            line = getattr(error, "lineno", None)
+            reading.problems.append(Problem("malformed annotation", str(file), line, message, mend))
+            continue
+        picture = pictures.get(file.stem) or _by_file_name(root, pictures) or _expected_picture(root, file, roots)
+        size = _size(root.child("size"), file, reading)
+        reading.images.append(ImageRow(picture, file.stem, size, str(file), root.line_of("size")))
+        for node in root.all("object"):
+            row = _box(node, len(reading.images) - 1, file, reading)
+            if row and known and row.name not in known:
+                message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
+                reading.problems.append(Problem("unknown class", str(file), node.line_of("name"), message, mend))
+            elif row:
+                reading.boxes.append(row)
+    return reading
+
+
+def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
+    """The XML files of a list of image ids, one a line."""
+    xml_folder, seen = _xml_folder(folder), set()
+    for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not text.strip():
+            continue
+        entry = Path(text.split()[0])
+        stem = entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else entry.name
+        file = (xml_folder or folder) / f"{stem}.xml"
+        if stem in seen:
+            message, mend = f"{stem} is listed a second time", "take the line out"
+            reading.problems.append(Problem("duplicate image", str(source), line, message, mend))
+        elif not file.is_file():
+            message, mend = f"expected {file} for {stem}, there is none", "put it there, or take the line out"
+            reading.problems.append(Problem("missing annotation", str(source), line, message, mend))
+        else:
+            yield file
+        seen.add(stem)
+
+
+def _pictures(roots: list[Path]) -> dict[str, str]:
+    """Path of each picture by its name without suffix; the first folder that has one counts."""
+    found: dict[str, str] = {}
+    for root in roots:
+        for entry in sorted(os.listdir(root)) if root.is_dir() else ():
+            if is_picture(entry):
+                found.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
+    return found
+
+
+def _by_file_name(root: Node, pictures: dict[str, str]) -> str | None:
+    """The picture its `<filename>` names: tried second, for it goes stale when files are renamed."""
+    return pictures.get(Path(root.text_of("filename").replace("\\", "/")).stem)
+
+
+def _expected_picture(root: Node, file: Path, roots: list[Path]) -> str:
+    name = Path(root.text_of("filename").replace("\\", "/")).name or f"{file.stem}.jpg"
+    return str(next((place for place in roots if place.is_dir()), file.parent) / name)
+
+
+def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
+    if node is None:
+        return None
+    try:
+        width, height = (int(float(node.text_of(side))) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        width = height = 0
+    if width > 0 and height > 0:
+        return Size(height, width)
+    message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
+    mend = "write the picture's width and height; until then they are read from the picture"
+    reading.problems.append(Problem("wrong size", str(file), node.line, message, mend))
+    return None
+
+
+def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
+    name, place, line = node.text_of("name"), node.child("bndbox"), node.line_of("bndbox")
+    corners = [place.text_of(corner) if place else "" for corner in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        x1, y1, x2, y2 = map(float, corners)
+    except ValueError:
+        name = ""
+        x1 = y1 = x2 = y2 = 0.0
+    if not name:
+        given = ", ".join(corner or "nothing" for corner in corners)
+        message = f"an object needs a name and four numbers in bndbox, got {node.text_of('name') or 'no name'}, {given}"
+        reading.problems.append(Problem("malformed annotation", str(file), line, message, "mend or remove the object"))
+        return None
+    if x1 < x2 and y1 < y2:  # equal corners are a click, not a box of one pixel; left as they are they have no area
+        x1, y1 = x1 - 1, y1 - 1
+    difficult = node.text_of("difficult") in ("1", "true", "True")
+    return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=difficult)
+
+
+@dataclass
+class Node:
+    """An XML element that knows its line, which `xml.etree` does not tell."""
+
+    tag: str
+    line: int
+    text: str = ""
+    children: list[Node] = field(default_factory=list)
+
+    def all(self, tag: str) -> list[Node]:
+        return [child for child in self.children if child.tag == tag]
+
+    def child(self, tag: str) -> Node | None:
+        return next(iter(self.all(tag)), None)
+
+    def text_of(self, tag: str) -> str:
+        """The child's text without the space around it; "" where there is no such child."""
+        child = self.child(tag)
+        return child.text.strip() if child else ""
+
+    def line_of(self, tag: str) -> int:
+        """The child's line; its own where there is no such child."""
+        child = self.child(tag)
+        return child.line if child else self.line
+
+
+def _parse(file: Path) -> Node:
+    """The root element. Raises expat.ExpatError, which knows its line, for what is not well-formed XML."""
+    top = Node("", 0)
+    stack = [top]
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+
+    def start(tag: str, _: dict[str, str]) -> None:
+        node = Node(tag, parser.CurrentLineNumber)
+        stack[-1].children.append(node)
+        stack.append(node)
+
+    def text(data: str) -> None:
+        stack[-1].text += data
+
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: stack.pop()
+    parser.CharacterDataHandler = text
+    parser.Parse(file.read_bytes(), True)
+    return top.children[0]

@@ -1,0 +1,288 @@
+"""YOLO text: a `data.yaml` that names folders or lists of pictures, or `images/` beside `labels/`.
+
+A label file has the name of its picture and stands under `labels/` where the picture stands under `images/`, or beside
+it. A line is `class cx cy width height` as shares of the upright picture's width and height, or `class x1 y1 x2 y2 …`,
+a polygon, of which the bounding box is taken.
+The format: https://docs.ultralytics.com/datasets/detect/
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from boxwright.data.formats.reading import (
+    BAD_IMAGE,
+    SPLIT_NAMES,
+    BoxRow,
+    DatasetError,
+    ImageRow,
+    Problem,
+    Reading,
+    drop_missing,
+    image_size,
+    is_picture,
+    names_from_file,
+)
+from boxwright.types import Size
+
+LOOKED_FOR = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside pictures and .txt"
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Layout:
+    """Where each split's pictures are: folders or text files that list them. `classes` are names by index."""
+
+    classes: dict[int, str]
+    parts: dict[str, list[Path]]
+    keypoints: bool = False
+    problems: list[Problem] = field(default_factory=list)
+
+
+def find(folder: Path) -> Layout | None:
+    """A YAML with `names` and a part, else the usual folders; None where there is neither."""
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
+    described = [file for file in files if _describes_parts(file)]
+    usual = [file for file in described if file.stem in ("data", "dataset")] or described
+    if len(usual) > 1:
+        names = ", ".join(file.name for file in usual)
+        raise DatasetError(f"{folder}: expected one YAML with `names`, found {names}; give the file itself")
+    return find_in_yaml(usual[0]) if usual else _find_folders(folder)
+
+
+def find_in_yaml(file: Path) -> Layout:
+    """The parts a YAML names. Raises DatasetError where it cannot be read, or has neither `names` nor a part."""
+    content = _load_yaml(file)
+    classes = _classes(content, file)
+    layout = Layout(classes, {}, keypoints="kpt_shape" in content)
+    for key, part in SPLIT_NAMES.items():
+        values = content.get(key)
+        for value in values if isinstance(values, list) else [values]:
+            if not isinstance(value, str) or value in ("", "null", "~"):
+                continue
+            if place := _resolve(value, content.get("path"), file.parent):
+                layout.parts.setdefault(part, []).append(place)
+            else:
+                message = f"{key} names {value}, which is not there"
+                mend = f"put the pictures there, or correct {key} (and path) in {file.name}"
+                layout.problems.append(Problem("missing part", str(file), _line_of(file, key), message, mend))
+    if not layout.parts:
+        found = f"; {layout.problems[0]}" if layout.problems else ""
+        raise DatasetError(f"{file}: expected `train`, `val` or `test` to name folders that are there{found}", file)
+    return layout
+
+
+def read(layout: Layout, folder: Path) -> dict[str, Reading]:
+    """Every split. Classes that nothing names are called by their number."""
+    readings = {part: _read_part(part, layout, folder) for part in layout.parts}
+    empty = [part for part, reading in readings.items() if not reading.images and not reading.problems]
+    for part in empty if len(empty) < len(readings) else ():  # exports come with empty folders for parts not asked for
+        place, message = str(layout.parts[part][0]), f"{part} holds no picture"
+        mend = f"put pictures there, or do not name {part}"
+        layout.problems.append(Problem("missing part", place, None, message, mend))
+        del readings[part]
+    next(iter(readings.values())).problems.extend(layout.problems)
+    if not layout.classes:
+        names = sorted({row.name for reading in readings.values() for row in reading.boxes}, key=int)
+        for reading in readings.values():
+            reading.names = list(names)
+    return readings
+
+
+def _load_yaml(file: Path) -> dict[str, Any]:
+    """Every scalar as the string that stands there: YAML would make a class called `no` False."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise DatasetError(f"{file}: expected YAML: {error}; mend it at this place", file, line) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _describes_parts(file: Path) -> bool:
+    if file.stem in ("data", "dataset"):
+        return bool(_load_yaml(file))
+    try:
+        content = _load_yaml(file)
+    except DatasetError:
+        return False
+    return "names" in content and any(key in content for key in SPLIT_NAMES)
+
+
+def _line_of(file: Path, key: str) -> int | None:
+    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), None)
+
+
+def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
+    names = content.get("names")
+    try:
+        if isinstance(names, dict):
+            return {int(key): str(name) for key, name in sorted(names.items(), key=lambda item: int(item[0]))}
+        if isinstance(names, list):
+            return dict(enumerate(map(str, names)))
+        return {index: str(index) for index in range(int(content["nc"]))}
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{file}: expected `names` as a list or as `0: name` lines, got {names}; write one name per class"
+        raise DatasetError(message, file, _line_of(file, "names")) from error
+
+
+def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
+    """The place a YAML means. Exports carry paths of the machine, or the level, they were made on."""
+    roots = [folder / path, folder / Path(path).name] if path else []
+    parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
+    for root in [*roots, folder]:
+        for tried in [root / value, *(root / end for end in ends)]:
+            if tried.is_dir() and not _has_pictures(tried) and (tried / "images").is_dir():
+                return tried / "images"
+            if tried.exists():
+                return tried
+    return None
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(map(is_picture, os.listdir(folder)))
+
+
+def _find_folders(folder: Path) -> Layout | None:
+    """images/ beside labels/, each with or without parts; train/images; or pictures and their .txt in one folder."""
+    classes = dict(enumerate(names_from_file(folder)))
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        parts = _by_part(folder / "images", "")
+        return Layout(classes, parts or {"all": [folder / "images"]})
+    if parts := {part: at for part, at in _by_part(folder, "images").items() if (at[0].parent / "labels").is_dir()}:
+        return Layout(classes, parts)
+    pictures = (file for file in folder.iterdir() if is_picture(file.name))
+    labelled = classes and any(file.with_suffix(".txt").is_file() for file in pictures)
+    return Layout(classes, {"all": [folder]}) if labelled else None
+
+
+def _by_part(folder: Path, inner: str) -> dict[str, list[Path]]:
+    places = [place for place in sorted(folder.iterdir()) if (place / inner).is_dir()]
+    parts: dict[str, list[Path]] = {}
+    for place in places:
+        if part := SPLIT_NAMES.get(place.name.lower().rstrip("0123456789")):
+            parts.setdefault(part, []).append(place / inner)
+    return parts
+
+
+def _read_part(part: str, layout: Layout, folder: Path) -> Reading:
+    reading = Reading(names=list(dict.fromkeys(layout.classes.values())))
+    rows = [row for source in layout.parts[part] for row in _pictures(source, folder)]
+    stems = Counter(Path(path).stem for path, _, _ in rows)
+    for path, file, line in rows:
+        stem = Path(path).stem
+        image_id = stem if stems[stem] == 1 else Path(os.path.relpath(path, folder)).as_posix()
+        reading.images.append(ImageRow(path, image_id, None, file, line))
+    drop_missing(reading)
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(_size_or_none, (image.path for image in reading.images)))
+    reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
+    used: set[Path] = set()
+    for index, image in enumerate(reading.images):
+        label_file = _label_file(Path(image.path))
+        used.add(label_file)
+        if image.size and label_file.is_file():
+            _read_labels(label_file, index, image.size, layout, reading)
+    for source in layout.parts[part]:
+        _unused_labels(source, used, reading)
+    return reading
+
+
+def _pictures(source: Path, folder: Path) -> Iterator[tuple[str, str, int | None]]:
+    """(picture, file that names it, line) of a folder, or of a text file with a path a line."""
+    if source.is_dir():
+        for place, _, entries in sorted(os.walk(source)):
+            for entry in sorted(entries):
+                if is_picture(entry):
+                    path = os.path.join(place, entry)
+                    yield path, path, None
+        return
+    for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if name := text.strip():
+            tried = [source.parent / name, folder / name]
+            yield str(next((path for path in tried if path.is_file()), tried[0])), str(source), line
+
+
+def _size_or_none(path: str) -> Size | None:
+    try:
+        return image_size(path)
+    except BAD_IMAGE:
+        return None  # `build` asks again, and says what is wrong
+
+
+def _label_file(picture: Path) -> Path:
+    beside = picture.with_suffix(".txt")
+    parts = list(beside.parts)
+    if "images" not in parts[:-1]:
+        return beside
+    last = len(parts) - 2 - parts[-2::-1].index("images")
+    apart = Path(*parts[:last], "labels", *parts[last + 1 :])
+    return beside if not apart.is_file() and beside.is_file() else apart
+
+
+def _read_labels(file: Path, image: int, size: Size, layout: Layout, reading: Reading) -> None:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"expected text: {error}"
+        reading.problems.append(Problem("malformed annotation", str(file), None, message, "write it again"))
+        return
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        parsed = _parse_line(text, layout.keypoints)
+        if parsed is None:
+            message = f"expected `class cx cy width height` or a polygon, got `{text.strip()[:80]}`"
+            reading.problems.append(Problem("malformed annotation", str(file), number, message, "mend or remove it"))
+            continue
+        index, (x1, y1, x2, y2) = parsed
+        if layout.classes and index not in layout.classes:
+            message = f"class {index} is not one of {', '.join(f'{k} {name}' for k, name in layout.classes.items())}"
+            mend = "correct the number, or name the class in the YAML"
+            reading.problems.append(Problem("unknown class", str(file), number, message, mend))
+            continue
+        box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
+        reading.boxes.append(BoxRow(image, layout.classes.get(index, str(index)), box, str(file), number))
+
+
+def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
+    """Class index and box as shares of the picture; None for what is no label."""
+    try:
+        first, *numbers = map(float, text.split())
+    except ValueError:
+        return None
+    if not first.is_integer() or first < 0 or len(numbers) < 4:
+        return None
+    if len(numbers) == 4 or keypoints:
+        cx, cy, width, height = numbers[:4]
+        return int(first), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    if len(numbers) < 6 or len(numbers) % 2:
+        return None
+    if not all(map(math.isfinite, numbers)):
+        return int(first), (math.nan, math.nan, math.nan, math.nan)
+    xs, ys = numbers[::2], numbers[1::2]
+    return int(first), (min(xs), min(ys), max(xs), max(ys))
+
+
+def _unused_labels(source: Path, used: set[Path], reading: Reading) -> None:
+    """Labels without a picture; only where the pictures are a whole folder, so that none was left out on purpose."""
+    labels = _label_file(source / "x.jpg").parent
+    if not source.is_dir() or labels == source or not labels.is_dir():
+        return
+    for file in sorted(labels.rglob("*.txt")):
+        if file not in used and file.name != "classes.txt":
+            message, mend = "no picture has this name", "put the picture there, or remove the file"
+            reading.problems.append(Problem("annotation without image", str(file), 1, message, mend))

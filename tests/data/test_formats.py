@@ -1,0 +1,153 @@
+"""What the formats share: finding out which it is, parts drawn by content, and errors that say what was found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from boxwright.data.dataset import Dataset, Strings
+from boxwright.data.formats import DatasetError, open_dataset
+from boxwright.data.formats.split import draw_parts
+from boxwright.data.shapes import write_shapes
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of 200 different one-pixel pictures."""
+    for i in range(200):
+        Image.fromarray(np.array([[[i, 0, 0]]], np.uint8)).save(tmp_path / f"{i:03d}.png")
+    return tmp_path
+
+
+def dataset_of(paths: list[Path]) -> Dataset:
+    none = np.zeros(0, bool)
+    count = len(paths)
+    return Dataset(
+        names=("thing",),
+        paths=Strings.pack(map(str, paths)),
+        ids=np.arange(count),
+        sizes=np.ones((count, 2), np.int64),
+        offsets=np.zeros(count + 1, np.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        crowd=none,
+        difficult=none,
+        area=np.zeros(0, np.float32),
+    )
+
+
+def parts_of(paths: list[Path], seed: int = 0, shares: dict[str, float] | None = None) -> dict[str, str]:
+    """Which part each picture is in, by its name."""
+    parts = draw_parts(dataset_of(paths), seed, shares)
+    return {data.path(i).name: part for part, data in parts.items() for i in range(len(data))}
+
+
+def test_shares_are_met_on_average(pictures: Path) -> None:
+    paths = sorted(pictures.iterdir())
+    counts = np.array([list(parts_of(paths, seed).values()).count("train") for seed in range(8)])
+    assert abs(counts.mean() - 160) < 3 * np.sqrt(200 * 0.8 * 0.2 / 8)
+
+
+def test_a_place_depends_on_content_and_seed_alone(pictures: Path) -> None:
+    paths = sorted(pictures.iterdir())
+    all_of_them = parts_of(paths)
+    assert len(all_of_them) == 200 and set(all_of_them.values()) == {"train", "val", "test"}
+    some = parts_of(paths[50:][::-1])
+    assert all(all_of_them[name] == part for name, part in some.items())
+    assert parts_of(paths, seed=1) != all_of_them
+
+
+def test_copies_stay_together(pictures: Path) -> None:
+    paths = sorted(pictures.iterdir())
+    for path in paths:
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    parts = parts_of(sorted(pictures.iterdir()))
+    assert all(parts[path.name] == parts[f"copy-{path.name}"] for path in paths)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, {"train"}), (2, {"train", "val"}), (3, {"train", "val", "test"})])
+def test_the_smallest_datasets_have_as_many_parts_as_pictures(count: int, expected: set[str], pictures: Path) -> None:
+    for first in range(20):
+        parts = parts_of(sorted(pictures.iterdir())[first : first + count])
+        assert set(parts.values()) == expected and len(parts) == count
+
+
+def test_one_picture_many_times_is_one_part(pictures: Path) -> None:
+    assert set(parts_of([pictures / "000.png"] * 5).values()) <= {"train", "val", "test"}
+    assert len(draw_parts(dataset_of([pictures / "000.png"] * 5), 0)) == 1
+
+
+def test_training_alone_gives_a_tenth_to_validation(tmp_path: Path) -> None:
+    splits = open_dataset(write_shapes(tmp_path, {"train": 30}))
+    assert list(splits) == ["train", "val"] and splits.made
+    assert len(splits["train"]) > len(splits["val"]) >= 1 and len(splits["train"]) + len(splits["val"]) == 30
+
+
+def test_the_seed_decides_the_parts_that_are_drawn(tmp_path: Path) -> None:
+    write_shapes(tmp_path, 30)
+    first, again, other = (open_dataset(tmp_path, seed=seed)["val"].ids.tolist() for seed in (0, 0, 1))  # type: ignore[union-attr]
+    assert first == again != other
+
+
+def test_parts_are_written_down(tmp_path: Path) -> None:
+    splits = open_dataset(write_shapes(tmp_path, 20), seed=3)
+    splits.save(tmp_path / "split.json")
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert (written["source"], written["format"], written["made"], written["seed"]) == (str(tmp_path), "coco", True, 3)
+    assert written["val"] == [f"images/{splits['val'].path(i).name}" for i in range(len(splits["val"]))]
+    assert sorted(open_dataset(tmp_path)) == sorted(splits), "what was written must not be taken for annotations"
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+    splits = open_dataset(write_shapes(tmp_path, {"train": 2, "val": 1}))
+    with pytest.raises(KeyError, match="has no test part; it has train, val"):
+        splits["test"]
+
+
+def test_the_format_may_be_said_where_there_are_two(tmp_path: Path) -> None:
+    for format, count in (("coco", 3), ("yolo", 4)):
+        write_shapes(tmp_path, {"val": count}, format=format)
+    assert open_dataset(tmp_path).format == "coco"
+    said = open_dataset(tmp_path, format="yolo")
+    assert said.format == "yolo" and len(said["val"]) == 4
+    with pytest.raises(DatasetError, match=r"Looked for\n  VOC: "):
+        open_dataset(tmp_path, format="voc")
+    with pytest.raises(DatasetError, match="out of coco, voc, yolo, got kitti"):
+        open_dataset(tmp_path, format="kitti")
+
+
+def test_nothing_known_is_told_with_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").touch()
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deeper").mkdir()
+    with pytest.raises(DatasetError, match="no dataset in a layout known here") as caught:
+        open_dataset(tmp_path)
+    assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO"))
+    assert "Found a.jpg, deep/, deeper/, notes.md (2 × folder, 1 × .jpg, 1 × .md)" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "message"), [("gone", "there is nothing"), ("a.txt", "got the file")])
+def test_a_path_of_no_use(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(tmp_path / name)
+
+
+def test_no_usable_picture_is_an_error(tmp_path: Path) -> None:
+    write_shapes(tmp_path, {"train": 2, "val": 1})
+    for file in (tmp_path / "images").iterdir():
+        file.unlink()
+    with pytest.raises(DatasetError, match="no usable image in the train part .*first of 3 problems: .*missing image"):
+        open_dataset(tmp_path)
+
+
+def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for format in ("coco", "voc", "yolo"):
+        open_dataset(write_shapes(tmp_path / format, 4, format=format))
+    assert not recwarn.list
