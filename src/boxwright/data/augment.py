@@ -1,0 +1,292 @@
+"""Augmentation of a picture and its boxes together; every transform is a small function of (sample, random generator).
+
+Cropping and zooming out follow SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2 and 3.6), the
+mosaic YOLOv4 (Bochkovskiy et al. 2020, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from boxwright.boxes.convert import clip, hflip, scale
+from boxwright.boxes.iou import area
+from boxwright.data.preprocess import resize
+from boxwright.types import Size, Target
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture and what is in it.
+
+    image   uint8 RGB (H, W, 3)
+    target  boxes in pixels of this picture
+    zoom    how much larger than usual `Preprocess` makes the picture; it resizes anyway, so resizing twice is saved
+    """
+
+    image: np.ndarray
+    target: Target
+    zoom: float = 1.0
+
+    @property
+    def size(self) -> Size:
+        return Size(*self.image.shape[:2])
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Left and right exchanged."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = torch.from_numpy(np.require(sample.image, requirements="W")).flip(1).numpy()  # NumPy: ten times slower
+        boxes = hflip(sample.target.boxes, sample.size.width)
+        return replace(sample, image=image, target=sample.target.replace(boxes=boxes))
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """A random size between `low` and `high` times the usual one, halving as likely as doubling."""
+
+    low: float = 0.75
+    high: float = 1.25
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(sample, zoom=float(self.draw(rng, 1)[0]))
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Zooms for `count` samples: drawn ahead for an epoch, they let pictures of like size share a batch."""
+        return np.exp(rng.uniform(math.log(self.low), math.log(self.high), count))
+
+
+@dataclass(frozen=True)
+class IoUCrop:
+    """A random part of the picture that overlaps at least one object by a random minimal IoU, or the whole picture.
+
+    min_ious   the minima to choose from; one more choice is to leave the picture whole
+    smallest   least height and width of the part, as a fraction of the picture's
+    aspect     most that the part's width/height may differ from the picture's, as a factor either way. 1 keeps pictures
+               that were put into one batch for their like shape alike; objects are not distorted either way
+    visible    least fraction of an object's box that has to stay inside for the object to stay
+    trials     parts drawn before giving up, which leaves the picture whole
+    """
+
+    min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    smallest: float = 0.3
+    aspect: float = 1.0
+    visible: float = 0.25
+    trials: int = 50
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        choice = rng.integers(len(self.min_ious) + 1)
+        boxes = sample.target.boxes[~sample.target.crowd].numpy()
+        if choice == len(self.min_ious) or len(boxes) == 0:
+            return sample
+        windows = self._windows(sample.size, rng)  # (T, 4)
+        good = np.flatnonzero(_shows_an_object(windows, boxes, self.min_ious[choice]))
+        return crop(sample, windows[good[0]], self.visible) if len(good) else sample
+
+    def _windows(self, size: Size, rng: np.random.Generator) -> np.ndarray:
+        height, width = size
+        fraction = rng.uniform(self.smallest, 1, self.trials)
+        stretch = np.exp(0.5 * rng.uniform(-math.log(self.aspect), math.log(self.aspect), self.trials))
+        w = np.clip(np.rint(fraction * stretch * width), 1, width).astype(np.int64)
+        h = np.clip(np.rint(fraction / stretch * height), 1, height).astype(np.int64)
+        left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+        return np.stack((left, top, left + w, top + h), axis=1)
+
+
+@dataclass(frozen=True)
+class ZoomOut:
+    """The picture somewhere on a larger grey canvas, so that objects become small.
+
+    largest  height and width of the canvas, at most, in those of the picture
+    limit    pixels the canvas's longer side is kept to, by shrinking picture and canvas together
+    fill     grey level
+    """
+
+    largest: float = 3.0
+    limit: int = 1024
+    fill: int = 114
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        ratio = rng.uniform(1, self.largest)
+        shrink = min(1.0, self.limit / (ratio * max(sample.size)))
+        inner = _scaled(sample.size, shrink)
+        outer = _scaled(sample.size, shrink * ratio)
+        left, top = rng.integers(0, outer.width - inner.width + 1), rng.integers(0, outer.height - inner.height + 1)
+        canvas = np.full((*outer, 3), self.fill, np.uint8)
+        canvas[top : top + inner.height, left : left + inner.width] = resize(sample.image, inner)
+        return replace(sample, image=canvas, target=_moved(sample.target, sample.size, inner, int(left), int(top)))
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue changed at random, all in one affine map of colour.
+
+    Each of the first three is multiplied by a factor between 1 - x and 1 + x; the hue turns by up to `hue` of the
+    colour circle either way, at constant luminance (a turn in the plane of chroma of the YIQ space).
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.3
+    hue: float = 0.02
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        spread = np.array((self.brightness, self.contrast, self.saturation))
+        brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread)
+        angle = 2 * math.pi * rng.uniform(-self.hue, self.hue)
+        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
+        color = _RGB_FROM_YIQ @ np.array(((1, 0, 0), (0, cos, -sin), (0, sin, cos))) @ _YIQ_FROM_RGB
+        grey = brightness * float(sample.image[::8, ::8].mean())  # contrast turns about it; a sample of pixels will do
+        affine = np.column_stack((brightness * contrast * color, np.full(3, (1 - contrast) * grey)))  # (3, 4)
+        picture = Image.fromarray(np.ascontiguousarray(sample.image))
+        return replace(sample, image=np.array(picture.convert("RGB", tuple(affine.ravel().tolist()))))
+
+
+_YIQ_FROM_RGB = np.array(((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)))
+_RGB_FROM_YIQ = np.linalg.inv(_YIQ_FROM_RGB)
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Four pictures in one, meeting at a random point; each fills its quarter with a random part of itself.
+
+    margin   least distance of the meeting point from the border, as a fraction of the picture
+    visible  as in `IoUCrop`
+    """
+
+    margin: float = 0.3
+    visible: float = 0.25
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, others: Callable[[np.random.Generator], Sample]
+    ) -> Sample:
+        """`others` draws another sample with the generator; the result has the size of `sample`."""
+        height, width = sample.size
+        x = round(width * rng.uniform(self.margin, 1 - self.margin))
+        y = round(height * rng.uniform(self.margin, 1 - self.margin))
+        canvas = np.empty_like(sample.image, order="C")
+        targets = []
+        for left, top, right, bottom in ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)):
+            cell = Size(bottom - top, right - left)
+            if 0 in cell:  # a picture of one or two pixels
+                continue
+            part = _random_part(sample if not targets else others(rng), cell, rng, self.visible)
+            canvas[top:bottom, left:right] = resize(part.image, cell)
+            targets.append(_moved(part.target, part.size, cell, left, top))
+        return replace(sample, image=canvas, target=_joined(targets))
+
+
+def crop(sample: Sample, window: Sequence[int] | np.ndarray, visible: float) -> Sample:
+    """The part of the picture inside the window (x1, y1, x2, y2), whole pixels.
+
+    Boxes are clipped. An object stays if its centre is inside and at least `visible` of its box; a crowd region
+    stays if anything of it is inside. Areas shrink with their boxes.
+    """
+    left, top, right, bottom = (int(edge) for edge in window)
+    size = Size(bottom - top, right - left)
+    target = sample.target
+    moved = target.boxes - torch.tensor((left, top, left, top), dtype=target.boxes.dtype)
+    boxes = clip(moved, size)
+    center = 0.5 * (moved[:, :2] + moved[:, 2:])  # (G, 2)
+    inside = ((center >= 0) & (center < torch.tensor((size.width, size.height)))).all(dim=1)
+    share = area(boxes) / area(moved).clamp(min=1e-6)
+    keep = (share > 0) & (target.crowd | (inside & (share >= visible)))
+    cut = target.replace(boxes=boxes, area=target.area * share)[keep]
+    return replace(sample, image=sample.image[top:bottom, left:right], target=cut)
+
+
+def _shows_an_object(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
+    """Which windows (T, 4) overlap one of the boxes (G, 4) by the IoU and have its centre inside. -> (T,) bool"""
+    low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
+    common = np.maximum(high - low, 0).prod(axis=2)  # (T, G)
+    areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (windows, boxes)]
+    iou = common / (areas[0][:, None] + areas[1][None, :] - common)
+    center = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    inside = ((center >= windows[:, None, :2]) & (center < windows[:, None, 2:])).all(axis=2)
+    return ((iou >= min_iou) & inside).any(axis=1)
+
+
+def _random_part(sample: Sample, shape: Size, rng: np.random.Generator, visible: float) -> Sample:
+    """The largest part with the aspect of `shape`, at a random place."""
+    height, width = sample.size
+    factor = min(height / shape.height, width / shape.width)
+    part = _scaled(shape, factor)
+    part = Size(min(part.height, height), min(part.width, width))
+    left, top = rng.integers(0, width - part.width + 1), rng.integers(0, height - part.height + 1)
+    return crop(sample, np.array((left, top, left + part.width, top + part.height)), visible)
+
+
+def _scaled(size: Size, factor: float) -> Size:
+    return Size(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
+
+
+def _moved(target: Target, before: Size, after: Size, left: int, top: int) -> Target:
+    """The target of a picture that was resized and put at (left, top) of another."""
+    x, y = after.width / before.width, after.height / before.height
+    offset = torch.tensor((left, top, left, top), dtype=target.boxes.dtype)
+    return target.replace(boxes=scale(target.boxes, x, y) + offset, area=target.area * (x * y))
+
+
+def _joined(targets: list[Target]) -> Target:
+    columns = ("boxes", "labels", "crowd", "difficult", "area")
+    return Target(*(torch.cat([getattr(target, column) for target in targets]) for column in columns))
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Which transforms a training sample goes through; numbers without a unit are probabilities, 0 turns one off.
+
+    Order: mosaic, zoom out, crop, flip, colour; the scale goes to `Preprocess`.
+    """
+
+    flip: float = 0.5
+    color: float = 0.0
+    crop: float = 0.0
+    zoom_out: float = 0.0
+    mosaic: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Least and greatest size of the picture, in the usual ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "color", "crop", "zoom_out", "mosaic"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability 0..1; got {getattr(self, name)}")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is (least, greatest), both above 0; got {self.scale}")
+
+    def __call__(
+        self,
+        sample: Sample,
+        rng: np.random.Generator,
+        others: Callable[[np.random.Generator], Sample] | None = None,
+    ) -> Sample:
+        """`others` draws another sample for the mosaic, which is left out without it."""
+        if others is not None and rng.random() < self.mosaic:
+            sample = Mosaic()(sample, rng, others)
+        steps = (
+            (self.zoom_out, ZoomOut()),
+            (self.crop, IoUCrop()),
+            (self.flip, HorizontalFlip()),
+            (self.color, ColorJitter()),
+        )
+        for probability, transform in steps:
+            if rng.random() < probability:
+                sample = transform(sample, rng)
+        return sample
+
+
+PRESETS: dict[str, Augment] = {
+    "none": Augment(flip=0.0),
+    "light": Augment(),
+    "standard": Augment(color=0.5, crop=0.5, scale=(0.8, 1.25)),
+    "strong": Augment(color=0.8, crop=0.7, zoom_out=0.3, mosaic=0.3, scale=(0.7, 1.4)),
+}
+"""Augmentation by name, from the least to the most; the longer the training, the more of it pays."""

@@ -1,0 +1,194 @@
+"""Pictures from files, bytes and arrays to upright uint8 RGB (H, W, 3), or an error that says what is wrong."""
+
+from __future__ import annotations
+
+import io
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from boxwright.types import Size
+
+ImageSource = str | PathLike[str] | bytes | BinaryIO
+"""Where a picture can be read from: a path, the bytes of a file, or a file open in binary mode."""
+
+_EXIF_ORIENTATION = 0x0112
+_WHITE = (255, 255, 255, 255)
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it, says what was found and how to mend it."""
+
+
+def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:
+    """The picture as uint8 RGB (H, W, 3).
+
+    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, transparency is laid over white, and of an animation
+    the first frame is taken. `upright` turns the picture as its EXIF orientation asks, which is what viewers show.
+    Raises ImageError for anything that is not a whole picture.
+    """
+    return read_reduced(source, None, upright)[0]
+
+
+def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True) -> tuple[np.ndarray, Size]:
+    """As `read_image`, with the full size of the picture in the file, but a JPEG may come back 2, 4 or 8 times smaller.
+
+    Its shorter side then still has `at_least` pixels. Reducing while decoding saves most of the time a large
+    photograph costs.
+    """
+    name, data = _read_bytes(source)
+    if not data:
+        raise ImageError(f"{name}: expected a picture, found an empty file; copy it again from where it came")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: expected a picture, found {_describe(data)}") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: expected fewer pixels: {error}; make the picture smaller") from None
+    except Exception as error:  # a damaged header can raise nearly anything inside a decoder
+        raise ImageError(f"{name}: the picture's header is damaged ({error}); copy or export the file again") from error
+
+    width, height = image.size
+    turn = _orientation(image) if upright else 1
+    try:
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        rgb = _to_rgb_image(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above, for the pixels
+        raise ImageError(
+            f"{name}: the {image.format} picture of {width}x{height} pixels breaks off or is damaged ({error}); "
+            "copy or export the file again"
+        ) from error
+    if turn != 1:
+        rgb = _turn(rgb, turn)
+    return np.array(rgb), Size(width, height) if turn >= 5 else Size(height, width)
+
+
+def to_rgb(picture: np.ndarray | Image.Image) -> np.ndarray:
+    """A picture that is in memory already as uint8 RGB (H, W, 3).
+
+    Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8,
+    uint16, bool, or floats 0..1. Raises ImageError for anything else, OpenCV's BGR order excepted: it cannot be told.
+    """
+    if isinstance(picture, Image.Image):
+        try:
+            return np.array(_turn(_to_rgb_image(picture), _orientation(picture)))
+        except Exception as error:  # a PIL image reads its file only now, and anything can be wrong with that
+            raise ImageError(f"{picture!r}: cannot be turned into RGB ({error}); try picture.convert('RGB')") from error
+    if not isinstance(picture, np.ndarray):
+        raise ImageError(f"expected an array or a PIL image, got {type(picture).__name__}; a path goes to read_image")
+    array = picture[..., None] if picture.ndim == 2 else picture
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        mend = "move the channels last: picture.transpose(1, 2, 0)" if channels_first else "pass one picture at a time"
+        raise ImageError(
+            f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {picture.shape}; {mend}"
+        )
+    array = _to_uint8(array)
+    if array.shape[2] == 4:
+        return np.array(_to_rgb_image(Image.fromarray(np.ascontiguousarray(array))))
+    return np.array(np.broadcast_to(array, (*array.shape[:2], 3)), order="C")
+
+
+def _read_bytes(source: ImageSource) -> tuple[str, bytes]:
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>", source
+    if isinstance(source, (str, PathLike)):
+        try:
+            return str(source), Path(source).read_bytes()
+        except FileNotFoundError:
+            raise ImageError(f"{source}: expected a picture, found no such file; check the path") from None
+        except IsADirectoryError:
+            raise ImageError(f"{source}: expected a picture, found a folder; name a file in it") from None
+        except OSError as error:
+            raise ImageError(f"{source}: cannot be read ({error.strerror}); check permissions and disk") from None
+    data = source.read()
+    if not isinstance(data, bytes):
+        raise ImageError(f"{source!r}: expected a file open in binary mode; open it with mode 'rb'")
+    return str(getattr(source, "name", "<stream>")), data
+
+
+def _describe(data: bytes) -> str:
+    """What a file that is no picture seems to be, and what to do about it."""
+    head = data[:200]
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer; fetch the picture itself with 'git lfs pull'"
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, often a saved error message; download the picture again"
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter in "\r\n\t" for letter in text):
+        return f"text that begins {text[:30]!r}; remove it or put the picture in its place"
+    return f"{len(data)} bytes of no format that Pillow knows; convert it to JPEG or PNG"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; a damaged or missing tag means upright."""
+    try:
+        turn = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # EXIF is a side note: its damage must not cost the picture
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_rgb_image(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode[0] in "IF":  # 16- and 32-bit integers, floats: convert("RGB") would cut them off at 255
+        return Image.fromarray(_deep_to_uint8(np.array(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits: 0..65535 linearly to 0..255; what does not fit there by its own range."""
+    if values.dtype.kind != "f" and values.min() >= 0 and values.max() <= 65535:
+        return _to_uint8(values.astype(np.uint16))
+    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = min(values.min(), 0.0), max(values.max(), 1.0)
+    return _to_uint8((values - low) / (high - low))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.uint16:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "f":
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):  # also where one is NaN
+            raise ImageError(
+                f"expected floats in 0..1, got {low:g}..{high:g}; divide by the largest possible value, "
+                "or pass numbers 0..255 as uint8"
+            )
+        return (values * 255 + 0.5).astype(np.uint8)
+    raise ImageError(
+        f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; numbers 0..255 go as picture.astype('uint8')"
+    )

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.data.augment import PRESETS, Augment
+from boxwright.data.batch import Batch, Batches, to_batch, to_images
+from boxwright.data.image import ImageError
+from boxwright.data.preprocess import Preprocess
+from boxwright.types import Size, Target
+
+SMALL = Preprocess(short=32, long=64)
+FIXED = Preprocess("letterbox", height=64, width=64)
+
+
+@dataclass
+class Folder:
+    """The least a dataset has to be; remembers what was opened."""
+
+    paths: list[Path]
+    sizes: list[Size]
+    targets: list[Target]
+    opened: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        self.opened.append(index)
+        return self.paths[index]
+
+    def size(self, index: int) -> Size:
+        return self.sizes[index]
+
+    def target(self, index: int) -> Target:
+        return self.targets[index]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Eleven pictures, wide and tall by turns, with a white object on noise; the label is the index."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths, sizes, targets = [], [], []
+    for index in range(11):
+        height, width = (40, 60) if index % 2 else (60, 40)
+        pixels = rng.integers(0, 100, (height, width, 3), dtype=np.uint8)
+        pixels[10:30, 8:32] = 255
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(pixels).save(paths[-1])
+        sizes.append(Size(height, width))
+        targets.append(Target(torch.tensor([[8.0, 10, 32, 30]]), torch.tensor([index])))
+    return Folder(paths, sizes, targets)
+
+
+@pytest.fixture
+def dataset(made: Folder) -> Folder:
+    return Folder(list(made.paths), list(made.sizes), list(made.targets))
+
+
+def indices(batches: Batches, epoch: int = 0) -> list[list[int]]:
+    return [batch.indices for batch in batches.epoch(epoch)]
+
+
+def assert_same(one: Batch, two: Batch) -> None:
+    assert one.indices == two.indices and one.resizes == two.resizes
+    assert torch.equal(one.images.pixels, two.images.pixels) and torch.equal(one.images.sizes, two.images.sizes)
+    for left, right in zip(one.targets, two.targets, strict=True):
+        assert all(torch.equal(getattr(left, name), getattr(right, name)) for name in vars(left))
+
+
+def test_to_batch_pads_right_and_bottom() -> None:
+    wide, tall = np.full((20, 40, 3), 10, np.uint8), np.full((50, 30, 3), 20, np.uint8)
+    tall[0, 0] = (1, 2, 3)
+    target = Target(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0]))
+    images, targets = to_batch([(wide, target), (tall, Target.empty())])
+    assert images.pixels.shape == (2, 3, 64, 64) and images.pixels.dtype == torch.float32
+    assert images.pixels.is_contiguous()
+    assert images.sizes.tolist() == [[20, 40], [50, 30]]
+    assert (images.pixels[0, :, :20, :40] == 10).all()
+    assert images.pixels[1, :, 0, 0].tolist() == [1, 2, 3]
+    assert (images.pixels[0, :, 20:] == 114).all() and (images.pixels[1, :, :, 30:] == 114).all()
+    assert targets[0] is target and len(targets[1]) == 0
+
+
+def test_letterbox_has_one_shape_and_refuses_what_does_not_fit() -> None:
+    preprocess = Preprocess("letterbox", height=96, width=64, fill=0)
+    images = to_images([np.full((10, 10, 3), 9, np.uint8)], preprocess)
+    assert images.pixels.shape == (1, 3, 96, 64) and images.pixels.sum() == 9 * 300
+    with pytest.raises(ValueError, match="pictures fit the canvas 96x64"):
+        to_images([np.zeros((97, 10, 3), np.uint8)], preprocess)
+
+
+def test_an_epoch_is_every_picture_once_in_an_order_of_its_own(dataset: Folder) -> None:
+    batches = Batches(dataset, SMALL, batch_size=4, drop_last=False)
+    first, again, second = indices(batches, 0), indices(batches, 0), indices(batches, 1)
+    assert len(batches) == len(first) == 3
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(11))
+    assert first == again != second
+    assert first != indices(Batches(dataset, SMALL, batch_size=4, drop_last=False, seed=1))
+
+
+def test_drop_last(dataset: Folder) -> None:
+    assert [len(batch) for batch in indices(Batches(dataset, SMALL, batch_size=4))] == [4, 4]
+    lone = Batches(dataset, SMALL, batch_size=64)
+    assert len(lone) == 1 and sorted(indices(lone)[0]) == list(range(11))
+
+
+def test_like_shapes_share_a_batch(dataset: Folder) -> None:
+    def mixed(group: bool) -> int:
+        batches = Batches(dataset, SMALL, batch_size=2, group=group)
+        return sum(one % 2 != two % 2 for epoch in range(5) for one, two in indices(batches, epoch))
+
+    assert mixed(group=True) <= 5 < mixed(group=False)  # one per epoch, where the wide ones end and the tall begin
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_ranks_share_an_epoch_evenly(dataset: Folder, shuffle: bool, batch_size: int) -> None:
+    ranks = [
+        Batches(dataset, SMALL, batch_size=batch_size, rank=rank, world=3, shuffle=shuffle, drop_last=False)
+        for rank in range(3)
+    ]
+    seen = [indices(batches) for batches in ranks]
+    assert len({len(batches) for batches in ranks} | {len(share) for share in seen}) == 1
+    for step in zip(*seen, strict=True):
+        assert len({len(share) for share in step}) == 1
+    everything = [index for share in seen for batch in share for index in batch]
+    assert len(everything) == 12 and set(everything) == set(range(11))
+
+
+def test_starting_late_equals_having_gone_there_and_loads_nothing_before(dataset: Folder) -> None:
+    batches = Batches(dataset, SMALL, Augment(color=1, crop=1), batch_size=2)
+    whole = list(batches.epoch(3))
+    dataset.opened.clear()
+    rest = list(batches.epoch(3, start=3))
+    assert dataset.opened == [index for batch in whole[3:] for index in batch.indices]
+    for one, two in zip(whole[3:], rest, strict=True):
+        assert_same(one, two)
+
+
+def test_what_happens_to_a_sample_does_not_depend_on_its_company(dataset: Folder) -> None:
+    def samples(**options: Any) -> dict[int, torch.Tensor]:
+        batches = Batches(dataset, FIXED, PRESETS["strong"], seed=5, drop_last=False, **options)
+        return {
+            index: pixels
+            for batch in batches.epoch(2)
+            for index, pixels in zip(batch.indices, batch.images.pixels, strict=True)
+        }
+
+    alone, together = samples(batch_size=1), samples(batch_size=5)
+    other_rank = samples(batch_size=2, rank=1, world=2)
+    assert len(alone) == len(together) == 11 and len(other_rank) >= 5
+    assert all(torch.equal(alone[index], together[index]) for index in alone)
+    assert all(torch.equal(alone[index], other_rank[index]) for index in other_rank)
+
+
+def test_workers_change_nothing(dataset: Folder) -> None:
+    options = {"preprocess": SMALL, "augment": PRESETS["strong"], "batch_size": 3}
+    here, there = Batches(dataset, **options), Batches(dataset, **options, workers=2)
+    state = torch.get_rng_state()
+    next(there.epoch(0))  # an epoch given up leaves nothing behind
+    for epoch, start in ((0, 0), (1, 1)):
+        for one, two in zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True):
+            assert_same(one, two)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loading_can_travel_to_spawned_workers(dataset: Folder) -> None:
+    batches = Batches(dataset, SMALL, PRESETS["strong"], batch_size=3)
+    task = batches._tasks(0)[0]
+    copied = pickle.loads(pickle.dumps(batches._load))
+    assert torch.equal(copied[task].pixels, batches._load[task].pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_replaced_by_the_next_with_one_warning(
+    dataset: Folder, tmp_path: Path, workers: int
+) -> None:
+    dataset.paths[4] = tmp_path / "gone.jpg"
+    dataset.paths[5] = tmp_path / "text.jpg"
+    dataset.paths[5].write_text("no picture")
+    batches = Batches(dataset, SMALL, batch_size=4, drop_last=False, workers=workers)
+    with pytest.warns(UserWarning) as caught:
+        first = indices(batches, 0)
+    message = str(caught[0].message)
+    assert len(caught) == 1 and message.startswith("2 of 11 pictures cannot be read and were replaced")
+    assert "gone.jpg: expected a picture, found no such file" in message and "text.jpg" in message
+    assert sorted(sum(first, [])) == [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10]
+    assert sorted(batches.broken) == [4, 5]
+    assert sorted(sum(indices(batches, 1), [])) == [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10]  # and no second warning
+
+
+def test_a_broken_picture_is_left_out_of_an_evaluation(dataset: Folder, tmp_path: Path) -> None:
+    dataset.paths[4] = tmp_path / "gone.jpg"
+    dataset.paths[5] = tmp_path / "gone too.jpg"
+    with pytest.warns(UserWarning, match="2 of 11 pictures cannot be read and were left out"):
+        seen = indices(Batches.in_order(dataset, SMALL, batch_size=2))
+    assert seen == [[0, 1], [2, 3], [6, 7], [8, 9], [10]]
+
+
+def test_nothing_readable_is_an_error(dataset: Folder, tmp_path: Path) -> None:
+    dataset.paths[:] = [tmp_path / "gone.jpg"] * 11
+    with pytest.raises(ImageError, match="none of the 11 pictures can be read"):
+        list(Batches(dataset, SMALL).epoch(0))
+
+
+def test_evaluation_is_in_order_and_leads_back_to_original_pixels(dataset: Folder) -> None:
+    batches = Batches.in_order(dataset, SMALL, batch_size=4)
+    seen = []
+    for batch in batches:
+        for place, index in enumerate(batch.indices):
+            seen.append(index)
+            resized = batch.targets[place]
+            assert resized.labels.tolist() == [index]
+            assert torch.allclose(batch.resizes[place].back(resized.boxes), dataset.targets[index].boxes, atol=1e-4)
+            white = batch.images.pixels[place].amin(dim=0) > 177  # halfway between the object and what surrounds it
+            rows, columns = torch.nonzero(white, as_tuple=True)
+            extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert torch.stack(extent).tolist() == pytest.approx(resized.boxes[0].tolist(), abs=1)
+    assert seen == list(range(11))
+
+
+def test_augmentation_does_not_ask_for_shuffling(dataset: Folder) -> None:
+    plain, flipped = (
+        next(iter(Batches(dataset, SMALL, augment, batch_size=1, shuffle=False)))
+        for augment in (None, Augment(flip=1.0))
+    )
+    assert plain.indices == flipped.indices == [0]
+    assert (plain.images.pixels[..., :32] - flipped.images.pixels[..., :32].flip(-1)).abs().max() <= 1
+
+
+def test_areas_shrink_with_their_pictures(dataset: Folder) -> None:
+    (batch, *_) = Batches.in_order(dataset, SMALL, batch_size=1)
+    assert batch.images.sizes.tolist() == [[48, 32]]  # from 60x40
+    assert batch.targets[0].area.item() == pytest.approx(480 * 0.8 * 0.8)
+
+
+def test_boxes_outside_are_clipped_and_empty_ones_dropped(dataset: Folder) -> None:
+    boxes = torch.tensor([[-5.0, 10, 20, 80], [10, 10, 10, 30], [50, 0, 70, 20], [3, 3, 9, 9]])
+    dataset.targets[0] = Target(boxes, torch.arange(4))  # in 60x40
+    (batch, *_) = Batches.in_order(dataset, Preprocess(short=40, long=60), batch_size=1)
+    assert batch.targets[0].labels.tolist() == [0, 3]
+    assert batch.targets[0].boxes.tolist() == [[0, 10, 20, 60], [3, 3, 9, 9]]
+
+
+def test_a_large_jpeg_is_decoded_small_and_its_boxes_follow(tmp_path: Path) -> None:
+    pixels = np.zeros((800, 1200, 3), np.uint8)
+    pixels[160:480, 320:960] = 255
+    path = tmp_path / "large.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    target = Target(torch.tensor([[320.0, 160, 960, 480]]), torch.tensor([0]))
+    single = Folder([path], [Size(800, 1200)], [target])
+    loaded = Batches(single, SMALL, PRESETS["none"], batch_size=1)
+    assert loaded._load._read(0, 1.0).image.shape == (100, 150, 3)
+    (batch,) = loaded
+    assert batch.targets[0].boxes.tolist()[0] == pytest.approx([12.8, 6.4, 38.4, 19.2])
+    (full,) = Batches.in_order(single, SMALL)
+    assert (batch.images.pixels - full.images.pixels).abs().mean() < 3
+
+
+def test_boxes_annotated_without_regard_to_exif_fit_the_picture_as_stored(dataset: Folder, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path, stored in ((tmp_path / "annotated stored.png", True), (tmp_path / "annotated upright.png", False)):
+        Image.new("RGB", (60, 40)).save(path, exif=exif)
+        size = Size(40, 60) if stored else Size(60, 40)
+        (batch,) = Batches.in_order(Folder([path], [size], [Target.empty()]), Preprocess(short=40, long=60))
+        assert batch.images.sizes.tolist() == [list(size)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"batch_size": 0}, "batch_size=0"), ({"rank": 2, "world": 2}, "rank=2, world=2")]
+)
+def test_wrong_options_are_refused(dataset: Folder, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Batches(dataset, SMALL, **options)
+
+
+def test_an_empty_dataset_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        Batches(Folder([], [], []), SMALL)

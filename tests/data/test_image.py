@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from boxwright.data.image import ImageError, read_image, read_reduced, to_rgb
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    return encoded(image, "PNG", **options)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def photo(width: int = 64, height: int = 48) -> Image.Image:
+    """A smooth picture without symmetry."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = (255 * x / width, 255 * y / height, 255 * (x + y) / (width + height))
+    return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def test_reads_rgb_as_it_is_from_path_bytes_and_stream(tmp_path: Path) -> None:
+    image = photo()
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(image))
+    for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
+        pixels = read_image(source)
+        assert pixels.dtype == np.uint8 and pixels.shape == (48, 64, 3) and pixels.flags.writeable
+        assert np.array_equal(pixels, np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (3, 2), 7), (7, 7, 7)),
+        (Image.new("1", (3, 2), 1), WHITE),
+        (Image.new("RGB", (3, 2), RED).convert("P", palette=Image.Palette.ADAPTIVE), RED),
+        (Image.new("RGBA", (3, 2), (*RED, 255)), RED),
+        (Image.new("RGBA", (3, 2), (*RED, 0)), WHITE),
+        (Image.new("RGBA", (3, 2), (0, 0, 0, 51)), (204, 204, 204)),  # a fifth of black over white
+        (Image.new("LA", (3, 2), (9, 0)), WHITE),
+        (Image.fromarray(np.full((2, 3), 65535, np.uint16)), WHITE),
+        (Image.fromarray(np.full((2, 3), 7 * 257, np.uint16)), (7, 7, 7)),
+        (Image.new("RGB", (1, 1), RED), RED),
+    ],
+    ids=["grey", "bilevel", "palette", "opaque", "transparent", "translucent", "LA", "16 bit", "16 bit dark", "1x1"],
+)
+def test_every_mode_becomes_rgb(image: Image.Image, expected: tuple[int, int, int]) -> None:
+    for pixels in (read_image(png(image)), to_rgb(image)):
+        assert pixels.dtype == np.uint8 and pixels.shape == (image.height, image.width, 3)
+        assert (pixels == expected).all()
+
+
+def test_transparent_palette_entry_becomes_white() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.putpixel((1, 0), 1)
+    assert read_image(png(image, transparency=0)).tolist() == [[[255, 255, 255], [255, 0, 0]]]
+
+
+def test_cmyk_jpeg_is_not_inverted() -> None:
+    pixels = read_image(encoded(photo().convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(pixels.astype(int) - np.asarray(photo())).mean() < 4
+
+
+def test_floating_point_tiff_is_stretched_over_its_own_range() -> None:
+    image = Image.fromarray(np.array([[0.0, 500.0, 1000.0]], np.float32))
+    assert read_image(encoded(image, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, (0, 255, 0), (0, 0, 255))]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (read_image(data) == RED).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = png(photo(), exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_image(data), expected)
+    assert np.array_equal(read_image(data, upright=False), np.asarray(photo()))
+
+
+def test_exif_orientation_by_hand() -> None:
+    """6: the camera was held turned right; the stored left column is the upright top row, from right to left."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.array([[[1] * 3, [2] * 3], [[3] * 3, [4] * 3], [[5] * 3, [6] * 3]], np.uint8))
+    assert read_image(png(stored, exif=exif))[..., 0].tolist() == [[5, 3, 1], [6, 4, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    data = encoded(photo(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert read_image(data).shape == (48, 64, 3)
+
+
+def test_reduced_jpeg_keeps_at_least_what_is_asked() -> None:
+    data = encoded(photo(800, 600), "JPEG")
+    reduced, full = read_reduced(data, at_least=100)
+    assert full == (600, 800)
+    assert reduced.shape == (150, 200, 3)  # 600 / 4; an eighth would be 75
+    small = np.asarray(photo(800, 600).resize((200, 150), Image.Resampling.BOX))
+    assert np.abs(reduced.astype(int) - small).max() < 8
+    assert read_reduced(data, at_least=301)[0].shape == (600, 800, 3)
+    assert read_reduced(png(photo()), at_least=1)[0].shape == (48, 64, 3)
+
+
+def test_reduced_and_turned_jpeg_reports_the_upright_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    reduced, full = read_reduced(encoded(photo(800, 600), "JPEG", exif=exif), at_least=100)
+    assert full == (800, 600) and reduced.shape == (200, 150, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "mend"),
+    [
+        (b"", "an empty file", "copy it again"),
+        (b"dear diary, this is no picture", "text that begins 'dear diary", "remove it"),
+        (b"<!DOCTYPE html><html>404", "a web page", "download the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer", "git lfs pull"),
+        (bytes(range(200, 256)), "56 bytes of no format", "convert it"),
+        (encoded(photo(200, 200), "JPEG")[:1500], "the JPEG picture of 200x200 pixels breaks off", "copy or export"),
+        (png(photo(200, 200))[:400], "the PNG picture of 200x200 pixels breaks off", "copy or export"),
+    ],
+    ids=["empty", "text", "html", "lfs", "noise", "truncated JPEG", "truncated PNG"],
+)
+def test_error_names_file_finding_and_mend(tmp_path: Path, content: bytes, found: str, mend: str) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value) and found in str(caught.value) and mend in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no such file; check the path"):
+        read_image(tmp_path / "none.jpg")
+    with pytest.raises(ImageError, match="found a folder; name a file in it"):
+        read_image(tmp_path)
+
+
+def test_text_mode_stream_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    with path.open() as stream, pytest.raises(ImageError, match="mode 'rb'"):
+        read_image(stream)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((2, 3), 128, np.uint8),
+        np.full((2, 3, 1), 128, np.uint8),
+        np.full((2, 3, 3), 128, np.uint8),
+        np.dstack((np.full((2, 3, 3), 128, np.uint8), np.full((2, 3), 255, np.uint8))),
+        np.full((2, 3, 3), 128 * 257, np.uint16),
+        np.full((2, 3, 3), 128 / 255, np.float32),
+        np.full((4, 6, 3), 128, np.uint8)[::-2, ::2],
+    ],
+    ids=["grey", "grey channel", "rgb", "rgba", "uint16", "float", "strided"],
+)
+def test_arrays_become_rgb(array: np.ndarray) -> None:
+    pixels = to_rgb(array)
+    assert pixels.dtype == np.uint8 and pixels.shape == (2, 3, 3)
+    assert pixels.flags.c_contiguous and pixels.flags.writeable and not np.shares_memory(pixels, array)
+    assert (pixels == 128).all()
+
+
+def test_boolean_array() -> None:
+    assert to_rgb(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), "move the channels last"),
+        (np.zeros((8, 20, 30, 3), np.uint8), "one picture at a time"),
+        (np.zeros((20, 30, 2), np.uint8), r"got shape \(20, 30, 2\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"got shape \(0, 30, 3\)"),
+        (np.full((2, 3, 3), 200.0), "expected floats in 0..1, got 200..200"),
+        (np.full((2, 3, 3), np.nan), "expected floats in 0..1, got nan"),
+        (np.zeros((2, 3, 3), np.int64), "got int64"),
+        ([[0, 0], [0, 0]], "got list"),
+    ],
+)
+def test_wrong_arrays_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        to_rgb(array)
+
+
+def test_pil_image_of_a_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(encoded(photo(200, 200), "JPEG")[:1500])
+    with Image.open(path) as image, pytest.raises(ImageError, match="cannot be turned into RGB"):
+        to_rgb(image)

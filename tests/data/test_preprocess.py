@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.data.preprocess import Preprocess, Resize, resize
+from boxwright.types import Size
+
+SIZES = [Size(480, 640), Size(333, 500), Size(1, 1), Size(7, 3000), Size(2448, 3264), Size(375, 500)]
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "before", "after"),
+    [
+        (Preprocess(short=320, long=512), (480, 640), (320, 427)),  # 640 * 2/3 = 426.67
+        (Preprocess(short=320, long=512), (640, 480), (427, 320)),
+        (Preprocess(short=320, long=512), (100, 1000), (51, 512)),  # 320 would make it 3200 long
+        (Preprocess(short=320, long=512), (1, 1), (320, 320)),
+        (Preprocess("long_side", long=512), (100, 1000), (51, 512)),
+        (Preprocess("long_side", long=512), (512, 100), (512, 100)),
+        (Preprocess("letterbox", height=300, width=400), (100, 100), (300, 300)),
+        (Preprocess("letterbox", height=300, width=400), (100, 400), (100, 400)),
+        (Preprocess("stretch", height=300, width=300), (100, 400), (300, 300)),
+        (Preprocess(short=320, long=512), (2, 3000), (1, 512)),  # never less than a pixel
+    ],
+)
+def test_sizes_by_hand(preprocess: Preprocess, before: tuple[int, int], after: tuple[int, int]) -> None:
+    assert preprocess.size(Size(*before)) == after
+    image, way = preprocess(np.zeros((*before, 3), np.uint8))
+    assert image.shape == (*after, 3) and image.dtype == np.uint8
+    assert way == Resize(Size(*before), Size(*after))
+
+
+def test_zoom_steps_by_the_divisor_and_never_leaves_a_fixed_canvas() -> None:
+    square = Size(500, 500)
+    assert Preprocess(short=320, long=512).size(square, zoom=1.22) == (384, 384)  # 390.4 is nearest to 12 * 32
+    assert Preprocess("long_side", long=320).size(square, zoom=0.01) == (32, 32)
+    assert Preprocess("letterbox", height=320, width=320).size(square, zoom=0.5) == (160, 160)
+    assert Preprocess("letterbox", height=320, width=320).size(square, zoom=1.5) == (320, 320)
+
+
+def test_canvas() -> None:
+    assert Preprocess().canvas([Size(320, 427), Size(427, 320)]) == (448, 448)
+    assert Preprocess().canvas([Size(320, 320)]) == (320, 320)
+    assert Preprocess(divisor=1).canvas([Size(320, 427)]) == (320, 427)
+    assert Preprocess("letterbox", height=300, width=400).canvas([Size(1, 1)]) == (320, 416)
+
+
+@pytest.mark.parametrize("mode", ["short_side", "long_side", "letterbox", "stretch"])
+@pytest.mark.parametrize("before", SIZES)
+def test_boxes_go_there_and_back(mode: str, before: Size) -> None:
+    after = Preprocess(mode).size(before)  # type: ignore[arg-type]
+    way = Resize(before, after)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(50, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([before.width, before.height])
+    boxes = corners.reshape(50, 4)
+    assert torch.allclose(way.back(way.forward(boxes)), boxes, rtol=1e-6, atol=1e-4)
+
+    whole = torch.tensor([[0.0, 0.0, before.width, before.height]])
+    assert torch.allclose(way.forward(whole), torch.tensor([[0.0, 0.0, after.width, after.height]]), rtol=1e-6)
+    assert torch.allclose(way.back(way.forward(whole)), whole, rtol=1e-6)
+
+
+def test_each_axis_has_its_own_factor() -> None:
+    """333x500 becomes 320x480: 320/333 and 480/500 differ, and a shared factor would miss the border."""
+    way = Resize(Size(333, 500), Preprocess().size(Size(333, 500)))
+    assert way.after == (320, 480)
+    edge = way.forward(torch.tensor([[250.0, 111.0, 500.0, 333.0]]))
+    assert edge.tolist()[0] == pytest.approx([240.0, 111 * 320 / 333, 480.0, 320.0])
+
+
+def test_back_clips_to_the_picture() -> None:
+    way = Resize(Size(100, 200), Size(50, 100))
+    assert way.back(torch.tensor([[-3.0, -3.0, 120.0, 60.0]])).tolist() == [[0.0, 0.0, 200.0, 100.0]]
+    assert way.back(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_boxes_move_as_pixels_do() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:20, 30:45] = 255
+    resized, way = Preprocess(short=80, long=200)(image)  # twice as large
+    rows, columns = np.nonzero(resized[..., 0] > 127)
+    extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert way.forward(torch.tensor([[30.0, 10.0, 45.0, 20.0]])).tolist() == [extent] == [[60, 20, 90, 40]]
+
+
+@pytest.mark.parametrize("size", [Size(50, 70), Size(200, 333), Size(97, 31)])
+def test_resize_is_pillows(size: Size) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR)
+    for given in (image, np.ascontiguousarray(image[:, ::-1])[:, ::-1]):
+        assert np.abs(resize(given, size).astype(int) - np.asarray(expected)).max() <= 2
+
+
+def test_resize_takes_read_only_pictures_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    image = np.zeros((10, 10, 3), np.uint8)
+    image.flags.writeable = False
+    assert resize(image, Size(5, 5)).shape == (5, 5, 3)
+    assert not recwarn.list
+
+
+def test_travels_through_json() -> None:
+    preprocess = Preprocess("letterbox", height=256, width=384, fill=0)
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+    with pytest.raises(ValueError, match=r"got also \['sharpen'\]"):
+        Preprocess.from_dict({"mode": "stretch", "sharpen": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "crop"}, "got 'crop'"),
+        ({"short": 0}, "short is a number of pixels"),
+        ({"short": 600, "long": 512}, "long is at least short; got short=600 and long=512"),
+        ({"fill": 256}, "grey level"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Preprocess(**options)
