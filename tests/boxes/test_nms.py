@@ -126,6 +126,15 @@ def test_batch_of_four_gives_what_single_images_give() -> None:
     assert torch.equal(nms_mask(boxes, scores, groups, valid, 0.5), torch.cat(singles))
 
 
+@pytest.mark.parametrize("most", [1, 3, 20, 10_000])
+def test_only_so_many_survivors_are_the_best_of_all(most: int) -> None:
+    boxes, scores, groups, valid = random_batch(seed=11)
+    every = nms_mask(boxes, scores, groups, valid, 0.5)
+    ranked = torch.where(every, scores, -1.0).sort(dim=1, descending=True, stable=True)
+    expected = torch.zeros_like(every).scatter_(1, ranked.indices[:, :most], ranked.values[:, :most] >= 0)
+    assert torch.equal(nms_mask(boxes, scores, groups, valid, 0.5, most), expected)
+
+
 def test_invalid_boxes_change_nothing() -> None:
     boxes, scores, groups, valid = random_batch(seed=7)
     mask = nms_mask(boxes, scores, groups, valid, 0.5)

@@ -31,13 +31,16 @@ def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return torch.stack(kept) if kept else waiting
 
 
-def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+def nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
     """Which boxes of a batch survive greedy suppression among the boxes of their own image and group.
 
     boxes   (N, K, 4) xyxy, K boxes for each of N images
     scores  (N, K), in any order; of equal scores the first wins
     groups  (N, K) int64: only boxes of one group suppress each other, e.g. their class; all 0 for class-agnostic NMS
     valid   (N, K) bool: the others, and those that are not finite, are neither kept nor suppress anything
+    most    of the survivors of an image only so many are wanted, the best: the rest is not looked for, which saves time
     returns (N, K) bool
 
     Works in eager mode, `torch.compile(fullgraph=True)` and `torch.export`, where it is the opaque operator
@@ -50,7 +53,7 @@ def nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_t
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
-    return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold)
+    return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
 
 
 @functools.cache
@@ -88,19 +91,39 @@ def _check_threshold(iou_threshold: float) -> None:
         raise ValueError(f"an IoU threshold lies in 0..1, got {iou_threshold}")
 
 
-def _nms_mask(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+def _nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
     load_compiled_ops()
     if boxes.device.type == "mps":  # has no float64
-        return _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), iou_threshold).to(boxes.device)
+        columns = (column.cpu() for column in (boxes, scores, groups, valid))
+        return _nms_mask(*columns, iou_threshold, most).to(boxes.device)
     boxes, scores = boxes.double(), scores.double()
     valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
     keep = torch.zeros_like(valid)
     for image in range(len(boxes)):
         rows = valid[image].nonzero()[:, 0]
         if len(rows):
-            apart = _set_groups_apart(boxes[image, rows], groups[image, rows])
-            keep[image, rows[torch.ops.torchvision.nms(apart, scores[image, rows], iou_threshold)]] = True
+            rows = rows[scores[image, rows].argsort(descending=True, stable=True)]
+            keep[image, _survivors(boxes[image], scores[image], groups[image], rows, iou_threshold, most)] = True
     return keep
+
+
+def _survivors(
+    boxes: Tensor, scores: Tensor, groups: Tensor, rows: Tensor, iou_threshold: float, most: int | None
+) -> Tensor:
+    """The first `most` of `rows`, best first, that are kept.
+
+    Who survives among the best rows does not depend on later ones: take few, and twice as many while these do not do.
+    """
+    count = len(rows) if most is None else 2 * most
+    while True:
+        front = rows[:count]
+        apart = _set_groups_apart(boxes[front], groups[front])
+        kept = front[torch.ops.torchvision.nms(apart, scores[front], iou_threshold)[:most]]
+        if len(kept) == most or count >= len(rows):
+            return kept
+        count *= 2
 
 
 def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
@@ -114,10 +137,14 @@ def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
 
 # The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
 _library = torch.library.Library("boxwright", "FRAGMENT")
-_library.define("nms_mask(Tensor boxes, Tensor scores, Tensor groups, Tensor valid, float iou_threshold) -> Tensor")
+_library.define(
+    "nms_mask(Tensor boxes, Tensor scores, Tensor groups, Tensor valid, float iou_threshold, int? most=None) -> Tensor"
+)
 _library.impl("nms_mask", _nms_mask, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("boxwright::nms_mask", lib=_library)
-def _nms_mask_shape(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+def _nms_mask_shape(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
     return torch.empty_like(valid)

@@ -1,0 +1,6 @@
+"""Who must learn what: from candidate boxes and objects to an object per candidate."""
+
+from boxwright.assign.by_overlap import BACKGROUND, IGNORED, ByOverlap
+from boxwright.assign.sample import Balanced, everything
+
+__all__ = ["BACKGROUND", "IGNORED", "Balanced", "ByOverlap", "everything"]

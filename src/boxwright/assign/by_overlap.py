@@ -1,0 +1,50 @@
+"""Assignment by overlap: a candidate learns the object it covers best (Ren et al. 2015, "Faster R-CNN", section 3.1.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from boxwright.boxes.iou import area, intersection, pairwise_iou
+from boxwright.types import Target
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+@dataclass(frozen=True)
+class ByOverlap:
+    """Positive from IoU `high` up, background below `low`, ignored in between.
+
+    rescue  also gives every object the candidates that overlap it most, however little (the paper's rule (i))
+    crowd   background whose area lies in a crowd region by more than this fraction is ignored
+    """
+
+    high: float = 0.5
+    low: float = 0.5
+    rescue: bool = False
+    crowd: float = 0.5
+
+    def __call__(self, candidates: Tensor, target: Target) -> Tensor:
+        """Candidates (A, 4) to (A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`.
+
+        Without objects everything is background.
+        """
+        assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
+        objects = (~target.crowd).nonzero().squeeze(1)
+        if len(objects):
+            overlaps = pairwise_iou(target.boxes[objects], candidates)  # (G, A)
+            best, row = overlaps.max(0)
+            positive = best >= self.high
+            if self.rescue:
+                most = overlaps.amax(1, keepdim=True).clamp(min=1e-6)
+                positive = positive | (overlaps >= most).any(0)
+            assigned = torch.where(best >= self.low, IGNORED, assigned)
+            assigned = torch.where(positive, objects[row], assigned)
+        if target.crowd.any():
+            regions = target.boxes[target.crowd]
+            inside = intersection(candidates[:, None], regions[None]) / area(candidates)[:, None].clamp(min=1e-6)
+            assigned = torch.where((assigned == BACKGROUND) & (inside.amax(1) > self.crowd), IGNORED, assigned)
+        return assigned

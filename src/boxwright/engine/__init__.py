@@ -1,0 +1,1 @@
+"""Detectors at work: training, evaluation, checkpoints, prediction."""

@@ -1,0 +1,151 @@
+"""Checkpoints: safetensors files that rebuild their detector. Nothing here unpickles.
+
+A detector's file holds its weights, and in the metadata under "boxwright" one JSON object: detector, config, names,
+preprocess, and whatever the writer adds (metrics, threshold, recipe). A training's file holds all that resuming needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import DETECTORS, Detector
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint that can be used; the message says why and what would be."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint rebuilds."""
+
+    detector: Detector
+    names: tuple[str, ...]
+    preprocess: Preprocess
+    metadata: dict[str, Any]
+
+
+def save_detector(
+    path: str | Path,
+    detector: Detector,
+    config: Any,
+    names: tuple[str, ...],
+    preprocess: Preprocess,
+    metadata: dict[str, Any] | None = None,
+    half: bool = False,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a detector built by `config`, one of the values of `DETECTORS`.
+
+    half     store the weights as float16, half the size; they are float32 again when loaded
+    weights  a state dict to store in place of the detector's own, such as an average
+    """
+    described = {
+        "format": FORMAT,
+        "detector": name_of(config),
+        "config": asdict(config),
+        "names": list(names),
+        "preprocess": preprocess.to_dict(),
+        **(metadata or {}),
+    }
+    tensors = weights if weights is not None else detector.state_dict()
+    if half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    write(path, tensors, described)
+
+
+def name_of(config: Any) -> str:
+    """The name in `DETECTORS` of a detector's config."""
+    for name, kind in DETECTORS.items():
+        if type(config) is kind:
+            return name
+    raise ValueError(f"expected the config of one of {', '.join(DETECTORS)}, got a {type(config).__name__}")
+
+
+def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
+    """Rebuild a detector, in float32 and eval mode. Raises `CheckpointError` with the file's name and what is wrong."""
+    tensors, described = read(path)
+    kind = described.get("detector")
+    if kind is None:
+        raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
+    if kind not in DETECTORS:
+        raise CheckpointError(f"{path} holds a {kind!r}; this boxwright knows {', '.join(DETECTORS)}; update it")
+    names = tuple(described["names"])
+    config = from_json(DETECTORS[kind], described["config"])
+    detector = config.build(len(names))
+    fill(detector, tensors, path)
+    return Loaded(detector.to(device).eval(), names, Preprocess.from_dict(described["preprocess"]), described)
+
+
+def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load a state dict of the very same detector; floating-point numbers take the detector's own precision."""
+    wanted = detector.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = sorted(key for key in wanted.keys() & tensors.keys() if wanted[key].shape != tensors[key].shape)
+    if missing or extra or shapes:
+        raise CheckpointError(
+            f"{path} does not fit the {type(detector).__name__} it should: "
+            f"{len(missing)} tensors missing {missing[:3]}, {len(extra)} not expected {extra[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}"
+        )
+    detector.load_state_dict(tensors)
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
+    """Write tensors and a JSON object, whole or not at all: until the new file is safely on disk, an old one stays."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        content = save(whole, {"boxwright": json.dumps(described)})
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error}. What was there before is as it was") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write` wrote."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = (file.metadata() or {}).get("boxwright")
+            if described is None:
+                raise CheckpointError(f"{path} is a safetensors file, but not one that boxwright wrote")
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(described)  # noqa: SIM118
+    except SafetensorError as error:
+        size = path.stat().st_size
+        why = f"{path} ({size} bytes) is not a whole safetensors file: {error}; copy it again"
+        raise CheckpointError(why) from error
+
+
+def from_json(kind: type, values: dict[str, Any]) -> Any:
+    """A config dataclass from what JSON left of it: lists are tuples again."""
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(values.keys() - known):
+        raise CheckpointError(f"{kind.__name__} knows no {', '.join(unknown)}; update boxwright")
+    return kind(**{key: _tuples(value) for key, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
