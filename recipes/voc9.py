@@ -1,0 +1,93 @@
+"""The bundled detector `voc9`: Faster R-CNN on EfficientNet-Lite0, nine classes of a Pascal VOC subset, trained on a CPU.
+
+    python recipes/voc9.py learn --data DIR --out runs/voc9-3                                       # three epochs
+    python recipes/voc9.py go-on --data DIR --out runs/voc9-7 --start runs/voc9-3/last.safetensors  # four more
+    python recipes/voc9.py bundle --data DIR --run runs/voc9-7                                      # measure, write the file
+
+Each continues where it was when it is called again after having been stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import tyro
+
+from boxwright.data.augment import Augment
+from boxwright.data.batch import Batches
+from boxwright.data.formats import open_dataset
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import FasterRCNNConfig
+from boxwright.engine import checkpoint
+from boxwright.engine.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
+from boxwright.engine.train import TrainConfig, train
+from boxwright.metrics import evaluate
+
+NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
+DETECTOR = FasterRCNNConfig(agnostic=True, canonical=160.0)
+PREPROCESS = Preprocess(mode="short_side", short=320, long=416)
+BUNDLED = Path(__file__).parents[1] / "src/boxwright/zoo/voc9.safetensors"
+
+
+def learn(data: Path, out: Path = Path("runs/voc9-3"), workers: int = 1) -> None:
+    """Three epochs from ImageNet weights, flipped and zoomed pictures only."""
+    config = TrainConfig(epochs=3, lr=7e-4, backbone_lr=0.4, weight_decay=0.02, ema=0.995, precision="bf16")
+    _stage(data, out, config, Augment(scale=(0.7, 1.1)), None, workers)
+
+
+def go_on(
+    data: Path, start: Path, out: Path = Path("runs/voc9-7"), epochs: int = 4, lr: float = 5e-4, workers: int = 1
+) -> None:
+    """A second cosine from the first one's average, with crops and colours, which pay in a longer training."""
+    config = TrainConfig(epochs=epochs, lr=lr, backbone_lr=0.4, weight_decay=0.02, ema=0.998, precision="bf16", seed=1)
+    _stage(data, out, config, Augment(scale=(0.7, 1.1), crop=0.3, color=0.3), start, workers)
+
+
+def _stage(data: Path, out: Path, config: TrainConfig, augment: Augment, start: Path | None, workers: int) -> None:
+    splits = open_dataset(data)
+    torch.manual_seed(config.seed)
+    detector = DETECTOR.build(len(NAMES), pretrained=True)
+    if start is not None:
+        checkpoint.fill(detector, checkpoint.read(start)[0], start)
+    detector.to(memory_format=torch.channels_last)
+    batches = Batches(splits["train"].restrict(NAMES), PREPROCESS, augment, 8, seed=config.seed, workers=workers)
+    resume, best = out / "resume.safetensors", -1.0
+    for epoch in train(detector, batches, config, resume if resume.exists() else None):
+        with epoch.training.averaged():
+            quality = evaluate_detector(detector, splits["val"].restrict(NAMES), NAMES, PREPROCESS)
+            metadata = {"epoch": epoch.number, "training": asdict(config), "metrics": {"val": quality.to_dict()}}
+            checkpoint.save_detector(out / "last.safetensors", detector, DETECTOR, NAMES, PREPROCESS, metadata)
+            if quality.ap > best:
+                best = quality.ap
+                checkpoint.save_detector(out / "best.safetensors", detector, DETECTOR, NAMES, PREPROCESS, metadata)
+        epoch.training.save(resume)
+        line = {"epoch": epoch.number, "seconds": epoch.seconds, "losses": epoch.losses, **metadata["metrics"]}
+        with (out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"epoch {epoch.number}: {epoch.seconds:.0f} s\n{quality.table()}", flush=True)
+
+
+def bundle(data: Path, run: Path = Path("runs/voc9-7"), out: Path = BUNDLED) -> None:
+    """Calibrate the threshold on `val`, measure on `test` once, and write the file in half precision."""
+    splits = open_dataset(data)
+    loaded = checkpoint.load_detector(run / "best.safetensors")
+    validation = splits["val"].restrict(NAMES)
+    found = detect_dataset(loaded.detector, validation, PREPROCESS)
+    targets = targets_of(validation)
+    metrics = {
+        "val": evaluate(found, targets, NAMES).to_dict(),
+        "test": evaluate_detector(loaded.detector, splits["test"].restrict(NAMES), NAMES, PREPROCESS).to_dict(),
+    }
+    metadata = {key: loaded.metadata[key] for key in ("epoch", "training")}
+    metadata |= {"threshold": round(best_threshold(found, targets), 3), "metrics": metrics, "recipe": "recipes/voc9.py"}
+    checkpoint.save_detector(out, loaded.detector, DETECTOR, NAMES, PREPROCESS, metadata, half=True)
+    print(json.dumps(metadata, indent=1))
+
+
+if __name__ == "__main__":
+    commands: dict[str, Callable] = {"learn": learn, "go-on": go_on, "bundle": bundle}
+    tyro.extras.subcommand_cli_from_dict(commands)
