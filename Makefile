@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
 	photos=$$($(BIN)/python -c 'import pathlib, skimage; print(pathlib.Path(skimage.__file__).parent / "data")') && \
-	$(BIN)/boxwright detect "$$photos/chelsea.png" "$$photos/astronaut.png" --out demo
+	$(BIN)/boxwright detect "$$photos/chelsea.png" "$$photos/astronaut.png" --out demo --json-file demo/detections.jsonl
 
 # One thread per worker: two test processes with two threads each are slower on two cores.
 test: .venv/ready-dev

@@ -1,0 +1,126 @@
+"""`boxwright data check` and `boxwright data show`: what is wrong in a dataset, and what is in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from boxwright.cli.table import table
+
+if TYPE_CHECKING:  # --help is to answer without torch
+    from boxwright.data.check import Problem
+    from boxwright.data.formats import Splits
+
+Format = Literal["coco", "voc", "yolo"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Name what is wrong in a dataset, file by file, and how to mend it. Nothing is changed.
+
+    An error is left out when the dataset is opened, or makes a measurement wrong; a warning is kept, perhaps mended; a
+    note is allowed, but good to know. Exit status 1 if there is an error.
+    """
+
+    data: Positional[Annotated[Path, arg(metavar="PATH")]]
+    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    format: Annotated[Format | None, arg(help_behavior_hint="")] = None
+    """Where a folder holds annotations in more than one format; found out by itself otherwise."""
+    json: bool = False
+    """Print the problems as a JSON list."""
+
+    def run(self) -> int:
+        """Exit status 1 if there is an error; warnings and notes alone are 0."""
+        from boxwright.data.check import check
+
+        with ExitStack() as stack:
+            problems = check(self.data, self.format, _Bar(stack))
+        print(json.dumps([asdict(problem) for problem in problems], indent=1) if self.json else _report(problems))
+        return 1 if any(problem.severity == "error" for problem in problems) else 0
+
+
+@dataclass(frozen=True)
+class Show:
+    """Count the boxes of each class and part, and draw samples with their boxes."""
+
+    data: Positional[Annotated[Path, arg(metavar="PATH")]]
+    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
+    """The folder for the pictures, one per part."""
+    samples: int = 12
+    """Samples drawn of each part."""
+    split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
+    """Only this part."""
+    augmented: Literal["none", "light", "standard", "strong"] = "none"
+    """Show the samples as training varies them."""
+    seed: int = 0
+    """Chooses the samples and their variation."""
+    format: Annotated[Format | None, arg(help_behavior_hint="")] = None
+    """Where a folder holds annotations in more than one format; found out by itself otherwise."""
+
+    def run(self) -> None:
+        from boxwright.data.augment import PRESETS
+        from boxwright.data.formats import open_dataset
+        from boxwright.report.samples import contact_sheet
+
+        if self.samples < 1:
+            raise ValueError(f"--samples is 1 or more, got {self.samples}")
+        splits = open_dataset(self.data, self.seed, self.format)
+        if self.split is not None and self.split not in splits:
+            raise ValueError(f"{self.data} has no {self.split} part; it has {', '.join(splits)}")
+        print(_counts(splits))
+        self.out.mkdir(parents=True, exist_ok=True)
+        augment = None if self.augmented == "none" else PRESETS[self.augmented]
+        for part in [self.split] if self.split else splits:
+            path = self.out / f"{part}.jpg"
+            contact_sheet(splits[part], self.samples, self.seed, augment).save(path, quality=90)
+            print(f"{part}: {path}", file=sys.stderr)
+
+
+class _Bar:
+    """`check` tells how many pictures of how many it has decoded; the bar starts with the first, when that is known."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == 1:
+            from boxwright.engine.progress import Progress
+
+            self.progress = self.stack.enter_context(Progress("check", total))
+        self.progress.update()
+
+
+def _report(problems: list[Problem]) -> str:
+    """The problems grouped by kind, errors first: where, what, and the mend."""
+    if not problems:
+        return "nothing is wrong"
+    lines = []
+    kinds = Counter((problem.severity, problem.kind) for problem in problems)
+    for severity, kind in kinds:
+        same = [problem for problem in problems if problem.kind == kind]
+        lines.append(f"{severity}: {kind} ({len(same)})")
+        for problem in same:
+            where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+            lines += [f"  {where}", f"    {problem.message}", f"    mend: {problem.mend}"]
+        lines.append("")
+    totals = Counter(problem.severity for problem in problems)
+    lines.append(", ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in totals.items()))
+    return "\n".join(lines)
+
+
+def _counts(splits: Splits) -> str:
+    """Images and boxes of each class, a column per part."""
+    counts = {part: dataset.counts() for part, dataset in splits.items()}
+    rows: list[tuple[object, ...]] = [("images", *(len(dataset) for dataset in splits.values()))]
+    rows += [(name, *(counts[part][name] for part in splits)) for name in splits.names]
+    rows.append(("boxes", *(sum(count.values()) for count in counts.values())))
+    drawn = f"; parts drawn by boxwright with seed {splits.seed}" if splits.made else ""
+    return f"{splits.source}: {splits.format}{drawn}\n{table(('', *splits), rows)}"

@@ -1,0 +1,84 @@
+"""`boxwright evaluate`: COCO's numbers of a model on annotated pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from boxwright.zoo import DEFAULT
+
+if TYPE_CHECKING:  # --help is to answer without torch
+    from boxwright.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score a model on annotated pictures: COCO's twelve numbers, AP per class, precision-recall curves."""
+
+    model: Positional[Annotated[str, arg(metavar="MODEL")]] = DEFAULT
+    """A bundled model, a .safetensors file or a run's folder."""
+    data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
+    """The part to score on; test if there is one, else val."""
+    seed: int = 0
+    """For datasets without parts: the seed they were drawn with in training."""
+    batch: int = 8
+    """Pictures looked at together."""
+    workers: int = 0
+    """Processes that load pictures."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ... or mps."""
+    json: bool = False
+    """Print everything as JSON, curves too, instead of the table."""
+    plot: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Draw the precision-recall curves to this picture (.png, .svg, .pdf); needs boxwright[plots]."""
+
+    def run(self) -> None:
+        """Raises ValueError where the model and the dataset share no class."""
+        from boxwright.data.formats import open_dataset
+        from boxwright.engine.evaluate import evaluate_detector
+        from boxwright.zoo import find, load
+
+        if self.data is None:
+            raise ValueError("score on which data? Name a dataset with --data")
+        if self.plot is not None:
+            from boxwright.report.plots import draw_precision_recall  # before the work: it may not be installed
+        splits = open_dataset(self.data, seed=self.seed)
+        split = self.split or next(part for part in ("test", "val", *splits) if part in splits)
+        if split not in splits:
+            raise ValueError(f"{self.data} has no {split} part; it has {', '.join(splits)}")
+        predictor = load(self.model, self.device)
+        dataset = _labelled_as(predictor.names, splits[split], self.data)
+        quality = evaluate_detector(
+            predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
+        )
+        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.made}
+        if self.json:
+            print(json.dumps({**about, **quality.to_dict()}))
+        else:
+            drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
+            print(f"{about['model']} on the {split} part of {self.data}{drawn}\n{quality.table()}")
+        if self.plot is not None:
+            draw_precision_recall(quality, self.plot)
+            print(f"precision-recall curves: {self.plot}", file=sys.stderr)
+
+
+def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:
+    """The dataset with the model's labels; classes that only one of the two knows are named, and not scored."""
+    missing = [name for name in names if name not in dataset.names]
+    unknown = [name for name in dataset.names if name not in names]
+    if len(missing) == len(names):
+        raise ValueError(
+            f"the model and {source} share no class: it knows {', '.join(names)}; they are {', '.join(dataset.names)}"
+        )
+    if unknown:
+        print(f"not scored, for the model does not know them: {', '.join(unknown)}", file=sys.stderr)
+    if missing:
+        print(f"not scored, for the data has none: {', '.join(missing)}", file=sys.stderr)
+    return replace(dataset, names=(*dataset.names, *missing)).restrict(names)

@@ -1,0 +1,1 @@
+"""Pictures for people: boxes on photographs, curves of a training run."""

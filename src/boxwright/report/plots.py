@@ -1,0 +1,69 @@
+"""Curves as pictures: how a training went, and precision against recall."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwright.metrics.coco import RECALLS, Evaluation
+from boxwright.report.draw import class_colors
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure  # without pyplot, which would choose a window system
+except ImportError as error:
+    raise ImportError('drawing curves needs matplotlib: pip install "boxwright[plots]"') from error
+
+
+def draw_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Losses, quality on the validation part and learning rate over the epochs of a run.
+
+    epochs  the lines of `History.epochs()`: "epoch", "losses" by name, "lr", and "val" where it was measured
+    path    .png, .svg or .pdf
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    losses, quality, rate = figure.subplots(1, 3)
+    numbers = [row["epoch"] for row in epochs]
+    for name in dict.fromkeys(name for row in epochs for name in row["losses"]):
+        values = [row["losses"].get(name, math.nan) for row in epochs]
+        losses.plot(numbers, values, marker=".", label=name, color="black" if name == "total" else None)
+    measured = [row for row in epochs if "val" in row]
+    for key, label in (("ap50", "AP50"), ("ap", "AP"), ("ap75", "AP75")):
+        values = [math.nan if row["val"][key] is None else row["val"][key] for row in measured]
+        quality.plot([row["epoch"] for row in measured], values, marker=".", label=label)
+    rate.plot(numbers, [row["lr"] for row in epochs], marker=".", color="gray")
+    _finish(losses, "losses", legend=bool(numbers))
+    _finish(quality, "validation", legend=bool(measured))
+    _finish(rate, "learning rate")
+    for axes in (losses, quality, rate):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    quality.set_ylim(0, 1)
+    losses.set_ylim(bottom=0)
+    figure.savefig(path, dpi=120)
+
+
+def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
+    """Precision against recall of each class at IoU .5, best class first; a dot where F1 is best."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    known = {name: one for name, one in quality.classes.items() if one.objects}
+    colors = class_colors(quality.classes)
+    for name, one in sorted(known.items(), key=lambda item: -item[1].ap50):
+        color = tuple(part / 255 * 0.85 for part in colors[name])  # a bit darker than on photographs: paper is white
+        axes.plot(RECALLS, one.precision, color=color, label=f"{name}: AP50 {one.ap50:.3f}")
+        best = max(range(len(RECALLS)), key=lambda place: one.f1[place])
+        axes.plot(RECALLS[best], one.precision[best], "o", color=color)
+    _finish(axes, f"precision and recall at IoU .5; mean AP50 {quality.ap50:.3f}", legend=bool(known))
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    figure.savefig(path, dpi=120)
+
+
+def _finish(axes: Axes, title: str, legend: bool = False) -> None:
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(fontsize="small")

@@ -1,0 +1,85 @@
+"""The models at hand: those that come with boxwright, and those of your own runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from boxwright.engine.predict import Predictor
+
+DEFAULT = "voc9"
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, and what its file says about itself: detector, config, names, metrics, threshold ..."""
+
+    name: str
+    path: Path
+    about: dict[str, Any]
+
+
+def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
+    """A detector ready to look at pictures: `load()("photo.jpg").boxes`.
+
+    model   the name of a bundled model, a .safetensors file, or the folder of a run (its best epoch)
+    device  "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest there is
+
+    Raises ValueError where there is no such model, naming those there are, and where the file is not whole.
+    """
+    path = find(model)
+    from boxwright.engine.checkpoint import load_detector
+    from boxwright.engine.device import choose_device
+    from boxwright.engine.predict import Predictor
+
+    device = choose_device(device)
+    loaded = load_detector(path, device)
+    threshold = loaded.metadata.get("threshold", 0.5)
+    return Predictor(loaded.detector, loaded.names, loaded.preprocess, threshold, device)
+
+
+def find(model: str | Path = DEFAULT) -> Path:
+    """The file that `load` would read. A bundled name comes before a folder of that name: write ./name for that."""
+    names = bundled()
+    if str(model) in names:
+        return names[str(model)]
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / "best.safetensors").is_file():
+            return path / "best.safetensors"
+        raise ValueError(f"{path} is a folder without best.safetensors; a run's folder has one after its first epoch")
+    known = ", ".join(names) or "a bundled one (none here)"
+    raise ValueError(f"there is no model '{model}': expected {known}, a .safetensors file or a run's folder")
+
+
+def bundled() -> dict[str, Path]:
+    """The models that come with boxwright: name to file."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
+
+
+def models(runs: str | Path = "runs") -> list[Model]:
+    """All models at hand, the bundled ones first, then the best of each run in a folder, by path. Imports no torch."""
+    found = [Model(name, path, describe(path)) for name, path in bundled().items()]
+    for path in sorted(Path(runs).rglob("best.safetensors")):
+        found.append(Model(str(path.parent), path, describe(path)))
+    return found
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says about itself, read from its header alone; {} if boxwright did not write it."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")  # safetensors: the header's length, then the header as JSON
+            if length > Path(path).stat().st_size:
+                return {}
+            return json.loads(json.loads(file.read(length))["__metadata__"]["boxwright"])
+    except (ValueError, KeyError, TypeError):
+        return {}

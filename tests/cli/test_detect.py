@@ -1,0 +1,172 @@
+"""`boxwright detect` on good pictures, bad ones, and folders of both, with a detector whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from boxwright import cli
+from boxwright.cli import detecting
+from halves import halves
+
+
+@pytest.fixture(autouse=True)
+def known_detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(detecting, "load", lambda model, device: halves())
+    monkeypatch.chdir(tmp_path)
+
+
+def save(path: str, height: int = 30, width: int = 40) -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(file)
+    return file
+
+
+@pytest.fixture
+def mixed() -> Path:
+    """A folder as they are found in the wild: a photo, four broken files, and four unusual pictures."""
+    folder = save("mixed/photo.jpg").parent
+    rng = np.random.default_rng(0)
+    (folder / "empty.jpg").write_bytes(b"")
+    PIL.Image.fromarray(rng.integers(0, 256, (200, 300, 3), np.uint8)).save(folder / "truncated.jpg")
+    (folder / "truncated.jpg").write_bytes((folder / "truncated.jpg").read_bytes()[:9000])
+    (folder / "text.jpg").write_text("this is no picture\n")
+    PIL.Image.new("RGB", (1, 1)).save(folder / "one-pixel.png")
+    PIL.Image.new("RGB", (4000, 3000)).save(folder / "12-megapixel.jpg")
+    PIL.Image.new("CMYK", (50, 20)).save(folder / "cmyk.jpg")
+    frames = [PIL.Image.new("P", (30, 20), color) for color in (0, 1, 2)]
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def test_a_folder_with_bad_files_is_done_but_for_those(mixed: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["detect", str(mixed), "--json", "--coco", "all.json", "--yolo", "labels"]) == 1
+    shown = capsys.readouterr()
+    for name, reason in (("empty", "empty file"), ("truncated", "breaks off"), ("text", "this is no picture")):
+        assert [line for line in shown.err.splitlines() if f"{name}.jpg" in line and reason in line], name
+    assert "Traceback" not in shown.err and "3 could not be read" in shown.err
+    good = {"12-megapixel.jpg": (4000, 3000), "animated.gif": (30, 20), "cmyk.jpg": (50, 20)}
+    good |= {"one-pixel.png": (1, 1), "photo.jpg": (40, 30)}
+    found = {Path(record["path"]).name: record for record in map(json.loads, shown.out.splitlines())}
+    assert found.keys() == good.keys()
+    for name, (width, height) in good.items():
+        (detection,) = found[name]["detections"]
+        assert detection == {"name": "whole", "label": 0, "score": 0.9, "box": [0, 0, width, height]}
+        assert Path("labels", f"{Path(name).stem}.txt").read_text() == "0 0.500000 0.500000 1.000000 1.000000\n"
+    drawn = {path.name: PIL.Image.open(path).size for path in Path("detections").iterdir()}
+    assert drawn == {("animated.jpg" if name == "animated.gif" else name): size for name, size in good.items()}
+    assert len(json.loads(Path("all.json").read_text())["annotations"]) == 5
+    assert Path("labels/classes.txt").read_text() == "whole\nhalf\n"
+
+
+def test_the_table_has_a_row_per_detection(capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    save("dog.jpg", 20, 30)
+    assert cli.main(["detect", "cat.jpg", "dog.jpg", "--threshold", "0.3"]) == 0
+    shown = capsys.readouterr()
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["picture", "class", "score", "left", "top", "right", "bottom"],
+        ["cat.jpg", "whole", "0.900", "0", "0", "40", "30"],
+        ["cat.jpg", "half", "0.400", "0", "0", "20", "30"],
+        ["dog.jpg", "whole", "0.900", "0", "0", "30", "20"],
+        ["dog.jpg", "half", "0.400", "0", "0", "15", "20"],
+    ]
+    assert "found 2 whole, 2 half in 2 pictures" in shown.err and "written: detections" in shown.err
+
+
+def test_many_pictures_have_a_row_each(capsys: pytest.CaptureFixture[str]):
+    for number in range(11):
+        save(f"many/{number:02}.png")
+    assert cli.main(["detect", "many", "--threshold", "0.3", "--batch", "4"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split(maxsplit=1) for row in rows] == [
+        [str(Path("many", f"{number:02}.png")), "1 whole, 1 half"] for number in range(11)
+    ]
+
+
+def test_only_some_classes_and_no_drawing(capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    assert cli.main(["detect", "cat.jpg", "--threshold", "0", "--classes", "half", "--no-draw", "--json"]) == 0
+    assert [d["name"] for d in json.loads(capsys.readouterr().out)["detections"]] == ["half"]
+    assert not Path("detections").exists()
+
+
+def test_json_lines_in_a_file(capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    assert cli.main(["detect", "cat.jpg", "--json-file", "new/found.jsonl"]) == 0
+    (line,) = Path("new/found.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "cat.jpg"
+    assert "whole" in capsys.readouterr().out  # the table is printed besides
+
+
+def test_folders_keep_their_shape_and_names_stay_apart():
+    inside = ("a/x.jpg", "b/x.jpg", "b/x.png", "b/my.cat.bmp", ".hidden/x.jpg", "._x.jpg")
+    for path in (*(f"in/{name}" for name in inside), "x.jpg"):
+        save(path)
+    assert cli.main(["detect", "in", "x.jpg", "in/a/x.jpg", "--yolo", "labels"]) == 0
+    for folder, names in (
+        ("detections", ["a/x.jpg", "b/my.cat.jpg", "b/x-2.png", "b/x.jpg", "x.jpg"]),
+        ("labels", ["a/x.txt", "b/my.cat.txt", "b/x-2.txt", "b/x.txt", "classes.txt", "x.txt"]),
+    ):
+        written = [Path(root, name).relative_to(folder) for root, _, files in os.walk(folder) for name in files]
+        assert sorted(path.as_posix() for path in written) == names
+
+
+def test_globs_and_what_they_do_not_find(capsys: pytest.CaptureFixture[str]):
+    for path in ("a1.jpg", "a2.png", "deep/down/a3.jpg"):
+        save(path)
+    assert cli.main(["detect", "a?.*", "**/a3.jpg", "--json"]) == 0
+    assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == [
+        "a1.jpg",
+        "a2.png",
+        str(Path("deep/down/a3.jpg")),
+    ]
+    Path("nothing-in-here").mkdir()
+    assert cli.main(["detect", "a1.jpg", "b*.jpg", "missing.jpg", "nothing-in-here", "--json"]) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1
+    assert "b*.jpg: nothing matches" in shown.err
+    assert "missing.jpg: there is no such file or folder" in shown.err
+    assert "nothing-in-here: there is no picture in this folder" in shown.err
+
+
+def test_pictures_drawn_earlier_are_not_looked_at_again(capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    for _ in range(2):
+        assert cli.main(["detect", ".", "--json"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_picture_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
+    before = save("photos/cat.jpg").read_bytes()
+    assert cli.main(["detect", "photos", "--out", "photos"]) == 1
+    assert "give another --out" in capsys.readouterr().err
+    assert Path("photos/cat.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "which pictures?"),
+        (["cat.jpg", "--classes", "dog"], "no class is called dog; this model knows whole, half"),
+        (["cat.jpg", "--threshold", "50"], "between 0 and 1, got 50"),
+        (["cat.jpg", "--batch", "0"], "1 or more, got 0"),
+        (["--classes", "half", "cat.jpg"], "which pictures?"),
+        (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the pictures before it"),
+        (["missing.jpg"], "no such file"),
+    ],
+)
+def test_mistakes_are_said_and_nothing_is_written(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    Path("found.jsonl").write_text("an earlier result")
+    assert cli.main(["detect", *words, "--json-file", "found.jsonl", "--coco", "found.json"]) == 1
+    assert said in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["cat.jpg", "found.jsonl"]
+    assert Path("found.jsonl").read_text() == "an earlier result"

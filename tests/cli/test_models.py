@@ -1,0 +1,44 @@
+"""The list of models, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from boxwright import cli, zoo
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One run with a checkpoint of ours, one with somebody else's; nothing bundled."""
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path / "bundled")
+    for name in ("ours", "theirs"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    about = {"detector": "retinanet", "names": ["cat", "dog"], "metrics": {"val": {"ap": 0.4, "ap50": None}}}
+    save_file({}, tmp_path / "runs" / "ours" / "best.safetensors", {"boxwright": json.dumps(about)})
+    save_file({}, tmp_path / "runs" / "theirs" / "best.safetensors")
+    return tmp_path / "runs"
+
+
+def test_a_row_per_model(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["models", "--runs", str(runs)]) == 0
+    head, ours, theirs = capsys.readouterr().out.splitlines()
+    assert head.split() == ["model", "detector", "AP", "AP50", "on", "MB", "classes"]
+    assert ours.split() == [str(runs / "ours"), "retinanet", "0.400", "–", "val", "0.0", "cat,", "dog"]
+    assert "not written by boxwright" in theirs
+
+
+def test_as_json(runs: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["models", "--runs", str(runs), "--json"]) == 0
+    ours, theirs = json.loads(capsys.readouterr().out)
+    assert ours["name"] == str(runs / "ours") and ours["names"] == ["cat", "dog"]
+    assert theirs == {"name": str(runs / "theirs"), "path": str(runs / "theirs" / "best.safetensors")}
+
+
+def test_nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    assert cli.main(["models", "--runs", str(tmp_path / "none")]) == 0
+    assert "no run in" in capsys.readouterr().out

@@ -1,0 +1,62 @@
+"""From pixels to slots all shapes are static: detectors compile as one graph and export, and give what eager gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwright.detectors import DETECTORS
+from boxwright.detectors.base import Network
+
+VALUES_READ = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "is_nonzero")
+"""Operators whose shape or result on the host depends on values."""
+
+
+def network(name: str, small_configs: dict[str, Any]) -> Network:
+    """With few layers to trace, and logits that differ, so that many boxes come out."""
+    torch.manual_seed(0)
+    settings = vars(small_configs[name]) | {"backbone": "vgg11"}
+    detector = DETECTORS[name](**settings).build(3).eval()
+    for module in detector.modules():
+        if isinstance(logits := getattr(module, "logits", None), nn.Module):
+            nn.init.normal_(logits.weight, std=0.3)  # type: ignore[arg-type]
+            nn.init.zeros_(logits.bias)  # type: ignore[arg-type]
+    return Network(detector)
+
+
+def batch(images: int) -> tuple[Tensor, Tensor]:
+    """Noise, the last picture smaller than its canvas."""
+    pixels = 255 * torch.rand(images, 3, 64, 96, generator=torch.Generator().manual_seed(images))
+    sizes = torch.tensor([[64, 96]] * (images - 1) + [[60, 80]])
+    return pixels, sizes
+
+
+def assert_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    assert expected[-1].float().mean() > 0.5, "the test should compare boxes, not padding"
+    for tensor, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(tensor, reference, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_exports_for_any_batch(name: str, small_configs: dict[str, Any]) -> None:
+    eager = network(name, small_configs)
+    images = torch.export.Dim("images", min=1, max=16)
+    program = torch.export.export(eager, batch(4), dynamic_shapes=({0: images}, {0: images}))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert not [target for target in targets if any(name in target for name in VALUES_READ)]
+    with torch.no_grad():
+        for count in (1, 4):
+            assert_equal(program.module()(*batch(count)), eager(*batch(count)))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("images", [1, 4])
+def test_compiles_as_one_graph(name: str, images: int, small_configs: dict[str, Any]) -> None:
+    eager = network(name, small_configs)
+    torch._dynamo.reset()
+    compiled = torch.compile(eager, fullgraph=True, dynamic=False, backend="aot_eager")
+    with torch.no_grad():
+        assert_equal(compiled(*batch(images)), eager(*batch(images)))

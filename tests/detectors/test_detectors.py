@@ -1,0 +1,173 @@
+"""What holds for every detector in the table, whatever it is made of: learning, geometry, batches, checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright.boxes.convert import hflip
+from boxwright.boxes.iou import iou, pairwise_iou
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import DETECTORS, Detector
+from boxwright.engine.checkpoint import load_detector, save_detector
+from boxwright.types import Detections, Images, Target
+
+def best(found: Detections) -> Detections:
+    """The best box of each of the two classes."""
+    rows = [(found.labels == label).nonzero()[:1, 0] for label in (0, 1)]
+    return found[torch.cat(rows)]
+
+
+def everywhere(crowd: bool = False) -> Target:
+    """One region over all anchors and proposals there can be."""
+    return Target(torch.tensor([[-2000.0, -2000.0, 2000.0, 2000.0]]), torch.zeros(1, dtype=torch.int64), torch.tensor([crowd]))
+
+
+def total(detector: Detector, images: Images, targets: list[Target]) -> Tensor:
+    return torch.stack(list(detector.loss(images, targets).values())).sum()
+
+
+def test_learns_one_picture_by_heart(learnt: Any) -> None:
+    for found, target in zip(learnt.detector.detect(learnt.images), learnt.targets, strict=True):
+        assert best(found).labels.tolist() == [0, 1]
+        assert best(found).scores.min() > 0.7
+        assert iou(best(found).boxes, target.boxes).min() > 0.75
+
+
+def test_flipping_the_picture_flips_the_boxes(learnt: Any) -> None:
+    """To a few pixels: no stack of strided convolutions is quite symmetric, and this one learnt both sides."""
+    found, mirrored = (best(one) for one in learnt.detector.detect(learnt.images))
+    assert torch.equal(found.labels, mirrored.labels)
+    assert iou(hflip(found.boxes, learnt.images.pixels.shape[3]), mirrored.boxes).min() > 0.7
+
+
+def test_neighbours_in_a_batch_change_nothing(learnt: Any) -> None:
+    one, height, width = learnt.padded[:1], *learnt.padded.pixels.shape[2:]
+    noise = 255 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    both = Images(torch.cat([one.pixels, noise]), torch.cat([one.sizes, torch.tensor([[height, width]])]))
+    (alone,), (beside, _) = learnt.detector.detect(one), learnt.detector.detect(both)
+    torch.testing.assert_close(beside.boxes, alone.boxes, atol=1e-2, rtol=0)
+    torch.testing.assert_close(beside.scores, alone.scores, atol=1e-4, rtol=0)
+    assert torch.equal(beside.labels, alone.labels)
+
+
+def test_padding_changes_little(learnt: Any) -> None:
+    """Convolutions see grey instead of nothing beyond the border. No box reaches into it."""
+    height, width = learnt.images.pixels.shape[2:]
+    for plain, found in zip(learnt.detector.detect(learnt.images), learnt.detector.detect(learnt.padded), strict=True):
+        assert found.boxes.min() >= 0 and found.boxes[:, 2].max() <= width and found.boxes[:, 3].max() <= height
+        assert torch.equal(best(plain).labels, best(found).labels)
+        assert iou(best(plain).boxes, best(found).boxes).min() > 0.7
+
+
+def test_save_and_load_give_the_same_boxes(learnt: Any, tmp_path: Path) -> None:
+    path = tmp_path / "detector.safetensors"
+    save_detector(path, learnt.detector, learnt.config, ("red", "blue"), Preprocess())
+    loaded = load_detector(path)
+    for before, after in zip(learnt.detector.detect(learnt.images), loaded.detector.detect(learnt.images), strict=True):
+        assert torch.equal(before.boxes, after.boxes)
+        assert torch.equal(before.scores, after.scores)
+        assert torch.equal(before.labels, after.labels)
+
+
+def test_bfloat16_finds_the_same(learnt: Any) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = learnt.detector.detect(learnt.images)
+    for plain, found in zip(learnt.detector.detect(learnt.images), reduced, strict=True):
+        assert found.boxes.dtype == found.scores.dtype == torch.float32
+        assert torch.equal(best(plain).labels, best(found).labels)
+        assert iou(best(plain).boxes, best(found).boxes).min() > 0.9
+
+
+def test_detections_come_best_first_and_lie_in_the_picture(learnt: Any) -> None:
+    for found in learnt.detector.detect(learnt.images):
+        assert len(found) <= learnt.config.detections
+        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+        overlaps = pairwise_iou(found.boxes, found.boxes).triu(1)
+        same = found.labels[:, None] == found.labels
+        assert not (same & (overlaps > 0.5)).any()
+
+
+def test_forward_is_the_door_to_both(learnt: Any) -> None:
+    torch.manual_seed(0)
+    losses = learnt.detector(learnt.images, learnt.targets)
+    torch.manual_seed(0)
+    assert losses == learnt.detector.loss(learnt.images, learnt.targets)
+    found = learnt.detector(learnt.images)
+    assert [len(one) for one in found] == [len(one) for one in learnt.detector.detect(learnt.images)]
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("empty", ["none", "one", "all"])
+def test_every_parameter_learns_with_and_without_objects(learnt: Any, empty: str, precision: torch.dtype | None) -> None:
+    """DistributedDataParallel waits for the gradient of every parameter: none may be missing, whatever is in a picture."""
+    targets = {"none": learnt.targets, "one": [learnt.targets[0], Target.empty()], "all": [Target.empty()] * 2}[empty]
+    learnt.detector.zero_grad(set_to_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            loss = total(learnt.detector, learnt.images, targets)
+        loss.backward()
+    assert loss.isfinite() and loss > 0
+    wanted = {name: parameter for name, parameter in learnt.detector.named_parameters() if parameter.requires_grad}
+    assert not [name for name, parameter in wanted.items() if parameter.grad is None]
+    assert not [name for name, parameter in wanted.items() if not parameter.grad.isfinite().all()]
+
+
+def test_box_losses_of_empty_pictures_are_zero(learnt: Any) -> None:
+    losses = learnt.detector.loss(learnt.images, [Target.empty()] * 2)
+    assert all(value.item() == 0 for name, value in losses.items() if "box" in name)
+
+
+def test_a_crowd_over_everything_leaves_nothing_to_learn(learnt: Any) -> None:
+    losses = learnt.detector.loss(learnt.images, [everywhere(crowd=True)] * 2)
+    assert all(value.item() == 0 for value in losses.values())
+    assert total(learnt.detector, learnt.images, [everywhere()] * 2) > 0
+
+
+def test_the_seed_decides_the_loss(learnt: Any) -> None:
+    torch.manual_seed(5)
+    first = total(learnt.detector, learnt.images, learnt.targets)
+    torch.manual_seed(5)
+    assert torch.equal(total(learnt.detector, learnt.images, learnt.targets), first)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_picture_smaller_than_a_cell(name: str, small_configs: dict[str, Any]) -> None:
+    detector = small_configs[name].build(2).eval()
+    tiny = Images(torch.full((1, 3, 5, 3), 100.0), torch.tensor([[5, 3]]))
+    (found,) = detector.detect(tiny)
+    assert not len(found) or found.boxes[:, 2:].amax() <= 5
+    losses = detector.loss(tiny, [Target(torch.tensor([[0.0, 0.0, 3.0, 5.0]]), torch.tensor([1]))])
+    assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_one_class(name: str, small_configs: dict[str, Any]) -> None:
+    detector = small_configs[name].build(1)
+    images = Images(torch.rand(1, 3, 64, 64) * 255, torch.tensor([[64, 64]]))
+    losses = detector.loss(images, [Target(torch.tensor([[5.0, 5.0, 50.0, 40.0]]), torch.tensor([0]))])
+    assert all(value.isfinite() for value in losses.values())
+    assert all((found.labels == 0).all() for found in detector.detect(images))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_everything_between_pixels_and_slots_stays_on_its_device(name: str, small_configs: dict[str, Any]) -> None:
+    """On the meta device a tensor of the host would be an error, and so would be a shape that depends on values."""
+    config = small_configs[name]
+    detector = config.build(2).to("meta")
+    slots = detector.slots(torch.empty(2, 3, 64, 96, device="meta"), torch.empty(2, 2, dtype=torch.int64, device="meta"))
+    assert slots.boxes.device.type == "meta" and slots.boxes.shape == (2, config.detections, 4)
+    assert slots.scores.shape == slots.labels.shape == slots.valid.shape == (2, config.detections)
+
+
+def test_a_detector_without_verbs_says_which_are_missing() -> None:
+    with pytest.raises(NotImplementedError, match="Detector must define loss"):
+        Detector().loss(Images(torch.zeros(0), torch.zeros(0)), [])
+    with pytest.raises(NotImplementedError, match="Detector must define slots"):
+        Detector().slots(torch.zeros(0), torch.zeros(0))

@@ -1,0 +1,157 @@
+"""The region stage with numbers that can be followed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwright.assign import Balanced, ByOverlap
+from boxwright.boxes.codec import DeltaCodec
+from boxwright.detectors.region_stage import RegionHead, RegionStage
+from boxwright.detectors.select import Select
+from boxwright.losses import DeltaLoss
+from boxwright.types import Slots, Target
+
+FIRST, SECOND, THIRD = (torch.tensor([start, 0.0, start + 10, 10.0]) for start in (0.0, 20.0, 40.0))
+CANVAS = torch.tensor([[100, 100]])
+
+
+class Speaker(nn.Module):
+    """Says of every region what it was told, whatever is in it."""
+
+    def __init__(self, logits: Tensor, deltas: Tensor) -> None:
+        super().__init__()
+        self.logits, self.deltas = logits, deltas
+
+    def forward(self, count: int) -> tuple[Tensor, Tensor]:
+        return self.logits.expand(count, -1), self.deltas.expand(count, -1, -1)
+
+
+class Counting(nn.Module):
+    """Pools nothing but the number of regions, which is all that `Speaker` needs."""
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> int:
+        return boxes.shape[0] * boxes.shape[1]
+
+
+def stage(logits: Tensor | None = None, deltas: Tensor | None = None, **parts: object) -> RegionStage:
+    """Two classes and background; knows nothing unless told."""
+    logits = torch.zeros(3) if logits is None else logits
+    deltas = torch.zeros(2, 4) if deltas is None else deltas
+    defaults: dict = {
+        "pool": Counting(),
+        "head": Speaker(logits, deltas),
+        "codec": DeltaCodec(),
+        "assign": ByOverlap(0.5, 0.5),
+        "sample": Balanced(8, positive=0.5),
+        "box_loss": DeltaLoss(beta=0),
+        "select": Select(slots=4),
+    }
+    return RegionStage(**(defaults | parts))
+
+
+def proposals(*boxes: Tensor, padding: int = 0) -> Slots:
+    valid = torch.tensor([[True] * len(boxes) + [False] * padding])
+    places = torch.cat([torch.stack(boxes), torch.zeros(padding, 4)])[None]
+    return Slots(places, valid.float(), torch.zeros_like(valid, dtype=torch.int64), valid)
+
+
+def target(*boxes: Tensor, labels: tuple[int, ...] = (1,), crowd: bool = False) -> Target:
+    return Target(torch.stack(boxes), torch.tensor(labels), torch.full((len(boxes),), crowd))
+
+
+@pytest.mark.parametrize(("agnostic", "predictions"), [(True, 1), (False, 5)])
+def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, predictions: int) -> None:
+    logits, deltas = RegionHead(4, size=7, hidden=16, classes=5, agnostic=agnostic)(torch.randn(3, 4, 7, 7))
+    assert logits.shape == (3, 6) and deltas.shape == (3, predictions, 4)
+
+
+def test_losses_by_hand() -> None:
+    """Of three columns each costs ln 3. The proposal and the object itself are positive; one of the two is off by 0.1."""
+    object = FIRST + torch.tensor([1.0, 0.0, 1.0, 0.0])
+    losses = stage().loss([], proposals(FIRST, THIRD), [target(object)])
+    assert losses["class"].item() == pytest.approx(math.log(3))
+    assert losses["box"].item() == pytest.approx(0.1 / 3)  # over two positives and one background
+
+
+def test_background_is_the_last_column() -> None:
+    sure = torch.tensor([0.0, 0.0, 30.0])
+    assert stage(sure).loss([], proposals(FIRST), [Target.empty()])["class"].item() == pytest.approx(0, abs=1e-6)
+    assert stage(sure).loss([], proposals(FIRST), [target(FIRST)])["class"].item() == pytest.approx(30)
+
+
+@pytest.mark.parametrize(("deltas", "expected"), [(torch.eye(2, 4), 1.0), (torch.eye(2, 4)[:1], 1.0), (torch.zeros(1, 4), 0)])
+def test_the_box_loss_reads_the_column_of_the_class_or_the_only_one(deltas: Tensor, expected: float) -> None:
+    """Nothing is wanted, so the loss is what was predicted for class 1: 1 in t_y, or 1 in t_x by the only prediction."""
+    losses = stage(deltas=deltas).loss([], proposals(FIRST), [target(FIRST)])
+    assert losses["box"].item() == pytest.approx(expected)
+
+
+def test_class_0_reads_its_own_prediction() -> None:
+    deltas = torch.tensor([[0.0, 0.0, 0.0, 0.0], [5.0, 5.0, 5.0, 5.0]])
+    assert stage(deltas=deltas).loss([], proposals(FIRST), [target(FIRST, labels=(0,))])["box"].item() == 0
+
+
+def test_the_quota_of_positives() -> None:
+    """Eight places, half for positives: of five positives and five backgrounds, four and four. Background costs nothing."""
+    sure = torch.tensor([0.0, 0.0, 30.0])
+    torch.manual_seed(0)
+    losses = stage(sure).loss([], proposals(*[FIRST] * 4, *[THIRD] * 5), [target(FIRST)])
+    assert losses["class"].item() == pytest.approx(30 * 4 / 8)
+
+
+def test_padding_is_not_learnt() -> None:
+    padded = stage().loss([], proposals(FIRST, THIRD, padding=5), [target(FIRST)])
+    plain = stage().loss([], proposals(FIRST, THIRD), [target(FIRST)])
+    assert padded == plain
+
+
+def test_a_crowd_is_neither_learnt_nor_background() -> None:
+    """The proposal in the crowd is left out, and so is the crowd; the other one is background."""
+    sure = torch.tensor([0.0, 0.0, 30.0])
+    sampled = stage(sure)._draw(torch.stack([FIRST, THIRD]), torch.tensor([True, True]), target(FIRST, crowd=True))
+    boxes, counts, labels, _ = sampled
+    assert counts.tolist() == [True] + [False] * 7
+    assert boxes[0].tolist() == THIRD.tolist() and labels[0] == -1
+
+
+def test_draws_boxes_labels_and_their_objects() -> None:
+    object = FIRST + torch.tensor([2.0, 0.0, 2.0, 0.0])
+    objects = target(SECOND, object, labels=(0, 1))
+    boxes, counts, labels, true = stage()._draw(torch.stack([FIRST, THIRD]), torch.tensor([True, True]), objects)
+    assert counts.sum() == 4
+    drawn = {tuple(box.tolist()): (label, tuple(of.tolist())) for box, label, of in zip(boxes[:4], labels.tolist(), true)}
+    assert drawn[tuple(FIRST.tolist())] == (1, tuple(object.tolist()))
+    assert drawn[tuple(SECOND.tolist())] == (0, tuple(SECOND.tolist()))
+    assert drawn[tuple(THIRD.tolist())][0] == -1
+
+
+def test_no_valid_proposal_and_no_object() -> None:
+    losses = stage().loss([], proposals(FIRST, padding=0).replace(valid=torch.tensor([[False]])), [Target.empty()])
+    assert losses["class"].item() == 0 and losses["box"].item() == 0
+
+
+def test_detects_the_best_class_of_each_proposal() -> None:
+    """Class 1 with probability 3/4, moved down by its own height; class 0 with 1/8 stays where the proposal is."""
+    logits = torch.tensor([1 / 8, 3 / 4, 1 / 8]).log()
+    deltas = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    (found,) = stage(logits, deltas).detect([], proposals(FIRST, padding=3), CANVAS).trim()
+    torch.testing.assert_close(found.scores, torch.tensor([3 / 4, 1 / 8]))
+    assert found.labels.tolist() == [1, 0]
+    assert found.boxes.tolist() == [[0, 10, 10, 20], [0, 0, 10, 10]]
+
+
+def test_one_prediction_moves_all_classes_alike() -> None:
+    logits = torch.tensor([1 / 4, 1 / 2, 1 / 4]).log()
+    (found,) = stage(logits, torch.tensor([[1.0, 0.0, 0.0, 0.0]])).detect([], proposals(FIRST), CANVAS).trim()
+    assert found.boxes.tolist() == [[10, 0, 20, 10], [10, 0, 20, 10]]
+
+
+def test_padding_is_never_detected() -> None:
+    """Not even where the head says nan of it."""
+    nothing = proposals(FIRST, SECOND).replace(valid=torch.tensor([[False, False]]))
+    for logits in (torch.tensor([9.0, 0.0, 0.0]), torch.full((3,), float("nan"))):
+        assert not stage(logits).detect([], nothing, CANVAS).valid.any()

@@ -1,0 +1,35 @@
+"""A detector whose answer is known beforehand, for tests of all that stands around a detector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import Detector
+from boxwright.engine.predict import Predictor
+from boxwright.types import Slots
+
+NAMES = ("whole", "half")
+
+
+class Halves(Detector):
+    """Finds a "whole" that is the picture (score .9) and a "half" that is its left half (score .4), and keeps count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.weight = torch.nn.Parameter(torch.zeros(()))  # so that it is on a device, like any detector
+
+    def slots(self, pixels: Tensor, sizes: Tensor) -> Slots:
+        count = len(pixels)
+        self.batches.append(count)
+        whole = torch.zeros(count, 4)
+        whole[:, 2:] = sizes.flip(1)  # height, width -> width, height
+        boxes = torch.stack([whole, whole * torch.tensor([1, 1, 0.5, 1])], dim=1)  # (N, 2, 4)
+        labels, valid = torch.tensor([[0, 1]]).expand(count, 2), torch.ones(count, 2, dtype=torch.bool)
+        return Slots(boxes, torch.tensor([[0.9, 0.4]]).expand(count, 2), labels, valid)
+
+
+def halves() -> Predictor:
+    return Predictor(Halves(), NAMES, Preprocess(mode="short_side", short=64, long=128), threshold=0.5)

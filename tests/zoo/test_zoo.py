@@ -1,0 +1,85 @@
+"""A model is found by name, file or run; what is not there is said with what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import boxwright
+from boxwright import zoo
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import RetinaNetConfig
+from boxwright.engine.checkpoint import save_detector
+
+NAMES = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has saved a tiny untrained detector."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    config = RetinaNetConfig(backbone="mobilenet_v2", channels=8, depth=1, prior=0.3)
+    metadata = {"threshold": 0.25, "metrics": {"val": {"ap": 0.125, "ap50": 0.5, "ap75": 0.0}}}
+    preprocess = Preprocess(short=64, long=96)
+    save_detector(folder / "best.safetensors", config.build(len(NAMES)), config, NAMES, preprocess, metadata)
+    return folder
+
+
+def test_a_run_and_its_file_are_the_same_model(run: Path):
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    by_folder, by_file = boxwright.load(run, "cpu"), boxwright.load(str(run / "best.safetensors"), "cpu")
+    assert by_folder.names == NAMES
+    assert by_folder.threshold == 0.25
+    assert by_folder.preprocess == Preprocess(short=64, long=96)
+    first, second = by_folder(image, threshold=0.0), by_file(image, threshold=0.0)
+    assert len(first) > 0
+    assert torch.equal(first.boxes, second.boxes) and torch.equal(first.scores, second.scores)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no model 'yolo': expected .*a \.safetensors file or a run's folder"):
+        zoo.load("yolo")
+    with pytest.raises(ValueError, match=r"without best\.safetensors"):
+        zoo.load(tmp_path)
+    (tmp_path / "best.safetensors").write_bytes(b"not one")
+    with pytest.raises(ValueError, match=r"best\.safetensors .*not a whole safetensors file"):
+        zoo.load(tmp_path)
+
+
+def test_bundled_models_come_first_and_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bundled = tmp_path / "tiny.safetensors"
+    bundled.write_bytes((run / "best.safetensors").read_bytes())
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    assert zoo.find("tiny") == bundled
+    first, second = zoo.models(run.parent)
+    assert (first.name, first.path) == ("tiny", bundled)
+    assert (second.name, second.path) == (str(run), run / "best.safetensors")
+    assert second.about["names"] == list(NAMES)
+    assert second.about["metrics"]["val"]["ap50"] == 0.5
+
+
+def test_a_file_that_boxwright_did_not_write_has_nothing_to_say(tmp_path: Path):
+    for content in (b"", b"short", b"\xff" * 100, (8).to_bytes(8, "little") + b"{}      "):
+        path = tmp_path / "some.safetensors"
+        path.write_bytes(content)
+        assert zoo.describe(path) == {}
+
+
+def test_every_bundled_model_says_what_it_is():
+    for name, path in zoo.bundled().items():
+        about = zoo.describe(path)
+        assert about["names"] and about["detector"], name
+        assert 0 < about["threshold"] < 1, name
+        assert path.stat().st_size <= 16_000_000, name
+
+
+@pytest.mark.skipif("voc9" not in zoo.bundled(), reason="the weights of voc9 are not in this checkout")
+def test_the_default_model_finds_the_cat():
+    data = pytest.importorskip("skimage.data", reason="scikit-image has the photographs")
+    result = boxwright.load(device="cpu")(data.chelsea(), threshold=0.5)
+    assert "cat" in result.names
+    assert "person" in boxwright.load(device="cpu")(data.astronaut(), threshold=0.5).names
