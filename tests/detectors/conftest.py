@@ -63,7 +63,7 @@ def on_canvas(images: Images) -> Images:
 @pytest.fixture(scope="session", params=VARIANTS)
 def learnt(request: pytest.FixtureRequest) -> Learnt:
     """Ninety steps on one picture and its mirror image, with and without padding."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     config, (images, targets) = small(request.param), picture_and_mirror()
     detector = config.build(len(NAMES))
     optimizer = torch.optim.AdamW(detector.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ SHAPES = ((2, 3), (1, 2))  # 6 anchors of 8 x 8 side by side, then 2 of 16 x 16
 ANCHORS = torch.cat(GRID(SHAPES))
 
 
-def stage(classes: int = 2, **parts: object) -> AnchorStage:
-    defaults: dict = {
+def stage(classes: int = 2, **parts: Any) -> AnchorStage:
+    defaults: dict[str, Any] = {
         "head": AnchorHead(4, 1, classes, depth=1, shared=True),
         "anchors": GRID,
         "codec": DeltaCodec(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -37,11 +38,11 @@ class Counting(nn.Module):
         return boxes.shape[0] * boxes.shape[1]
 
 
-def stage(logits: Tensor | None = None, deltas: Tensor | None = None, **parts: object) -> RegionStage:
+def stage(logits: Tensor | None = None, deltas: Tensor | None = None, **parts: Any) -> RegionStage:
     """Two classes and background; knows nothing unless told."""
     logits = torch.zeros(3) if logits is None else logits
     deltas = torch.zeros(2, 4) if deltas is None else deltas
-    defaults: dict = {
+    defaults: dict[str, Any] = {
         "pool": Counting(),
         "head": Speaker(logits, deltas),
         "codec": DeltaCodec(),
@@ -70,7 +71,7 @@ def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, pre
 
 
 def test_losses_by_hand() -> None:
-    """Of three columns each costs ln 3. The proposal and the object itself are positive; one of the two is off by 0.1."""
+    """Of three columns each costs ln 3. The proposal and the object itself are positive; the former is off by 0.1."""
     object = FIRST + torch.tensor([1.0, 0.0, 1.0, 0.0])
     losses = stage().loss([], proposals(FIRST, THIRD), [target(object)])
     assert losses["class"].item() == pytest.approx(math.log(3))
@@ -83,9 +84,11 @@ def test_background_is_the_last_column() -> None:
     assert stage(sure).loss([], proposals(FIRST), [target(FIRST)])["class"].item() == pytest.approx(30)
 
 
-@pytest.mark.parametrize(("deltas", "expected"), [(torch.eye(2, 4), 1.0), (torch.eye(2, 4)[:1], 1.0), (torch.zeros(1, 4), 0)])
+@pytest.mark.parametrize(
+    ("deltas", "expected"), [(torch.eye(2, 4), 1.0), (torch.eye(2, 4)[:1], 1.0), (torch.zeros(1, 4), 0)]
+)
 def test_the_box_loss_reads_the_column_of_the_class_or_the_only_one(deltas: Tensor, expected: float) -> None:
-    """Nothing is wanted, so the loss is what was predicted for class 1: 1 in t_y, or 1 in t_x by the only prediction."""
+    """Nothing is wanted, so the loss is what was predicted: 1 in t_y for class 1, or 1 in t_x for all."""
     losses = stage(deltas=deltas).loss([], proposals(FIRST), [target(FIRST)])
     assert losses["box"].item() == pytest.approx(expected)
 
@@ -96,7 +99,7 @@ def test_class_0_reads_its_own_prediction() -> None:
 
 
 def test_the_quota_of_positives() -> None:
-    """Eight places, half for positives: of five positives and five backgrounds, four and four. Background costs nothing."""
+    """Eight places, half for positives: four of five positives, four of five backgrounds, which cost nothing."""
     sure = torch.tensor([0.0, 0.0, 30.0])
     torch.manual_seed(0)
     losses = stage(sure).loss([], proposals(*[FIRST] * 4, *[THIRD] * 5), [target(FIRST)])
@@ -123,7 +126,10 @@ def test_draws_boxes_labels_and_their_objects() -> None:
     objects = target(SECOND, object, labels=(0, 1))
     boxes, counts, labels, true = stage()._draw(torch.stack([FIRST, THIRD]), torch.tensor([True, True]), objects)
     assert counts.sum() == 4
-    drawn = {tuple(box.tolist()): (label, tuple(of.tolist())) for box, label, of in zip(boxes[:4], labels.tolist(), true)}
+    drawn = {
+        tuple(box.tolist()): (label, tuple(of.tolist()))
+        for box, label, of in zip(boxes[:4], labels[:4].tolist(), true[:4], strict=True)
+    }
     assert drawn[tuple(FIRST.tolist())] == (1, tuple(object.tolist()))
     assert drawn[tuple(SECOND.tolist())] == (0, tuple(SECOND.tolist()))
     assert drawn[tuple(THIRD.tolist())][0] == -1

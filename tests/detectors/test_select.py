@@ -16,8 +16,8 @@ def candidates(scores: list[float], labels: list[int] | None = None, levels: lis
     """One image's, in rows 0, 1, ..."""
     rows = torch.arange(len(scores))[None]
     none = torch.zeros_like(rows)
-    columns = [none if column is None else torch.tensor([column]) for column in (labels, levels)]
-    return Candidates(rows, *columns, torch.tensor([scores]))
+    label, level = (none if column is None else torch.tensor([column]) for column in (labels, levels))
+    return Candidates(rows, label, level, torch.tensor([scores]))
 
 
 def row(*boxes: tuple[float, float, float, float]) -> Tensor:
@@ -77,7 +77,7 @@ def test_best_come_first_and_the_rest_is_cut() -> None:
     ("within", "kept"), [("class", [0.875, 0.75, 0.625]), ("level", [0.875, 0.75, 0.5]), ("image", [0.875])]
 )
 def test_who_competes_with_whom(within: str, kept: list[float]) -> None:
-    """One box four times: the second is of another class and level, the third another class, the fourth another level."""
+    """One box four times: the second differs in class and level, the third in class, the fourth in level."""
     found = candidates([0.875, 0.75, 0.625, 0.5], labels=[0, 1, 2, 0], levels=[0, 1, 0, 2])
     slots = Select(within=within, slots=4)(row(*[(0, 0, 10, 10)] * 4), found, LARGE)  # type: ignore[arg-type]
     assert slots.scores[slots.valid].tolist() == kept

@@ -130,4 +130,3 @@ def test_operator_is_registered_as_torch_expects(strides: tuple[int, ...]) -> No
     level = torch.tensor([0, len(strides) - 1, 0])
     scales = [1 / stride for stride in strides]
     torch.library.opcheck(torch.ops.boxwright.roi_align.default, (maps, rows, level, scales, 2, 2, True))
-

@@ -82,7 +82,7 @@ def test_region_proposal_network(images: int) -> None:
     losses = anchor_stage(rpn=True).loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     generator = AnchorGenerator(((32,), (64,)), ((0.5, 1.0, 2.0),) * 2)
-    pre = dict.fromkeys(("training", "testing"), 100)
+    pre: dict[str, int] = {"training": 100, "testing": 100}
     theirs = RegionProposalNetwork(generator, RPNHead(8, 3), 0.7, 0.3, 10_000, 1.0, pre, pre, 0.7)
     labels, matched = theirs.assign_targets_to_anchors([ANCHORS] * images, [{"boxes": t.boxes} for t in targets])
     wanted = theirs.box_coder.encode(matched, [ANCHORS] * images)

@@ -1,4 +1,4 @@
-"""Assignment by overlap: a candidate learns the object it covers best (Ren et al. 2015, "Faster R-CNN", section 3.1.2)."""
+"""Assignment by overlap: a candidate learns the object it covers best (Faster R-CNN, Ren et al. 2015, 3.1.2)."""
 
 from __future__ import annotations
 

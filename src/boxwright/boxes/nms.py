@@ -96,8 +96,8 @@ def _nms_mask(
 ) -> Tensor:
     load_compiled_ops()
     if boxes.device.type == "mps":  # has no float64
-        columns = (column.cpu() for column in (boxes, scores, groups, valid))
-        return _nms_mask(*columns, iou_threshold, most).to(boxes.device)
+        mask = _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), iou_threshold, most)
+        return mask.to(boxes.device)
     boxes, scores = boxes.double(), scores.double()
     valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
     keep = torch.zeros_like(valid)

@@ -1,6 +1,6 @@
-"""Detectors in the order of invention. `DETECTORS` is the whole list: name to config, whose `build` makes the detector."""
+"""Detectors in the order of invention. `DETECTORS` has them all: name to config, whose `build` makes the detector."""
 
-from boxwright.detectors.base import Detector
+from boxwright.detectors.base import Detector, Network
 from boxwright.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.detectors.retinanet import RetinaNet, RetinaNetConfig
 
@@ -9,4 +9,4 @@ DETECTORS = {
     "retinanet": RetinaNetConfig,
 }
 
-__all__ = ["DETECTORS", "Detector", "FasterRCNN", "FasterRCNNConfig", "RetinaNet", "RetinaNetConfig"]
+__all__ = ["DETECTORS", "Detector", "FasterRCNN", "FasterRCNNConfig", "Network", "RetinaNet", "RetinaNetConfig"]

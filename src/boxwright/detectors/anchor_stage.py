@@ -36,7 +36,9 @@ class AnchorHead(nn.Module):
     prior   the probability every anchor starts with (Focal Loss, section 3.3)
     """
 
-    def __init__(self, channels: int, per_cell: int, classes: int, depth: int, shared: bool, prior: float = 0.5) -> None:
+    def __init__(
+        self, channels: int, per_cell: int, classes: int, depth: int, shared: bool, prior: float = 0.5
+    ) -> None:
         super().__init__()
         self.class_tower = _tower(channels, depth)
         self.box_tower = nn.Identity() if shared else _tower(channels, depth)

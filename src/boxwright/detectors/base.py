@@ -30,8 +30,8 @@ class Features(nn.Module):
 class Detector(nn.Module):
     """A detector learns with `loss`, answers with `detect`; the mode is in the call, not in `self.training`.
 
-    A subclass writes `loss` and `slots`. Everything between pixels and slots has shapes that depend on the input's shape
-    only, so `slots` compiles and exports (see `Network`); `detect` trims it.
+    A subclass writes `loss` and `slots`. All shapes between pixels and slots depend on the shape of the input only, so
+    `slots` compiles and exports (see `Network`); `detect` trims it.
     """
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
@@ -55,8 +55,8 @@ class Detector(nn.Module):
 class Network(nn.Module):
     """What is compiled or exported of a detector: tensors in, the tensors of `Slots` out.
 
-        torch.compile(Network(detector), fullgraph=True)
-        torch.export.export(Network(detector), (pixels, sizes))
+    torch.compile(Network(detector), fullgraph=True)
+    torch.export.export(Network(detector), (pixels, sizes))
     """
 
     def __init__(self, detector: Detector) -> None:

@@ -1,4 +1,4 @@
-"""Faster R-CNN: a region proposal network and a region stage on the same features (Ren et al. 2015; with FPN, Lin et al. 2017)."""
+"""Faster R-CNN: a region proposal network and a region stage on one set of features (Ren et al. 2015)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from boxwright.types import Images, Losses, Slots, Target
 class FasterRCNN(Detector):
     """features -> AnchorStage of one class -> RegionStage, with four losses."""
 
-    def __init__(self, features: nn.Module, proposer: AnchorStage, regions: RegionStage, box_weight: float = 1.0) -> None:
+    def __init__(
+        self, features: nn.Module, proposer: AnchorStage, regions: RegionStage, box_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.features, self.proposer, self.regions = features, proposer, regions
         self.box_weight = box_weight

@@ -1,7 +1,7 @@
 """The second stage: pool each proposal, name it, refine its box (Girshick 2015, "Fast R-CNN").
 
-Vocabulary: N images, P proposals each, S of them sampled to learn, C candidates, K classes, B box predictions a proposal:
-K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
+Vocabulary: N images, P proposals each, S of them sampled to learn, C candidates, K classes, B box predictions a
+proposal: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
 """
 
 from __future__ import annotations

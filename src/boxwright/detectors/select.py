@@ -18,7 +18,7 @@ SMALLEST = 1e-3
 """Pixels. What is narrower or lower than this once clipped to its picture is no box."""
 
 Suppress = Callable[[Tensor, Tensor, Tensor, Tensor, float, int], Tensor]
-"""Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, how many are wanted: to a mask (N, C) of who stays."""
+"""Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, number wanted: to a mask (N, C) of who stays."""
 
 
 class Candidates(NamedTuple):

@@ -1,4 +1,4 @@
-"""Binary classification losses per logit. Focal loss: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 3."""
+"""Binary classification losses per logit (focal loss: Lin et al. 2017, "Focal Loss for Dense Object Detection")."""
 
 from __future__ import annotations
 
