@@ -1,8 +1,8 @@
-"""The bundled detector `voc9`: Faster R-CNN on EfficientNet-Lite0, nine classes of a Pascal VOC subset, trained on a CPU.
+"""The bundled detector `voc9`: Faster R-CNN on EfficientNet-Lite0, nine classes of a Pascal VOC subset, CPU-trained.
 
     python recipes/voc9.py learn --data DIR --out runs/voc9-3                                       # three epochs
     python recipes/voc9.py go-on --data DIR --out runs/voc9-7 --start runs/voc9-3/last.safetensors  # four more
-    python recipes/voc9.py bundle --data DIR --run runs/voc9-7                                      # measure, write the file
+    python recipes/voc9.py bundle --data DIR --run runs/voc9-7                                      # measure, write it
 
 Each continues where it was when it is called again after having been stopped.
 """
