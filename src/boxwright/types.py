@@ -59,8 +59,8 @@ class Target(_Rows):
         boxes = self.boxes
         if boxes.ndim != 2 or boxes.shape[1] != 4 or self.labels.shape != boxes.shape[:1]:
             raise ValueError(
-                f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and {tuple(self.labels.shape)}; "
-                "no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
+                f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and "
+                f"{tuple(self.labels.shape)}; no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
             )
         if self.crowd is None:
             object.__setattr__(self, "crowd", torch.zeros_like(self.labels, dtype=torch.bool))

@@ -44,6 +44,26 @@ def test_a_problem_has_its_file_line_and_mend(dataset: Path, capsys: pytest.Capt
     assert total == "1 error"
 
 
+def test_ten_places_of_a_kind_are_enough_unless_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    dataset = write_shapes(tmp_path / "many", {"train": 13}, format="voc")
+    for picture in (dataset / "JPEGImages").iterdir():
+        picture.unlink()
+    assert cli.main(["data", "check", str(dataset)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "error: missing image (13)" and sum("mend:" in line for line in lines) == 10
+    assert lines[-3:] == ["  and 3 more; --all or --json names each", "", "13 errors"]
+    assert cli.main(["data", "check", str(dataset), "--all"]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("mend:") == 13 and "more" not in shown
+
+
+def test_a_message_of_several_lines_stays_below_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    kind, *details, empty, total = capsys.readouterr().out.splitlines()
+    assert (kind, empty, total) == ("error: unreadable annotations (1)", "", "1 error")
+    assert len(details) > 4 and all(line.startswith("    ") for line in details[1:])
+
+
 def test_warnings_alone_are_no_failure(dataset: Path, capsys: pytest.CaptureFixture[str]):
     train = (dataset / "ImageSets" / "Main" / "train.txt").read_text().split()
     twins = [dataset / "JPEGImages" / name for name in (f"{train[0]}.jpg", f"{train[1]}.jpg")]
@@ -65,7 +85,8 @@ def test_problems_as_json(dataset: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_what_is_no_dataset_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["data", "check", str(tmp_path / "missing")]) == 1
-    assert "missing" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "missing" in shown and "mend: check the path" in shown
 
 
 def test_show_counts_and_draws_each_part(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -76,8 +97,8 @@ def test_show_counts_and_draws_each_part(dataset: Path, tmp_path: Path, capsys: 
     boxes = {row[0]: [int(cell) for cell in row[1:]] for row in lines[3:]}
     total = boxes.pop("boxes")
     assert total == [sum(column) for column in zip(*boxes.values(), strict=True)]
-    assert PIL.Image.open(out / "train.jpg").size == (3 * 328 + 8, 2 * 328 + 8)  # five cells
-    assert PIL.Image.open(out / "val.jpg").size == (2 * 328 + 8, 328 + 8)
+    assert PIL.Image.open(out / "train.jpg").size == (3 * 328 + 8, 2 * 248 + 8)  # five cells, each 320 x 240
+    assert PIL.Image.open(out / "val.jpg").size == (2 * 328 + 8, 248 + 8)
 
 
 def test_show_one_part(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -89,3 +110,5 @@ def test_show_one_part(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "has no test part; it has train, val" in capsys.readouterr().err
     assert cli.main(["data", "show", str(dataset), "--samples", "0"]) == 1
     assert "--samples is 1 or more, got 0" in capsys.readouterr().err
+    assert cli.main([*words, "val", "--out", __file__]) == 1
+    assert "--out names a folder" in capsys.readouterr().err

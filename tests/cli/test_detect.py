@@ -119,6 +119,15 @@ def test_folders_keep_their_shape_and_names_stay_apart():
         assert sorted(path.as_posix() for path in written) == names
 
 
+@pytest.mark.parametrize("option", ["--json-file", "--coco"])
+def test_a_folder_in_place_of_a_file_is_noticed_before_the_work(option: str, capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    Path("folder").mkdir()
+    assert cli.main(["detect", "cat.jpg", option, "folder"]) == 1
+    assert f"{option} names a file, and folder is a folder" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["cat.jpg", "folder"]
+
+
 def test_globs_and_what_they_do_not_find(capsys: pytest.CaptureFixture[str]):
     for path in ("a1.jpg", "a2.png", "deep/down/a3.jpg"):
         save(path)
@@ -161,6 +170,8 @@ def test_a_picture_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
         (["--classes", "half", "cat.jpg"], "which pictures?"),
         (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the pictures before it"),
         (["missing.jpg"], "no such file"),
+        (["cat.jpg", "--out", "found.jsonl"], "--out names a folder, and found.jsonl is a file"),
+        (["cat.jpg", "--yolo", "cat.jpg"], "--yolo names a folder, and cat.jpg is a file"),
     ],
 )
 def test_mistakes_are_said_and_nothing_is_written(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):

@@ -60,8 +60,8 @@ def test_a_class_without_an_object_does_not_count(tmp_path: Path, capsys: pytest
 def test_curves_are_drawn(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="curves need it")
     data = write(tmp_path, {"whole": [0, 0, 40, 30]})
-    assert cli.main(["evaluate", "--data", str(data), "--plot", str(tmp_path / "curves.png")]) == 0
-    assert PIL.Image.open(tmp_path / "curves.png").width == 840
+    assert cli.main(["evaluate", "--data", str(data), "--plot", str(tmp_path / "new/curves.png")]) == 0
+    assert PIL.Image.open(tmp_path / "new/curves.png").width == 840
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_curves_are_drawn(tmp_path: Path):
         (["--data", "DATA", "--split", "val"], "has no val part; it has test"),
         (["--data", "OTHER"], "share no class: it knows whole, half; they are dog"),
         (["--data", "missing"], "there is nothing"),
+        (["--data", "DATA", "--plot", "curves"], "--plot names a .png, .svg or .pdf, got curves"),
     ],
 )
 def test_mistakes_are_said(tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):

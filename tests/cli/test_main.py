@@ -50,8 +50,10 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         ([], 2, "usage: boxwright COMMAND"),
         (["detekt"], 2, "did you mean detect?"),
         (["xyz"], 2, "there are detect, train, evaluate, data check, data show, models"),
-        (["data"], 2, "boxwright data check"),
-        (["data", "--help"], 0, "boxwright data show"),
+        (["data"], 2, "data check"),
+        (["data", "--help"], 0, "data show"),
+        (["help", "data"], 0, "data show"),
+        (["help"], 0, "usage: boxwright COMMAND"),
         (["data", "clean"], 2, "there is no command 'data clean'; did you mean data check or data show?"),
     ],
 )
@@ -91,6 +93,17 @@ def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
         cli.main(["models"])
 
 
+def test_an_error_of_the_system_is_said_without_its_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", "runs/log.jsonl")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["models"]) == 1
+    assert capsys.readouterr().err == "boxwright models: runs/log.jsonl: Permission denied\n"
+
+
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
@@ -105,7 +118,8 @@ def test_help_and_the_list_of_models_import_no_torch():
     for command in ("detect", "evaluate", "data check", "models"):
         words = [*command.split(), "--help"]
         assert "torch" not in imported(f"from boxwright import cli; cli.main({words})"), command
-    assert "torch" not in imported("from boxwright import cli; cli.main(['models'])")
+    for words in (["models"], ["detect"], ["evaluate"]):  # the last two say what is missing
+        assert "torch" not in imported(f"from boxwright import cli; cli.main({words})"), words
 
 
 def test_the_way_from_a_file_to_boxes_imports_what_it_needs_and_no_more():

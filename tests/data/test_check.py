@@ -217,8 +217,11 @@ def test_a_yaml_that_cannot_be_read_is_one_problem_with_its_line(yolo: Path) -> 
 
 
 def test_what_is_no_dataset_is_one_problem(tmp_path: Path) -> None:
-    assert only(tmp_path).kind == "unreadable annotations"
-    assert only(tmp_path / "gone").file == str(tmp_path / "gone")
+    (tmp_path / "notes.txt").write_text("")
+    for path, mend in ((tmp_path, "arrange"), (tmp_path / "gone", "check the path"), (tmp_path / "notes.txt", "name")):
+        problem = only(path)
+        assert (problem.kind, problem.file) == ("unreadable annotations", str(path))
+        assert problem.mend.startswith(mend)
 
 
 def test_errors_come_first_and_say_where_in_one_line(coco: Path) -> None:

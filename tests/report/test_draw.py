@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from PIL import ImageDraw, ImageFont
 
-from boxwright.report.draw import PALETTE, _readable_on, class_colors, draw_boxes
+from boxwright.boxes.iou import area, pairwise_iou
+from boxwright.report.draw import PALETTE, _place_labels, _readable_on, _spots, class_colors, draw_boxes
 
 VOC9 = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 
@@ -42,6 +45,30 @@ def test_rectangle_and_label_stay_inside(box: list[float]):
     assert 60 < label <= 200
     assert drawing.shape == (100, 200, 3)
     assert len(columns) > 500  # a label is a filled area
+
+
+def test_a_label_stands_above_its_box_or_else_inside():
+    assert _spots([20, 30, 50, 55], 10, 8, (80, 60))[0] == [20, 22, 30, 30]
+    assert _spots([20, 5, 50, 55], 10, 8, (80, 60))[0] == [20, 5, 30, 13]  # no room above
+    assert _spots([75, 30, 80, 55], 10, 8, (80, 60))[0] == [70, 22, 80, 30]  # pushed to the left
+
+
+def test_labels_do_not_hide_each_other():
+    canvas = ImageDraw.Draw(PIL.Image.new("RGB", (400, 300)))
+    boxes = [[100.0, 100, 250, 200]] * 4 + [[100.0, 0, 250, 300]] * 2
+    places = _place_labels(canvas, boxes, ["person 97%"] * 6, ImageFont.load_default(11), 3, (400, 300))
+    labels = torch.tensor(places)
+    assert pairwise_iou(labels, labels).sum() == 6  # each overlaps itself only
+    assert (area(labels) > 0).all() and (labels >= 0).all() and (labels[:, 2:] <= torch.tensor([400, 300])).all()
+
+
+def test_no_rectangle_crosses_a_label():
+    """The box of the dog, which is the better one, would cross the label of the cat."""
+    boxes = torch.tensor([[30.0, 10.0, 180.0, 90.0], [20.0, 50.0, 100.0, 90.0]])
+    drawing = np.asarray(draw_boxes(gray(100, 200), boxes, ["dog", "cat"]))
+    colors = class_colors(["dog", "cat"])
+    dog = (drawing == colors["dog"]).all(axis=2)
+    assert dog[20, 30] and dog[70, 30] and not dog[45, 30] and tuple(drawing[49, 30]) == colors["cat"]
 
 
 def test_a_picture_of_one_pixel_can_be_drawn_on():

@@ -16,12 +16,12 @@ from boxwright.report.draw import class_colors
 from boxwright.report.samples import contact_sheet
 
 
-def dataset(folder: Path, count: int, box: tuple[int, int, int, int] = (10, 20, 30, 40)):
-    """Grey pictures of 80 x 80, each with a box xywh."""
-    images = [{"id": i, "file_name": f"{i}.png", "width": 80, "height": 80} for i in range(count)]
+def dataset(folder: Path, count: int, box: tuple[int, int, int, int] = (10, 20, 30, 40), height: int = 80):
+    """Grey pictures, 80 wide, each with a box xywh."""
+    images = [{"id": i, "file_name": f"{i}.png", "width": 80, "height": height} for i in range(count)]
     boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i in range(count)]
     for i in range(count):
-        PIL.Image.fromarray(np.full((80, 80, 3), 100 + i, np.uint8)).save(folder / f"{i}.png")
+        PIL.Image.fromarray(np.full((height, 80, 3), 100 + i, np.uint8)).save(folder / f"{i}.png")
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
     (folder / "test.json").write_text(json.dumps(content))
     return open_dataset(folder / "test.json")["test"]
@@ -44,6 +44,11 @@ def test_as_many_cells_as_there_are_pictures_that_can_be_read(tmp_path: Path):
         path.write_bytes(b"")
     with pytest.raises(ImageError, match="none of the 5 pictures"):
         contact_sheet(pictures)
+
+
+def test_rows_are_as_high_as_their_pictures(tmp_path: Path):
+    pictures = dataset(tmp_path, 3, box=(10, 5, 30, 20), height=40)
+    assert contact_sheet(pictures).size == (2 * 328 + 8, 2 * 168 + 8)
 
 
 def test_the_seed_decides_what_is_shown(tmp_path: Path):

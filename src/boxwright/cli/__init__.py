@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help", "help"):
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
@@ -64,8 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"boxwright {name}: {error}", file=sys.stderr)
+        print(f"boxwright {name}: {_said(error)}", file=sys.stderr)
         return 1
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
+    return str(error)
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -79,22 +87,26 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def usage() -> str:
     """The text of `boxwright --help`."""
-    width = max(map(len, COMMANDS))
     return "\n".join(
         [
             "usage: boxwright COMMAND ...",
             "",
-            *(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
+            *_lines(list(COMMANDS)),
             "",
             "boxwright COMMAND --help explains its options; with --debug an error shows where it comes from.",
         ]
     )
 
 
+def _lines(names: list[str]) -> list[str]:
+    width = max(map(len, names))
+    return [f"  {name:<{width}}  {COMMANDS[name].help}" for name in names]
+
+
 def _unknown(words: list[str]) -> int:
     group = [name for name in COMMANDS if name.split()[0] == words[0]]  # `data` alone, or `data --help`
     if group and words[1:2] in ([], ["-h"], ["--help"]):
-        print("\n".join(f"  boxwright {name}  {COMMANDS[name].help}" for name in group))
+        print("\n".join([f"usage: boxwright {words[0]} COMMAND ...", "", *_lines(group)]))
         return 0 if words[1:] else 2
     said = " ".join(words[:2] if group else words[:1])
     guess = group or get_close_matches(said, COMMANDS, n=1)

@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # --help is to answer without torch
     from boxwright.data.formats import Splits
 
 Format = Literal["coco", "voc", "yolo"]
+_SHOWN = 10
+"""Places of one kind of problem that are printed unless all are asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Check:
     note is allowed, but good to know. Exit status 1 if there is an error.
     """
 
-    data: Positional[Annotated[Path, arg(metavar="PATH")]]
+    data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
-    format: Annotated[Format | None, arg(help_behavior_hint="")] = None
+    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
     """Where a folder holds annotations in more than one format; found out by itself otherwise."""
+    all: bool = False
+    """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
-    """Print the problems as a JSON list."""
+    """Print all problems as a JSON list."""
 
     def run(self) -> int:
         """Exit status 1 if there is an error; warnings and notes alone are 0."""
@@ -42,7 +47,10 @@ class Check:
 
         with ExitStack() as stack:
             problems = check(self.data, self.format, _Bar(stack))
-        print(json.dumps([asdict(problem) for problem in problems], indent=1) if self.json else _report(problems))
+        if self.json:
+            print(json.dumps([asdict(problem) for problem in problems], indent=1))
+        else:
+            print(_report(problems, len(problems) if self.all else _SHOWN))
         return 1 if any(problem.severity == "error" for problem in problems) else 0
 
 
@@ -50,7 +58,7 @@ class Check:
 class Show:
     """Count the boxes of each class and part, and draw samples with their boxes."""
 
-    data: Positional[Annotated[Path, arg(metavar="PATH")]]
+    data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
     """The folder for the pictures, one per part."""
@@ -62,16 +70,18 @@ class Show:
     """Show the samples as training varies them."""
     seed: int = 0
     """Chooses the samples and their variation."""
-    format: Annotated[Format | None, arg(help_behavior_hint="")] = None
+    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
     """Where a folder holds annotations in more than one format; found out by itself otherwise."""
 
     def run(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"--samples is 1 or more, got {self.samples}")
+        if self.out.is_file():
+            raise ValueError(f"--out names a folder, and {self.out} is a file; give another")
         from boxwright.data.augment import PRESETS
         from boxwright.data.formats import open_dataset
         from boxwright.report.samples import contact_sheet
 
-        if self.samples < 1:
-            raise ValueError(f"--samples is 1 or more, got {self.samples}")
         splits = open_dataset(self.data, self.seed, self.format)
         if self.split is not None and self.split not in splits:
             raise ValueError(f"{self.data} has no {self.split} part; it has {', '.join(splits)}")
@@ -80,7 +90,7 @@ class Show:
         augment = None if self.augmented == "none" else PRESETS[self.augmented]
         for part in [self.split] if self.split else splits:
             path = self.out / f"{part}.jpg"
-            contact_sheet(splits[part], self.samples, self.seed, augment).save(path, quality=90)
+            contact_sheet(splits[part], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
             print(f"{part}: {path}", file=sys.stderr)
 
 
@@ -98,8 +108,8 @@ class _Bar:
         self.progress.update()
 
 
-def _report(problems: list[Problem]) -> str:
-    """The problems grouped by kind, errors first: where, what, and the mend."""
+def _report(problems: list[Problem], most: int) -> str:
+    """The problems grouped by kind, errors first, no more than `most` of each: where, what, and the mend."""
     if not problems:
         return "nothing is wrong"
     lines = []
@@ -107,9 +117,11 @@ def _report(problems: list[Problem]) -> str:
     for severity, kind in kinds:
         same = [problem for problem in problems if problem.kind == kind]
         lines.append(f"{severity}: {kind} ({len(same)})")
-        for problem in same:
+        for problem in same[:most]:
             where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-            lines += [f"  {where}", f"    {problem.message}", f"    mend: {problem.mend}"]
+            lines += [f"  {where}", indent(problem.message, "    "), f"    mend: {problem.mend}"]
+        if len(same) > most:
+            lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")
     totals = Counter(problem.severity for problem in problems)
     lines.append(", ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in totals.items()))

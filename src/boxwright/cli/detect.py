@@ -42,6 +42,8 @@ class Detect:
 
     def run(self) -> int:
         """Exit status 1 if a picture could not be read; the others are done."""
+        if not self.sources:
+            raise ValueError("which pictures? Name files, folders or globs, and name them before --classes")
         from boxwright.cli.detecting import detect
 
         return detect(self)

@@ -33,11 +33,10 @@ Sink = Callable[[Result], None]
 
 def detect(options: Detect) -> int:
     """Exit status 1 if a picture could not be read; the others are done."""
-    if not options.sources:
-        raise ValueError("which pictures? Name files, folders or globs, and name them before --classes")
     eaten = next((name for name in options.classes if Path(name).is_file()), None)
     if eaten is not None:
         raise ValueError(f"--classes takes all names up to the next option, {eaten} too; name the pictures before it")
+    _check_places(options)
     found, failed = find_pictures(options.sources, options.out)
     for line in failed:
         _complain(line)
@@ -101,6 +100,16 @@ def _sinks(options: Detect, places: dict[Path, Path], names: tuple[str, ...], st
         yield lambda result: _write(_with_suffix(folder / places[_path(result)], ".txt"), yolo_lines(result))
 
 
+def _check_places(options: Detect) -> None:
+    """Before the work, for a COCO file is written at its end."""
+    for option, folder in (("--out", None if options.no_draw else options.out), ("--yolo", options.yolo)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise ValueError(f"{option} names a folder, and {folder} is a file; give another")
+    for option, file in (("--json-file", options.json_file), ("--coco", options.coco)):
+        if file is not None and file.is_dir():
+            raise ValueError(f"{option} names a file, and {file} is a folder; name a file in it")
+
+
 def _refuse_to_overwrite(options: Detect, found: list[Found]) -> None:
     originals = {path.resolve() for path, _ in found}
     for one in found:
@@ -120,7 +129,7 @@ def _with_suffix(place: Path, suffix: str) -> Path:
 
 def _draw(result: Result, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    result.draw().save(path, quality=92, compress_level=1)  # a PNG's level: far faster, little larger
+    result.draw().save(path, quality=92, subsampling=0, compress_level=1)  # a PNG's level: far faster, little larger
 
 
 def _write(path: Path, text: str) -> None:

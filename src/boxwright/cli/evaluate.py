@@ -41,14 +41,16 @@ class Evaluate:
 
     def run(self) -> None:
         """Raises ValueError where the model and the dataset share no class."""
+        if self.data is None:
+            raise ValueError("score on which data? Name a dataset with --data")
+        if self.plot is not None:
+            if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+                raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
+            from boxwright.report.plots import draw_precision_recall  # before the work: it may not be installed
         from boxwright.data.formats import open_dataset
         from boxwright.engine.evaluate import evaluate_detector
         from boxwright.zoo import find, load
 
-        if self.data is None:
-            raise ValueError("score on which data? Name a dataset with --data")
-        if self.plot is not None:
-            from boxwright.report.plots import draw_precision_recall  # before the work: it may not be installed
         splits = open_dataset(self.data, seed=self.seed)
         split = self.split or next(part for part in ("test", "val", *splits) if part in splits)
         if split not in splits:
@@ -65,6 +67,7 @@ class Evaluate:
             drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
             print(f"{about['model']} on the {split} part of {self.data}{drawn}\n{quality.table()}")
         if self.plot is not None:
+            self.plot.parent.mkdir(parents=True, exist_ok=True)
             draw_precision_recall(quality, self.plot)
             print(f"precision-recall curves: {self.plot}", file=sys.stderr)
 

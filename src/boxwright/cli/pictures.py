@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from boxwright.data.formats.reading import IMAGE_SUFFIXES, is_picture
+from boxwright.data.image import IMAGE_SUFFIXES, is_picture
 
 
 class Found(NamedTuple):

@@ -56,13 +56,13 @@ class Train:
     """
 
     detector: AnyDetector = None
-    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON or YOLO YAML."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the run in this folder, with its options; only --device and --workers may be given too."""
-    classes: tuple[str, ...] = ()
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Learn only these, in this order; all if not given."""
     size: tuple[int, int] = (320, 416)
     """The picture as the detector sees it, in pixels: its shorter side, and what its longer side may reach at most.
@@ -73,9 +73,9 @@ class Train:
     """How much training pictures are varied; more pays in longer runs."""
     batch: int = 8
     """Pictures in a step, shared among the processes of torchrun."""
-    pretrained: bool = True
-    """Start the backbone from ImageNet weights (the extra boxwright[pretrained]); else from random ones."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """The backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load pictures; one core less than there are, at most 4, if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""

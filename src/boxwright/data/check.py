@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from boxwright.data.formats import DatasetError, Problem, read_parts
-from boxwright.data.formats.reading import ImageRow, Reading, build, is_picture, unreadable
-from boxwright.data.image import read_image
+from boxwright.data.formats.reading import ImageRow, Reading, build, unreadable
+from boxwright.data.image import is_picture, read_image
 from boxwright.types import Size
 
 __all__ = ["Problem", "check"]
@@ -40,8 +40,7 @@ def check(
         format, readings = read_parts(source, format)
     except DatasetError as error:
         place = str(error.file or source)
-        mend = "see the layouts named, or give the format"
-        return [Problem("unreadable annotations", place, error.line, str(error), mend)]
+        return [Problem("unreadable annotations", place, error.line, str(error), _how_to_open(source, error))]
     names = list(dict.fromkeys(name for reading in readings.values() for name in reading.names))
     problems = [p for reading in readings.values() for p in build(reading, names)[1] if p.kind != "unreadable image"]
     looks = _look_at_all(readings.values(), progress, workers)
@@ -54,6 +53,16 @@ def check(
         problems += _without_boxes(reading, looks)
         problems += _same_boxes(reading)
     return sorted(dict.fromkeys(problems), key=lambda p: (_RANK[p.severity], p.file, p.line or 0))
+
+
+def _how_to_open(source: Path, error: DatasetError) -> str:
+    if not source.exists():
+        return "check the path"
+    if error.file is not None:
+        return "mend this file, or make it anew with the tool it came from"
+    if source.is_file():
+        return "name the dataset's folder, or the .json or .yaml with its annotations"
+    return "arrange the files in a layout named here, or name the folder or file where the annotations are"
 
 
 def _look_at_all(

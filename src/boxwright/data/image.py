@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -15,12 +16,18 @@ from boxwright.types import Size
 ImageSource = str | PathLike[str] | bytes | BinaryIO
 """Where a picture can be read from: a path, the bytes of a file, or a file open in binary mode."""
 
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 _EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
 
 
 class ImageError(ValueError):
     """A picture that cannot be used; the message names it, says what was found and how to mend it."""
+
+
+def is_picture(name: str) -> bool:
+    """By its name; not the hidden `._name.jpg` that archives made on a Mac carry."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
 
 
 def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:

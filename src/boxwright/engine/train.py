@@ -36,7 +36,7 @@ class TrainConfig:
     """How to optimise. Batches and their augmentation are the data's business."""
 
     epochs: int | None = None
-    """Times through the data; None for as many as make about 800 steps, but no fewer than 6 and no more than 100."""
+    """Times through the data; None for as many as make about 500 steps, but no fewer than 6 and no more than 100."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     backbone_lr: float = 0.5
@@ -73,7 +73,7 @@ class TrainConfig:
         steps = math.ceil(batches / self.accumulate)
         return replace(
             self,
-            epochs=self.epochs or min(max(math.ceil(800 / steps), 6), 100),
+            epochs=self.epochs or min(max(math.ceil(500 / steps), 6), 100),
             precision=choose_precision(device) if self.precision == "auto" else self.precision,
         )
 

@@ -7,10 +7,14 @@ from zlib import crc32
 
 import numpy as np
 import PIL.Image
+import torch
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
+from boxwright.boxes.iou import intersection
+
 Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Hues far apart from each other that stand out on grass, sky, skin and in the dark.
 PALETTE: tuple[Color, ...] = (
@@ -58,12 +62,13 @@ def draw_boxes(
     side = (picture.width * picture.height) ** 0.5
     line = max(1, round(side / 180))
     font = ImageFont.load_default(size=max(11, round(side / 30)))
-    for row in reversed(range(len(boxes))):
-        color = colors[names[row]]
-        text = names[row] if scores is None else f"{names[row]} {round(100 * scores[row])}%"
-        corners = [float(side) for side in boxes[row]]
-        _rectangle(canvas, corners, color, line, picture.size)
-        _label(canvas, corners, text, color, font, line, picture.size)
+    corners = [[float(side) for side in box] for box in boxes]
+    for row in reversed(range(len(corners))):
+        _rectangle(canvas, corners[row], colors[names[row]], line, picture.size)
+    texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]
+    places = _place_labels(canvas, corners, texts, font, line + 1, picture.size)
+    for row in reversed(range(len(corners))):
+        _label(canvas, places[row], texts[row], colors[names[row]], font, line + 1)
     return picture
 
 
@@ -74,23 +79,36 @@ def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line
     canvas.rectangle([left, top, max(left, right), max(top, bottom)], outline=color, width=line)
 
 
-def _label(
-    canvas: ImageDraw.ImageDraw,
-    box: list[float],
-    text: str,
-    color: Color,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    line: int,
-    size: tuple[int, int],
-) -> None:
-    """Above the box where there is room, else inside its top; pushed back into the picture at the sides."""
-    left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
-    pad = line + 1
-    width, height = right - left + 2 * pad, bottom - top + 2 * pad
-    x = max(0, min(round(box[0]), size[0] - width))
-    above = round(box[1]) - height
-    y = above if above >= 0 else max(0, min(round(box[1]), size[1] - height))
-    canvas.rectangle([x, y, x + width - 1, y + height - 1], fill=color)
+def _place_labels(
+    canvas: ImageDraw.ImageDraw, boxes: list[list[float]], texts: list[str], font: Font, pad: int, size: tuple[int, int]
+) -> list[list[int]]:
+    """Where each label goes, xyxy: the best chooses first, each takes the spot that covers least of those before."""
+    places: list[list[int]] = []
+    for box, text in zip(boxes, texts, strict=True):
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        spots = _spots(box, int(right - left) + 2 * pad, int(bottom - top) + 2 * pad, size)
+        covered = intersection(torch.tensor(spots)[:, None], torch.tensor(places).reshape(1, -1, 4)).sum(1)
+        places.append(spots[int(covered.argmin())])
+    return places
+
+
+def _spots(box: list[float], width: int, height: int, size: tuple[int, int]) -> list[list[int]]:
+    """Places for a label of this width and height, inside the picture, the most usual first."""
+    left, top, right, bottom = (round(side) for side in box)
+    last = max(0, size[0] - width), max(0, size[1] - height)
+    corners = [(left, top), (right - width, top), (left, bottom - height)]  # inside the box
+    if bottom + height <= size[1]:
+        corners.insert(2, (left, bottom))  # below
+    if top >= height:
+        corners = [(left, top - height), (right - width, top - height), *corners]  # above
+    starts = [(min(max(x, 0), last[0]), min(max(y, 0), last[1])) for x, y in corners]
+    return [[x, y, x + width, y + height] for x, y in starts]
+
+
+def _label(canvas: ImageDraw.ImageDraw, place: list[int], text: str, color: Color, font: Font, pad: int) -> None:
+    left, top, _, _ = canvas.textbbox((0, 0), text, font=font)
+    x, y, right, bottom = place
+    canvas.rectangle([x, y, right - 1, bottom - 1], fill=color)
     canvas.text((x + pad - left, y + pad - top), text, fill=_readable_on(color), font=font)
 
 

@@ -38,13 +38,16 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
     if not cells:
         raise ImageError(f"none of the {len(dataset)} pictures can be read; `boxwright data check` says why")
     columns = math.ceil(math.sqrt(len(cells)))
-    rows = math.ceil(len(cells) / columns)
-    step = (_CELL.width + _GAP, _CELL.height + _GAP)
-    sheet = PIL.Image.new("RGB", (columns * step[0] + _GAP, rows * step[1] + _GAP), "white")
-    for place, cell in enumerate(cells):
-        row, column = divmod(place, columns)
-        middle = ((_CELL.width - cell.width) // 2, (_CELL.height - cell.height) // 2)
-        sheet.paste(cell, (_GAP + column * step[0] + middle[0], _GAP + row * step[1] + middle[1]))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    step = _CELL.width + _GAP
+    sheet = PIL.Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP * (len(rows) + 1)), "white")
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            middle = ((_CELL.width - cell.width) // 2, (height - cell.height) // 2)
+            sheet.paste(cell, (_GAP + column * step + middle[0], top + middle[1]))
+        top += height + _GAP
     return sheet
 
 

@@ -83,7 +83,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Reading]]:
 
 def _nothing_found(path: Path, formats: list[str]) -> str:
     looked = "\n  ".join(_FORMATS[name].LOOKED_FOR for name in formats)
-    kinds = Counter(file.suffix or "/" if file.is_file() else "folder" for file in path.iterdir())
+    kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in path.iterdir())
     entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")
     held = ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))

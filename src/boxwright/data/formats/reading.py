@@ -17,8 +17,6 @@ from PIL import Image
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.types import Size
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
-
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -189,11 +187,6 @@ def drop_missing(reading: Reading) -> None:
             reading.problems.append(Problem("missing image", image.file, image.line, message, mend))
     reading.boxes = [row._replace(image=to) for row in reading.boxes if (to := place[row.image]) is not None]
     reading.images = images
-
-
-def is_picture(name: str) -> bool:
-    """By its name; not the hidden `._name.jpg` that archives made on a Mac carry."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
 
 
 class Folders:

@@ -14,16 +14,15 @@ from pathlib import Path
 from xml.parsers import expat
 
 from boxwright.data.formats.reading import (
-    IMAGE_SUFFIXES,
     SPLIT_NAMES,
     BoxRow,
     ImageRow,
     Problem,
     Reading,
     drop_missing,
-    is_picture,
     names_from_file,
 )
+from boxwright.data.image import IMAGE_SUFFIXES, is_picture
 from boxwright.types import Size
 
 LOOKED_FOR = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt where there are parts), *.xml, or train/*.xml"

@@ -29,9 +29,9 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
     image_size,
-    is_picture,
     names_from_file,
 )
+from boxwright.data.image import is_picture
 from boxwright.types import Size
 
 LOOKED_FOR = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside pictures and .txt"
