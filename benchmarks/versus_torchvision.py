@@ -96,7 +96,7 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 
 def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, in torchvision's convention for anchors."""
-    config = RetinaNetConfig(backbone=backbone)
+    config = RetinaNetConfig(backbone=backbone, head_norm="none")  # as torchvision has it
     ours = config.build(CLASSES)
     ours.anchors.anchors = replace(ours.anchors.anchors, rounded=True)
     spread(ours.get_submodule("anchors.head.logits"), 2.0)

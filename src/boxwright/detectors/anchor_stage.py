@@ -34,14 +34,22 @@ class AnchorHead(nn.Module):
 
     shared  one tower for both outputs (RPN) rather than one for each (RetinaNet)
     prior   the probability every anchor starts with (Focal Loss, section 3.3)
+    norm    what follows each convolution of the towers, of so many channels: `group_norm`, or nothing (the papers)
     """
 
     def __init__(
-        self, channels: int, per_cell: int, classes: int, depth: int, shared: bool, prior: float = 0.5
+        self,
+        channels: int,
+        per_cell: int,
+        classes: int,
+        depth: int,
+        shared: bool,
+        prior: float = 0.5,
+        norm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.class_tower = _tower(channels, depth)
-        self.box_tower = nn.Identity() if shared else _tower(channels, depth)
+        self.class_tower = tower(channels, depth, norm)
+        self.box_tower = nn.Identity() if shared else tower(channels, depth, norm)
         self.shared, self.classes = shared, classes
         kernel = 1 if shared else 3
         self.logits = nn.Conv2d(channels, per_cell * classes, kernel, padding=kernel // 2)
@@ -49,7 +57,8 @@ class AnchorHead(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.constant_(self.logits.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -63,8 +72,19 @@ class AnchorHead(nn.Module):
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
-def _tower(channels: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(m for _ in range(depth) for m in (nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU())))
+def tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None = None) -> nn.Sequential:
+    """`depth` times a 3x3 convolution, its norm if any, and ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm is None))
+        layers.extend([norm(channels)] if norm else [])
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of eight channels: 32 of 256, as FCOS and torchvision's RetinaNet v2 have them."""
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
 
 
 def _per_anchor(output: Tensor, numbers: int) -> Tensor:
