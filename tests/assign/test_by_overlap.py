@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
 from boxwright.assign import BACKGROUND, IGNORED, ByOverlap
@@ -58,8 +58,29 @@ def test_rescue_needs_some_overlap() -> None:
     assert ByOverlap(high=0.7, low=0.3, rescue=True)(column(4, 2), far).tolist() == [BACKGROUND, BACKGROUND]
 
 
+def test_a_claim_takes_the_candidate_from_an_object_that_it_covers_better() -> None:
+    """Of heights 10 and 4, the second object's best candidate is the only one, which the first covers to the full."""
+    both = target(OBJECT, (0.0, 0.0, 10.0, 4.0))
+    assert ByOverlap(high=0.5)(column(10), both).tolist() == [0]
+    assert ByOverlap(high=0.5, claim=True)(column(10), both).tolist() == [1]
+    assert ByOverlap(high=0.5, claim=True)(column(10, 6), both).tolist() == [0, 1]
+    assert ByOverlap(high=0.5, claim=True)(column(10, 9), target(OBJECT)).tolist() == [0, 0]
+
+
+def test_claims_equal_torchvision() -> None:
+    noise = torch.Generator().manual_seed(1)
+    for objects in (1, 7, 30):
+        corners = torch.rand(60 + objects, 2, generator=noise) * 60
+        boxes = torch.cat([corners, corners + 5 + 40 * torch.rand(60 + objects, 2, generator=noise)], 1)
+        candidates, true = boxes[:60], boxes[60:]
+        matched = SSDMatcher(0.5)(box_iou(true, candidates))
+        ours = ByOverlap(0.5, 0.5, claim=True)(candidates, Target(true, torch.zeros(objects, dtype=torch.int64)))
+        assert torch.equal(ours, matched)
+
+
 def test_without_objects_all_is_background() -> None:
-    assert ByOverlap(rescue=True)(column(4, 2), Target.empty()).tolist() == [BACKGROUND, BACKGROUND]
+    for assign in (ByOverlap(rescue=True), ByOverlap(claim=True)):
+        assert assign(column(4, 2), Target.empty()).tolist() == [BACKGROUND, BACKGROUND]
 
 
 def test_without_candidates_there_is_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.assign import BACKGROUND, IGNORED, Balanced, everything
+from boxwright.assign import BACKGROUND, IGNORED, Balanced, HardNegatives, everything
 
 
 def assigned(positive: int, background: int, ignored: int = 0) -> Tensor:
@@ -66,3 +66,18 @@ def test_all_have_the_same_chance() -> None:
     draws = 2000
     frequency = Balanced(16, positive=0.25)(assigned(10, 30).expand(draws, -1)).float().mean(0)
     assert (frequency - 0.4).abs().max() < 5 * (0.4 * 0.6 / draws) ** 0.5
+
+
+def test_hard_negatives_are_those_that_cost_most() -> None:
+    """Two positives of the first image want six of its seven negatives; the second has none, and gets `least`."""
+    rows = torch.stack([assigned(2, 7, 1), assigned(0, 9, 1)])
+    losses = torch.tensor([[9.0, 9, 1, 2, 3, 4, 5, 6, 7, 9], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]])
+    chosen = HardNegatives(ratio=3.0, least=2)(rows, losses)
+    assert chosen[0].tolist() == [True, True, False, True, True, True, True, True, True, False]
+    assert chosen[1].tolist() == [False] * 7 + [True, True, False]
+    assert not HardNegatives(least=0)(rows, losses)[1].any()
+
+
+def test_too_few_negatives_are_all_taken() -> None:
+    rows = assigned(3, 2, 4)
+    assert HardNegatives()(rows, torch.zeros(9)).tolist() == [True] * 5 + [False] * 4

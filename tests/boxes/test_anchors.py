@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from boxwright.boxes.anchors import AnchorGrid
+from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes
 from boxwright.boxes.convert import xyxy_to_cxcywh
 from boxwright.boxes.iou import area
 
@@ -70,6 +70,33 @@ def test_agrees_with_torchvision(sizes: tuple[tuple[float, ...], ...]) -> None:
     assert torch.equal(torch.cat(ours(shapes)), theirs[0])
 
 
+def test_default_boxes_by_hand() -> None:
+    """Two levels of one cell each: squares of 4 and 9, so the larger square of the first has a side of 6."""
+    grid = DefaultBoxes(sizes=(4, 9, 16), ratios=((4.0,), ()), strides=(8, 16))
+    assert grid.per_cell == (4, 2)
+    fine, coarse = grid([(1, 1), (1, 1)])
+    assert xyxy_to_cxcywh(fine).tolist() == [[4, 4, 4, 4], [4, 4, 6, 6], [4, 4, 8, 2], [4, 4, 2, 8]]
+    assert xyxy_to_cxcywh(coarse).tolist() == [[8, 8, 9, 9], [8, 8, 12, 12]]
+
+
+def test_default_boxes_agree_with_torchvision() -> None:
+    """Those of SSD300, whose last are cut to the picture, although 315 lies beyond it."""
+    ratios, strides, side = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)), (8, 16, 32, 64, 100, 300), 300
+    scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
+    theirs = DefaultBoxGenerator(
+        [[int(ratio) for ratio in level] for level in ratios], scales=scales, steps=list(strides)
+    )
+    shapes = [(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]
+    (expected,) = theirs(
+        ImageList(torch.zeros(1, 3, side, side), [(side, side)]), [torch.zeros(1, 1, *shape) for shape in shapes]
+    )
+    ours = DefaultBoxes(tuple(side * scale for scale in scales), ratios, strides, limit=side)
+    assert list(ours.per_cell) == theirs.num_anchors_per_location()
+    boxes = torch.cat(ours(shapes))
+    assert len(boxes) == 8732  # the paper's number
+    torch.testing.assert_close(boxes, expected, atol=1e-4, rtol=0)
+
+
 class _OverFeatures(torch.nn.Module):
     grid = AnchorGrid(sizes=((32,), (64,)), ratios=(0.5, 1, 2), strides=(8, 16))
 
@@ -107,6 +134,20 @@ def test_export_for_any_size() -> None:
 def test_refuses_inconsistent_numbers(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnchorGrid(**{"ratios": (1.0,), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sizes": (8.0, 16.0)}, "got 2 sizes, 2 tuples of ratios and 2 strides"),
+        ({"ratios": ((2.0,),)}, "got 3 sizes, 1 tuples"),
+        ({"strides": (), "sizes": (1.0,), "ratios": ()}, "0 strides"),
+        ({"ratios": ((), (-2.0,))}, "positive"),
+    ],
+)
+def test_default_boxes_refuse_inconsistent_numbers(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DefaultBoxes(**{"sizes": (8.0, 16.0, 32.0), "ratios": ((), (2.0,)), "strides": (8, 16), **arguments})
 
 
 def test_refuses_another_number_of_levels() -> None:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.codec import DeltaCodec, DistanceCodec, distances
 
 PROPOSAL = torch.tensor([[10.0, 20.0, 40.0, 60.0]])  # 30 wide, 40 high, centre (25, 40)
 
@@ -106,3 +106,46 @@ def test_gradient_reaches_the_deltas() -> None:
 def test_refuses_weights_it_cannot_invert(weights: tuple) -> None:
     with pytest.raises(ValueError, match="four positive weights"):
         DeltaCodec(weights)
+
+
+def test_distances_by_hand() -> None:
+    """From the centre (25, 40); beyond a side they are negative."""
+    box = torch.tensor([[5.0, 30.0, 30.0, 90.0]])
+    assert distances(PROPOSAL, box).tolist() == [[20, 10, 5, 50]]
+    assert distances(PROPOSAL, box + 25).tolist() == [[-5, -15, 30, 75]]
+
+
+@pytest.mark.parametrize("positive", ["exp", "relu"])
+def test_distances_are_in_extents_of_the_reference(positive: str) -> None:
+    """30 wide, 40 high: a width to the left, half a height up, a third of a width right, a height and a half down."""
+    codec = DistanceCodec(positive)  # type: ignore[arg-type]
+    box, numbers = torch.tensor([[-5.0, 20.0, 35.0, 100.0]]), torch.tensor([[1, 1 / 2, 1 / 3, 3 / 2]])
+    numbers = numbers.log() if positive == "exp" else numbers
+    torch.testing.assert_close(codec.encode(box, PROPOSAL), numbers)
+    torch.testing.assert_close(codec.decode(numbers, PROPOSAL), box)
+
+
+def test_relu_has_no_negative_distances() -> None:
+    box = DistanceCodec("relu").decode(torch.tensor([[-1.0, -2.0, 1.0, 0.5]]), PROPOSAL)
+    assert box.tolist() == [[25, 40, 55, 60]]
+
+
+def test_distances_equal_torchvision() -> None:
+    references, boxes = random_boxes(50, 1), random_boxes(50, 2)
+    theirs = BoxLinearCoder()
+    numbers = 3 * torch.rand(50, 4, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(DistanceCodec("relu").encode(boxes, references), theirs.encode(references, boxes))
+    torch.testing.assert_close(DistanceCodec("relu").decode(numbers, references), theirs.decode(numbers, references))
+
+
+def test_distances_are_finite_whatever_is_said() -> None:
+    codec = DistanceCodec()
+    assert codec.decode(torch.full((1, 4), 1e4), PROPOSAL).isfinite().all()
+    assert codec.encode(PROPOSAL + 100, PROPOSAL).isfinite().all()  # the centre lies outside
+    half = codec.decode(torch.zeros(1, 4, dtype=torch.bfloat16), PROPOSAL)
+    assert half.dtype == torch.float32
+
+
+def test_distances_become_positive_in_two_ways_only() -> None:
+    with pytest.raises(ValueError, match="exp or relu, got 'abs'"):
+        DistanceCodec("abs")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 from boxwright.assign.by_overlap import BACKGROUND, IGNORED
 
 
-def everything(assigned: Tensor) -> Tensor:
+def everything(assigned: Tensor, losses: Tensor | None = None) -> Tensor:
     """All that is not ignored, as a mask."""
     return assigned != IGNORED
 
@@ -26,7 +26,7 @@ class Balanced:
     count: int
     positive: float
 
-    def __call__(self, assigned: Tensor) -> Tensor:
+    def __call__(self, assigned: Tensor, losses: Tensor | None = None) -> Tensor:
         """Assignments (..., A) to a mask (..., A)."""
         noise = torch.rand(assigned.shape, device=assigned.device)
         positives = _draw(assigned >= 0, noise, int(self.count * self.positive))
@@ -34,9 +34,26 @@ class Balanced:
         return positives | _draw(assigned == BACKGROUND, noise, self.count, free)
 
 
-def _draw(eligible: Tensor, noise: Tensor, most: int, count: Tensor | None = None) -> Tensor:
-    """The mask of the `most` eligible entries with the highest noise, or the first `count` (..., 1) of these."""
-    top = torch.where(eligible, noise, -1.0).topk(min(most, eligible.shape[-1]), dim=-1)
+@dataclass(frozen=True)
+class HardNegatives:
+    """All positives of an image, and `ratio` times as much background: what costs most (SSD, section 2.2).
+
+    least  background of an image where that would be fewer; at 0 an image without objects teaches nothing (the paper)
+    """
+
+    ratio: float = 3.0
+    least: int = 3
+
+    def __call__(self, assigned: Tensor, losses: Tensor) -> Tensor:
+        """Assignments (..., A) and their class losses (..., A) to a mask (..., A)."""
+        positive = assigned >= 0
+        count = (self.ratio * positive.sum(-1, keepdim=True)).clamp(min=self.least)
+        return positive | _draw(assigned == BACKGROUND, losses, assigned.shape[-1], count)
+
+
+def _draw(eligible: Tensor, rank: Tensor, most: int, count: Tensor | None = None) -> Tensor:
+    """The mask of the `most` eligible entries of highest rank (none is negative), or of the first `count` (..., 1)."""
+    top = torch.where(eligible, rank, -1.0).topk(min(most, eligible.shape[-1]), dim=-1)
     drawn = top.values >= 0
     if count is not None:
         drawn = drawn & (torch.arange(drawn.shape[-1], device=drawn.device) < count)

@@ -1,7 +1,7 @@
-"""Reference boxes of several sizes and shapes at every cell of every pyramid level.
+"""Reference boxes of several sizes and shapes at every cell of every level.
 
-Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS 2015,
-section 3.1.1.
+`AnchorGrid`: Ren et al., "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", NeurIPS
+2015, section 3.1.1. `DefaultBoxes`: Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016, section 2.2.
 """
 
 from __future__ import annotations
@@ -13,10 +13,46 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Extent = tuple[float, float]
+"""Half of the width and half of the height of an anchor."""
+
+
+class Tiling:
+    """The same boxes around the centre of every cell of a level; a subclass says which boxes, and how far apart."""
+
+    strides: tuple[float, ...]
+    offset: float
+
+    def extents(self, level: int) -> list[Extent]:
+        """The anchors of a cell of this level."""
+        raise NotImplementedError(f"{type(self).__name__} must define extents(level)")
+
+    def __call__(self, shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> list[Tensor]:
+        """The anchors of feature maps of these (height, width): per level (height * width * anchors of a cell, 4) xyxy,
+        ordered by row, column, anchor."""
+        if len(shapes) != len(self.strides):
+            name = type(self).__name__
+            raise ValueError(f"this {name} has {len(self.strides)} levels, got {len(shapes)} feature maps")
+        return [self._level(level, height, width, device) for level, (height, width) in enumerate(shapes)]
+
+    def _level(self, level: int, height: int, width: int, device: torch.device | str | None) -> Tensor:
+        # Anchors enter as scalars, one addition each: a tensor of them made on the host would have to be copied to the
+        # accelerator in every step, which waits for it and cannot be part of a CUDA graph.
+        extents = self.extents(level)
+        xs, ys = (self._centres(cells, self.strides[level], device) for cells in (width, height))
+        x = torch.stack([xs + sign * w for w, _ in extents for sign in (-1, 1)], dim=-1)  # (W, 2A)
+        y = torch.stack([ys + sign * h for _, h in extents for sign in (-1, 1)], dim=-1)  # (H, 2A)
+        x = x[None].expand(height, -1, -1)  # (H, W, 2A)
+        y = y[:, None].expand(-1, width, -1)
+        return torch.stack((x, y), dim=-1).reshape(-1, 4)  # (H, W, 2A, 2) -> (HWA, 4): a row has two corners
+
+    def _centres(self, cells: int, stride: float, device: torch.device | str | None) -> Tensor:
+        return (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * stride
+
 
 @dataclass(frozen=True)
-class AnchorGrid:
-    """Anchors for feature maps of given strides. All shapes of one size have the same area.
+class AnchorGrid(Tiling):
+    """Every ratio in every size. All shapes of one size have the same area.
 
     sizes    per level, the square roots of the anchors' areas, in pixels; as many on every level
     ratios   height / width
@@ -29,7 +65,7 @@ class AnchorGrid:
 
     sizes: tuple[tuple[float, ...], ...]
     ratios: tuple[float, ...]
-    strides: tuple[int, ...]
+    strides: tuple[float, ...]
     offset: float = 0.0
     rounded: bool = False
 
@@ -53,37 +89,53 @@ class AnchorGrid:
         """Anchors at one location of one level."""
         return len(self.ratios) * len(self.sizes[0])
 
-    def __call__(self, shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> list[Tensor]:
-        """The anchors of feature maps of these (height, width): per level (height * width * per_cell, 4) xyxy,
-        ordered by row, column, anchor."""
-        if len(shapes) != len(self.strides):
-            raise ValueError(f"this AnchorGrid has {len(self.strides)} levels, got {len(shapes)} feature maps")
-        return [
-            self._level(height, width, stride, sizes, device)
-            for (height, width), stride, sizes in zip(shapes, self.strides, self.sizes, strict=True)
-        ]
-
-    def _level(
-        self, height: int, width: int, stride: int, sizes: tuple[float, ...], device: torch.device | str | None
-    ) -> Tensor:
-        # Anchors enter as scalars, one addition each: a tensor of them made on the host would have to be copied to the
-        # accelerator in every step, which waits for it and cannot be part of a CUDA graph.
-        extents = self._extents(sizes)
-        xs = self._centres(width, stride, device)
-        ys = self._centres(height, stride, device)
-        x = torch.stack([xs + sign * w for w, _ in extents for sign in (-1, 1)], dim=-1)  # (W, 2A)
-        y = torch.stack([ys + sign * h for _, h in extents for sign in (-1, 1)], dim=-1)  # (H, 2A)
-        x = x[None].expand(height, -1, -1)  # (H, W, 2A)
-        y = y[:, None].expand(-1, width, -1)
-        return torch.stack((x, y), dim=-1).reshape(-1, 4)  # (H, W, 2A, 2) -> (HWA, 4): a row has two corners
-
-    def _centres(self, cells: int, stride: int, device: torch.device | str | None) -> Tensor:
-        return (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * stride
-
-    def _extents(self, sizes: tuple[float, ...]) -> list[tuple[float, float]]:
-        """Half of the width and half of the height of each anchor of a cell."""
-        extents = [(s / math.sqrt(r) / 2, s * math.sqrt(r) / 2) for r in self.ratios for s in sizes]
+    def extents(self, level: int) -> list[Extent]:
+        extents = [(s / math.sqrt(r) / 2, s * math.sqrt(r) / 2) for r in self.ratios for s in self.sizes[level]]
         return [(float(round(w)), float(round(h))) for w, h in extents] if self.rounded else extents
+
+
+@dataclass(frozen=True)
+class DefaultBoxes(Tiling):
+    """A square and a larger one on every level, and lying and standing boxes of the area of the first.
+
+    sizes    sides of the first squares in pixels, one per level and one more: the larger square of a level has the
+             geometric mean of its size and the next
+    ratios   per level, width / height of the lying boxes, each of which also stands
+    strides  per level, pixels of the picture from one cell to the next
+    limit    pixels; no box is wider or higher (torchvision: the side of the picture)
+
+    The boxes of a cell are the square, the larger square, then lying and standing for each ratio: torchvision's order.
+    """
+
+    sizes: tuple[float, ...]
+    ratios: tuple[tuple[float, ...], ...]
+    strides: tuple[float, ...]
+    offset: float = 0.5
+    limit: float = math.inf
+
+    def __post_init__(self) -> None:
+        levels = len(self.strides)
+        if not levels or (len(self.sizes), len(self.ratios)) != (levels + 1, levels):
+            raise ValueError(
+                f"DefaultBoxes takes a size, a tuple of ratios and a stride per level, and one more size, "
+                f"got {len(self.sizes)} sizes, {len(self.ratios)} tuples of ratios and {levels} strides"
+            )
+        if min(*self.sizes, *(ratio for level in self.ratios for ratio in level), *self.strides) <= 0:
+            raise ValueError(
+                f"DefaultBoxes takes positive numbers, got sizes {self.sizes}, ratios {self.ratios}, "
+                f"strides {self.strides}"
+            )
+
+    @property
+    def per_cell(self) -> tuple[int, ...]:
+        """Boxes at one location of each level."""
+        return tuple(2 + 2 * len(level) for level in self.ratios)
+
+    def extents(self, level: int) -> list[Extent]:
+        size, larger = self.sizes[level], math.sqrt(self.sizes[level] * self.sizes[level + 1])
+        lying = [(size * math.sqrt(ratio), size / math.sqrt(ratio)) for ratio in self.ratios[level]]
+        boxes = [(size, size), (larger, larger), *(box for w, h in lying for box in ((w, h), (h, w)))]
+        return [(min(w, self.limit) / 2, min(h, self.limit) / 2) for w, h in boxes]
 
 
 def anchor_sizes(strides: Sequence[int], scales: Sequence[float]) -> tuple[tuple[float, ...], ...]:

@@ -1,23 +1,57 @@
-"""RoI align over one map or a pyramid (He et al. 2017, "Mask R-CNN", section 3; Lin et al. 2017, "FPN", eq. 1)."""
+"""Regions of one map or a pyramid, pooled to a fixed number of cells: RoI pool and align, pyramids, position-sensitive.
+
+What pool and align compute is to be read in `layers/regions_by_hand.py`; here torchvision's compiled operators do it.
+Every pooler takes maps (N, C, h, w), one per stride, and boxes (N, P, 4) in pixels of the batch, and answers in float32
+with N * P rows, image by image. A box of zeros, as pads the proposals of an image, is pooled as a point.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import boxwright.layers.region_ops  # noqa: F401  registers torch.ops.boxwright.roi_align and the others
 from boxwright.boxes.iou import area
-from boxwright.boxes.nms import load_compiled_ops
 
 
-class RegionAlign(nn.Module):
-    """Pools every region to size x size cells of bilinear samples, from the level of the pyramid that fits its size.
+class RegionPooler(nn.Module):
+    """What all poolers share: each region is read from the level of the pyramid that fits its size.
 
     A region of `canonical` pixels across is read from the level of stride 16, one of half that size a level below,
-    and so on (FPN, eq. 1).
+    and so on (Lin et al. 2017, "FPN", eq. 1).
 
     strides   of the maps it reads, each twice the one before; further maps are left alone
+    """
+
+    def __init__(self, strides: tuple[int, ...], canonical: float) -> None:
+        super().__init__()
+        if not strides or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+            raise ValueError(f"{type(self).__name__} takes strides that double from map to map, got {strides}")
+        self.strides, self.canonical = strides, canonical
+
+    def level(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) to the index (...) of the map each is read from."""
+        finest = self.strides[0].bit_length() - 1  # log2 of the stride
+        # The summand keeps rounding from sending a region of just the canonical size a level down.
+        wanted = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
+        return (wanted - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
+
+    def pool(self, operator: Callable, maps: list[Tensor], boxes: Tensor, size: int, *options: float) -> Any:
+        """What an operator of `layers/region_ops.py` answers for size x size cells of every box."""
+        if len(maps) < len(self.strides):
+            raise ValueError(f"{type(self).__name__} reads a map for each stride of {self.strides}, got {len(maps)}")
+        maps = [features.float() for features in maps[: len(self.strides)]]
+        scales = [1 / stride for stride in self.strides]
+        return operator(maps, numbered(boxes.float()), self.level(boxes).flatten(), scales, size, *options)
+
+
+class RegionAlign(RegionPooler):
+    """Pools every region to size x size cells of bilinear samples (He et al. 2017, "Mask R-CNN", section 3).
+
     sampling  sample points per cell and side; 0 takes as many as the cell has pixels
     aligned   a feature lies in the middle of its cell; False puts it at the upper left corner and widens regions to one
               cell at least, as Detectron did at first and torchvision's detectors do (their weights expect it)
@@ -31,100 +65,99 @@ class RegionAlign(nn.Module):
         canonical: float = 224.0,
         aligned: bool = True,
     ) -> None:
-        super().__init__()
-        if not strides or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-            raise ValueError(f"RegionAlign takes strides that double from map to map, got {strides}")
-        self.strides, self.size, self.sampling = strides, size, sampling
-        self.canonical, self.aligned = canonical, aligned
-
-    def level(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) to the index (...) of the map each is read from."""
-        finest = self.strides[0].bit_length() - 1  # log2 of the stride
-        # The summand keeps rounding from sending a region of just the canonical size a level down.
-        wanted = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
-        return (wanted - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
+        super().__init__(strides, canonical)
+        self.size, self.sampling, self.aligned = size, sampling, aligned
 
     def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
         """Maps (N, C, h, w) per level and boxes (N, P, 4) in image pixels to (N * P, C, size, size) float32."""
-        maps = [features.float() for features in maps[: len(self.strides)]]
-        scales = [1 / stride for stride in self.strides]
-        image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2])
-        regions = torch.cat([image[..., None], boxes], dim=-1).flatten(0, 1)  # (N * P, 5)
-        level = self.level(boxes).flatten()
-        return torch.ops.boxwright.roi_align(maps, regions, level, scales, self.size, self.sampling, self.aligned)
+        return self.pool(torch.ops.boxwright.roi_align, maps, boxes, self.size, self.sampling, self.aligned)
 
 
-# Splitting regions over levels depends on values, so it happens inside an operator, whose shapes are static outside.
-# On an accelerator the operator waits for the device.
+class RegionPool(RegionPooler):
+    """The maximum of every region in size x size cells, snapped to whole features (Girshick 2015, section 2.1)."""
+
+    def __init__(self, strides: tuple[int, ...], size: int = 7, canonical: float = 224.0) -> None:
+        super().__init__(strides, canonical)
+        self.size = size
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        """Maps (N, C, h, w) per level and boxes (N, P, 4) in image pixels to (N * P, C, size, size) float32."""
+        return self.pool(torch.ops.boxwright.roi_pool, maps, boxes, self.size)[0]
 
 
-def _align(
-    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
-) -> Tensor:
-    load_compiled_ops()
-    if len(maps) == 1:
-        return torch.ops.torchvision.roi_align(maps[0], regions, scales[0], size, size, sampling, aligned)
-    pooled = maps[0].new_empty(len(regions), maps[0].shape[1], size, size)
-    for index, (features, scale) in enumerate(zip(maps, scales, strict=True)):
-        rows = (level == index).nonzero()[:, 0]
-        pooled[rows] = torch.ops.torchvision.roi_align(features, regions[rows], scale, size, size, sampling, aligned)
-    return pooled
+class PyramidPool(RegionPooler):
+    """The maximum of every region in grids of several sizes (He et al. 2014, "Spatial pyramid pooling", section 2.3).
+
+    Regions snap to whole features as in `RegionPool`; the paper's appendix shrinks them by up to a feature more.
+
+    grids     cells per side of each grid, in the order in which they come out
+    """
+
+    def __init__(
+        self, strides: tuple[int, ...], grids: tuple[int, ...] = (6, 3, 2, 1), canonical: float = 224.0
+    ) -> None:
+        super().__init__(strides, canonical)
+        self.grids = grids
+        self.cells = sum(size * size for size in grids)
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        """Maps (N, C, h, w) per level and boxes (N, P, 4) in image pixels to (N * P, C, cells) float32."""
+        pooled = [self.pool(torch.ops.boxwright.roi_pool, maps, boxes, size)[0] for size in self.grids]
+        return torch.cat([grid.flatten(2) for grid in pooled], dim=-1)
 
 
-def _shape_of_align(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *_) -> Tensor:
-    return maps[0].new_empty(regions.shape[0], maps[0].shape[1], size, size)
+class PositionSensitiveAlign(RegionPooler):
+    """RoI align in which every cell reads channels of its own (Dai et al. 2016, "R-FCN", section 3).
+
+    Channel k of cell (row, column) is read from channel (k * size + row) * size + column of the maps; the paper has the
+    cell first, which is a permutation of the rows of the convolution before.
+
+    sampling  sample points per cell and side; 0 takes as many as the cell has features
+    """
+
+    def __init__(self, strides: tuple[int, ...], size: int = 7, sampling: int = 2, canonical: float = 224.0) -> None:
+        super().__init__(strides, canonical)
+        self.size, self.sampling = size, sampling
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        """Maps (N, K * size * size, h, w) per level and boxes (N, P, 4) in image pixels to (N * P, K, size, size)."""
+        check_channels(self, maps)
+        pooled = self.pool(torch.ops.boxwright.ps_roi_align, maps, boxes, self.size, self.sampling)[0]
+        if self.sampling > 0:
+            return pooled
+        # The compiled operator divides by the number of samples, and a box without extent has none.
+        empty = (boxes[..., 2:] <= boxes[..., :2]).any(-1).flatten()
+        return pooled.masked_fill(empty[:, None, None, None], 0.0)
 
 
-def _align_backward(
-    gradient: Tensor,
-    regions: Tensor,
-    level: Tensor,
-    scales: list[float],
-    shapes: list[int],
-    size: int,
-    sampling: int,
-    aligned: bool,
-) -> list[Tensor]:
-    """The gradient (R, C, size, size) back on the maps; `shapes` has four numbers for each of them."""
-    load_compiled_ops()
-    gradients = []
-    for index, scale in enumerate(scales):
-        rows = (level == index).nonzero()[:, 0]
-        numbers = (scale, size, size, *shapes[4 * index : 4 * index + 4], sampling, aligned)
-        gradients.append(torch.ops.torchvision._roi_align_backward(gradient[rows], regions[rows], *numbers))
-    return gradients
+class PositionSensitivePool(RegionPooler):
+    """The mean of whole features per cell, every cell of channels of its own: the pooling of the R-FCN paper.
+
+    Channels are ordered as in `PositionSensitiveAlign`.
+    """
+
+    def __init__(self, strides: tuple[int, ...], size: int = 7, canonical: float = 224.0) -> None:
+        super().__init__(strides, canonical)
+        self.size = size
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        """Maps (N, K * size * size, h, w) per level and boxes (N, P, 4) in image pixels to (N * P, K, size, size)."""
+        check_channels(self, maps)
+        return self.pool(torch.ops.boxwright.ps_roi_pool, maps, boxes, self.size)[0]
 
 
-def _shape_of_backward(
-    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], *_
-) -> list[Tensor]:
-    return [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+def numbered(boxes: Tensor) -> Tensor:
+    """Boxes (N, P, 4) to the regions (N * P, 5) that the compiled operators take: the image, then the box."""
+    image = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand(boxes.shape[:2])
+    return torch.cat([image[..., None], boxes], dim=-1).flatten(0, 1)
 
 
-def _remember(ctx, inputs: tuple, output: Tensor) -> None:
-    maps, regions, level, *ctx.numbers = inputs
-    ctx.shapes = [number for features in maps for number in features.shape]
-    ctx.save_for_backward(regions, level)
-
-
-def _differentiate(ctx, gradient: Tensor) -> tuple:
-    scales, *rest = ctx.numbers
-    gradients = torch.ops.boxwright.roi_align_backward(gradient, *ctx.saved_tensors, scales, ctx.shapes, *rest)
-    return gradients, None, None, None, None, None, None
-
-
-# The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
-_library = torch.library.Library("boxwright", "FRAGMENT")
-_library.define(
-    "roi_align(Tensor[] maps, Tensor regions, Tensor level, float[] scales, int size, int sampling, bool aligned)"
-    " -> Tensor"
-)
-_library.define(
-    "roi_align_backward(Tensor gradient, Tensor regions, Tensor level, float[] scales, SymInt[] shapes, int size,"
-    " int sampling, bool aligned) -> Tensor[]"
-)
-_library.impl("roi_align", _align, "CompositeExplicitAutograd")
-_library.impl("roi_align_backward", _align_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("boxwright::roi_align", _shape_of_align, lib=_library)
-torch.library.register_fake("boxwright::roi_align_backward", _shape_of_backward, lib=_library)
-torch.library.register_autograd("boxwright::roi_align", _differentiate, setup_context=_remember, lib=_library)
+def check_channels(pooler: PositionSensitiveAlign | PositionSensitivePool, maps: list[Tensor]) -> None:
+    """Position-sensitive maps have a channel for every cell."""
+    cells = pooler.size**2
+    for features in maps[: len(pooler.strides)]:
+        if features.shape[1] % cells or not features.shape[1]:
+            raise ValueError(
+                f"{type(pooler).__name__} of size {pooler.size} takes maps of {cells} channels for each that comes "
+                f"out, a multiple of {cells}; got {features.shape[1]}"
+            )

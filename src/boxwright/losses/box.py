@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.codec import Codec, DeltaCodec
 from boxwright.boxes.iou import giou
 
 
@@ -19,7 +19,7 @@ class DeltaLoss:
     Below `beta` the error counts squared, above it linearly; `beta` 0 is plain L1.
     """
 
-    codec: DeltaCodec = field(default_factory=DeltaCodec)
+    codec: Codec = field(default_factory=DeltaCodec)
     beta: float = 1 / 9
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class DeltaLoss:
 class OverlapLoss:
     """1 - GIoU of the decoded boxes (Rezatofighi et al. 2019), or 1 minus any other overlap of `boxes.iou`."""
 
-    codec: DeltaCodec = field(default_factory=DeltaCodec)
+    codec: Codec = field(default_factory=DeltaCodec)
     overlap: Callable[[Tensor, Tensor], Tensor] = giou
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
