@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from boxwright.backbones import BACKBONES, build_backbone, build_classifier
-from boxwright.backbones.base import Stage, cut_stages
+from boxwright.backbones.base import Stage, cut_stages, pad_same
+from boxwright.layers.conv import Conv2dSame
 
 LIGHT = ["efficientnet_lite0", "resnet18", "mobilenet_v2", "mobilenet_v3_small"]
 
@@ -37,8 +39,76 @@ def test_channels_are_right_without_running_the_network(name: str) -> None:
         backbone = build_backbone(name, levels=(2, 3, 4, 5))
         maps = backbone(torch.empty(1, 3, 256, 256))
     assert tuple(y.shape[1] for y in maps) == backbone.channels
-    assert all(abs(y.shape[-1] - 256 / s) <= 1 for y, s in zip(maps, backbone.strides, strict=True))
+    assert [tuple(y.shape[2:]) for y in maps] == [(256 // s, 256 // s) for s in (4, 8, 16, 32)]
     assert len(backbone.pixel_mean) == len(backbone.pixel_std) == 3
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_a_bright_pixel_is_seen_by_the_cells_around_its_own(name: str, middle_of_what_sees: Callable) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(name, levels=(3,)).eval()
+    assert middle_of_what_sees(backbone, 128) == 128 / 8
+
+
+def test_only_layers_that_leave_out_the_border_are_padded() -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(1, 1, 3, stride=2),  # an Inception's
+        nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(1, 1, 11, stride=4, padding=2),  # AlexNet's
+        nn.Conv2d(1, 1, (1, 7), padding=(0, 3)),
+        nn.Conv2d(1, 1, 7, stride=4, padding=2),
+        nn.Conv2d(1, 1, 4, stride=4),  # patches
+        nn.MaxPool2d(2, stride=2),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        nn.Conv2d(1, 1, 3, padding="same"),
+        Conv2dSame(1, 1, 3, stride=2),
+    )
+    pad_same(layers)
+    paddings = [layer.padding for layer in layers]
+    assert paddings == [(1, 1), (1, 1), (5, 5), (0, 3), (2, 2), (0, 0), (0, 0), 0, "same", (0, 0)]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_dilated_last_stage_has_stride_16(name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name, levels=(3, 4, 5), dilated=True)
+        plain = build_backbone(name, levels=(3, 4, 5))
+        maps = backbone(torch.empty(1, 3, 128, 192))
+    assert backbone.strides == (8, 16, 16) and backbone.channels == plain.channels
+    assert [tuple(y.shape[2:]) for y in maps] == [(16, 24), (8, 12), (8, 12)]
+    assert [(key, value.shape) for key, value in backbone.state_dict().items()] == [
+        (key, value.shape) for key, value in plain.state_dict().items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "first"),
+    [
+        ("resnet18", {}, 0),
+        ("resnet50", {}, 0),
+        ("resnet50", {"stride_in_1x1": True}, 0),
+        ("mobilenet_v2", {}, 0),
+        ("efficientnet_lite0", {}, 1),  # TensorFlow pads an even map at its end: strides begin with the second cell
+    ],
+)
+def test_a_dilated_last_stage_has_the_cells_of_the_plain_one_and_new_ones_between(
+    name: str, options: dict, first: int
+) -> None:
+    plain = build_backbone(name, levels=(5,), **options)
+    dilated = build_backbone(name, levels=(5,), dilated=True, **options)
+    dilated.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        x = torch.randn(1, 3, 64, 128)
+        (wanted,), (got,) = plain(x), dilated(x)
+    assert got.shape[2:] == (4, 8) and dilated.strides == (16,)
+    torch.testing.assert_close(got[:, :, first::2, first::2], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_dilated_vgg_pools_every_cell_with_its_neighbours() -> None:
+    with torch.device("meta"):
+        pool = build_backbone("vgg11", levels=(5,), dilated=True).get_submodule("body.features.20")
+    assert isinstance(pool, nn.MaxPool2d)
+    assert (pool.kernel_size, pool.stride, pool.padding) == (3, 1, 1)
 
 
 def test_nothing_above_the_highest_level_is_kept_and_names_stay() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.backbones import BACKBONES, build_classifier
-from boxwright.backbones.base import StagedBackbone
+from boxwright.backbones.base import StagedBackbone, pad_same
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -111,6 +111,8 @@ def test_levels_are_torchvisions_intermediate_maps(name: str, norm: str) -> None
         if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.reset_parameters()
     ours.load_state_dict(live_in(theirs).state_dict(), strict=True, assign=True)
+    if name == "alexnet":
+        pad_same(theirs)
     backbone = StagedBackbone(ours, list(levels), norm=norm).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         x = torch.randn(1, 3, 64, 96)
@@ -119,10 +121,10 @@ def test_levels_are_torchvisions_intermediate_maps(name: str, norm: str) -> None
 
 def test_dilated_last_stage_equals_torchvisions() -> None:
     theirs = live_in(torchvision.models.resnet50(num_classes=10, replace_stride_with_dilation=[False, False, True]))
-    ours = build_classifier("resnet50", classes=10, dilated="torchvision")
+    ours = build_classifier("resnet50", classes=10)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    backbone = StagedBackbone(ours, (3, 4)).eval()
-    assert backbone.channels == (512, 2048)
+    backbone = StagedBackbone(ours, (3, 5), dilated=True).eval()
+    assert backbone.channels == (512, 2048) and backbone.strides == (8, 16)
     with torch.no_grad():
         x = torch.randn(1, 3, 64, 64)
         expected = named_outputs(theirs, ["layer2", "layer4"], x)
@@ -130,16 +132,15 @@ def test_dilated_last_stage_equals_torchvisions() -> None:
         assert expected[1].shape == (1, 2048, 4, 4)
 
 
-def test_detectron2s_options_move_the_stride_and_the_dilation() -> None:
+def test_detectron2s_option_moves_the_stride_and_with_it_the_dilation() -> None:
     with torch.device("meta"):
-        network = build_classifier("resnet50", stride_in_1x1=True, dilated="detectron2")
-    assert [network.get_submodule(f"layer2.0.conv{i}").stride for i in (1, 2, 3)] == [(2, 2), (1, 1), (1, 1)]
-    assert [network.get_submodule(f"layer4.{i}.conv2").dilation for i in range(3)] == [(2, 2)] * 3
-    assert [network.get_submodule(f"layer4.{i}.conv2").stride for i in range(3)] == [(1, 1)] * 3
+        network = build_classifier("resnet50", stride_in_1x1=True)
+        assert [network.get_submodule(f"layer2.0.conv{i}").stride for i in (1, 2, 3)] == [(2, 2), (1, 1), (1, 1)]
+        body = StagedBackbone(network, (5,), dilated=True).body
+    assert [body.get_submodule(f"layer4.{i}.conv2").dilation for i in range(3)] == [(2, 2)] * 3
+    assert [body.get_submodule(f"layer4.0.conv{i}").stride for i in (1, 2, 3)] == [(1, 1)] * 3
 
 
 def test_impossible_options_say_so() -> None:
     with pytest.raises(ValueError, match="need bottlenecks"):
-        build_classifier("resnet18", dilated="torchvision")
-    with pytest.raises(ValueError, match="got 'yes'"):
-        build_classifier("resnet50", dilated="yes")
+        build_classifier("resnet18", stride_in_1x1=True)

@@ -1,8 +1,9 @@
-"""Backbones by name: `build_backbone` is the one way in."""
+"""Backbones by name: `build_backbone` is the one way in, `build_tail` gives what comes behind its level 4."""
 
 from __future__ import annotations
 
 from boxwright.backbones.base import Backbone
-from boxwright.backbones.build import BACKBONES, build_backbone, build_classifier
+from boxwright.backbones.build import BACKBONES, build_backbone, build_classifier, build_tail
+from boxwright.backbones.tail import Tail
 
-__all__ = ["BACKBONES", "Backbone", "build_backbone", "build_classifier"]
+__all__ = ["BACKBONES", "Backbone", "Tail", "build_backbone", "build_classifier", "build_tail"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Network, cut_stages
+from boxwright.backbones.base import Head, Network, cut_stages
 
 
 class AlexNet(Network):
     """Level 2 is conv1, level 3 conv2, level 4 conv5, level 5 the pooled conv5; there is no level 1.
 
-    Its poolings do not pad: a map has a cell or two fewer than its stride says.
+    The classifier's layers leave out the border, and its maps are cells short; a backbone's do not (`pad_same`).
     """
+
+    head = Head(4096, tuple(f"classifier.{index}" for index in range(6)), cells=6)  # fc6 and fc7
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()

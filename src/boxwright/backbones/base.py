@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,11 +18,25 @@ NORMS = ("frozen", "batch")
 
 
 class Stage(NamedTuple):
-    """Consecutive modules of a network, named as in its state dict; what comes out has stride 2**level."""
+    """Consecutive modules of a network, named as in its state dict; what comes out has stride 2**level.
+
+    (Once `keep_stride` has been at it, the last stage has half of that.)
+    """
 
     level: int
     channels: int
     modules: tuple[str, ...]
+
+
+class Head(NamedTuple):
+    """What a network has between its last map and the layer of its class scores, named as in its state dict.
+
+    cells  side of the map that fully connected layers want; 0: convolutions, which take any
+    """
+
+    channels: int
+    modules: tuple[str, ...]
+    cells: int = 0
 
 
 class Network(nn.Module):
@@ -32,6 +46,7 @@ class Network(nn.Module):
     """
 
     stages: tuple[Stage, ...]
+    head: Head | None = None
     pixel_mean: Triple = IMAGENET_MEAN
     pixel_std: Triple = IMAGENET_STD
 
@@ -61,7 +76,7 @@ def run_stage(network: nn.Module, stage: Stage, x: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Normalised pictures (N, 3, H, W) to one map per level; level l has stride 2**l.
+    """Normalised pictures (N, 3, H, W) to one map per level; level l has stride 2**l (dilated, level 5 has 16).
 
     channels    one number per level
     strides     one number per level
@@ -79,18 +94,28 @@ class StagedBackbone(Backbone):
 
     A level is the last map that has its stride: level 4 of a VGG is conv5, level 5 its pooled map.
     Parameters keep the network's names behind `body.`.
+    dilated  level 5 keeps the stride of level 4 (`keep_stride`)
     """
 
     def __init__(
-        self, network: Network, levels: Sequence[int] = (3, 4, 5), frozen_stages: int = 0, norm: str = "frozen"
+        self,
+        network: Network,
+        levels: Sequence[int] = (3, 4, 5),
+        frozen_stages: int = 0,
+        norm: str = "frozen",
+        dilated: bool = False,
     ) -> None:
         super().__init__()
+        pad_same(network)
+        if dilated:
+            keep_stride(network)
         last = {stage.level: index for index, stage in enumerate(network.stages)}
         check_levels(levels, sorted(last), type(network).__name__)
         outputs = [last[level] for level in levels]
         self.stages = network.stages[: outputs[-1] + 1]
-        check_freezing(frozen_stages, len(self.stages), norm)
-        _keep(network, [name for stage in self.stages for name in stage.modules])
+        check_freezing(frozen_stages, len(self.stages))
+        check_norm(norm)
+        keep(network, [name for stage in self.stages for name in stage.modules])
         self.body = freeze_norms(network) if norm == "frozen" else network
         for stage in self.stages[:frozen_stages]:
             for name in stage.modules:
@@ -98,7 +123,7 @@ class StagedBackbone(Backbone):
                 self.body.set_submodule(name, freeze_norms(self.body.get_submodule(name)).requires_grad_(False))
         self._outputs = frozenset(outputs)
         self.channels = tuple(network.stages[index].channels for index in outputs)
-        self.strides = tuple(2**level for level in levels)
+        self.strides = tuple(2 ** (min(level, 4) if dilated else level) for level in levels)
         self.pixel_mean, self.pixel_std = network.pixel_mean, network.pixel_std
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -115,18 +140,61 @@ def check_levels(levels: Sequence[int], available: Sequence[int], name: str) -> 
         raise ValueError(f"levels must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}")
 
 
-def check_freezing(frozen_stages: int, stages: int, norm: str) -> None:
+def check_freezing(frozen_stages: int, stages: int) -> None:
     if not 0 <= frozen_stages <= stages:
         raise ValueError(f"frozen_stages must be 0..{stages}, the stages that are used, got {frozen_stages}")
+
+
+def check_norm(norm: str) -> None:
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
 
 
-def _keep(module: nn.Module, names: Sequence[str]) -> None:
+def keep(module: nn.Module, names: Sequence[str]) -> None:
     """Drop every submodule but the named ones and what holds them."""
     for child in [name for name, _ in module.named_children()]:
         below = [name.removeprefix(child + ".") for name in names if name.startswith(child + ".")]
         if below:
-            _keep(module.get_submodule(child), below)
+            keep(module.get_submodule(child), below)
         elif child not in names:
             delattr(module, child)
+
+
+def keep_stride(network: Network) -> None:
+    """The last stage at half its stride: its strided layer takes every cell, what follows is dilated by 2 ("à trous").
+
+    Each cell that the network had before comes out as it was, and between two of them a new one: DC5 (Dai et al. 2016,
+    R-FCN, section 3). (Not quite in a MobileNet-v3, whose squeezing takes the mean of all cells.) A last stage that is
+    one pooling becomes one over 3x3 cells without stride (Liu et al. 2016, SSD, section 3).
+    """
+    strided = False
+    for name in network.stages[-1].modules:
+        for module in network.get_submodule(name).modules():
+            if isinstance(module, nn.MaxPool2d):
+                module.kernel_size, module.stride, module.padding = 3, 1, 1
+            elif isinstance(module, nn.Conv2d) and max(module.stride) > 1:
+                module.stride, strided = (1, 1), True
+            elif isinstance(module, nn.Conv2d) and strided and max(module.kernel_size) > 1:
+                height, width = (int(pad) for pad in module.padding)  # 0 where the convolution pads by itself
+                module.dilation, module.padding = (2, 2), (2 * height, 2 * width)
+
+
+def pad_same(module: nn.Module) -> None:
+    """Convolutions and poolings that leave out the border get it padded, for maps of ceil(H / stride) cells.
+
+    Without it a map is cells short of what its stride says, and those it has lie elsewhere than anchors and RoI align
+    take them to be: by a whole cell at stride 8 of an Inception.
+    """
+    layer: Any
+    for layer in module.modules():
+        if type(layer) not in (nn.Conv2d, nn.MaxPool2d):  # a subclass may pad by itself
+            continue
+        if isinstance(layer.padding, str) or getattr(layer, "ceil_mode", False):  # this does
+            continue
+        sizes = zip(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), strict=True)
+        layer.padding = tuple((k - 1) // 2 if k - 2 * p > s else p for k, s, p in sizes)
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    first, second = (size, size) if isinstance(size, int) else size
+    return first, second

@@ -13,7 +13,8 @@ from boxwright.backbones.efficientnet_lite import EfficientNetLite
 from boxwright.backbones.mobilenet import MobileNetV2, MobileNetV3
 from boxwright.backbones.pretrained import load_pretrained
 from boxwright.backbones.resnet import ResNet
-from boxwright.backbones.timm_features import TimmBackbone, near
+from boxwright.backbones.tail import StagedTail, Tail
+from boxwright.backbones.timm_features import TimmBackbone, TimmTail, near
 from boxwright.backbones.vgg import VGG
 
 BACKBONES: dict[str, Callable[..., Network]] = {
@@ -63,6 +64,7 @@ def build_backbone(
     pretrained: bool | str | Path = False,
     frozen_stages: int = 0,
     norm: str = "frozen",
+    dilated: bool = False,
     **options: Any,
 ) -> Backbone:
     """A backbone by name: one of `BACKBONES`, or a network of timm that gives feature maps (`timm:NAME`, or the name).
@@ -70,10 +72,30 @@ def build_backbone(
     levels         which maps come out, ascending; level l has stride 2**l
     pretrained     True: the ImageNet weights of an installed package; a path: a local .safetensors or .pth state dict
     frozen_stages  how many stages do not learn, in parameters and in norms: 0 none, 1 the stem (all before stride
-                   4 in a ResNet), 2 the stem and the next stage, ... (a stage is a run of layers of one stride)
+                   4 in a ResNet), 2 the stem and the next stage, ... (a stage is a run of layers of one stride; of a
+                   plain transformer, a block)
     norm           "frozen": batch norms keep statistics, scale and shift; "batch": they learn as usual
+    dilated        level 5 has stride 16, with dilated kernels, as R-FCN and DC5 want it: levels=(5,) is then one map
+                   of stride 16, levels=(4, 5) are two; `.strides` says so. Where timm cannot dilate a network (Swin,
+                   Inception), its level 5 is interpolated to stride 16
     options        of the network's class, such as `stride_in_1x1=True` of a ResNet, or of `timm.create_model`
     """
     if name in BACKBONES:
-        return StagedBackbone(build_classifier(name, pretrained, **options), levels, frozen_stages, norm)
-    return TimmBackbone(name.removeprefix("timm:"), levels, pretrained, frozen_stages, norm, BACKBONES, **options)
+        return StagedBackbone(build_classifier(name, pretrained, **options), levels, frozen_stages, norm, dilated)
+    return TimmBackbone(
+        name.removeprefix("timm:"), levels, pretrained, frozen_stages, norm, dilated, BACKBONES, **options
+    )
+
+
+def build_tail(name: str, pretrained: bool | str | Path = False, norm: str = "frozen", **options: Any) -> Tail:
+    """What network `name` has behind its level 4, to be run on every region that is pooled from `levels=(4,)`.
+
+    The last stage of a ResNet ("C4"), an EfficientNet or a MobileNet, these two with the convolution in front of their
+    classifier; the layers fc6 and fc7 of a VGG or an AlexNet. Arguments as of `build_backbone`.
+    """
+    if name in BACKBONES:
+        network = build_classifier(name, **options)
+        if pretrained:
+            load_pretrained(network, name, pretrained, needed=network.head.modules if network.head else ())
+        return StagedTail(network, norm)
+    return TimmTail(name.removeprefix("timm:"), pretrained, norm, BACKBONES, **options)

@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Network, cut_stages
+from boxwright.backbones.base import Head, Network, cut_stages
 from boxwright.layers.conv import Conv2dSame, conv_norm, init_convs, round_channels
 
 # repeats, kernel, stride, expansion, channels of Lite0's seven stages
@@ -28,6 +28,7 @@ _STAGES = (
 class EfficientNetLite(Network):
     """Lite0 with its channels times `width` and its repeats times `depth`; stem, first and last stage keep theirs."""
 
+    head = Head(1280, ("conv_head", "bn2", "act"))
     pixel_mean = (127.0, 127.0, 127.0)
     pixel_std = (128.0, 128.0, 128.0)
 

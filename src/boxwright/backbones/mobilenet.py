@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Network, cut_stages
+from boxwright.backbones.base import Head, Network, cut_stages
 from boxwright.layers.conv import ConvSequential, init_convs, round_channels
 
 # expansion, channels, repeats, stride (Table 2 of the v2 paper)
@@ -74,6 +74,7 @@ class MobileNetV2(Network):
                 self.features.append(InvertedResidual(channels, out, step, expansion))
                 channels = out
         self.stages = cut_stages(layers)
+        self.head = Head(1280, (f"features.{len(layers)}",))
         self.features.append(_unit(channels, 1280, act=nn.ReLU6))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
         init_convs(self)
@@ -113,6 +114,7 @@ class MobileNetV3(Network):
             self.features.append(SqueezedResidual(channels, wide, out, kernel, stride, squeeze, act))
             channels = out
         self.stages = cut_stages(layers)
+        self.head = Head(6 * channels, (f"features.{len(layers)}",))
         self.features.append(_unit(channels, 6 * channels, act=nn.Hardswish, eps=1e-3))
         hidden = 1280 if size == "large" else 1024
         self.classifier = nn.Sequential(

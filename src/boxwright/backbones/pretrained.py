@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +18,11 @@ PACKAGES = {
 }
 
 
-def load_pretrained(network: nn.Module, name: str, source: bool | str | Path) -> None:
+def load_pretrained(network: nn.Module, name: str, source: bool | str | Path, needed: Sequence[str] = ()) -> None:
     """Fill a classification network with weights: True for the installed package of `name`, else a file's path.
 
-    The file's keys must be the network's; other heads (missing or of another number of classes) are left alone.
+    The file's keys must be the network's; other heads (missing or of another number of classes) are left alone, but for
+    their `needed` modules.
     """
     packaged = isinstance(source, bool)
     path = packaged_weights(name) if packaged else Path(source)
@@ -29,7 +30,8 @@ def load_pretrained(network: nn.Module, name: str, source: bool | str | Path) ->
     if packaged:
         weights = in_order(weights, network)
     own = network.state_dict()
-    head = tuple(key for key in own if key.split(".")[0] in ("fc", "classifier"))
+    heads = [key for key in own if key.split(".")[0] in ("fc", "classifier")]
+    head = [key for key in heads if key.rpartition(".")[0] not in needed]
     usable = {key: value for key, value in weights.items() if key not in head or value.shape == own[key].shape}
     missing = [key for key in own if key not in usable and key not in head and not key.endswith("num_batches_tracked")]
     extra = [key for key in usable if key not in own]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Network, cut_stages
+from boxwright.backbones.base import Head, Network, cut_stages
 from boxwright.layers.conv import init_convs
 
 # 3x3 convolutions in each of the five blocks; a block ends with a pooling that halves the map
@@ -22,6 +22,8 @@ DEPTHS: dict[int, tuple[int, int, int, int, int]] = {
 
 class VGG(Network):
     """Level l is the last map before pooling l + 1: level 3 is conv4, level 4 conv5, level 5 the pooled conv5."""
+
+    head = Head(4096, tuple(f"classifier.{index}" for index in range(6)), cells=7)  # fc6 and fc7
 
     def __init__(self, depth: int, batch_norm: bool = False, classes: int = 1000) -> None:
         super().__init__()
