@@ -1,0 +1,143 @@
+"""Selective search against OpenCV contrib's: recall for so many proposals, and time per picture on one thread.
+
+    python benchmarks/selective_search.py --data VOC_FOLDER --images 200
+    python benchmarks/selective_search.py --data VOC_FOLDER --images 100 --modes quality --cpu-time
+
+Needs opencv-contrib-python-headless. Both search the same pictures of the dataset's test part in the same mode, one
+after the other, in turns; without --data, scikit-image's photographs, which have no objects: times only. Recall is the
+share of the objects (crowds and difficult ones left out) that one of a picture's first 100, 500 ... proposals overlaps
+with an IoU of .5 or .7; "all" takes every box that a method finds, ranking aside. OpenCV ranks by the paper's formula
+turned upside down: small regions come first. The ratio is OpenCV's time over ours for one picture: its median, and its
+quartiles over the pictures. With --cpu-time seconds are those of the thread, which a busy machine disturbs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numba
+import numpy as np
+import torch
+
+from boxwright.data.formats import open_dataset
+from boxwright.data.image import read_image
+from boxwright.engine.propose import best_overlaps
+from boxwright.proposals import SelectiveSearch
+
+COUNTS = (100, 500, 1000, 2000, 10**9)
+THRESHOLDS = (0.5, 0.7)
+Search = Callable[[np.ndarray], np.ndarray]
+
+
+def opencvs(mode: Literal["fast", "quality"]) -> Search:
+    """OpenCV's boxes (P, 4) xyxy of an RGB picture, in OpenCV's order."""
+
+    def search(image: np.ndarray) -> np.ndarray:
+        finder = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+        finder.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
+        if mode == "fast":
+            finder.switchToSelectiveSearchFast()
+        else:
+            finder.switchToSelectiveSearchQuality()
+        x, y, width, height = np.asarray(finder.process()).T
+        return np.stack([x, y, x + width, y + height], axis=1)
+
+    return search
+
+
+def pictures(folder: Path | None, most: int, seed: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Pictures with the boxes (G, 4) of the objects to be found."""
+    if folder is None:
+        from skimage import data
+
+        for photo in (data.astronaut(), data.chelsea(), data.coffee(), data.rocket())[:most]:
+            yield photo, torch.zeros(0, 4)
+        return
+    dataset = open_dataset(folder)["test"]
+    for index in np.random.default_rng(seed).permutation(len(dataset))[:most].tolist():
+        target = dataset.target(index)
+        yield read_image(dataset.path(index)), target.boxes[~(target.crowd | target.difficult)]
+
+
+def found(boxes: np.ndarray, objects: torch.Tensor) -> torch.Tensor:
+    """Which objects are found with so many boxes at each threshold: (len(COUNTS), len(THRESHOLDS), G) bool."""
+    return best_overlaps(boxes, objects, COUNTS)[:, None] >= torch.tensor(THRESHOLDS)[:, None]
+
+
+def compare(mode: Literal["fast", "quality"], options: argparse.Namespace) -> None:
+    clock = time.thread_time if options.cpu_time else time.perf_counter
+    longest = 500
+    methods: dict[str, Search] = {
+        "boxwright": SelectiveSearch(mode, count=10**9, longest=longest),
+        "OpenCV": opencvs(mode),
+    }
+    order = list(methods)
+    warm_up = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for search in methods.values():
+        search(warm_up)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    hits: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
+    boxes_of: dict[str, list[int]] = {name: [] for name in methods}
+    for image, objects in pictures(options.data, options.images, options.seed):
+        shrink = min(1.0, longest / max(image.shape[:2]))
+        if shrink < 1:  # so that both search the same pixels, and neither's time has the reduction in it
+            image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+            objects = objects * shrink
+        for name in order:
+            start = clock()
+            boxes = methods[name](image)
+            seconds[name].append(clock() - start)
+            boxes_of[name].append(len(boxes))
+            hits[name].append(found(boxes, objects))
+        order.reverse()
+    report(mode, seconds, boxes_of, {name: torch.cat(each, dim=-1) for name, each in hits.items()})
+
+
+def report(
+    mode: str, seconds: dict[str, list[float]], boxes_of: dict[str, list[int]], hits: dict[str, torch.Tensor]
+) -> None:
+    objects = hits["OpenCV"].shape[-1]
+    print(f"\n{mode}: {len(seconds['OpenCV'])} pictures, {objects} objects")
+    for name in seconds:
+        low, middle, high = np.quantile(seconds[name], (0.25, 0.5, 0.75)) * 1000
+        print(f"  {name:10} {middle:7.0f} ms a picture ({low:.0f} to {high:.0f}), {np.mean(boxes_of[name]):.0f} boxes")
+    ratios = np.array(seconds["OpenCV"]) / np.array(seconds["boxwright"])
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    print(f"  ratio      {middle:.1f} (quartiles {low:.1f} to {high:.1f}, least {ratios.min():.1f})")
+    if objects:
+        heads = ["all" if count == COUNTS[-1] else str(count) for count in COUNTS]
+        print("  recall" + " " * 11 + "".join(f"{head:>8}" for head in heads))
+        for place, threshold in enumerate(THRESHOLDS):
+            for name, each in hits.items():
+                values = each[:, place].float().mean(dim=-1).tolist()
+                print(f"  IoU {threshold} {name:10}" + "".join(f"{100 * value:8.1f}" for value in values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a dataset; its test part is searched")
+    parser.add_argument("--images", type=int, default=100, help="pictures, at most")
+    parser.add_argument("--modes", nargs="+", choices=("fast", "quality"), default=["fast", "quality"])
+    parser.add_argument("--seed", type=int, default=0, help="chooses the pictures")
+    parser.add_argument("--cpu-time", action="store_true", help="count the thread's seconds instead of the clock's")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    print(f"{vars(options)}")
+    print(
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
+        f"OpenCV {cv2.__version__}, numba {numba.__version__}; one thread each"
+    )
+    for mode in options.modes:
+        compare(mode, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Proposals that somebody else computed: one file with the boxes of many pictures, found by what is in the picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxwright.proposals.cache import picture_key
+
+_MARK = "boxwright_proposals"
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """Proposes what is written in a file.
+
+    path   .safetensors or .npz: for each picture an array (P, 4) xyxy in its pixels, best first, under the name
+           `picture_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
+    count  the best so many; all if not given
+
+    Raises ValueError for a file that is none of these, FileNotFoundError where there is none.
+    """
+
+    path: Path
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if self.path.suffix.lower() not in (".safetensors", ".npz"):
+            raise ValueError(f"proposals are read from a .safetensors or .npz file, got {self.path}")
+        _open(self.path, os.getpid())
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """A uint8 RGB picture (H, W, 3) -> (P, 4) float32; ValueError for a picture that the file does not know."""
+        key = picture_key(image)
+        arrays = _open(self.path, os.getpid())
+        if key not in arrays.keys():  # noqa: SIM118, the handle of safetensors is no mapping
+            height, width = image.shape[:2]
+            raise ValueError(
+                f"{self.path} has no proposals for this picture of {width}x{height} pixels (key {key}); "
+                f"add them with: boxwright propose PICTURE --out {self.path}"
+            )
+        boxes = arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+            raise ValueError(f"{self.path} holds no finite boxes (P, 4) under {key}, but an array {boxes.shape}")
+        return boxes[: self.count].astype(np.float32)
+
+    def has(self, image: np.ndarray) -> bool:
+        return picture_key(image) in _open(self.path, os.getpid()).keys()  # noqa: SIM118
+
+
+def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
+    """All boxes of a file, by `picture_key`."""
+    arrays = _open(Path(path), os.getpid())
+    get = arrays.__getitem__ if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor
+    return {key: get(key) for key in arrays.keys()}  # noqa: SIM118
+
+
+def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer: str) -> None:
+    """Write a .safetensors file that `FromFile` reads; all or nothing.
+
+    boxes     by `picture_key`, (P, 4) each
+    proposer  what computed them, for whoever looks into the file
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(f"proposals are written to a .safetensors file, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        arrays = {key: np.ascontiguousarray(each, np.float32) for key, each in boxes.items()}
+        save_file(arrays, partial, metadata={_MARK: "1", "proposer": proposer})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(path: Path, process: int) -> Any:
+    """The open file; each process opens its own, for two that share one would move each other's place in it."""
+    stat = path.stat()
+    return _opened(path, process, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, process: int, changed: int, size: int) -> Any:
+    try:
+        if path.suffix.lower() == ".npz":
+            return np.load(path, allow_pickle=False)
+        from safetensors import safe_open
+
+        return safe_open(path, framework="np")
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise ValueError(
+            f"{path} cannot be read as proposals ({error}); write it again with boxwright propose"
+        ) from error

@@ -1,0 +1,151 @@
+"""Boxes on disk: computed once, found by content and options, never half written."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from boxwright.proposals import Cached, SelectiveSearch, SlidingWindow, picture_key
+from boxwright.proposals.cache import default_folder
+
+
+@dataclass(frozen=True)
+class Square:
+    side: int = 3
+    version: ClassVar[int] = 1
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return np.full((2, 4), self.side * int(image.max()), np.float32)
+
+
+@dataclass(frozen=True)
+class Newer(Square):
+    version: ClassVar[int] = 2
+
+
+PICTURE = np.full((5, 6, 3), 2, np.uint8)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_key_is_the_content():
+    assert picture_key(PICTURE) == picture_key(PICTURE.copy()) == picture_key(np.asfortranarray(PICTURE))
+    assert len(picture_key(PICTURE)) == 32
+    changed = PICTURE.copy()
+    changed[4, 5, 2] += 1
+    others = [changed, PICTURE.reshape(6, 5, 3), PICTURE[:4]]
+    assert len({picture_key(image) for image in [PICTURE, *others]}) == 4
+
+
+def test_a_picture_is_computed_once(tmp_path: Path):
+    propose = Square()
+    cached = Cached(propose, tmp_path)
+    assert not cached.has(PICTURE) and files(tmp_path) == []
+    first = cached(PICTURE)
+    assert np.array_equal(first, propose(PICTURE)) and cached.has(PICTURE)
+    (kept,) = files(tmp_path)
+    np.save(kept, first + 1)  # to see that it is read
+    assert np.array_equal(cached(PICTURE), first + 1)
+    assert np.array_equal(Cached(Square(), tmp_path)(PICTURE), first + 1)
+    assert not cached.has(PICTURE[1:])
+
+
+def test_other_options_and_other_versions_are_kept_apart(tmp_path: Path):
+    proposers = Square(3), Square(4), Newer(3), SlidingWindow(), SlidingWindow(stride=0.5)
+    for propose in proposers:
+        cached = Cached(propose, tmp_path)
+        assert not cached.has(PICTURE)
+        assert np.array_equal(cached(PICTURE), propose(PICTURE))
+    assert len(files(tmp_path)) == len(proposers)
+
+
+def test_what_is_kept_does_for_fewer(tmp_path: Path):
+    Cached(Square(), tmp_path)(PICTURE)
+    few = Cached(Square(), tmp_path, count=1)
+    assert few.has(PICTURE) and few(PICTURE).shape == (1, 4)
+    assert Cached(Square(), tmp_path)(PICTURE).shape == (2, 4)
+
+
+def damage(kind: str, path: Path) -> None:
+    whole = path.read_bytes()
+    if kind == "pickled":
+        np.save(path, np.array([object()], dtype=object), allow_pickle=True)
+    elif kind in ("float64", "three columns", "nan"):
+        arrays = {"float64": np.ones((1, 4)), "three columns": np.ones((1, 3), np.float32)}
+        np.save(path, arrays.get(kind, np.full((1, 4), np.nan, np.float32)))
+    else:
+        path.write_bytes({"empty": b"", "cut off": whole[:-5], "text": b"no array", "no header": whole[:20]}[kind])
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "cut off", "text", "no header", "pickled", "float64", "three columns", "nan"]
+)
+def test_a_damaged_file_is_computed_anew(kind: str, tmp_path: Path):
+    cached = Cached(Square(), tmp_path)
+    boxes = cached(PICTURE)
+    (kept,) = files(tmp_path)
+    whole = kept.read_bytes()
+    damage(kind, kept)
+    assert not cached.has(PICTURE)
+    assert np.array_equal(cached(PICTURE), boxes)
+    assert files(tmp_path) == [kept] and kept.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_warning(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    cached = Cached(Square(), tmp_path / "file" / "folder")
+    with pytest.warns(UserWarning, match="BOXWRIGHT_CACHE"):
+        assert np.array_equal(cached(PICTURE), Square()(PICTURE))
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert len(Cached(Square(), tmp_path)(PICTURE)) == 2
+    assert files(tmp_path) == []
+
+
+def _many_times(folder: Path) -> None:
+    for shade in range(60):
+        picture = np.full((4, 4, 3), shade, np.uint8)
+        assert np.array_equal(Cached(Square(), folder)(picture), Square()(picture))
+
+
+def test_processes_share_a_folder(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_many_times, args=(tmp_path,)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert len(files(tmp_path)) == 60 and all(path.suffix == ".npy" for path in files(tmp_path))
+
+
+def test_it_travels_to_other_processes(tmp_path: Path):
+    cached = Cached(SelectiveSearch("quality", 50), tmp_path, count=20)
+    assert pickle.loads(pickle.dumps(cached)) == cached and hash(cached) == hash(pickle.loads(pickle.dumps(cached)))
+
+
+def test_the_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path))
+    assert Cached(Square()).folder == default_folder() == tmp_path / "proposals"
+    monkeypatch.delenv("BOXWRIGHT_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_folder() == tmp_path / "home" / ".cache" / "boxwright" / "proposals"
+
+
+def test_a_proposer_without_options_to_tell_it_by():
+    with pytest.raises(ValueError, match="a proposer that is a dataclass"):
+        Cached(lambda image: np.zeros((0, 4), np.float32))

@@ -1,0 +1,114 @@
+"""Proposals from a file, and proposers by their names."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from boxwright.proposals import (
+    Cached,
+    FromFile,
+    SelectiveSearch,
+    SlidingWindow,
+    build_proposer,
+    picture_key,
+    read_proposals,
+    write_proposals,
+)
+
+PICTURE = np.full((5, 6, 3), 2, np.uint8)
+KEY = picture_key(PICTURE)
+BOXES = np.array([[0, 0, 6, 5], [1, 1, 3, 2], [2, 0, 4, 4]], np.float32)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(path, allow_pickle=True, **arrays)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["safetensors", "npz"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"proposals.{request.param}"
+    if request.param == "npz":
+        write_npz(path, {KEY: BOXES.astype(np.float64)})
+    else:
+        write_proposals(path, {KEY: BOXES}, "by hand")
+    return path
+
+
+def test_boxes_come_back(path: Path):
+    propose = FromFile(path)
+    assert propose.has(PICTURE) and not propose.has(PICTURE[1:])
+    assert propose(PICTURE).dtype == np.float32 and np.array_equal(propose(PICTURE), BOXES)
+    assert np.array_equal(FromFile(path, count=2)(PICTURE), BOXES[:2])
+    assert np.array_equal(pickle.loads(pickle.dumps(propose))(PICTURE), BOXES)
+    assert {key: each.tolist() for key, each in read_proposals(path).items()} == {KEY: BOXES.tolist()}
+
+
+def test_a_picture_that_is_not_in_it(path: Path):
+    with pytest.raises(ValueError, match=r"picture of 6x4 pixels .*boxwright propose PICTURE --out .*proposals\."):
+        FromFile(path)(PICTURE[1:])
+
+
+def test_a_file_that_is_written_anew_is_read_anew(path: Path):
+    propose = FromFile(path)
+    propose(PICTURE)
+    other = {picture_key(PICTURE[1:]): BOXES[:1]}
+    write_npz(path, other) if path.suffix == ".npz" else write_proposals(path, other, "by hand")
+    assert propose.has(PICTURE[1:]) and not propose.has(PICTURE)
+
+
+def test_what_is_written_says_who_proposed(tmp_path: Path):
+    path = tmp_path / "new" / "proposals.safetensors"
+    write_proposals(path, {KEY: BOXES}, "Somebody(seed=3)")
+    with safe_open(path, framework="np") as file:
+        assert file.metadata() == {"boxwright_proposals": "1", "proposer": "Somebody(seed=3)"}
+    assert [each.name for each in path.parent.iterdir()] == ["proposals.safetensors"]
+
+
+@pytest.mark.parametrize("wrong", [np.ones((2, 3), np.float32), np.ones(4, np.float32), np.full((1, 4), np.inf)])
+def test_what_is_no_boxes(wrong: np.ndarray, tmp_path: Path):
+    write_npz(tmp_path / "odd.npz", {KEY: wrong})
+    with pytest.raises(ValueError, match=r"no finite boxes \(P, 4\)"):
+        FromFile(tmp_path / "odd.npz")(PICTURE)
+
+
+def test_a_file_with_pickles_is_not_unpickled(tmp_path: Path):
+    write_npz(tmp_path / "pickled.npz", {KEY: np.array([object()], dtype=object)})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        FromFile(tmp_path / "pickled.npz")(PICTURE)
+
+
+@pytest.mark.parametrize("name", ["text.safetensors", "text.npz"])
+def test_a_damaged_file(name: str, tmp_path: Path):
+    (tmp_path / name).write_text("neither of the two")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as proposals .*write it again"):
+        FromFile(tmp_path / name)
+
+
+def test_other_kinds_of_files(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"a \.safetensors or \.npz file, got .*proposals\.mat"):
+        FromFile(tmp_path / "proposals.mat")
+    with pytest.raises(ValueError, match=r"written to a \.safetensors file, got .*proposals\.npz"):
+        write_proposals(tmp_path / "proposals.npz", {}, "nobody")
+
+
+def test_proposers_by_name(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path))
+    kept = tmp_path / "proposals"
+    assert build_proposer("selective_search", 300) == Cached(SelectiveSearch("fast", 2000), kept, 300)
+    assert build_proposer("selective_search_quality", 5000) == Cached(SelectiveSearch("quality", 5000), kept, 5000)
+    assert build_proposer("sliding_window", 7) == SlidingWindow(count=7)
+    assert build_proposer(str(path), 2) == FromFile(path, 2)
+
+
+def test_names_that_nobody_has(tmp_path: Path):
+    with pytest.raises(ValueError, match="selective_search, selective_search_quality, sliding_window, or the path"):
+        build_proposer("edge_boxes", 10)
+    with pytest.raises(FileNotFoundError, match=r"missing\.npz: there is no such file .*boxwright propose DATA --out"):
+        build_proposer(str(tmp_path / "missing.npz"), 10)
+    with pytest.raises(ValueError, match="count is 1 or more, got 0"):
+        build_proposer("sliding_window", 0)
