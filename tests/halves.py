@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.engine.predict import Predictor
-from boxwright.types import Slots
+from boxwright.types import Images, Slots
 
 NAMES = ("whole", "half")
 
@@ -21,11 +20,11 @@ class Halves(Detector):
         self.batches: list[int] = []
         self.weight = torch.nn.Parameter(torch.zeros(()))  # so that it is on a device, like any detector
 
-    def slots(self, pixels: Tensor, sizes: Tensor) -> Slots:
-        count = len(pixels)
+    def slots(self, images: Images) -> Slots:
+        count = len(images)
         self.batches.append(count)
         whole = torch.zeros(count, 4)
-        whole[:, 2:] = sizes.flip(1)  # height, width -> width, height
+        whole[:, 2:] = images.sizes.flip(1)  # height, width -> width, height
         boxes = torch.stack([whole, whole * torch.tensor([1, 1, 0.5, 1])], dim=1)  # (N, 2, 4)
         labels, valid = torch.tensor([[0, 1]]).expand(count, 2), torch.ones(count, 2, dtype=torch.bool)
         return Slots(boxes, torch.tensor([[0.9, 0.4]]).expand(count, 2), labels, valid)

@@ -93,12 +93,19 @@ class Detections(_Rows):
 class Images(_Rows):
     """A batch of pictures padded at the right and the bottom to one size.
 
-    pixels  (N, 3, H, W) float32, RGB, 0..255
-    sizes   (N, 2) int64, height and width of each picture inside its padding
+    pixels     (N, 3, H, W) float32, RGB, 0..255
+    sizes      (N, 2) int64, height and width of each picture inside its padding
+    proposals  (N, P, 4) float32, xyxy in pixels of the batch: where to look, for detectors that are told from outside;
+               a row without extent is none. P is 0 if left out
     """
 
     pixels: Tensor
     sizes: Tensor
+    proposals: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.proposals is None:
+            object.__setattr__(self, "proposals", self.pixels.new_zeros(self.pixels.shape[0], 0, 4))
 
 
 @dataclass(frozen=True, eq=False)

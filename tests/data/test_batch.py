@@ -286,3 +286,51 @@ def test_wrong_options_are_refused(dataset: Folder, options: dict, message: str)
 def test_an_empty_dataset_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         Batches(Folder([], [], []), SMALL)
+
+
+def bright(image: np.ndarray) -> np.ndarray:
+    """Proposes what is white, and the whole picture in every wide one: (1 or 2, 4)."""
+    rows, columns = np.nonzero(image[..., 0] == 255)
+    boxes = [(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+    height, width = image.shape[:2]
+    return np.array(boxes + [(0, 0, width, height)] * (width > height), np.float32)
+
+
+@pytest.mark.parametrize("preset", ["light", "standard", "strong"])
+def test_proposals_move_as_objects_do(dataset: Folder, preset: str) -> None:
+    """Objects are what is white, so each is one of the proposals still; those are clipped where the picture ends."""
+    batches = Batches(dataset, SMALL, PRESETS[preset], 4, propose=bright)
+    plain = Batches(dataset, SMALL, PRESETS[preset], 4)
+    for epoch in range(3):
+        for images, targets, _, _ in batches.epoch(epoch):
+            for proposals, target in zip(images.proposals, targets, strict=True):
+                assert (target.labels >= 0).all() and not target.crowd.any()
+                for box in target.boxes:
+                    assert (proposals - box).abs().amax(1).min() < 1e-3
+        for one, two in zip(batches.epoch(epoch), plain.epoch(epoch), strict=True):
+            assert one.indices == two.indices
+            assert two.images.proposals.shape == (len(two.images), 0, 4)
+            for left, right in zip(one.targets, two.targets, strict=True):
+                assert torch.equal(left.boxes, right.boxes) and torch.equal(left.labels, right.labels)
+
+
+def test_proposals_end_in_rows_of_zeros(dataset: Folder) -> None:
+    batch = next(iter(Batches.in_order(dataset, SMALL, 2, propose=bright)))
+    assert batch.images.proposals.shape == (2, 2, 4)  # the tall picture has one proposal, the wide one two
+    assert batch.images.proposals[0, 1].tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(batch.images.proposals[0, :1], batch.targets[0].boxes)
+    assert batch.images.proposals[1, 1].tolist() == [0, 0, 48, 32]
+
+
+def test_a_picture_without_proposals(dataset: Folder) -> None:
+    batch = next(iter(Batches(dataset, SMALL, Augment(), 4, propose=lambda image: np.zeros((0, 4), np.float32))))
+    assert batch.images.proposals.shape == (4, 0, 4) and all(len(target) for target in batch.targets)
+
+
+def test_pictures_to_images_with_proposals() -> None:
+    pictures = [np.zeros((20, 40, 3), np.uint8)] * 2
+    one = torch.tensor([[1.0, 2, 3, 4]])
+    assert to_images(pictures, SMALL).proposals.shape == (2, 0, 4)
+    images = to_images(pictures, SMALL, [one, torch.zeros(0, 4)])
+    assert images.proposals.tolist() == [[[1, 2, 3, 4]], [[0, 0, 0, 0]]]
+    assert images[1:].proposals.shape == (1, 1, 4) and images.to("cpu").proposals.shape == (2, 1, 4)

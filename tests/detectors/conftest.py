@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from boxwright.boxes.convert import hflip
+from boxwright.boxes.convert import clip, hflip
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.types import Images, Target
+from boxwright.types import Images, Size, Target
 
 NAMES = ("red", "blue")
 HEIGHT, WIDTH = 96, 128
 CANVAS = (128, 160)
 STEPS = 90
 
-SMALL: dict[str, dict[str, Any]] = {
-    "faster_rcnn": {"hidden": 64, "proposals": 50, "rpn_samples": 64, "region_samples": 32},
-    "retinanet": {"depth": 1},
-}
-"""What makes a detector small, beside what all share. A new one has its line here, or needs none."""
 
-VARIANTS = {name: (name, {}) for name in DETECTORS} | {"faster_rcnn, agnostic": ("faster_rcnn", {"agnostic": True})}
+class Small(NamedTuple):
+    """What makes a detector small, beside what all share, and what it cannot be expected to do.
+
+    options  of its config
+    single   it answers one object: the larger one is all there is to find
+    tight    overlap of its boxes with the objects that it has learnt by heart
+    stable   the same where the picture is flipped or padded
+    """
+
+    options: dict[str, Any] = {}
+    single: bool = False
+    tight: float = 0.7
+    stable: float = 0.6
+
+
+SMALL: dict[str, Small] = {
+    "localizer": Small({"detections": 1, "hidden": 64}, single=True),
+    "sliding_window": Small({"shapes": ((4, 4), (5, 4)), "scales": 3, "samples": 64}, tight=0.5, stable=0.4),
+    "rcnn": Small({"levels": (3,), "warp": 32, "context": 8, "region_samples": 24}),
+    "spp_net": Small({"levels": (3,), "hidden": 64, "region_samples": 32}),
+    "fast_rcnn": Small({"hidden": 64, "region_samples": 32}),
+    "faster_rcnn": Small({"hidden": 64, "proposals": 50, "rpn_samples": 64, "region_samples": 32}),
+    "r_fcn": Small({"proposals": 50, "rpn_samples": 64, "region_samples": 32}),
+    "retinanet": Small({"depth": 1}),
+    "fcos": Small({"depth": 1}),
+}
+"""A new detector has its line here, or needs none."""
+
+VARIANTS = {name: (name, {}) for name in DETECTORS} | {
+    "faster_rcnn, agnostic": ("faster_rcnn", {"agnostic": True}),
+    "ssd, lite, boxes of every class": ("ssd", {"lite": True, "agnostic": False}),
+}
 
 
 class Learnt(NamedTuple):
@@ -34,24 +62,38 @@ class Learnt(NamedTuple):
     images: Images
     padded: Images
     targets: list[Target]
+    traits: Small
 
 
 def small(variant: str) -> Any:
     """The narrow config of a variant."""
     name, options = VARIANTS[variant]
     shared = {"backbone": "mobilenet_v3_small", "frozen_stages": 0, "channels": 32, "detections": 10}
-    return DETECTORS[name](**(shared | SMALL.get(name, {}) | options))
+    known = {field.name for field in fields(DETECTORS[name])}
+    shared = {option: value for option, value in shared.items() if option in known}
+    return DETECTORS[name](**(shared | SMALL.get(name, Small()).options | options))
 
 
 def picture_and_mirror() -> tuple[Images, list[Target]]:
-    """A red and a blue rectangle on grey noise, and the same from left to right."""
-    pixels = 100 + 40 * torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    """A red and a blue rectangle on grey noise, and the same from left to right; proposals are around and about."""
+    noise = torch.Generator().manual_seed(0)
+    pixels = 100 + 40 * torch.rand(3, HEIGHT, WIDTH, generator=noise)
     boxes = torch.tensor([[12.0, 20.0, 60.0, 64.0], [72.0, 30.0, 118.0, 84.0]])
     for color, (left, top, right, bottom) in zip(((230, 30, 30), (30, 60, 230)), boxes.long().tolist(), strict=True):
         pixels[:, top:bottom, left:right] = torch.tensor(color)[:, None, None]
     target = Target(boxes, torch.tensor([0, 1]))
-    images = Images(torch.stack([pixels, pixels.flip(2)]), torch.tensor([[HEIGHT, WIDTH]] * 2))
+    proposals = proposals_around(boxes, noise)
+    both = torch.stack([F.pad(one, (0, 0, 0, 4)) for one in (proposals, hflip(proposals, WIDTH))])
+    images = Images(torch.stack([pixels, pixels.flip(2)]), torch.tensor([[HEIGHT, WIDTH]] * 2), both)
     return images, [target, target.replace(boxes=hflip(boxes, WIDTH))]
+
+
+def proposals_around(boxes: Tensor, noise: torch.Generator) -> Tensor:
+    """Each box moved by up to a tenth of itself, eight times, then 24 boxes anywhere: what a proposer would say."""
+    extent = (boxes[:, 2:] - boxes[:, :2]).repeat(8, 2)
+    near = boxes.repeat(8, 1) + 0.2 * extent * (torch.rand(extent.shape, generator=noise) - 0.5)
+    corners = (torch.rand(24, 2, 2, generator=noise) * torch.tensor([WIDTH, HEIGHT])).sort(dim=1).values
+    return clip(torch.cat([near, corners.flatten(1)]), Size(HEIGHT, WIDTH))
 
 
 def on_canvas(images: Images) -> Images:
@@ -65,7 +107,12 @@ def learnt(request: pytest.FixtureRequest) -> Learnt:
     """Ninety steps on one picture and its mirror image, with and without padding."""
     torch.manual_seed(1)
     config, (images, targets) = small(request.param), picture_and_mirror()
+    traits = SMALL.get(VARIANTS[request.param][0], Small())
+    if traits.single:
+        targets = [target[target.area == target.area.max()] for target in targets]
     detector = config.build(len(NAMES))
+    if detector.propose is None:
+        images = images.replace(proposals=images.proposals[:, :0])
     optimizer = torch.optim.AdamW(detector.parameters())
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1, 2 * (1 - step / STEPS))
@@ -74,7 +121,7 @@ def learnt(request: pytest.FixtureRequest) -> Learnt:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
         optimizer.step()
-    return Learnt(config, detector.eval(), images, on_canvas(images), targets)
+    return Learnt(config, detector.eval(), images, on_canvas(images), targets, traits)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.detectors import DETECTORS, Network
@@ -27,11 +28,14 @@ def network(name: str, small_configs: dict[str, Any]) -> Network:
     return Network(detector)
 
 
-def batch(images: int) -> tuple[Tensor, Tensor]:
-    """Noise, the last picture smaller than its canvas."""
-    pixels = 255 * torch.rand(images, 3, 64, 96, generator=torch.Generator().manual_seed(images))
+def batch(images: int, proposes: bool = False) -> tuple[Tensor, ...]:
+    """Noise, the last picture smaller than its canvas; where somebody proposes, boxes anywhere, the last one none."""
+    noise = torch.Generator().manual_seed(images)
+    pixels = 255 * torch.rand(images, 3, 64, 96, generator=noise)
     sizes = torch.tensor([[64, 96]] * (images - 1) + [[60, 80]])
-    return pixels, sizes
+    corners = (torch.rand(images, 20, 2, 2, generator=noise) * torch.tensor([80, 60])).sort(dim=2).values
+    proposals = F.pad(corners.flatten(2), (0, 0, 0, 1))
+    return (pixels, sizes, proposals) if proposes else (pixels, sizes)
 
 
 def assert_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -43,23 +47,25 @@ def assert_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Non
 @pytest.mark.parametrize("name", DETECTORS)
 def test_exports_for_any_batch(name: str, small_configs: dict[str, Any]) -> None:
     eager = network(name, small_configs)
-    images = torch.export.Dim("images", min=1, max=16)
-    program = torch.export.export(eager, batch(4), dynamic_shapes=({0: images}, {0: images}))
+    proposes = eager.detector.propose is not None
+    images, example = torch.export.Dim("images", min=1, max=16), batch(4, proposes)
+    program = torch.export.export(eager, example, dynamic_shapes=({0: images},) * len(example))
     targets = [str(node.target) for node in program.graph.nodes]
     assert not [target for target in targets if any(reader in target for reader in VALUES_READ)]
     with torch.no_grad():
         for count in (1, 4):
-            assert_equal(program.module()(*batch(count)), eager(*batch(count)))
+            assert_equal(program.module()(*batch(count, proposes)), eager(*batch(count, proposes)))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("images", [1, 4])
 def test_compiles_as_one_graph(name: str, images: int, small_configs: dict[str, Any]) -> None:
     eager = network(name, small_configs)
+    inputs = batch(images, eager.detector.propose is not None)
     torch._dynamo.reset()
     compiled = torch.compile(eager, fullgraph=True, dynamic=False, backend="aot_eager")
     with torch.no_grad():
-        assert_equal(compiled(*batch(images)), eager(*batch(images)))
+        assert_equal(compiled(*inputs), eager(*inputs))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's inductor compiles with g++, which is not here")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from boxwright.assign import Balanced, ByOverlap
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.detectors.region_stage import RegionHead, RegionStage
-from boxwright.detectors.select import Select
+from boxwright.detectors.region_stage import Averaged, RegionHead, RegionStage, connected
+from boxwright.detectors.select import Select, least_background
 from boxwright.losses import DeltaLoss
 from boxwright.types import Slots, Target
 
@@ -66,8 +66,23 @@ def target(*boxes: Tensor, labels: tuple[int, ...] = (1,), crowd: bool = False) 
 
 @pytest.mark.parametrize(("agnostic", "predictions"), [(True, 1), (False, 5)])
 def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, predictions: int) -> None:
-    logits, deltas = RegionHead(4, size=7, hidden=16, classes=5, agnostic=agnostic)(torch.randn(3, 4, 7, 7))
+    head = RegionHead(connected(4 * 7 * 7, 16), 16, classes=5, agnostic=agnostic)
+    logits, deltas = head(torch.randn(3, 4, 7, 7))
     assert logits.shape == (3, 6) and deltas.shape == (3, predictions, 4)
+
+
+@pytest.mark.parametrize("answer", ["map", "maps"])
+def test_a_network_on_every_region_says_the_mean_of_its_last_map(answer: str) -> None:
+    regions = torch.arange(16.0).reshape(2, 2, 2, 2)
+    network = nn.Identity() if answer == "map" else Fine()
+    assert Averaged(network)(regions).tolist() == [[1.5, 5.5], [9.5, 13.5]]
+
+
+class Fine(nn.Module):
+    """Gives two maps, as `Features` does, of which the last is what came in."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x * 0, x]
 
 
 def test_losses_by_hand() -> None:
@@ -161,3 +176,83 @@ def test_padding_is_never_detected() -> None:
     nothing = proposals(FIRST, SECOND).replace(valid=torch.tensor([[False, False]]))
     for logits in (torch.tensor([9.0, 0.0, 0.0]), torch.full((3,), float("nan"))):
         assert not stage(logits).detect([], nothing, CANVAS).valid.any()
+
+
+def test_the_box_loss_has_its_weight() -> None:
+    object = FIRST + torch.tensor([1.0, 0.0, 1.0, 0.0])
+    losses = stage(box_weight=3.0).loss([], proposals(FIRST, THIRD), [target(object)])
+    assert losses["class"].item() == pytest.approx(math.log(3))
+    assert losses["box"].item() == pytest.approx(3 * 0.1 / 3)
+
+
+class Told(nn.Module):
+    """Pools the boxes themselves, and remembers how many came at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
+        self.counts.append(boxes.shape[1])
+        return boxes.flatten(0, 1)
+
+
+class Reader(nn.Module):
+    """Says of each region where it begins."""
+
+    def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        return boxes[:, :3], boxes[:, None].expand(-1, 2, -1)
+
+
+@pytest.mark.parametrize(("chunk", "counts"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_chunks_change_nothing_but_how_much_is_read_at_once(chunk: int | None, counts: list[int]) -> None:
+    boxes = torch.rand(3, 5, 4)
+    pool = Told()
+    logits, deltas = stage(pool=pool, head=Reader(), chunk=chunk)([], boxes)
+    assert pool.counts == counts
+    assert torch.equal(logits, boxes[..., :3]) and torch.equal(deltas, boxes[:, :, None].expand(-1, -1, 2, -1))
+
+
+class Scores(nn.Module):
+    """Says of the regions in turn what it was told, and moves none."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(probabilities).log()
+
+    def forward(self, count: int) -> tuple[Tensor, Tensor]:
+        return self.logits, torch.zeros(count, 2, 4)
+
+
+SAID = Scores([[0.45, 0.40, 0.15], [0.10, 0.50, 0.40], [0.02, 0.28, 0.70]])
+"""Of two classes and the background, for FIRST, SECOND and THIRD."""
+
+
+def test_chooses_every_class_above_the_threshold() -> None:
+    found = stage(head=SAID, select=Select(score=0.25, slots=8)).detect([], proposals(FIRST, SECOND, THIRD), CANVAS)
+    (found,) = found.trim()
+    torch.testing.assert_close(found.scores, torch.tensor([0.50, 0.45, 0.40, 0.28]))
+    assert found.labels.tolist() == [1, 0, 1, 1]
+
+
+def test_a_threshold_for_each_class() -> None:
+    select = Select(score=(0.05, 0.45), slots=8)
+    (found,) = stage(head=SAID, select=select).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
+    torch.testing.assert_close(found.scores, torch.tensor([0.50, 0.45, 0.10]))
+    assert found.labels.tolist() == [1, 0, 0]
+
+
+def test_chooses_the_regions_least_likely_background_each_once() -> None:
+    """FIRST, with .15, and SECOND, with .4, as the class that each has rather; THIRD is one too many."""
+    select = Select(score=0.0, slots=2)
+    parts = {"head": SAID, "select": select, "choose": least_background}
+    (found,) = stage(**parts).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
+    torch.testing.assert_close(found.scores, torch.tensor([0.85, 0.60]))
+    assert found.labels.tolist() == [0, 1]
+    assert torch.equal(found.boxes, torch.stack([FIRST, SECOND]))
+
+
+def test_what_is_least_background_is_never_padding() -> None:
+    nothing = proposals(FIRST, SECOND, THIRD).replace(valid=torch.tensor([[True, False, False]]))
+    parts = {"head": SAID, "select": Select(score=0.0, slots=3), "choose": least_background}
+    assert stage(**parts).detect([], nothing, CANVAS).valid.tolist() == [[True, False, False]]

@@ -36,7 +36,7 @@ def test_there_and_back(config: FasterRCNNConfig | RetinaNetConfig, tmp_path: Pa
     assert not loaded.detector.training
     images = Images(torch.rand(1, 3, 64, 96) * 255, torch.tensor([[64, 96]]))
     with torch.inference_mode():
-        ours, theirs = (d.slots(images.pixels, images.sizes) for d in (detector, loaded.detector))
+        ours, theirs = (d.slots(images) for d in (detector, loaded.detector))
     assert torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.scores, theirs.scores)
 
 
@@ -104,7 +104,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"load best\.safetensors beside it"):
         load_detector(path)
     checkpoint.write(path, {}, {"detector": "yolo"})
-    with pytest.raises(CheckpointError, match="holds a 'yolo'; this boxwright knows faster_rcnn, retinanet"):
+    with pytest.raises(CheckpointError, match="holds a 'yolo'; this boxwright knows localizer, sliding_window"):
         load_detector(path)
 
 
@@ -134,5 +134,5 @@ def test_a_field_that_this_version_does_not_know(tmp_path: Path) -> None:
 
 def test_only_configs_of_detectors_have_a_name() -> None:
     assert [checkpoint.name_of(config) for config in CONFIGS] == ["faster_rcnn", "retinanet"]
-    with pytest.raises(ValueError, match="expected the config of one of faster_rcnn, retinanet, got a Preprocess"):
+    with pytest.raises(ValueError, match="expected the config of one of localizer, .*, got a Preprocess"):
         checkpoint.name_of(PREPROCESS)

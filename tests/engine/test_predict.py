@@ -158,3 +158,15 @@ def test_labels_and_classes_agree():
     result = halves()(IMAGE, 0.0)
     assert result.classes == NAMES
     assert [result.classes[label] for label in result.labels.tolist()] == result.names
+
+
+def test_a_detector_that_is_told_where_to_look():
+    """Each picture's proposals arrive in pixels of the resized picture."""
+    predictor = halves()
+    seen = []
+    predictor.detector.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
+    slots = predictor.detector.slots
+    predictor.detector.slots = lambda images: (seen.append(images.proposals), slots(images))[1]
+    predictor([IMAGE, IMAGE[:100]], batch=2)
+    assert seen[0].shape == (2, 1, 4)
+    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 128, 43]]), atol=1, rtol=0)

@@ -1,27 +1,33 @@
 """Losses of the stages against torchvision's formulas, from the same outputs, anchors and assignments.
 
-torchvision divides RetinaNet's losses by the positives of each picture and averages, we divide by those of the batch:
-one picture at a time they are the same. Its box loss is plain L1; ours has that at beta 0.
+torchvision divides RetinaNet's losses by the positives of each picture and averages: our "own_positives". Its box loss
+is plain L1; ours has that at beta 0.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import RPNHead
+from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou
 
-from boxwright.assign import Balanced, ByOverlap, everything
+from boxwright.assign import Balanced, ByCenter, ByOverlap, HardNegatives, everything
 from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.codec import DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
 from boxwright.detectors.region_stage import RegionStage
 from boxwright.detectors.select import Select
-from boxwright.losses import DeltaLoss, binary_cross_entropy, focal
-from boxwright.types import Slots, Target
+from boxwright.losses import DeltaLoss, OverlapLoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
+from boxwright.types import Losses, Slots, Target
 
 CLASSES = 5
 SHAPES = ((12, 16), (6, 8))
@@ -32,64 +38,135 @@ OBJECTS = torch.tensor([[10.0, 20.0, 50.0, 60.0], [60.0, 10.0, 120.0, 80.0], [5.
 LABELS = torch.tensor([3, 0, 1])
 
 
-def outputs(classes: int, images: int = 1) -> tuple[Tensor, Tensor]:
+def outputs(columns: int, images: int = 1) -> tuple[Tensor, Tensor]:
+    """Logits (N, A, columns) and deltas (N, A, 1, 4) to be differentiated."""
     noise = torch.Generator().manual_seed(0)
     shape = (images, len(ANCHORS))
-    return torch.randn(*shape, classes, generator=noise), 0.5 * torch.randn(*shape, 4, generator=noise)
+    logits, deltas = torch.randn(*shape, columns, generator=noise), torch.randn(*shape, 1, 4, generator=noise)
+    return logits.requires_grad_(), deltas.mul_(0.5).requires_grad_()
 
 
-def anchor_stage(rpn: bool) -> AnchorStage:
-    return AnchorStage(
-        head=nn.Identity(),
-        anchors=GRID,
-        codec=DeltaCodec(),
-        assign=ByOverlap(0.7, 0.3, rescue=True) if rpn else ByOverlap(0.5, 0.4, rescue=True),
-        sample=Balanced(10_000, positive=1.0) if rpn else everything,
-        class_loss=binary_cross_entropy if rpn else focal,
-        box_loss=DeltaLoss(beta=1 / 9 if rpn else 0),
-        select=Select(),
-        by_positives=not rpn,
-    )
+def pictures(images: int) -> list[Target]:
+    """The first has all objects, each further one an object less."""
+    return [Target(OBJECTS[: len(OBJECTS) - image], LABELS[: len(LABELS) - image]) for image in range(images)]
 
 
-def test_retinanet() -> None:
-    logits, deltas = (output.requires_grad_() for output in outputs(CLASSES))
-    stage = anchor_stage(rpn=False)
-    target = Target(OBJECTS, LABELS)
-    losses = stage.loss(Dense(logits, deltas, ANCHORS, LEVELS), [target])
+def as_theirs(targets: list[Target], first: int = 0) -> list[dict[str, Tensor]]:
+    """Dictionaries, labels counted from `first`."""
+    return [{"boxes": target.boxes, "labels": target.labels + first} for target in targets]
 
-    head = RetinaNetHead(8, 3, CLASSES)
-    theirs = head.compute_loss(
-        [{"boxes": OBJECTS, "labels": LABELS}],
-        {"cls_logits": logits, "bbox_regression": deltas},
-        [ANCHORS],
-        [stage.assign(ANCHORS, target)],  # -1 and -2 mean the same there
-    )
-    torch.testing.assert_close(losses["class"], theirs["classification"])
-    torch.testing.assert_close(losses["box"], theirs["bbox_regression"])
-    assert losses["box"] > 0
-    ours = torch.autograd.grad(losses["class"] + losses["box"], [logits, deltas])
-    other = torch.autograd.grad(theirs["classification"] + theirs["bbox_regression"], [logits, deltas])
-    for mine, their in zip(ours, other, strict=True):
-        torch.testing.assert_close(mine, their)
+
+def assert_same(ours: Losses, theirs: dict[str, Tensor], names: dict[str, str], inputs: list[Tensor]) -> None:
+    """The same losses, none of them 0, and the same gradients of their sum."""
+    assert set(names) == set(ours) and set(names.values()) == set(theirs)
+    for mine, other in names.items():
+        torch.testing.assert_close(ours[mine], theirs[other])
+        assert ours[mine] > 0
+    sums = (torch.stack(list(losses.values())).sum() for losses in (ours, theirs))
+    gradients = [torch.autograd.grad(total, inputs) for total in sums]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def anchor_stage(**parts: Any) -> AnchorStage:
+    defaults = {"head": nn.Identity(), "anchors": GRID, "codec": DeltaCodec(), "sample": everything, "select": Select()}
+    return AnchorStage(**(defaults | parts))
+
+
+RPN = anchor_stage(
+    assign=ByOverlap(0.7, 0.3, rescue=True),
+    sample=Balanced(10_000, positive=1.0),
+    class_loss=binary_cross_entropy,
+    box_loss=DeltaLoss(),
+    divide_by="samples",
+)
+RETINANET = anchor_stage(
+    assign=ByOverlap(0.5, 0.4, rescue=True), class_loss=focal, box_loss=DeltaLoss(beta=0), divide_by="own_positives"
+)
+
+
+class Backbone(nn.Module):
+    """What torchvision's detectors ask for before they are built."""
+
+    out_channels = 8
 
 
 @pytest.mark.parametrize("images", [1, 3])
 def test_region_proposal_network(images: int) -> None:
     """With all anchors sampled that are not ignored, so that chance has no say."""
     logits, deltas = outputs(1, images)
-    targets = [Target(OBJECTS[: 3 - image], torch.zeros(3 - image, dtype=torch.int64)) for image in range(images)]
-    losses = anchor_stage(rpn=True).loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
+    targets = [target.replace(labels=torch.zeros_like(target.labels)) for target in pictures(images)]
+    ours = RPN.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     generator = AnchorGenerator(((32,), (64,)), ((0.5, 1.0, 2.0),) * 2)
     pre: dict[str, int] = {"training": 100, "testing": 100}
     theirs = RegionProposalNetwork(generator, RPNHead(8, 3), 0.7, 0.3, 10_000, 1.0, pre, pre, 0.7)
-    labels, matched = theirs.assign_targets_to_anchors([ANCHORS] * images, [{"boxes": t.boxes} for t in targets])
+    labels, matched = theirs.assign_targets_to_anchors([ANCHORS] * images, as_theirs(targets))
     wanted = theirs.box_coder.encode(matched, [ANCHORS] * images)
-    objectness, box = theirs.compute_loss(logits.flatten(0, 1), deltas.flatten(0, 1), labels, wanted)
-    torch.testing.assert_close(losses["class"], objectness)
-    torch.testing.assert_close(losses["box"], box)
-    assert box > 0
+    objectness, box = theirs.compute_loss(logits.flatten(0, 1), deltas.flatten(0, 2), labels, wanted)
+    assert_same(ours, {"class": objectness, "box": box}, {"class": "class", "box": "box"}, [logits, deltas])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_ssd(images: int) -> None:
+    """Hard negatives included. torchvision's first class is the background, our last column."""
+    logits, deltas = outputs(CLASSES + 1, images)
+    codec, targets = DeltaCodec((10.0, 10.0, 5.0, 5.0)), pictures(images)
+    stage = anchor_stage(
+        codec=codec,
+        assign=ByOverlap(0.5, 0.5, claim=True),
+        sample=HardNegatives(least=0),
+        class_loss=cross_entropy,
+        box_loss=DeltaLoss(codec, beta=1.0),
+        softmax=True,
+    )
+    ours = stage.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
+
+    theirs = SSD(Backbone(), DefaultBoxGenerator([[2], [2]]), (96, 128), CLASSES + 1, head=nn.Identity())
+    matched = [theirs.proposal_matcher(box_iou(target.boxes, ANCHORS)) for target in targets]
+    said = {"cls_logits": logits.roll(1, -1), "bbox_regression": deltas.squeeze(2)}
+    expected = theirs.compute_loss(as_theirs(targets, first=1), said, [ANCHORS] * images, matched)
+    assert_same(ours, expected, {"class": "classification", "box": "bbox_regression"}, [logits, deltas])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_retinanet(images: int) -> None:
+    logits, deltas = outputs(CLASSES, images)
+    targets = pictures(images)
+    ours = RETINANET.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
+
+    head = RetinaNetHead(8, 3, CLASSES)
+    matched = [RETINANET.assign(ANCHORS, target) for target in targets]  # -1 and -2 mean the same there
+    said = {"cls_logits": logits, "bbox_regression": deltas.squeeze(2)}
+    expected = head.compute_loss(as_theirs(targets), said, [ANCHORS] * images, matched)
+    assert_same(ours, expected, {"class": "classification", "box": "bbox_regression"}, [logits, deltas])
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_fcos(images: int) -> None:
+    """torchvision's assignment and centre-ness too; its head has made distances positive before the loss."""
+    shapes, strides = ((12, 16), (6, 8), (3, 4)), (8, 16, 32)
+    points = AnchorGrid(((8.0,), (16.0,), (32.0,)), (1.0,), strides)
+    cells, levels = torch.cat(points(shapes)), [192, 48, 12]
+    logits, sides = (output[:, : len(cells)].detach().requires_grad_() for output in outputs(CLASSES, images))
+    middle = torch.randn(images, len(cells), generator=torch.Generator().manual_seed(2)).requires_grad_()
+    codec, large = DistanceCodec("relu"), Target(torch.tensor([[3.5, 2.0, 126.0, 95.0]]), torch.tensor([2]))
+    targets = [*pictures(images)[1:], large]
+    stage = anchor_stage(
+        anchors=points,
+        codec=codec,
+        assign=ByCenter(),
+        class_loss=focal,
+        box_loss=OverlapLoss(codec),
+        quality_loss=centerness_loss,
+    )
+    ours = stage.loss(Dense(logits, sides, cells, tuple(levels), middle), targets)
+
+    theirs = FCOS(Backbone(), CLASSES, head=FCOSHead(32, 1, CLASSES))
+    said = {"cls_logits": logits, "bbox_regression": sides.squeeze(2).relu(), "bbox_ctrness": middle[..., None]}
+    expected = theirs.compute_loss(as_theirs(targets), said, [cells] * images, levels)
+    names = {"class": "classification", "box": "bbox_regression", "quality": "bbox_ctrness"}
+    assert_same(ours, expected, names, [logits, sides, middle])
 
 
 class Fixed(nn.Module):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.boxes.convert import clip
 from boxwright.data.augment import Augment, MultiScale, Sample
@@ -20,6 +20,12 @@ from boxwright.types import Images, Size, Target
 
 _ORDER, _ZOOM, _SAMPLE = range(3)  # what a random number is drawn for
 _POOL, _STRIP = 64, 8  # batches whose pictures are sorted among themselves by aspect, and those then by size
+
+
+_PROPOSAL = -1
+"""The label of a proposal on its way: it rides with the target as a crowd region, and whatever moves boxes moves it."""
+
+Propose = Callable[[np.ndarray], np.ndarray]
 
 
 class Pictures(Protocol):
@@ -40,10 +46,17 @@ class Batch(NamedTuple):
     resizes: list[Resize]
 
 
-def to_images(pictures: Sequence[np.ndarray], preprocess: Preprocess | None = None) -> Images:
-    """Resized uint8 pictures (H, W, 3) padded at the right and the bottom to the canvas of `preprocess`."""
+def to_images(
+    pictures: Sequence[np.ndarray],
+    preprocess: Preprocess | None = None,
+    proposals: Sequence[Tensor] | None = None,
+) -> Images:
+    """Resized uint8 pictures (H, W, 3) padded at the right and the bottom to the canvas of `preprocess`.
+
+    proposals  for each picture boxes (P, 4) in its pixels once resized; the shorter lists end in rows of zeros
+    """
     pixels, sizes = _pad(pictures, preprocess or Preprocess())
-    return Images(_to_float(pixels), sizes)
+    return Images(_to_float(pixels), sizes, None if proposals is None else _stack(proposals))  # type: ignore[arg-type]
 
 
 def to_batch(
@@ -67,6 +80,8 @@ class Batches:
     group       put pictures of like shape into a batch, which saves padding
     drop_last   leave out what does not fill a batch at the end of a shuffled epoch; a lone unfilled batch stays
     device      where images and targets go; pixels travel as uint8
+    propose     from a picture to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move as the picture
+                does and become the proposals of the `Images`, as many rows as the longest list of the batch has
 
     A sample that cannot be read is replaced by the next one that can, or left out where `shuffle` is off. One
     warning at the end of the epoch counts them; `broken` has them all, index to message.
@@ -87,6 +102,7 @@ class Batches:
         group: bool = True,
         drop_last: bool = True,
         device: torch.device | str = "cpu",
+        propose: Propose | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("a dataset needs at least one image to make batches of; this one has none")
@@ -100,7 +116,7 @@ class Batches:
         self.workers, self.device = workers, torch.device(device)
         self.shuffle, self.group, self.drop_last = shuffle, group and shuffle, drop_last and shuffle
         self.broken: dict[int, str] = {}
-        self._load = _Load(dataset, preprocess, augment, seed, replace_broken=shuffle)
+        self._load = _Load(dataset, preprocess, augment, seed, shuffle, propose)
         self._pool: _Pool | None = None
         self._sizes = np.array([dataset.size(index) for index in range(len(dataset))])  # (N, 2)
 
@@ -115,10 +131,19 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
+        propose: Propose | None = None,
     ) -> Batches:
         """For evaluation: every picture, as it is. With several ranks the last may come twice: count indices once."""
         return cls(
-            dataset, preprocess, None, batch_size, workers=workers, rank=rank, world=world, shuffle=False, device=device
+            dataset,
+            preprocess,
+            batch_size=batch_size,
+            workers=workers,
+            rank=rank,
+            world=world,
+            shuffle=False,
+            device=device,
+            propose=propose,
         )
 
     def __len__(self) -> int:
@@ -150,8 +175,10 @@ class Batches:
         return self._pool(tasks)
 
     def _batch(self, loaded: _Loaded) -> Batch:
-        images = Images(_to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device))
-        targets = [Target(*map(torch.from_numpy, columns)).to(self.device) for columns in loaded.targets]
+        targets = [Target(*map(torch.from_numpy, columns)) for columns in loaded.targets]
+        proposals = _stack([target.boxes[target.labels == _PROPOSAL] for target in targets]).to(self.device)
+        targets = [target[target.labels != _PROPOSAL].to(self.device) for target in targets]
+        images = Images(_to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device), proposals)
         return Batch(images, targets, loaded.indices, loaded.resizes)
 
     def _tasks(self, epoch: int) -> list[_Task]:
@@ -200,6 +227,7 @@ class _Load:
     augment: Augment | None
     seed: int
     replace_broken: bool
+    propose: Propose | None = None
 
     def __post_init__(self) -> None:
         self.broken: dict[int, str] = {}
@@ -255,13 +283,16 @@ class _Load:
     def _read(self, index: int, zoom: float) -> Sample:
         path, size, target = self.dataset.path(index), self.dataset.size(index), self.dataset.target(index)
         # Twice the pixels needed leave something to crop from. Evaluation decodes in full, as the predictor does.
-        at_least = None if self.augment is None else 2 * min(self.preprocess.size(size, zoom))
+        whole = self.augment is None or self.propose is not None  # proposals belong to the picture as it is
+        at_least = None if whole else 2 * min(self.preprocess.size(size, zoom))
         image, full = read_reduced(path, at_least)
         if full != size and full == size[::-1]:  # annotated with a tool that does not know EXIF
             image, full = read_reduced(path, at_least, upright=False)
         reduced = Resize(full, Size(*image.shape[:2]))
         if reduced.after != reduced.before:
             target = _resized(target, reduced)
+        if self.propose is not None:
+            target = _with_proposals(target, self.propose(image))
         return Sample(image, _inside(target, reduced.after), zoom)
 
 
@@ -328,6 +359,20 @@ def _pad(pictures: Sequence[np.ndarray], preprocess: Preprocess) -> tuple[Tensor
 def _to_float(pixels: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32"""
     return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _stack(proposals: Sequence[Tensor]) -> Tensor:
+    """Boxes (P, 4) of each picture to (N, the greatest P, 4)."""
+    return nn.utils.rnn.pad_sequence(list(proposals), batch_first=True)
+
+
+def _with_proposals(target: Target, proposals: np.ndarray) -> Target:
+    boxes = torch.cat([target.boxes, torch.as_tensor(proposals, dtype=torch.float32).reshape(-1, 4)])
+    new = len(boxes) - len(target)
+    labels = nn.functional.pad(target.labels, (0, new), value=_PROPOSAL)
+    crowd = nn.functional.pad(target.crowd, (0, new), value=True)
+    difficult = nn.functional.pad(target.difficult, (0, new))
+    return Target(boxes, labels, crowd, difficult, nn.functional.pad(target.area, (0, new)))
 
 
 def _inside(target: Target, size: Size) -> Target:

@@ -1,59 +1,70 @@
-"""Dense prediction over anchors: with one class a region proposal network, with K classes SSD or RetinaNet.
+"""Dense prediction over anchors: with one class a region proposal network, with K classes SSD, RetinaNet or FCOS.
 
-Vocabulary: N images, A anchors over all levels, a anchors per cell, K classes, C candidates, S slots.
+Vocabulary: N images, A anchors over all levels, a anchors per cell, K classes, L logits an anchor (K, or K + 1 where
+the last is background), B boxes an anchor (1, or K where each class has its own), P positive anchors, C candidates.
 Ren et al. 2015, "Faster R-CNN", section 3.1; Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import ByOverlap
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import DeltaCodec
-from boxwright.detectors.select import Select, best, gather
-from boxwright.types import Losses, Slots, Target
+from boxwright.assign import BACKGROUND
+from boxwright.boxes.codec import Codec
+from boxwright.detectors.base import Detector
+from boxwright.detectors.select import Select, best, deltas_of
+from boxwright.types import Images, Losses, Slots, Target
+
+Norm = Callable[[int], nn.Module] | None
+"""What follows a convolution, of so many channels."""
 
 
 class Dense(NamedTuple):
     """What the head says of every anchor."""
 
-    logits: Tensor  # (N, A, K)
-    deltas: Tensor  # (N, A, 4)
+    logits: Tensor  # (N, A, L)
+    deltas: Tensor  # (N, A, B, 4)
     anchors: Tensor  # (A, 4)
     levels: tuple[int, ...]  # anchors per level; they sum to A
+    quality: Tensor | None = None  # (N, A): logit of how well the anchor is placed, such as FCOS's centre-ness
 
 
 class AnchorHead(nn.Module):
-    """Convolutions shared by all levels, then K logits and four deltas for each anchor of a cell.
+    """Convolutions shared by all levels, then L logits and B times four deltas for each anchor of a cell.
 
+    depth   convolutions in a tower
     shared  one tower for both outputs (RPN) rather than one for each (RetinaNet)
     prior   the probability every anchor starts with (Focal Loss, section 3.3)
-    norm    what follows each convolution of the towers, of so many channels: `group_norm`, or nothing (the papers)
+    norm    what follows each convolution of the towers: `group_norm`, or nothing (the papers)
+    boxes   box predictions an anchor: 1, or one per class
+    lite    towers convolve every channel by itself, outputs are 1x1 (SSDlite)
     """
 
     def __init__(
         self,
         channels: int,
         per_cell: int,
-        classes: int,
+        logits: int,
         depth: int,
         shared: bool,
         prior: float = 0.5,
-        norm: Callable[[int], nn.Module] | None = None,
+        norm: Norm = None,
+        boxes: int = 1,
+        lite: bool = False,
     ) -> None:
         super().__init__()
-        self.class_tower = tower(channels, depth, norm)
-        self.box_tower = nn.Identity() if shared else tower(channels, depth, norm)
-        self.shared, self.classes = shared, classes
-        kernel = 1 if shared else 3
-        self.logits = nn.Conv2d(channels, per_cell * classes, kernel, padding=kernel // 2)
-        self.deltas = nn.Conv2d(channels, per_cell * 4, kernel, padding=kernel // 2)
+        self.class_tower = tower(channels, depth, norm, lite)
+        self.box_tower = nn.Identity() if shared else tower(channels, depth, norm, lite)
+        self.shared, self.columns, self.boxes = shared, logits, boxes
+        kernel = 1 if shared or lite else 3
+        self.logits = nn.Conv2d(channels, per_cell * logits, kernel, padding=kernel // 2)
+        self.deltas = nn.Conv2d(channels, per_cell * boxes * 4, kernel, padding=kernel // 2)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -62,24 +73,28 @@ class AnchorHead(nn.Module):
         nn.init.constant_(self.logits.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps (N, C, h, w) to logits (N, A, K) and deltas (N, A, 4), in the order of `AnchorGrid`."""
+        """Maps (N, C, h, w) to logits (N, A, L) and deltas (N, A, B, 4), in the order of `AnchorGrid`."""
         logits, deltas = [], []
         for features in maps:
             for_class = self.class_tower(features)
             for_box = for_class if self.shared else self.box_tower(features)
-            logits.append(_per_anchor(self.logits(for_class), self.classes))
-            deltas.append(_per_anchor(self.deltas(for_box), 4))
+            logits.append(per_anchor(self.logits(for_class), self.columns))
+            deltas.append(per_anchor(self.deltas(for_box), self.boxes, 4))
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
-def tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None = None) -> nn.Sequential:
+def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False) -> nn.Sequential:
     """`depth` times a 3x3 convolution, its norm if any, and ReLU."""
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers.append(nn.Conv2d(channels, channels, 3, padding=1, bias=norm is None))
-        layers.extend([norm(channels)] if norm else [])
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
+    return nn.Sequential(*(layer for _ in range(depth) for layer in unit(channels, channels, 3, norm, lite)))
+
+
+def unit(
+    channels: int, out: int, kernel: int, norm: Norm = None, lite: bool = False, stride: int = 1
+) -> list[nn.Module]:
+    """A convolution (lite: depthwise, unless 1x1), its norm if any, and ReLU (lite: ReLU6)."""
+    groups = channels if lite and kernel > 1 else 1
+    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=norm is None)
+    return [conv, *([norm(out)] if norm else []), nn.ReLU6() if lite else nn.ReLU()]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -87,73 +102,116 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
 
 
-def _per_anchor(output: Tensor, numbers: int) -> Tensor:
-    return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, numbers).float()  # (N, h * w * a, numbers)
+def per_anchor(output: Tensor, *numbers: int) -> Tensor:
+    """A convolution's (N, a * numbers, h, w) to (N, h * w * a, *numbers), in float32."""
+    return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, *numbers).float()
 
 
 class AnchorStage(nn.Module):
     """Head, anchors, assignment, losses and selection: each a part to be exchanged.
 
-    head          maps to logits and deltas
+    head          maps to logits, deltas and, where there is one, quality
     anchors       the boxes that deltas refer to
     codec         deltas to boxes
     assign        which anchor learns which object
-    sample        which anchors count: `Balanced` (RPN), `everything` (RetinaNet)
-    class_loss    (logits, 0 or 1) to a loss per logit
-    box_loss      (deltas, anchors, boxes) to a loss per anchor
+    sample        which anchors count, from assignments and class losses (N, A): `Balanced` (RPN), `HardNegatives`
+                  (SSD), `everything` (RetinaNet)
+    class_loss    logits (N, A, L) and labels (N, A), `BACKGROUND` where there is no object, to a loss per anchor
+    box_loss      (deltas, anchors, boxes), each (P, 4), to a loss per positive anchor
     select        scored boxes to slots
-    by_positives  divide by the number of positives (RetinaNet) rather than of samples (RPN)
+    divide_by     what the sums of losses are divided by: the "samples" of the batch (RPN), its "positives" (RetinaNet),
+                  or "own_positives", of each image by itself, then the mean over images (torchvision's RetinaNet)
+    softmax       scores are a softmax whose last column is background (SSD), rather than a sigmoid each
+    quality_loss  (quality, anchors, boxes) of the positives to a loss for each, where the head says a quality (FCOS);
+                  the score is then the geometric mean of the class's probability and the quality's
     """
 
     def __init__(
         self,
         head: nn.Module,
-        anchors: AnchorGrid,
-        codec: DeltaCodec,
-        assign: ByOverlap,
-        sample: Callable[[Tensor], Tensor],
+        anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]],
+        codec: Codec,
+        assign: Callable[[Tensor, Target], Tensor],
+        sample: Callable[[Tensor, Tensor], Tensor],
         class_loss: Callable[[Tensor, Tensor], Tensor],
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
         select: Select,
-        by_positives: bool,
+        divide_by: Literal["samples", "positives", "own_positives"] = "positives",
+        softmax: bool = False,
+        quality_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if divide_by not in ("samples", "positives", "own_positives"):
+            raise ValueError(f"losses are divided by samples, positives or own_positives, got {divide_by!r}")
         self.head, self.anchors, self.codec = head, anchors, codec
-        self.assign, self.sample, self.class_loss, self.box_loss = assign, sample, class_loss, box_loss
-        self.select, self.by_positives = select, by_positives
+        self.assign, self.sample, self.select = assign, sample, select
+        self.class_loss, self.box_loss, self.quality_loss = class_loss, box_loss, quality_loss
+        self.divide_by, self.softmax = divide_by, softmax
 
     def forward(self, maps: list[Tensor]) -> Dense:
-        logits, deltas = self.head(maps)
+        logits, deltas, *quality = self.head(maps)
         anchors = self.anchors([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
-        return Dense(logits, deltas, torch.cat(anchors), tuple(len(level) for level in anchors))
+        return Dense(logits, deltas, torch.cat(anchors), tuple(len(level) for level in anchors), *quality)
 
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
-        """The class and the box loss. Targets' labels pick the column of the logits."""
+        """The class and the box loss, and that of the quality where the head says one."""
         assigned = torch.stack([self.assign(dense.anchors, target) for target in targets])  # (N, A)
-        sampled = self.sample(assigned)
+        labels, boxes = learnt(assigned, targets)
+        of_class = self.class_loss(dense.logits, labels)  # (N, A)
+        sampled = self.sample(assigned, of_class.detach())
         positive = sampled & (assigned >= 0)
-        count = (positive if self.by_positives else sampled).sum().clamp(min=1)
+        count = self._count(sampled, positive)  # (N,)
+        losses = {"class": ((of_class * sampled).sum(1) / count).sum()}
 
         image, anchor = positive.nonzero(as_tuple=True)  # (P,) each
-        row = assigned[image, anchor] + _starts(targets)[image]
-        labels = torch.cat([target.labels for target in targets])[row]
-        boxes = torch.cat([target.boxes for target in targets])[row]
-        wanted = torch.zeros_like(dense.logits)
-        wanted[image, anchor, labels] = 1.0
+        column = labels[image, anchor] if dense.deltas.shape[2] > 1 else 0
+        anchors, boxes = dense.anchors[anchor], boxes[image, anchor]
+        losses["box"] = (self.box_loss(dense.deltas[image, anchor, column], anchors, boxes) / count[image]).sum()
+        if self.quality_loss is not None and dense.quality is not None:
+            of_quality = self.quality_loss(dense.quality[image, anchor], anchors, boxes)
+            losses["quality"] = (of_quality / count[image]).sum()
+        return losses
 
-        of_class = self.class_loss(dense.logits, wanted) * sampled[..., None]
-        of_box = self.box_loss(dense.deltas[image, anchor], dense.anchors[anchor], boxes)
-        return {"class": of_class.sum() / count, "box": of_box.sum() / count}
+    def _count(self, sampled: Tensor, positive: Tensor) -> Tensor:
+        """What the losses of each image are divided by: (N,)."""
+        counts = (sampled if self.divide_by == "samples" else positive).sum(1)
+        if self.divide_by == "own_positives":
+            return counts.clamp(min=1) * len(counts)
+        return counts.sum().clamp(min=1).expand(len(counts))
 
     def detect(self, dense: Dense, sizes: Tensor) -> Slots:
         """The best anchors, moved by their deltas, suppressed."""
-        found = best(dense.logits, self.select.candidates, dense.levels)
-        found = found._replace(scores=found.scores.sigmoid())  # monotonic, so of the winners only
-        boxes = self.codec.decode(gather(dense.deltas, found.rows), dense.anchors[found.rows])  # (N, C, 4)
+        ranked = not self.softmax and dense.quality is None  # a sigmoid keeps the order: of the winners only
+        found = best(dense.logits if ranked else self.scores(dense), self.select.candidates, dense.levels)
+        if ranked:
+            found = found._replace(scores=found.scores.sigmoid())
+        boxes = self.codec.decode(deltas_of(found, dense.deltas), dense.anchors[found.rows])  # (N, C, 4)
         return self.select(boxes, found, sizes)
 
+    def scores(self, dense: Dense) -> Tensor:
+        """How sure every anchor is of every class, (N, A, K)."""
+        scores = dense.logits.softmax(-1)[..., :-1] if self.softmax else dense.logits.sigmoid()
+        return scores if dense.quality is None else (scores * dense.quality.sigmoid()[..., None]).sqrt()
 
-def _starts(targets: list[Target]) -> Tensor:
-    """Where each image's objects begin once all are in one row: (N,)."""
-    counts = torch.tensor([0] + [len(target) for target in targets[:-1]], device=targets[0].boxes.device)
-    return counts.cumsum(0)
+
+def learnt(assigned: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor]:
+    """Labels (N, A) and boxes (N, A, 4) of the objects assigned (N, A); `BACKGROUND` and zeros where there is none."""
+    rows = assigned.clamp(min=BACKGROUND)  # -1 reads the last row, which is added for the background
+    labels = [F.pad(target.labels, (0, 1), value=BACKGROUND)[row] for target, row in zip(targets, rows, strict=True)]
+    boxes = [F.pad(target.boxes, (0, 0, 0, 1))[row] for target, row in zip(targets, rows, strict=True)]
+    return torch.stack(labels), torch.stack(boxes)
+
+
+class SingleStage(Detector):
+    """features -> AnchorStage, with the losses of the stage: SSD, RetinaNet and FCOS are this with other parts."""
+
+    def __init__(self, features: nn.Module, anchors: AnchorStage) -> None:
+        super().__init__()
+        self.features, self.anchors = features, anchors
+
+    def loss(self, images: Images, targets: list[Target]) -> Losses:
+        """The class and the box loss, and that of the quality where the head says one."""
+        return self.anchors.loss(self.anchors(self.features(images.pixels)), targets)
+
+    def slots(self, images: Images) -> Slots:
+        return self.anchors.detect(self.anchors(self.features(images.pixels)), images.sizes)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright.backbones import Backbone
+from boxwright.backbones import Backbone, build_backbone
+from boxwright.layers.pyramid import FeaturePyramid
 from boxwright.types import Detections, Images, Losses, Slots, Target
 
 
 class Features(nn.Module):
-    """Pixels to maps: normalisation, backbone, and a neck such as a feature pyramid."""
+    """Pixels to maps: normalisation, backbone, and a neck such as a feature pyramid.
 
+    channels, strides  a number per map that comes out
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, neck: nn.Module | None = None) -> None:
+    def __init__(self, backbone: Backbone, neck: FeaturePyramid | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = nn.Identity() if neck is None else neck
+        self.channels, self.strides = (neck or backbone).channels, (neck or backbone).strides
         self.register_buffer("mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.pixel_std).view(3, 1, 1), persistent=False)
 
@@ -32,20 +44,25 @@ class Detector(nn.Module):
 
     A subclass writes `loss` and `slots`. All shapes between pixels and slots depend on the shape of the input only, so
     `slots` compiles and exports (see `Network`); `detect` trims it.
+
+    propose  from a picture, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that is told
+             where to look: whoever makes the `Images` fills their proposals with it. None where it looks for itself
     """
+
+    propose: Callable[[np.ndarray], np.ndarray] | None = None
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Named, weighted losses whose sum is to be minimised. An image without objects is fine."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, targets)")
 
-    def slots(self, pixels: Tensor, sizes: Tensor) -> Slots:
-        """RGB 0..255 (N, 3, H, W) and sizes (N, 2) to a fixed number of slots per image."""
-        raise NotImplementedError(f"{type(self).__name__} must define slots(pixels, sizes)")
+    def slots(self, images: Images) -> Slots:
+        """A fixed number of slots per image."""
+        raise NotImplementedError(f"{type(self).__name__} must define slots(images)")
 
     @torch.inference_mode()
     def detect(self, images: Images) -> list[Detections]:
         """The objects of each image, best first, in pixels of the batch."""
-        return self.slots(images.pixels, images.sizes).trim()
+        return self.slots(images).trim()
 
     def forward(self, images: Images, targets: list[Target] | None = None) -> Losses | list[Detections]:
         """The door for DistributedDataParallel and torch.compile: `loss` with targets, `detect` without."""
@@ -63,7 +80,40 @@ class Network(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes (N, S, 4), scores, labels and valid (N, S) of pixels (N, 3, H, W) and sizes (N, 2)."""
-        slots = self.detector.slots(pixels, sizes)
+    def forward(
+        self, pixels: Tensor, sizes: Tensor, proposals: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (N, S, 4), scores, labels and valid (N, S) of pixels (N, 3, H, W), sizes (N, 2) and, for a detector
+        that is told where to look, proposals (N, P, 4)."""
+        slots = self.detector.slots(Images(pixels, sizes, proposals))  # type: ignore[arg-type]
         return slots.boxes, slots.scores, slots.labels, slots.valid
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """The numbers that every detector has. Each has its own beside them, and a `build` that makes parts of them."""
+
+    backbone: str = "efficientnet_lite0"
+    """Any of `boxwright.backbones`, or a timm model as timm:NAME."""
+    levels: tuple[int, ...] = (3, 4, 5)
+    """Levels of the backbone that are used; level l has stride 2**l."""
+    frozen_stages: int = 2
+    """How many stages of the backbone keep their weights, counting the stem."""
+    norm: str = "frozen"
+    """Batch norm of the backbone: frozen or batch."""
+    detections: int = 100
+    """Detections an image, at most."""
+
+    def build(self, classes: int, pretrained: bool = False) -> Detector:
+        """The detector for so many classes; `pretrained` starts the backbone from ImageNet."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(classes, pretrained)")
+
+    def features(self, pretrained: bool, **options: Any) -> Features:
+        """The maps of the backbone as they are; `options` are the backbone's own."""
+        stages, norm = self.frozen_stages, self.norm
+        return Features(build_backbone(self.backbone, self.levels, pretrained, stages, norm, **options))
+
+    def pyramid(self, pretrained: bool, channels: int, extra: int, how: Literal["pool", "conv", "conv_c5"]) -> Features:
+        """A feature pyramid over the maps of the backbone, with `extra` coarser levels made as `how` says."""
+        backbone = self.features(pretrained).backbone
+        return Features(backbone, FeaturePyramid(backbone.channels, channels, backbone.strides, extra, how))

@@ -1,12 +1,17 @@
-"""The second stage: pool each proposal, name it, refine its box (Girshick 2015, "Fast R-CNN").
+"""Regions: pool each proposal, name it, refine its box. All of R-CNN, SPP-net and Fast R-CNN; others' second stage.
 
-Vocabulary: N images, P proposals each, S of them sampled to learn, C candidates, K classes, B box predictions a
-proposal: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
+They differ in what is pooled (pixels or maps), by what, and what learns (Girshick et al. 2014; He et al. 2014; Girshick
+2015; Ren et al. 2015; Dai et al. 2016).
+
+Vocabulary: N images, P proposals each, S of them sampled to learn, R regions in all, C candidates, K classes, B box
+predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,52 +19,92 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND, IGNORED, Balanced, ByOverlap
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.detectors.select import Select, best, gather
+from boxwright.detectors.base import DetectorConfig
+from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
+from boxwright.losses import DeltaLoss
 from boxwright.types import Losses, Slots, Target
 
 
 class RegionHead(nn.Module):
-    """Two fully connected layers, then K + 1 class logits and four deltas, per class or once."""
+    """Layers of each region's own, then K + 1 class logits and four deltas, per class or once.
 
-    def __init__(self, channels: int, size: int, hidden: int, classes: int, agnostic: bool) -> None:
+    hidden  pooled regions (R, ...) to (R, width): `connected` layers, or a network (`Averaged`)
+    """
+
+    def __init__(self, hidden: nn.Module, width: int, classes: int, agnostic: bool) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * size * size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
-        )
-        self.logits = nn.Linear(hidden, classes + 1)
-        self.deltas = nn.Linear(hidden, 4 * (1 if agnostic else classes))
+        self.hidden = hidden
+        self.logits = nn.Linear(width, classes + 1)
+        self.deltas = nn.Linear(width, 4 * (1 if agnostic else classes))
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         nn.init.zeros_(self.logits.bias)
         nn.init.zeros_(self.deltas.bias)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, C, size, size) to logits (R, K + 1) and deltas (R, B, 4)."""
+        """Pooled regions (R, ...) to logits (R, K + 1) and deltas (R, B, 4)."""
         hidden = self.hidden(pooled)
         return self.logits(hidden).float(), self.deltas(hidden).float().unflatten(1, (-1, 4))
 
 
+def connected(numbers: int, width: int) -> nn.Sequential:
+    """Two fully connected layers over all the numbers of a region."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(numbers, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+
+class Averaged(nn.Module):
+    """The mean over the last map of a network, or of a part of one, that runs on every region by itself."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(R, C, h, w) to (R, width)."""
+        maps = self.backbone(regions)
+        return (maps if isinstance(maps, Tensor) else maps[-1]).mean((2, 3))
+
+
 class RegionStage(nn.Module):
-    """Pooling, head, assignment, sampling, losses and selection over proposals: each a part to be exchanged."""
+    """Pooling, head, assignment, sampling, losses and selection over proposals: each a part to be exchanged.
+
+    pool        maps and boxes (N, P, 4) to pooled regions (N * P, ...)
+    head        pooled regions to logits and deltas
+    codec       deltas to boxes
+    assign      which proposal learns which object
+    sample      which proposals count
+    box_loss    (deltas, proposals, boxes) to a loss per proposal
+    select      scored boxes to slots
+    choose      which (proposal, class) pairs of scores (N, P, K) enter the selection: `best` or `least_background`
+    box_weight  of the box loss against the class loss (Fast R-CNN, eq. 1)
+    chunk       proposals of an image that are pooled and read at once, for heads that want much memory; None: all
+    """
 
     def __init__(
         self,
         pool: nn.Module,
         head: nn.Module,
         codec: DeltaCodec,
-        assign: ByOverlap,
+        assign: Callable[[Tensor, Target], Tensor],
         sample: Balanced,
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
         select: Select,
+        choose: Callable[[Tensor, int], Candidates] = best,
+        box_weight: float = 1.0,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.pool, self.head, self.codec = pool, head, codec
         self.assign, self.sample, self.box_loss, self.select = assign, sample, box_loss, select
+        self.choose, self.box_weight, self.chunk = choose, box_weight, chunk
 
     def forward(self, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Proposals (N, P, 4) to logits (N, P, K + 1) and deltas (N, P, B, 4)."""
-        logits, deltas = self.head(self.pool(maps, boxes))
-        return logits.unflatten(0, boxes.shape[:2]), deltas.unflatten(0, boxes.shape[:2])
+        said = []
+        for part in boxes.split(self.chunk or max(1, boxes.shape[1]), dim=1):
+            said.append([each.unflatten(0, part.shape[:2]) for each in self.head(self.pool(maps, part))])
+        logits, deltas = (torch.cat(parts, dim=1) for parts in zip(*said, strict=True))
+        return logits, deltas
 
     def loss(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> Losses:
         """The class and the box loss over sampled proposals; the objects themselves join the proposals."""
@@ -74,7 +119,7 @@ class RegionStage(nn.Module):
         column = labels[image, row] if deltas.shape[2] > 1 else 0
         of_box = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
         count = counts.sum().clamp(min=1)
-        return {"class": of_class.sum() / count, "box": of_box.sum() / count}
+        return {"class": of_class.sum() / count, "box": of_box.sum() / count * self.box_weight}
 
     @torch.no_grad()
     def _draw(self, proposals: Tensor, valid: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,8 +143,31 @@ class RegionStage(nn.Module):
         """Proposals, classified and refined, to slots."""
         logits, deltas = self(maps, proposals.boxes)
         scores = logits.softmax(-1)[..., :-1].masked_fill(~proposals.valid[..., None], 0.0)  # (N, P, K)
-        found = best(scores, self.select.candidates)
-        columns = found.labels if deltas.shape[2] > 1 else torch.zeros_like(found.labels)
-        deltas = gather(deltas.flatten(1, 2), found.rows * deltas.shape[2] + columns)  # (N, C, 4)
-        boxes = self.codec.decode(deltas, gather(proposals.boxes, found.rows))
+        found = self.choose(scores, self.select.candidates)
+        boxes = self.codec.decode(deltas_of(found, deltas), gather(proposals.boxes, found.rows))
         return self.select(boxes, found, sizes)
+
+
+@dataclass(frozen=True)
+class RegionConfig(DetectorConfig):
+    """The numbers that every detector with a region stage has."""
+
+    region_samples: int = 128
+    """Proposals an image in the loss of the regions, a quarter of them positive."""
+    agnostic: bool = False
+    """One box prediction for all classes rather than one per class."""
+    box_weight: float = 1.0
+    """Weight of the regions' box loss."""
+
+    def regions(self, pool: nn.Module, head: nn.Module, **parts: Any) -> RegionStage:
+        """The region stage of these; `parts` are further ones."""
+        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+        defaults = {
+            "codec": codec,
+            "assign": ByOverlap(high=0.5, low=0.5),
+            "sample": Balanced(self.region_samples, positive=0.25),
+            "box_loss": DeltaLoss(codec),
+            "select": Select(score=0.05, iou=0.5, candidates=1000, slots=self.detections),
+            "box_weight": self.box_weight,
+        }
+        return RegionStage(pool, head, **(defaults | parts))

@@ -36,6 +36,12 @@ def gather(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(1, index)
 
 
+def deltas_of(found: Candidates, deltas: Tensor) -> Tensor:
+    """What deltas (N, M, B, 4) say of each candidate, (N, C, 4): its class's, or the only ones where B is 1."""
+    boxes = deltas.shape[2]
+    return gather(deltas.flatten(1, 2), found.rows * boxes + (found.labels if boxes > 1 else 0))
+
+
 def best(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
     """The `count` highest of scores (N, M, K) over rows and classes, of each level where `levels` has its rows."""
     classes, found, start = scores.shape[2], [], 0
@@ -48,11 +54,20 @@ def best(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Can
     return Candidates(*(torch.cat(column, 1) for column in zip(*found, strict=True)))
 
 
+def least_background(scores: Tensor, count: int) -> Candidates:
+    """The `count` rows of scores (N, M, K) that are least likely background, each as its best class alone.
+
+    Their score is that of all classes together: how surely an object is there.
+    """
+    found = best(scores.sum(-1, keepdim=True), count)
+    return found._replace(labels=gather(scores.argmax(-1), found.rows))
+
+
 @dataclass(frozen=True)
 class Select:
     """What survives, and how many.
 
-    score       a detection scores more than this
+    score       a detection scores more than this: one number, or one for each class
     iou         overlap above which the lower-scored of two boxes goes
     candidates  how many of the best enter suppression (of each level, for a pyramid of anchors)
     slots       how many come out
@@ -60,7 +75,7 @@ class Select:
     suppress    the suppression itself
     """
 
-    score: float = 0.05
+    score: float | tuple[float, ...] = 0.05
     iou: float = 0.5
     candidates: int = 1000
     slots: int = 100
@@ -76,7 +91,7 @@ class Select:
         boxes = clip(boxes, sizes)
         groups = {"class": found.labels, "level": found.levels, "image": torch.zeros_like(found.labels)}[self.within]
         extent = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
-        valid = (found.scores > self.score) & (extent >= SMALLEST)
+        valid = (found.scores > self._threshold(found)) & (extent >= SMALLEST)
         stays = self.suppress(boxes, found.scores, groups, valid, self.iou, self.slots)
 
         ranked = torch.where(stays, found.scores, -1.0)
@@ -87,3 +102,8 @@ class Select:
         boxes = torch.where(valid[..., None], gather(boxes, rows), 0.0)
         labels = torch.where(valid, gather(found.labels, rows), 0)
         return Slots(boxes, top.values.clamp(min=0), labels, valid)
+
+    def _threshold(self, found: Candidates) -> float | Tensor:
+        if not isinstance(self.score, tuple):
+            return self.score
+        return found.scores.new_tensor(self.score)[found.labels]  # (N, C)

@@ -29,7 +29,9 @@ def detect_dataset(
     the mode it was in.
     """
     device = next(detector.parameters()).device
-    batches = Batches.in_order(dataset, preprocess, batch_size, workers=workers, device=device)
+    batches = Batches.in_order(
+        dataset, preprocess, batch_size, workers=workers, device=device, propose=detector.propose
+    )
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     found = [none] * len(dataset)
     learning = detector.training

@@ -18,7 +18,7 @@ from torch import Tensor
 from boxwright.boxes.convert import xyxy_to_xywh
 from boxwright.data.batch import to_images
 from boxwright.data.image import read_image, to_rgb
-from boxwright.data.preprocess import Preprocess
+from boxwright.data.preprocess import Preprocess, Resize
 from boxwright.detectors import Detector
 from boxwright.engine.device import choose_device
 from boxwright.types import Size
@@ -193,7 +193,7 @@ class Predictor:
 
     def _look(self, pictures: list[Picture], threshold: float, labels: Tensor | None) -> Iterator[Result]:
         resized, ways_back = zip(*(self.preprocess(picture.image) for picture in pictures), strict=True)
-        images = to_images(resized, self.preprocess)
+        images = to_images(resized, self.preprocess, self._proposals(pictures, ways_back))
         answers = self.detector.detect(images.to(self.device))
         for picture, way_back, answer in zip(pictures, ways_back, answers, strict=True):
             found = answer.to("cpu")
@@ -210,6 +210,14 @@ class Predictor:
                 image=picture.image,
                 path=picture.path,
             )
+
+    def _proposals(self, pictures: Sequence[Picture], ways: Sequence[Resize]) -> list[Tensor] | None:
+        """Where to look in the resized pictures, for a detector that is told."""
+        propose = self.detector.propose
+        if propose is None:
+            return None
+        boxes = [torch.as_tensor(propose(picture.image), dtype=torch.float32) for picture in pictures]
+        return [way.forward(found.reshape(-1, 4)) for way, found in zip(ways, boxes, strict=True)]
 
     def _labels(self, classes: Iterable[str] | None) -> Tensor | None:
         if classes is None:

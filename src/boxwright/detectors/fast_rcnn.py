@@ -1,0 +1,63 @@
+"""Fast R-CNN: shared features that learn, regions pooled from them, class and box in one loss (Girshick 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from boxwright.backbones import build_tail
+from boxwright.detectors.base import Features
+from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
+from boxwright.detectors.region_stage import Averaged, RegionConfig, RegionHead, RegionStage, connected
+from boxwright.layers.regions import RegionAlign, RegionPool
+
+
+class FastRCNN(ProposedDetector):
+    """features -> RegionStage: the whole network but the proposals learns at once."""
+
+
+@dataclass(frozen=True)
+class SharedConfig(RegionConfig):
+    """The numbers of regions that share the features of their picture, whoever proposes them."""
+
+    variant: Literal["fpn", "c4", "dc5"] = "fpn"
+    """What is shared: a pyramid; the map of stride 16, the last stage of the backbone being the head of every region;
+    or the map of that last stage, dilated to stride 16. The latter two ignore `levels`."""
+    pool: Literal["align", "pool"] = "align"
+    """Pooling of regions: bilinear samples, or the maximum of whole features as in the paper."""
+    channels: int = 128
+    """Channels of the pyramid."""
+    canonical: float = 224.0
+    """Regions of this many pixels across are pooled from stride 16, larger ones from coarser maps (FPN, eq. 1)."""
+    hidden: int = 512
+    """Width of the two fully connected layers of the head, which c4 has not."""
+
+    def shared(self, pretrained: bool) -> Features:
+        """What the regions share: the pyramid or the one map."""
+        if self.variant == "fpn":
+            return self.pyramid(pretrained, self.channels, extra=1, how="pool")
+        if self.variant not in ("c4", "dc5"):
+            raise ValueError(f"the variants are fpn, c4 and dc5, got {self.variant!r}")
+        level = 4 if self.variant == "c4" else 5
+        return replace(self, levels=(level,)).features(pretrained, dilated=self.variant == "dc5")
+
+    def region_stage(self, features: Features, classes: int, pretrained: bool) -> RegionStage:
+        """Pooling from what is shared, and the head."""
+        if self.variant == "c4":
+            tail = build_tail(self.backbone, pretrained, self.norm)
+            size, hidden, width = tail.size, Averaged(tail), tail.channels
+        else:
+            size, width = 7, self.hidden
+            hidden = connected(features.channels[0] * size * size, width)
+        kinds = {"align": RegionAlign, "pool": RegionPool}
+        pool = kinds[self.pool](features.strides[: len(self.levels)], size, canonical=self.canonical)
+        return self.regions(pool, RegionHead(hidden, width, classes, self.agnostic))
+
+
+@dataclass(frozen=True)
+class FastRCNNConfig(SharedConfig, ProposedConfig):
+    """The numbers of a Fast R-CNN. The paper's: `variant="c4"`, `pool="pool"` on a VGG-16, 2000 proposals."""
+
+    def build(self, classes: int, pretrained: bool = False) -> FastRCNN:
+        features = self.shared(pretrained)
+        return FastRCNN(features, self.region_stage(features, classes, pretrained), self.propose())

@@ -1,0 +1,95 @@
+"""Classification and localization: one object per picture, its class and its box.
+
+The regression of a box from the features that classify is Sermanet et al. 2014, "OverFeat", section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.assign import BACKGROUND, IGNORED, Balanced
+from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.iou import area
+from boxwright.detectors.base import Detector, DetectorConfig
+from boxwright.detectors.region_stage import RegionHead, RegionStage, connected
+from boxwright.detectors.select import Select
+from boxwright.layers.regions import RegionAlign
+from boxwright.losses import DeltaLoss
+from boxwright.types import Images, Losses, Slots, Target
+
+
+class Localizer(Detector):
+    """features -> RegionStage, to which the whole picture is the only proposal, with two losses."""
+
+    def __init__(self, features: nn.Module, region: RegionStage) -> None:
+        super().__init__()
+        self.features, self.region = features, region
+
+    def loss(self, images: Images, targets: list[Target]) -> Losses:
+        """Class and box of the largest object."""
+        return self.region.loss(self.features(images.pixels), whole(images), targets)
+
+    def slots(self, images: Images) -> Slots:
+        return self.region.detect(self.features(images.pixels), whole(images), images.sizes)
+
+
+def whole(images: Images) -> Slots:
+    """Each picture without its padding, as a proposal."""
+    boxes = F.pad(images.sizes.flip(1), (2, 0)).to(images.pixels.dtype)[:, None]  # (N, 1, 4)
+    label = torch.zeros_like(images.sizes[:, :1])
+    return Slots(boxes, torch.ones_like(boxes[..., 0]), label, torch.ones_like(label, dtype=torch.bool))
+
+
+def largest(candidates: Tensor, target: Target) -> Tensor:
+    """Candidates (A, 4) to (A,) int64: the first one, the picture, learns the object with the largest box.
+
+    A picture without objects is background. One with nothing but a crowd is ignored, as are the other candidates.
+    """
+    assigned = torch.full(candidates.shape[:1], IGNORED, dtype=torch.int64, device=candidates.device)
+    if not len(target):
+        assigned[0] = BACKGROUND
+        return assigned
+    sizes = area(target.boxes).masked_fill(target.crowd, -1.0)
+    assigned[0] = sizes.argmax().masked_fill(target.crowd.all(), IGNORED)
+    return assigned
+
+
+@dataclass(frozen=True)
+class LocalizerConfig(DetectorConfig):
+    """The numbers of a localizer."""
+
+    levels: tuple[int, ...] = (5,)
+    """The one level of the backbone that is looked at; level l has stride 2**l."""
+    detections: int = 1
+    """Answers an image, each of another class."""
+    channels: int = 128
+    """Channels to which the map is reduced."""
+    grid: int = 7
+    """The map is averaged to grid x grid cells: with 1, the global pooling of classifiers, little says where."""
+    hidden: int = 512
+    """Width of the two fully connected layers."""
+    agnostic: bool = False
+    """One box prediction for all classes rather than one per class."""
+    box_weight: float = 1.0
+    """Weight of the box loss."""
+
+    def build(self, classes: int, pretrained: bool = False) -> Localizer:
+        if len(self.levels) != 1:
+            raise ValueError(f"a localizer looks at one level of its backbone, such as (5,), got {self.levels}")
+        features = self.pyramid(pretrained, self.channels, extra=0, how="pool")
+        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+        region = RegionStage(
+            pool=RegionAlign(features.strides, self.grid, sampling=0),
+            head=RegionHead(connected(self.channels * self.grid**2, self.hidden), self.hidden, classes, self.agnostic),
+            codec=codec,
+            assign=largest,
+            sample=Balanced(1, positive=1.0),
+            box_loss=DeltaLoss(codec),
+            select=Select(score=0.05, iou=0.5, candidates=self.detections, slots=self.detections),
+            box_weight=self.box_weight,
+        )
+        return Localizer(features, region)

@@ -1,0 +1,58 @@
+"""Detectors that are told where to look: R-CNN, SPP-net and Fast R-CNN are one region stage with other parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxwright.boxes.convert import clip
+from boxwright.detectors.base import Detector
+from boxwright.detectors.region_stage import RegionConfig, RegionStage
+from boxwright.detectors.select import SMALLEST
+from boxwright.proposals import Propose, build_proposer
+from boxwright.types import Images, Losses, Slots, Target
+
+
+class ProposedDetector(Detector):
+    """features -> RegionStage, over the proposals that come with the images.
+
+    features  pixels to what regions are pooled from
+    propose   who says where to look; any callable may be set in its place
+    """
+
+    def __init__(self, features: Callable[[Tensor], list[Tensor]], regions: RegionStage, propose: Propose) -> None:
+        super().__init__()
+        self.features, self.regions, self.propose = features, regions, propose
+
+    def loss(self, images: Images, targets: list[Target]) -> Losses:
+        """Class and box of the regions. Without proposals there still are the objects themselves to learn."""
+        return self.regions.loss(self.features(images.pixels), given(images), targets)
+
+    def slots(self, images: Images) -> Slots:
+        return self.regions.detect(self.features(images.pixels), given(images), images.sizes)
+
+
+def given(images: Images) -> Slots:
+    """The proposals of the images, clipped to each; a box without extent is none."""
+    boxes = clip(images.proposals, images.sizes)
+    boxes = F.pad(boxes, (0, 0, 0, int(boxes.shape[1] == 0)))  # one slot at least, to read nothing from
+    valid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= SMALLEST
+    return Slots(boxes, valid.float(), torch.zeros_like(valid, dtype=torch.int64), valid)
+
+
+@dataclass(frozen=True)
+class ProposedConfig(RegionConfig):
+    """Who proposes, and how much."""
+
+    proposer: str = "selective_search"
+    """selective_search, sliding_window, or a file of proposals that `boxwright propose` wrote."""
+    proposals: int = 1000
+    """Proposals an image, at most."""
+
+    def propose(self) -> Propose:
+        """The proposer by its name."""
+        return build_proposer(self.proposer, self.proposals)

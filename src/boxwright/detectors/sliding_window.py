@@ -1,0 +1,144 @@
+"""Sliding window: a classifier at every place, in several sizes and shapes, as one convolution over shared features.
+
+Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that moves over a picture is a convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.assign import IGNORED, Balanced, ByOverlap
+from boxwright.boxes.convert import clip
+from boxwright.detectors.anchor_stage import learnt
+from boxwright.detectors.base import Detector, DetectorConfig, Features
+from boxwright.detectors.select import Select, best, gather
+from boxwright.losses import cross_entropy
+from boxwright.types import Images, Losses, Slots, Target
+
+Shape = tuple[int, int]
+"""Rows and columns of a window, in cells of the map."""
+
+
+class WindowHead(nn.Module):
+    """For each shape of window a layer that sees all its cells, then two that all shapes share: K + 1 class logits."""
+
+    def __init__(self, channels: int, shapes: tuple[Shape, ...], hidden: int, classes: int) -> None:
+        super().__init__()
+        self.windows = nn.ModuleList(
+            nn.Conv2d(channels, hidden, shape, padding=(shape[0] // 2, shape[1] // 2)) for shape in shapes
+        )
+        self.hidden = nn.Conv2d(hidden, hidden, 1)
+        self.logits = nn.Conv2d(hidden, classes + 1, 1)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each place."""
+        hidden = [self.hidden(window(features).relu()).relu() for window in self.windows]
+        return [self.logits(of_shape).float() for of_shape in hidden]
+
+
+def windows_at(places: Shape, shape: Shape, stride: tuple[float, float], device: torch.device) -> Tensor:
+    """The windows of one shape at rows x columns places, (rows * columns, 4); the first ones are half outside.
+
+    stride  from one cell of the map to the next, down and right, in pixels
+    """
+    top, left = (
+        (torch.arange(count, device=device) - cells // 2) * step
+        for count, cells, step in zip(places, shape, stride, strict=True)
+    )
+    top, left = torch.meshgrid(top, left, indexing="ij")
+    corners = left, top, left + shape[1] * stride[1], top + shape[0] * stride[0]
+    return torch.stack(corners, dim=-1).flatten(0, 1)
+
+
+class SlidingWindowDetector(Detector):
+    """features of the picture in several sizes -> WindowHead, with one loss.
+
+    shapes  of the windows, as the head has them
+    scales  how many sizes of the picture, each `shrink` times the one before
+    assign  which window learns which object
+    sample  which windows count
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        head: WindowHead,
+        shapes: tuple[Shape, ...],
+        scales: int,
+        shrink: float,
+        assign: Callable[[Tensor, Target], Tensor],
+        sample: Callable[[Tensor, Tensor], Tensor],
+        select: Select,
+    ) -> None:
+        super().__init__()
+        self.features, self.head, self.shapes = features, head, shapes
+        self.scales, self.shrink = scales, shrink
+        self.assign, self.sample, self.select = assign, sample, select
+
+    def classify(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Logits (N, A, K + 1) and windows (N, A, 4), cut at the border of their picture."""
+        logits, windows, pixels = [], [], images.pixels
+        height, width = pixels.shape[2:]
+        for scale in range(self.scales):
+            if scale:
+                size = [max(1, round(side * self.shrink**scale)) for side in (height, width)]
+                pixels = F.interpolate(pixels, size, mode="bilinear")
+            cell = self.features.strides[0]
+            stride = cell * height / pixels.shape[2], cell * width / pixels.shape[3]
+            for shape, of_shape in zip(self.shapes, self.head(self.features(pixels)[0]), strict=True):
+                logits.append(of_shape.flatten(2).transpose(1, 2))
+                windows.append(windows_at(of_shape.shape[2:], shape, stride, pixels.device))
+        windows = torch.cat(windows).expand(pixels.shape[0], -1, -1)
+        return torch.cat(logits, 1), clip(windows, images.sizes)
+
+    def loss(self, images: Images, targets: list[Target]) -> Losses:
+        """Cross entropy over the sampled windows; those in the padding are none."""
+        logits, windows = self.classify(images)
+        assigned = torch.stack([self.assign(boxes, target) for boxes, target in zip(windows, targets, strict=True)])
+        outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
+        labels, _ = learnt(assigned, targets)
+        of_class = cross_entropy(logits, labels)
+        counts = self.sample(assigned.masked_fill(outside, IGNORED), of_class.detach())  # (N, A)
+        return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}
+
+    def slots(self, images: Images) -> Slots:
+        logits, windows = self.classify(images)
+        found = best(logits.softmax(-1)[..., :-1], self.select.candidates)
+        return self.select(gather(windows, found.rows), found, images.sizes)
+
+
+@dataclass(frozen=True)
+class SlidingWindowConfig(DetectorConfig):
+    """The numbers of a sliding window."""
+
+    levels: tuple[int, ...] = (3,)
+    """The one level of the backbone that is looked at. Its stride, 2**level, is that of the windows."""
+    channels: int = 128
+    """Channels to which the map is reduced, and width of the layers after it."""
+    shapes: tuple[Shape, ...] = ((3, 3), (3, 5), (5, 3))
+    """Rows and columns of the windows, in cells of the map."""
+    scales: int = 8
+    """Sizes of the picture: windows of 3 x 3 cells have sides of 24, 34, 48, 68 and so on to 272 pixels."""
+    shrink: float = 0.5**0.5
+    """Each size over the one before."""
+    samples: int = 256
+    """Windows an image in the loss, a quarter of them positive where there are enough."""
+
+    def build(self, classes: int, pretrained: bool = False) -> SlidingWindowDetector:
+        if len(self.levels) != 1:
+            raise ValueError(f"a sliding window looks at one level of its backbone, such as (3,), got {self.levels}")
+        return SlidingWindowDetector(
+            features=self.pyramid(pretrained, self.channels, extra=0, how="pool"),
+            head=WindowHead(self.channels, self.shapes, self.channels, classes),
+            shapes=self.shapes,
+            scales=self.scales,
+            shrink=self.shrink,
+            assign=ByOverlap(high=0.5, low=0.5),
+            sample=Balanced(self.samples, positive=0.25),
+            select=Select(score=0.05, iou=0.4, candidates=1000, slots=self.detections),
+        )

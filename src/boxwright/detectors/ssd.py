@@ -1,0 +1,122 @@
+"""SSD: the anchor stage on a backbone's maps and smaller ones behind them, a head for each (Liu et al. 2016).
+
+"SSD: Single Shot MultiBox Detector", ECCV 2016. SSDlite: Sandler et al. 2018, "MobileNetV2", section 6.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.assign import ByOverlap, HardNegatives
+from boxwright.backbones import Backbone
+from boxwright.boxes.anchors import DefaultBoxes
+from boxwright.boxes.codec import DeltaCodec
+from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
+from boxwright.detectors.base import DetectorConfig, Features
+from boxwright.detectors.select import Select
+from boxwright.layers.conv import init_convs
+from boxwright.losses import DeltaLoss, cross_entropy
+
+NORMS: dict[str, Norm] = {"group": group_norm, "batch": partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03), "none": None}
+
+
+class SSD(SingleStage):
+    """maps of all sizes -> AnchorStage that learns from the positives and the hardest of the background."""
+
+
+class ExtraLevels(nn.Module):
+    """The maps as they come, and behind them smaller ones, each half the size of the one before.
+
+    extra    channels of each further map
+    lengths  of the finest maps' features: they are scaled to it, and it is learnt per channel (section 3.1)
+    """
+
+    def __init__(
+        self, backbone: Backbone, extra: Sequence[int], norm: Norm, lite: bool, lengths: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.channels = (*backbone.channels, *extra)
+        self.strides = (*backbone.strides, *(backbone.strides[-1] * 2**step for step in range(1, len(extra) + 1)))
+        self.lengths = nn.ParameterList(
+            torch.full((channels, 1, 1), length) for channels, length in zip(backbone.channels, lengths, strict=False)
+        )
+        self.extra = nn.ModuleList()
+        for before, out in pairwise(self.channels[len(backbone.channels) - 1 :]):
+            half = out // 2
+            smaller = unit(half, half if lite else out, 3, norm, lite, stride=2)
+            wider = unit(half, out, 1, norm, lite) if lite else []
+            self.extra.append(nn.Sequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
+        init_convs(self)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        scaled = [length * F.normalize(x) for length, x in zip(self.lengths, maps, strict=False)]
+        x, out = maps[-1], [*scaled, *maps[len(scaled) :]]
+        for block in self.extra:
+            x = block(x)
+            out.append(x)
+        return out
+
+
+class LevelHeads(nn.ModuleList):
+    """A head for each level, where RetinaNet has one for all."""
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """A map (N, C, h, w) per level to logits (N, A, K + 1) and deltas (N, A, B, 4)."""
+        logits, deltas = zip(*(head([x]) for head, x in zip(self, maps, strict=True)), strict=True)
+        return torch.cat(logits, 1), torch.cat(deltas, 1)
+
+
+@dataclass(frozen=True)
+class SSDConfig(DetectorConfig):
+    """The numbers of an SSD."""
+
+    extra: tuple[int, ...] = (256, 128)
+    """Channels of the levels behind the backbone's, each of half the size of the one before."""
+    lite: bool = False
+    """SSDlite: depthwise convolutions in the heads and the further levels."""
+    head_norm: Literal["group", "batch", "none"] = "group"
+    """What follows their convolutions; the paper has none, SSDlite batch norm."""
+    lengths: tuple[float, ...] = (10.0, 10.0, 10.0)
+    """Lengths to which the backbone's maps are scaled at every cell (the paper: 20, the finest only)."""
+    box_scale: float = 3.0
+    """Sides of the default boxes in strides of their level, whatever the size of the picture."""
+    box_sizes: tuple[float, ...] = ()
+    """The same in pixels, per level and one more (the paper's SSD300: 30 60 111 ... 315); () takes `box_scale`."""
+    ratios: tuple[float, ...] = (2.0, 3.0)
+    """Width over height of the default boxes that lie; each also stands."""
+    end_ratios: tuple[float, ...] = (2.0,)
+    """The same on the finest level and the last two."""
+    agnostic: bool = True
+    """One box prediction for all classes rather than one per class."""
+
+    def build(self, classes: int, pretrained: bool = False) -> SSD:
+        backbone, norm = self.features(pretrained).backbone, NORMS[self.head_norm]
+        maps = ExtraLevels(backbone, self.extra, norm, self.lite, self.lengths)
+        levels = len(maps.strides)
+        sizes = self.box_sizes or tuple(self.box_scale * stride for stride in (*maps.strides, 2 * maps.strides[-1]))
+        ratios = [self.end_ratios if level in (0, levels - 2, levels - 1) else self.ratios for level in range(levels)]
+        anchors, codec = DefaultBoxes(sizes, tuple(ratios), maps.strides), DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+        boxes, depth = 1 if self.agnostic else classes, 1 if self.lite else 0
+        stage = AnchorStage(
+            head=LevelHeads(
+                AnchorHead(channels, cell, classes + 1, depth, False, norm=norm, boxes=boxes, lite=self.lite)
+                for channels, cell in zip(maps.channels, anchors.per_cell, strict=True)
+            ),
+            anchors=anchors,
+            codec=codec,
+            assign=ByOverlap(high=0.5, low=0.5, claim=True),
+            sample=HardNegatives(ratio=3.0),
+            class_loss=cross_entropy,
+            box_loss=DeltaLoss(codec, beta=1.0),
+            select=Select(score=0.05, iou=0.45, candidates=1000, slots=self.detections),
+            softmax=True,
+        )
+        return SSD(Features(backbone, maps), stage)  # type: ignore[arg-type]
