@@ -67,7 +67,7 @@ IMPORTS = [found for path in sorted(SOURCE.rglob("*.py")) for found in imports_o
 
 
 def package_of(name: str) -> str:
-    """"engine" of engine/predict.py and of boxwright.engine.predict; "" of the files at the top."""
+    """ "engine" of engine/predict.py and of boxwright.engine.predict; "" of the files at the top."""
     parts = name.replace("/", ".").removesuffix(".py").removeprefix("boxwright").strip(".").split(".")
     return parts[0] if parts[0] not in ("__init__", "__main__") else ""
 

@@ -133,8 +133,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["retinanet"], "boxwright train faster_rcnn|retinanet --data PATH"),
-        (["--data", "somewhere"], "boxwright train faster_rcnn|retinanet --data PATH"),
+        (["retinanet"], "boxwright train localizer|sliding_window|"),
+        (["--data", "somewhere"], f"boxwright train {'|'.join(DETECTORS)} --data PATH"),
         (["--resume", "runs/x", "--epochs", "9"], "with the options of the run"),
         (["--resume", "runs/x"], "runs/x is no folder of a run: it has no config.json"),
         (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "of which cat is not among them"),

@@ -31,6 +31,8 @@ COMMANDS = {
     "evaluate": Command("boxwright.cli.evaluate", "Evaluate", "score a detector on annotated data"),
     "data check": Command("boxwright.cli.data", "Check", "name what is wrong in a dataset, where, and how to mend it"),
     "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
+    "propose": Command("boxwright.cli.propose", "Propose", "search pictures for regions that may be objects"),
+    "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
     "models": Command("boxwright.cli.models", "Models", "list the models at hand"),
 }
 

@@ -30,6 +30,7 @@ from boxwright.engine.checkpoint import name_of
 from boxwright.engine.distributed import Place, join
 from boxwright.engine.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
 from boxwright.engine.history import History, rank, summary
+from boxwright.engine.progress import Progress
 from boxwright.engine.train import Epoch, TrainConfig, Training
 from boxwright.metrics import Evaluation, evaluate
 
@@ -121,6 +122,7 @@ def _train(options: Train, place: Place, resume: Path | None) -> int:
         rank=place.rank,
         world=place.world,
         device=place.device,
+        propose=detector.propose,
     )
     training = Training(detector, batches, options.training)
     options = replace(options, training=training.config)
@@ -136,6 +138,7 @@ def _train(options: Train, place: Place, resume: Path | None) -> int:
             if splits.made:
                 splits.save(run.folder / "splits.json")
         print(_introduction(options, training, parts, run.folder), flush=True)
+        _propose(detector, parts)
 
     with _stopping(training) as caught:
         saved = time.monotonic()
@@ -257,6 +260,17 @@ def _stopping(training: Training) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _propose(detector: Detector, parts: dict[str, Dataset]) -> None:
+    """What is slow and does not learn, once and over all cores; pictures that cannot be read are named in training."""
+    if detector.propose is None:
+        return
+    from boxwright.engine.propose import sources_of, warm
+
+    sources = [source for dataset in parts.values() for source in sources_of(dataset)]
+    with Progress("proposals", len(sources)) as bar:
+        warm(detector.propose, sources, progress=bar.update)
 
 
 def _preprocess(options: Train) -> Preprocess:

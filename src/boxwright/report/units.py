@@ -1,0 +1,42 @@
+"""Numbers as people read them; times that stand side by side have the one unit that suits the longest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """A unit of time, and its length in seconds."""
+
+    name: str
+    seconds: float
+
+    @classmethod
+    def of(cls, times: Iterable[float]) -> Unit:
+        """Hours from two on, minutes from two on, seconds from one on, else milliseconds; times are in seconds."""
+        longest = max((time for time in times if math.isfinite(time)), default=0.0)
+        if longest >= 7200:
+            return cls("hours", 3600.0)
+        if longest >= 120:
+            return cls("minutes", 60.0)
+        return cls("seconds", 1.0) if longest >= 1 else cls("milliseconds", 0.001)
+
+    def write(self, time: float) -> str:
+        """A time in seconds as a number of these units."""
+        return digits(time / self.seconds)
+
+
+def digits(value: float) -> str:
+    """Three digits that count, never an exponent; a dash for what is no number."""
+    if not math.isfinite(value):
+        return "–"
+    rounded = float(f"{value:.2e}")
+    places = 0 if rounded == 0 else max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{value:.{places}f}"
+
+
+def fraction(value: float) -> str:
+    """Such as an AP, to three places; a dash for what is no number."""
+    return f"{value:.3f}" if math.isfinite(value) else "–"
