@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
@@ -20,8 +20,13 @@ check: .venv/ready-dev
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
+# The site of docs/, in site/; fails where a quotation, a table, a picture or a link does not hold.
+docs: .venv/ready-docs
+	$(BIN)/python docs/check.py
+	$(BIN)/zensical build --strict
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site .cache
 
 # uv, because pip may prefer a local torch wheel where PIP_FIND_LINKS names one; made anew when pyproject.toml changes.
 .venv/ready-%: pyproject.toml

@@ -1,0 +1,163 @@
+"""Holds the pages to the code and to the measurements: `python docs/check.py`, and with `--fill` it mends what it can.
+
+A quotation names its source, and is what stands there:     ```python title="src/boxwright/FILE.py: Class.method"
+A table of measurements is made from docs/learn/numbers.json:     <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
+A link leads to a file, and a file in docs/learn/images is shown somewhere. (Zensical looks after #anchors.)
+
+A dotted name leads through classes and functions to one of them or to an assignment; several are parted by commas.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+NUMBERS = DOCS / "learn" / "numbers.json"
+
+QUOTE = re.compile(r'^```python title="(?P<source>[^":]+): (?P<names>[^"]+)"\n(?P<code>.*?)^```$', re.M | re.S)
+TABLE = re.compile(r"^<!-- numbers (?P<arguments>[^>]*?) -->\n(?P<table>.*?)^<!-- end -->$", re.M | re.S)
+LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.M | re.S)
+
+
+def quotation(text: str, names: str) -> str:
+    """The lines of `names` in the source `text`, unindented, with a blank line between two. LookupError without one."""
+    parts = (_lines(text, name.strip()) for name in names.split(","))
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(text: str, dotted: str) -> str:
+    node: ast.AST = ast.parse(text)
+    for name in dotted.split("."):
+        found = [child for child in _statements(node) if name in _names(child)]
+        if not found:
+            raise LookupError(f"there is no {name!r} of {dotted!r}")
+        node = found[0]
+    assert isinstance(node, ast.stmt)
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    return textwrap.dedent("\n".join(text.splitlines()[first - 1 : node.end_lineno]))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """The statements below a node, but for those inside further functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield child
+            if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+                yield from _statements(child)
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [ast.unparse(target) for target in targets]
+
+
+def table(numbers: Mapping, name: str, rows: Sequence[str]) -> str:
+    """A table of numbers.json in Markdown: the `rows` asked for, or all. What is null or absent was not measured.
+
+    LookupError without such a table or row.
+    """
+    if name not in numbers:
+        raise LookupError(f"{NUMBERS.name} has no table {name!r}; it has {', '.join(numbers)}")
+    columns, measured = numbers[name]["columns"], numbers[name]["rows"]
+    if unknown := [row for row in rows if row not in measured]:
+        raise LookupError(f"table {name!r} has no row {', '.join(unknown)}; it has {', '.join(measured)}")
+    lines = [["", *columns.values()], ["---", *["---:"] * len(columns)]]
+    for row in rows or measured:
+        cells = [measured[row].get(column) for column in columns]
+        lines.append([row, *("" if cell is None else str(cell) for cell in cells)])
+    if not any(cell for line in lines[2:] for cell in line[1:]):
+        return "Not measured yet.\n"
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{text}\n\n{numbers[name]['how']}\n"
+
+
+def fill(text: str, numbers: Mapping) -> str:
+    """A page with its quotations and tables as they ought to be. LookupError names what is not there."""
+
+    def quoted(match: re.Match) -> str:
+        source = ROOT / match["source"]
+        if not source.is_file():
+            raise LookupError(f"there is no file {match['source']}")
+        try:
+            code = quotation(source.read_text(encoding="utf-8"), match["names"])
+        except LookupError as error:
+            raise LookupError(f"{match['source']}: {error.args[0]}") from None
+        return f'```python title="{match["source"]}: {match["names"]}"\n{code}```'
+
+    def tabled(match: re.Match) -> str:
+        name, *rows = shlex.split(match["arguments"])
+        return f"<!-- numbers {match['arguments']} -->\n\n{table(numbers, name, rows)}\n<!-- end -->"
+
+    return TABLE.sub(tabled, QUOTE.sub(quoted, text))
+
+
+def pages() -> list[Path]:
+    """Every page of the site."""
+    return sorted(DOCS.rglob("*.md"))
+
+
+def check(page: Path, numbers: Mapping) -> Iterator[str]:
+    """What is wrong with a page, a sentence for each."""
+    text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT)
+    for pattern in (QUOTE, TABLE):
+        for match in pattern.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            try:
+                if fill(match[0], numbers) != match[0]:
+                    yield f"{name}:{line} is not what its source says any more; to mend it: python docs/check.py --fill"
+            except LookupError as error:
+                yield f"{name}:{line} {error.args[0]}"
+    for opening, pattern in (("```python title=", QUOTE), ("<!-- numbers", TABLE)):
+        if text.count(opening) != len(pattern.findall(text)):
+            yield f"{name} has a {opening!r} that is not closed or not written as docs/check.py describes it"
+    for link in links(text):
+        path = link.partition("#")[0]
+        if path and not (page.parent / path).exists():
+            yield f"{name} links to {link}, and there is no such file"
+
+
+def links(text: str) -> list[str]:
+    """The targets of a page's links and pictures, but for addresses on the web and what stands in code."""
+    targets = [match["target"] for match in LINK.finditer(FENCE.sub("", text))]
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def unused_images() -> Iterator[str]:
+    """Pictures that no page shows."""
+    shown = {(page.parent / link).resolve() for page in pages() for link in links(page.read_text(encoding="utf-8"))}
+    for image in sorted((DOCS / "learn" / "images").iterdir()):
+        if image.resolve() not in shown:
+            yield f"{image.relative_to(ROOT)} is shown on no page"
+
+
+def main(arguments: Sequence[str]) -> int:
+    numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    if "--fill" in arguments:
+        for page in pages():
+            text = page.read_text(encoding="utf-8")
+            try:
+                filled = fill(text, numbers)
+            except LookupError:
+                continue  # the check below says where
+            if filled != text:
+                page.write_text(filled, encoding="utf-8")
+                print(f"filled {page.relative_to(ROOT)}")
+    wrong = [problem for page in pages() for problem in check(page, numbers)] + list(unused_images())
+    print("\n".join(wrong) or f"{len(pages())} pages: quotations, tables and links hold")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
