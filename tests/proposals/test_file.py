@@ -86,7 +86,7 @@ def test_a_file_with_pickles_is_not_unpickled(tmp_path: Path):
 def test_a_damaged_file(name: str, tmp_path: Path):
     (tmp_path / name).write_text("neither of the two")
     with pytest.raises(ValueError, match=f"{name} cannot be read as proposals .*write it again"):
-        FromFile(tmp_path / name)
+        FromFile(tmp_path / name)(PICTURE)
 
 
 def test_other_kinds_of_files(tmp_path: Path):
@@ -109,6 +109,6 @@ def test_names_that_nobody_has(tmp_path: Path):
     with pytest.raises(ValueError, match="selective_search, selective_search_quality, sliding_window, or the path"):
         build_proposer("edge_boxes", 10)
     with pytest.raises(FileNotFoundError, match=r"missing\.npz: there is no such file .*boxwright propose DATA --out"):
-        build_proposer(str(tmp_path / "missing.npz"), 10)
+        build_proposer(str(tmp_path / "missing.npz"), 10)(PICTURE)
     with pytest.raises(ValueError, match="count is 1 or more, got 0"):
         build_proposer("sliding_window", 0)

@@ -60,6 +60,8 @@ class SPPNetConfig(ProposedConfig):
         features = self.features(pretrained)
         magnified = Magnified(features, self.zooms)
         pool = PyramidPool(magnified.strides, self.grids)
-        hidden = connected(features.channels[-1] * pool.cells, self.hidden)
+        numbers = features.channels[-1] * pool.cells
+        # Maps that do not learn come in any scale; fully connected layers want theirs.
+        hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), connected(numbers, self.hidden))
         regions = self.regions(pool, RegionHead(hidden, self.hidden, classes, self.agnostic))
         return SPPNet(magnified, regions, self.propose())

@@ -30,10 +30,6 @@ def build_proposer(name: str, count: int = 2000) -> Propose:
     if name == "sliding_window":
         return SlidingWindow(count=count)
     if Path(name).suffix.lower() in (".safetensors", ".npz"):
-        if not Path(name).is_file():
-            raise FileNotFoundError(
-                f"{name}: there is no such file of proposals; write it with: boxwright propose DATA --out {name}"
-            )
         return FromFile(Path(name), count)
     raise ValueError(
         f"proposals come from {', '.join(NAMES)}, or the path of a .safetensors or .npz file; got {name!r}"

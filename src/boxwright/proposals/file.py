@@ -24,7 +24,9 @@ class FromFile:
            `picture_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
     count  the best so many; all if not given
 
-    Raises ValueError for a file that is none of these, FileNotFoundError where there is none.
+    The file is opened at the first picture, so that a detector that was trained with it can be loaded, and told where to
+    look by somebody else, when the file is gone. Then: ValueError for a file that is none of these, FileNotFoundError
+    where there is none.
     """
 
     path: Path
@@ -34,7 +36,6 @@ class FromFile:
         object.__setattr__(self, "path", Path(self.path))
         if self.path.suffix.lower() not in (".safetensors", ".npz"):
             raise ValueError(f"proposals are read from a .safetensors or .npz file, got {self.path}")
-        _open(self.path, os.getpid())
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A uint8 RGB picture (H, W, 3) -> (P, 4) float32; ValueError for a picture that the file does not know."""
@@ -85,6 +86,10 @@ def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer:
 
 def _open(path: Path, process: int) -> Any:
     """The open file; each process opens its own, for two that share one would move each other's place in it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: there is no such file of proposals; write it with: boxwright propose DATA --out {path}"
+        )
     stat = path.stat()
     return _opened(path, process, stat.st_mtime_ns, stat.st_size)
 
