@@ -56,13 +56,13 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, in torchvision's conventions for anchors and RoI align."""
     config = FasterRCNNConfig(backbone=backbone)
     ours = config.build(CLASSES)
-    ours.proposer.anchors = replace(ours.proposer.anchors, rounded=True)
+    ours.proposer.anchors = anchors = rounded(ours.proposer.anchors)
     strides = tuple(2**level for level in config.levels)
     ours.regions.pool = RegionAlign(strides, canonical=config.canonical, aligned=False)
     spread(ours.get_submodule("regions.head.logits"), 0.3)
     theirs = TheirFasterRCNN(
         Maps(ours.features, config.channels),
-        rpn_anchor_generator=generator(ours.proposer.anchors),
+        rpn_anchor_generator=generator(anchors),
         rpn_pre_nms_top_n_train=ours.proposer.select.candidates,
         rpn_pre_nms_top_n_test=ours.proposer.select.candidates,
         rpn_post_nms_top_n_train=config.proposals,
@@ -98,12 +98,12 @@ def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, in torchvision's convention for anchors."""
     config = RetinaNetConfig(backbone=backbone, head_norm="none")  # as torchvision has it
     ours = config.build(CLASSES)
-    ours.anchors.anchors = replace(ours.anchors.anchors, rounded=True)
+    ours.anchors.anchors = anchors = rounded(ours.anchors.anchors)
     spread(ours.get_submodule("anchors.head.logits"), 2.0)
     theirs = TheirRetinaNet(
         Maps(ours.features, config.channels),
         CLASSES,
-        anchor_generator=generator(ours.anchors.anchors),
+        anchor_generator=generator(anchors),
         topk_candidates=ours.anchors.select.candidates,
         detections_per_img=config.detections,
         **as_they_come(ours.features, size),
@@ -117,6 +117,11 @@ def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 
 
 PAIRS = {"faster_rcnn": faster_rcnns, "retinanet": retinanets}
+
+
+def rounded(anchors: object) -> AnchorGrid:
+    assert isinstance(anchors, AnchorGrid)
+    return replace(anchors, rounded=True)
 
 
 def generator(anchors: AnchorGrid) -> AnchorGenerator:

@@ -24,9 +24,9 @@ class FromFile:
            `picture_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
     count  the best so many; all if not given
 
-    The file is opened at the first picture, so that a detector that was trained with it can be loaded, and told where to
-    look by somebody else, when the file is gone. Then: ValueError for a file that is none of these, FileNotFoundError
-    where there is none.
+    The file is opened at the first picture: a detector that was trained with it can be loaded when it is gone, and told
+    where to look by somebody else. Then: ValueError for a file that is none of these, FileNotFoundError where there is
+    none.
     """
 
     path: Path
