@@ -49,7 +49,7 @@ class ProposedConfig(RegionConfig):
     """Who proposes, and how much."""
 
     proposer: str = "selective_search"
-    """selective_search, sliding_window, or a file of proposals that `boxwright propose` wrote."""
+    """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
     proposals: int = 1000
     """Proposals an image, at most."""
 

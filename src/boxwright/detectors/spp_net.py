@@ -47,6 +47,10 @@ class Magnified(nn.Module):
 class SPPNetConfig(ProposedConfig):
     """The numbers of an SPP-net."""
 
+    proposer: str = "selective_search_quality"
+    """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
+    proposals: int = 2000
+    """Proposals an image, at most; each costs two connected layers only."""
     levels: tuple[int, ...] = (4,)
     """The level of the backbone whose map is pooled; level l has stride 2**l."""
     zooms: tuple[int, ...] = (2, 1)
