@@ -50,7 +50,7 @@ class SelectiveSearch:
     seed     of the random numbers in the ranking
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     """To be raised when the same picture gets other boxes: `Cached` then forgets the old ones."""
 
     mode: Literal["fast", "quality"] = "fast"
@@ -68,8 +68,7 @@ class SelectiveSearch:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A uint8 RGB picture (H, W, 3) -> (P, 4) float32 xyxy in its pixels, P <= count, no two the same, best first.
 
-        Boxes are ranked by chance times the fourth root of their place in the hierarchy. The paper takes the place
-        itself; the largest regions of all 100 hierarchies, much alike, are then the first, and the first 500 find less.
+        Boxes are ranked by chance times their place in the hierarchy, where 1 is the whole picture (section 3.3).
         The whole picture is among the candidates, and alone where nothing stands out. Raises ValueError for an array
         that is no such picture, ImportError without numba.
         """
@@ -78,7 +77,7 @@ class SelectiveSearch:
         reduced = _reduced(image, self.longest)
         boxes, positions = search(reduced, MODES[self.mode])
         chance = np.random.Generator(np.random.PCG64(self.seed)).random(len(positions))
-        order = np.argsort(np.sqrt(np.sqrt(positions)) * chance, kind="stable")
+        order = np.argsort(positions * chance, kind="stable")
         best = _distinct(boxes[order], reduced.shape[1])[: self.count]
         scale = np.array([width / reduced.shape[1], height / reduced.shape[0]] * 2)
         return (best * scale).astype(np.float32)
