@@ -7,7 +7,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes
+from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes, anchor_sizes
 from boxwright.boxes.convert import xyxy_to_cxcywh
 from boxwright.boxes.iou import area
 
@@ -68,6 +68,35 @@ def test_agrees_with_torchvision(sizes: tuple[tuple[float, ...], ...]) -> None:
     ours = AnchorGrid(sizes, ratios, strides, rounded=True)
     assert [ours.per_cell] * 3 == AnchorGenerator(sizes, (ratios,) * 3).num_anchors_per_location()
     assert torch.equal(torch.cat(ours(shapes)), theirs[0])
+
+
+def test_fitted_anchors_agree_with_torchvision() -> None:
+    """Of 5 cells of stride 32, every second is taken: 3, of 160 // 3 = 53 pixels each rather than 64."""
+    sizes, ratios, strides = ((32,), (64,)), (0.5, 1.0, 2.0), (32, 64)
+    theirs = AnchorGenerator(sizes, (ratios,) * 2)(
+        ImageList(torch.zeros(1, 3, 160, 96), [(160, 96)]), [torch.zeros(1, 1, 5, 3), torch.zeros(1, 1, 3, 2)]
+    )
+    ours = AnchorGrid(sizes, ratios, strides, rounded=True, fitted=True)([(5, 3), (3, 2)])
+    assert torch.equal(torch.cat(ours), theirs[0])
+    assert xyxy_to_cxcywh(ours[1])[-1, :2].tolist() == [48, 106]
+
+
+def test_fitted_default_boxes_agree_with_torchvision() -> None:
+    """Those of SSDlite320: of 5 cells come 3, of 160 / 3 pixels each."""
+    scales, ratios = [0.2, 0.5, 0.8], ((2.0, 3.0), (2.0, 3.0))
+    theirs = DefaultBoxGenerator([[2, 3], [2, 3]], scales=scales, clip=False)
+    (expected,) = theirs(
+        ImageList(torch.zeros(1, 3, 160, 160), [(160, 160)]), [torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3)]
+    )
+    ours = DefaultBoxes(tuple(160 * scale for scale in scales), ratios, (32, 64), fitted=True)([(5, 5), (3, 3)])
+    torch.testing.assert_close(torch.cat(ours), expected, atol=1e-4, rtol=0)
+
+
+def test_sizes_in_pixels_come_level_by_level() -> None:
+    assert anchor_sizes((8, 16), (2.0, 4.0)) == ((16, 32), (32, 64))
+    assert anchor_sizes((8, 16), (2.0,), (10, 12, 20, 24)) == ((10, 12), (20, 24))
+    with pytest.raises(ValueError, match="equally many for each of 2 levels, got 3"):
+        anchor_sizes((8, 16), (2.0,), (10, 12, 20))
 
 
 def test_default_boxes_by_hand() -> None:

@@ -31,7 +31,9 @@ def test_a_region_is_what_lies_in_its_box() -> None:
     pixels[:, 0, :, :40], pixels[:, 2, :, 40:] = 200.0, 100.0
     boxes = torch.tensor([[[4.0, 4.0, 36.0, 36.0], [44.0, 4.0, 76.0, 36.0], [0.0, 0.0, 80.0, 40.0]]])
     config = RCNNConfig(**SMALL)
-    regions = config.regions(WarpRegions(16, context=0), RegionHead(Averaged(Colours()), 3, 2, agnostic=True))
+    regions = config.regions(
+        WarpRegions(16, context=0), RegionHead(Averaged(Colours()), 3, 2, agnostic=True), classes=2
+    )
     pooled = Averaged(Colours())(regions.pool(nothing_shared(pixels), boxes))
     colours = torch.tensor([[200.0, 0.0, 0.0], [0.0, 0.0, 100.0], [100.0, 0.0, 50.0]])
     torch.testing.assert_close(pooled, colours, atol=0.5, rtol=0)  # the border between them is sampled unevenly
@@ -60,7 +62,7 @@ def test_a_batch_of_eight_has_the_papers_sample() -> None:
 
 def test_both_ways_of_choosing() -> None:
     threshold = RCNNConfig(**SMALL, score=(0.3,)).build(2).regions
-    assert threshold.choose is best and threshold.select.score == (0.3, 0.3)
+    assert threshold.choose is best and threshold.select.score == 0.3
     assert RCNNConfig(**SMALL, score=(0.3, 0.5)).build(2).regions.select.score == (0.3, 0.5)
     fewest = RCNNConfig(**SMALL, choose="least_background", detections=4).build(2)
     assert fewest.regions.choose is least_background and fewest.regions.select.score == 0.0

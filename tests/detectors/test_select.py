@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from boxwright.detectors.select import Candidates, Select, best, gather
+from boxwright.detectors.select import Candidates, Select, best, best_of_each_class, gather
 
 LARGE = torch.tensor([[1000, 1000]])
 
@@ -38,6 +38,22 @@ def test_best_pairs_of_row_and_class() -> None:
     assert found.labels.tolist() == [[1, 0, 1]]
     assert found.levels.tolist() == [[0, 0, 0]]
     torch.testing.assert_close(found.scores, torch.tensor([[0.9, 0.8, 0.7]]))
+
+
+def test_best_of_each_class() -> None:
+    """Three rows, two classes: the two best rows of the first, then of the second; no class has more than there are."""
+    scores = torch.tensor([[[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]])
+    found = best_of_each_class(scores, 2)
+    assert (found.rows.tolist(), found.labels.tolist()) == ([[1, 2, 0, 2]], [[0, 0, 1, 1]])
+    torch.testing.assert_close(found.scores, torch.tensor([[0.8, 0.3, 0.9, 0.7]]))
+    assert best_of_each_class(scores, 5).rows.shape == (1, 6)
+
+
+def test_smallest_is_what_is_no_box() -> None:
+    boxes, found = row((5, 5, 5, 9), (0, 0, 0.5, 9), (0, 0, 2, 2)), candidates([0.9, 0.8, 0.7])
+    for smallest, scores in ((0.0, [0.9, 0.8, 0.7]), (1e-3, [0.8, 0.7]), (1.0, [0.7])):
+        (kept,) = Select(slots=3, smallest=smallest)(boxes, found, LARGE).trim()
+        torch.testing.assert_close(kept.scores, torch.tensor(scores))
 
 
 def test_best_of_each_level() -> None:

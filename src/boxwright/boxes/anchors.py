@@ -22,6 +22,7 @@ class Tiling:
 
     strides: tuple[float, ...]
     offset: float
+    fitted: bool
 
     def extents(self, level: int) -> list[Extent]:
         """The anchors of a cell of this level."""
@@ -33,21 +34,28 @@ class Tiling:
         if len(shapes) != len(self.strides):
             name = type(self).__name__
             raise ValueError(f"this {name} has {len(self.strides)} levels, got {len(shapes)} feature maps")
-        return [self._level(level, height, width, device) for level, (height, width) in enumerate(shapes)]
+        picture = [cells * self.strides[0] for cells in shapes[0]]
+        return [self._level(level, shape, picture, device) for level, shape in enumerate(shapes)]
 
-    def _level(self, level: int, height: int, width: int, device: torch.device | str | None) -> Tensor:
+    def step(self, level: int, cells: int, side: float) -> float:
+        """Pixels from one cell to the next where a picture's side has so many of them."""
+        return side / cells if self.fitted else self.strides[level]
+
+    def _level(
+        self, level: int, shape: Sequence[int], picture: Sequence[float], device: torch.device | str | None
+    ) -> Tensor:
         # Anchors enter as scalars, one addition each: a tensor of them made on the host would have to be copied to the
         # accelerator in every step, which waits for it and cannot be part of a CUDA graph.
-        extents = self.extents(level)
-        xs, ys = (self._centres(cells, self.strides[level], device) for cells in (width, height))
+        extents, (height, width) = self.extents(level), shape
+        ys, xs = (
+            (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * self.step(level, cells, side)
+            for cells, side in zip(shape, picture, strict=True)
+        )
         x = torch.stack([xs + sign * w for w, _ in extents for sign in (-1, 1)], dim=-1)  # (W, 2A)
         y = torch.stack([ys + sign * h for _, h in extents for sign in (-1, 1)], dim=-1)  # (H, 2A)
         x = x[None].expand(height, -1, -1)  # (H, W, 2A)
         y = y[:, None].expand(-1, width, -1)
         return torch.stack((x, y), dim=-1).reshape(-1, 4)  # (H, W, 2A, 2) -> (HWA, 4): a row has two corners
-
-    def _centres(self, cells: int, stride: float, device: torch.device | str | None) -> Tensor:
-        return (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * stride
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class AnchorGrid(Tiling):
     strides  per level, pixels of the picture from one cell to the next
     offset   where in its cell an anchor has its centre: 0 the top left corner, 0.5 the middle
     rounded  round the anchor around (0, 0) to whole pixels, as torchvision does (its weights expect it)
+    fitted   from one cell to the next it is the whole pixels that a picture, a multiple of the finest stride, has for
+             each cell of the level, as in torchvision: fewer than the stride where the map was rounded up
 
     The anchors of a cell are ordered by ratio, then size: torchvision's order.
     """
@@ -68,6 +78,7 @@ class AnchorGrid(Tiling):
     strides: tuple[float, ...]
     offset: float = 0.0
     rounded: bool = False
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.strides) or not self.sizes:
@@ -89,6 +100,9 @@ class AnchorGrid(Tiling):
         """Anchors at one location of one level."""
         return len(self.ratios) * len(self.sizes[0])
 
+    def step(self, level: int, cells: int, side: float) -> float:
+        return side // cells if self.fitted else self.strides[level]
+
     def extents(self, level: int) -> list[Extent]:
         extents = [(s / math.sqrt(r) / 2, s * math.sqrt(r) / 2) for r in self.ratios for s in self.sizes[level]]
         return [(float(round(w)), float(round(h))) for w, h in extents] if self.rounded else extents
@@ -103,6 +117,7 @@ class DefaultBoxes(Tiling):
     ratios   per level, width / height of the lying boxes, each of which also stands
     strides  per level, pixels of the picture from one cell to the next
     limit    pixels; no box is wider or higher (torchvision: the side of the picture)
+    fitted   from one cell to the next it is the picture, a multiple of the finest stride, over the cells of the level
 
     The boxes of a cell are the square, the larger square, then lying and standing for each ratio: torchvision's order.
     """
@@ -112,6 +127,7 @@ class DefaultBoxes(Tiling):
     strides: tuple[float, ...]
     offset: float = 0.5
     limit: float = math.inf
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         levels = len(self.strides)
@@ -138,6 +154,13 @@ class DefaultBoxes(Tiling):
         return [(min(w, self.limit) / 2, min(h, self.limit) / 2) for w, h in boxes]
 
 
-def anchor_sizes(strides: Sequence[int], scales: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """Anchor sides of a pyramid, the same in strides on every level: `scales` times each stride."""
+def anchor_sizes(
+    strides: Sequence[int], scales: Sequence[float], pixels: Sequence[float] = ()
+) -> tuple[tuple[float, ...], ...]:
+    """Anchor sides of a pyramid: `scales` times each stride, or, where they are given, `pixels` level by level."""
+    if pixels:
+        each, rest = divmod(len(pixels), len(strides))
+        if rest:
+            raise ValueError(f"anchor sizes come equally many for each of {len(strides)} levels, got {len(pixels)}")
+        return tuple(tuple(pixels[start : start + each]) for start in range(0, len(pixels), each))
     return tuple(tuple(stride * scale for scale in scales) for stride in strides)

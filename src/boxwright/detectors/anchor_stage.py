@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from boxwright.assign import BACKGROUND
 from boxwright.boxes.codec import Codec
 from boxwright.detectors.base import Detector
-from boxwright.detectors.select import Select, best, deltas_of
+from boxwright.detectors.select import Candidates, Select, best, deltas_of
 from boxwright.types import Images, Losses, Slots, Target
 
 Norm = Callable[[int], nn.Module] | None
@@ -44,6 +44,7 @@ class AnchorHead(nn.Module):
     norm    what follows each convolution of the towers: `group_norm`, or nothing (the papers)
     boxes   box predictions an anchor: 1, or one per class
     lite    towers convolve every channel by itself, outputs are 1x1 (SSDlite)
+    bias    convolutions of the towers have a bias though a norm follows (FCOS)
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class AnchorHead(nn.Module):
         norm: Norm = None,
         boxes: int = 1,
         lite: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.class_tower = tower(channels, depth, norm, lite)
-        self.box_tower = nn.Identity() if shared else tower(channels, depth, norm, lite)
+        self.class_tower = tower(channels, depth, norm, lite, bias)
+        self.box_tower = nn.Identity() if shared else tower(channels, depth, norm, lite, bias)
         self.shared, self.columns, self.boxes = shared, logits, boxes
         kernel = 1 if shared or lite else 3
         self.logits = nn.Conv2d(channels, per_cell * logits, kernel, padding=kernel // 2)
@@ -83,17 +85,28 @@ class AnchorHead(nn.Module):
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
-def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False) -> nn.Sequential:
+def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False, bias: bool = False) -> nn.Sequential:
     """`depth` times a 3x3 convolution, its norm if any, and ReLU."""
-    return nn.Sequential(*(layer for _ in range(depth) for layer in unit(channels, channels, 3, norm, lite)))
+    layers = (layer for _ in range(depth) for layer in unit(channels, channels, 3, norm, lite, bias=bias))
+    return nn.Sequential(*layers)
 
 
 def unit(
-    channels: int, out: int, kernel: int, norm: Norm = None, lite: bool = False, stride: int = 1
+    channels: int,
+    out: int,
+    kernel: int,
+    norm: Norm = None,
+    lite: bool = False,
+    stride: int = 1,
+    padded: bool = True,
+    bias: bool = False,
 ) -> list[nn.Module]:
-    """A convolution (lite: depthwise, unless 1x1), its norm if any, and ReLU (lite: ReLU6)."""
-    groups = channels if lite and kernel > 1 else 1
-    conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=norm is None)
+    """A convolution (lite: depthwise, unless 1x1), its norm if any, and ReLU (lite: ReLU6).
+
+    bias  the convolution has one even where a norm follows
+    """
+    groups, padding = channels if lite and kernel > 1 else 1, kernel // 2 if padded else 0
+    conv = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=bias or norm is None)
     return [conv, *([norm(out)] if norm else []), nn.ReLU6() if lite else nn.ReLU()]
 
 
@@ -124,6 +137,7 @@ class AnchorStage(nn.Module):
     softmax       scores are a softmax whose last column is background (SSD), rather than a sigmoid each
     quality_loss  (quality, anchors, boxes) of the positives to a loss for each, where the head says a quality (FCOS);
                   the score is then the geometric mean of the class's probability and the quality's
+    choose        which (anchor, class) pairs of scores (N, A, K) enter the selection: `best` or `best_of_each_class`
     """
 
     def __init__(
@@ -139,6 +153,7 @@ class AnchorStage(nn.Module):
         divide_by: Literal["samples", "positives", "own_positives"] = "positives",
         softmax: bool = False,
         quality_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best,
     ) -> None:
         super().__init__()
         if divide_by not in ("samples", "positives", "own_positives"):
@@ -146,7 +161,7 @@ class AnchorStage(nn.Module):
         self.head, self.anchors, self.codec = head, anchors, codec
         self.assign, self.sample, self.select = assign, sample, select
         self.class_loss, self.box_loss, self.quality_loss = class_loss, box_loss, quality_loss
-        self.divide_by, self.softmax = divide_by, softmax
+        self.divide_by, self.softmax, self.choose = divide_by, softmax, choose
 
     def forward(self, maps: list[Tensor]) -> Dense:
         logits, deltas, *quality = self.head(maps)
@@ -182,7 +197,7 @@ class AnchorStage(nn.Module):
     def detect(self, dense: Dense, sizes: Tensor) -> Slots:
         """The best anchors, moved by their deltas, suppressed."""
         ranked = not self.softmax and dense.quality is None  # a sigmoid keeps the order: of the winners only
-        found = best(dense.logits if ranked else self.scores(dense), self.select.candidates, dense.levels)
+        found = self.choose(dense.logits if ranked else self.scores(dense), self.select.candidates, dense.levels)
         if ranked:
             found = found._replace(scores=found.scores.sigmoid())
         boxes = self.codec.decode(deltas_of(found, dense.deltas), dense.anchors[found.rows])  # (N, C, 4)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.backbones import Backbone, build_backbone
+from boxwright.detectors.conventions import CONVENTIONS, Conventions
+from boxwright.detectors.select import Select
 from boxwright.layers.pyramid import FeaturePyramid
 from boxwright.types import Detections, Images, Losses, Slots, Target
 
@@ -101,8 +103,20 @@ class DetectorConfig:
     """How many stages of the backbone keep their weights, counting the stem."""
     norm: str = "frozen"
     """Batch norm of the backbone: frozen or batch."""
+    pixel_mean: tuple[float, ...] = ()
+    """What is taken from the red, green and blue of pixels (0..255); () is what the backbone learnt with."""
+    pixel_std: tuple[float, ...] = ()
+    """What they are then divided by; () likewise."""
+    score: tuple[float, ...] = (0.05,)
+    """A detection scores more than this: one number, or one for each class in order."""
+    nms: float = 0.5
+    """IoU above which the lower-scored of two boxes of a class goes."""
+    candidates: int = 1000
+    """How many of the best boxes enter that suppression, of each level where there are several."""
     detections: int = 100
     """Detections an image, at most."""
+    conventions: Literal["boxwright", "torchvision", "detectron2"] = "boxwright"
+    """Whose habits it has where implementations differ (`boxwright.detectors.conventions`): for weights from there."""
 
     def build(self, classes: int, pretrained: bool = False) -> Detector:
         """The detector for so many classes; `pretrained` starts the backbone from ImageNet."""
@@ -111,9 +125,31 @@ class DetectorConfig:
     def features(self, pretrained: bool, **options: Any) -> Features:
         """The maps of the backbone as they are; `options` are the backbone's own."""
         stages, norm = self.frozen_stages, self.norm
-        return Features(build_backbone(self.backbone, self.levels, pretrained, stages, norm, **options))
+        backbone = build_backbone(self.backbone, self.levels, pretrained, stages, norm, **options)
+        backbone.pixel_mean = _color("pixel_mean", self.pixel_mean) or backbone.pixel_mean
+        backbone.pixel_std = _color("pixel_std", self.pixel_std) or backbone.pixel_std
+        return Features(backbone)
 
     def pyramid(self, pretrained: bool, channels: int, extra: int, how: Literal["pool", "conv", "conv_c5"]) -> Features:
         """A feature pyramid over the maps of the backbone, with `extra` coarser levels made as `how` says."""
         backbone = self.features(pretrained).backbone
         return Features(backbone, FeaturePyramid(backbone.channels, channels, backbone.strides, extra, how))
+
+    def habits(self) -> Conventions:
+        """The conventions by their name."""
+        if self.conventions not in CONVENTIONS:
+            raise ValueError(f"conventions are {', '.join(CONVENTIONS)}, got {self.conventions!r}")
+        return CONVENTIONS[self.conventions]
+
+    def select(self, classes: int, smallest: float) -> Select:
+        """What becomes of the scored boxes of so many classes."""
+        if len(self.score) not in (1, classes):
+            raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
+        score = self.score[0] if len(self.score) == 1 else self.score
+        return Select(score, self.nms, self.candidates, self.detections, smallest=smallest)
+
+
+def _color(name: str, values: tuple[float, ...]) -> tuple[float, float, float] | None:
+    if len(values) not in (0, 3):
+        raise ValueError(f"{name} takes three numbers, for red, green and blue, or none; got {values}")
+    return values or None  # type: ignore[return-value]

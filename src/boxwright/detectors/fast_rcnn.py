@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from torch import nn
+
 from boxwright.backbones import build_tail
+from boxwright.detectors.anchor_stage import tower
 from boxwright.detectors.base import Features
 from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
 from boxwright.detectors.region_stage import Averaged, RegionConfig, RegionHead, RegionStage, connected
@@ -30,7 +33,11 @@ class SharedConfig(RegionConfig):
     canonical: float = 224.0
     """Regions of this many pixels across are pooled from stride 16, larger ones from coarser maps (FPN, eq. 1)."""
     hidden: int = 512
-    """Width of the two fully connected layers of the head, which c4 has not."""
+    """Width of the fully connected layers of the head, which c4 has not."""
+    head_layers: int = 2
+    """How many of these there are."""
+    head_convolutions: int = 0
+    """3x3 convolutions before them."""
 
     def shared(self, pretrained: bool) -> Features:
         """What the regions share: the pyramid or the one map."""
@@ -48,10 +55,19 @@ class SharedConfig(RegionConfig):
             size, hidden, width = tail.size, Averaged(tail), tail.channels
         else:
             size, width = 7, self.hidden
-            hidden = connected(features.channels[0] * size * size, width)
-        kinds = {"align": RegionAlign, "pool": RegionPool}
-        pool = kinds[self.pool](features.strides[: len(self.levels)], size, canonical=self.canonical)
-        return self.regions(pool, RegionHead(hidden, width, classes, self.agnostic))
+            hidden = connected(features.channels[0] * size * size, width, self.head_layers)
+            if self.head_convolutions:
+                hidden = nn.Sequential(tower(features.channels[0], self.head_convolutions), hidden)
+        strides, habits = self.read(features), self.habits()
+        if self.pool == "align":
+            pool = RegionAlign(strides, size, habits.sampling, self.canonical, habits.aligned)
+        else:
+            pool = RegionPool(strides, size, self.canonical)
+        return self.regions(pool, RegionHead(hidden, width, classes, self.agnostic), classes)
+
+    def read(self, features: Features) -> tuple[int, ...]:
+        """Strides of the maps that regions are read from: the backbone's, of two alike the first."""
+        return tuple(dict.fromkeys(features.strides[: len(self.levels)]))
 
 
 @dataclass(frozen=True)

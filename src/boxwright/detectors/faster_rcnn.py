@@ -64,12 +64,22 @@ class FasterRCNNConfig(SharedConfig):
 
     anchor_scales: tuple[float, ...] = ()
     """Sides of the anchors in strides of their level; none given: 4 and 5.7 on a pyramid, 2 to 32 on one map."""
+    anchor_sizes: tuple[float, ...] = ()
+    """The same in pixels, level by level, equally many on each; () takes `anchor_scales`."""
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
     proposals: int = 300
     """Proposals an image."""
     rpn_samples: int = 256
     """Anchors an image in the loss of the RPN, half of them positive where there are enough."""
+    rpn_depth: int = 1
+    """Convolutions of the RPN before its outputs."""
+    rpn_score: float = 0.0
+    """A proposal scores more than this."""
+    rpn_nms: float = 0.7
+    """IoU above which the lower-scored of two proposals of a level goes."""
+    rpn_candidates: int = 1000
+    """How many of the best boxes of each level enter that suppression."""
 
     def build(self, classes: int, pretrained: bool = False) -> FasterRCNN:
         features = self.shared(pretrained)
@@ -78,16 +88,18 @@ class FasterRCNNConfig(SharedConfig):
     def rpn(self, features: Features) -> AnchorStage:
         """The proposer: is there an object, and where about?"""
         scales = self.anchor_scales or ((4.0, 5.7) if self.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
-        anchors = AnchorGrid(anchor_sizes(features.strides, scales), self.ratios, features.strides)
-        codec = DeltaCodec()
+        sizes, habits, codec = anchor_sizes(features.strides, scales, self.anchor_sizes), self.habits(), DeltaCodec()
+        anchors = AnchorGrid(sizes, self.ratios, features.strides, rounded=habits.rounded, fitted=habits.fitted)
         return AnchorStage(
-            head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=1, shared=True),
+            head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=self.rpn_depth, shared=True),
             anchors=anchors,
             codec=codec,
             assign=ByOverlap(high=0.7, low=0.3, rescue=True),
             sample=Balanced(self.rpn_samples, positive=0.5),
             class_loss=binary_cross_entropy,
             box_loss=DeltaLoss(codec),
-            select=Select(score=0.0, iou=0.7, candidates=1000, slots=self.proposals, within="level"),
+            select=Select(
+                self.rpn_score, self.rpn_nms, self.rpn_candidates, self.proposals, "level", habits.smallest_proposal
+            ),
             divide_by="samples",
         )

@@ -17,7 +17,6 @@ from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
 from boxwright.detectors.base import DetectorConfig
-from boxwright.detectors.select import Select
 from boxwright.losses import Centered, OverlapLoss, centerness_loss, focal
 
 
@@ -29,7 +28,7 @@ class PointHead(AnchorHead):
     """One set of distances a cell, times a number learnt per level, and centre-ness beside them."""
 
     def __init__(self, channels: int, classes: int, depth: int, prior: float, levels: int, scaled: bool) -> None:
-        super().__init__(channels, 1, classes, depth, shared=False, prior=prior, norm=group_norm)
+        super().__init__(channels, 1, classes, depth, shared=False, prior=prior, norm=group_norm, bias=True)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         nn.init.normal_(self.centerness.weight, std=0.01)
         nn.init.zeros_(self.centerness.bias)  # type: ignore[arg-type]
@@ -69,10 +68,14 @@ class FCOSConfig(DetectorConfig):
     """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
     prior: float = 0.01
     """Probability every point starts with."""
+    score: tuple[float, ...] = (0.1,)
+    """A detection scores more than this: one number, or one for each class in order."""
 
     def build(self, classes: int, pretrained: bool = False) -> FCOS:
-        features = self.pyramid(pretrained, self.channels, extra=2, how="conv")
-        cells = AnchorGrid(anchor_sizes(features.strides, (1.0,)), (1.0,), features.strides, self.offset)
+        features, habits = self.pyramid(pretrained, self.channels, extra=2, how="conv"), self.habits()
+        cells = AnchorGrid(
+            anchor_sizes(features.strides, (1.0,)), (1.0,), features.strides, self.offset, fitted=habits.fitted
+        )
         codec = DistanceCodec(self.distances)
         box_loss = OverlapLoss(codec)
         stage = AnchorStage(
@@ -83,7 +86,7 @@ class FCOSConfig(DetectorConfig):
             sample=everything,
             class_loss=focal,
             box_loss=Centered(box_loss) if self.centered else box_loss,
-            select=Select(score=0.1, iou=0.5, candidates=1000, slots=self.detections),
+            select=self.select(classes, habits.smallest),
             quality_loss=centerness_loss,
         )
         return FCOS(features, stage)

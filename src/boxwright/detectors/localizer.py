@@ -16,7 +16,6 @@ from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.iou import area
 from boxwright.detectors.base import Detector, DetectorConfig
 from boxwright.detectors.region_stage import RegionHead, RegionStage, connected
-from boxwright.detectors.select import Select
 from boxwright.layers.regions import RegionAlign
 from boxwright.losses import DeltaLoss
 from boxwright.types import Images, Losses, Slots, Target
@@ -89,7 +88,7 @@ class LocalizerConfig(DetectorConfig):
             assign=largest,
             sample=Balanced(1, positive=1.0),
             box_loss=DeltaLoss(codec),
-            select=Select(score=0.05, iou=0.5, candidates=self.detections, slots=self.detections),
+            select=self.select(classes, self.habits().smallest_region),
             box_weight=self.box_weight,
         )
         return Localizer(features, region)

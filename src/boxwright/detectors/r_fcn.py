@@ -73,7 +73,7 @@ class RFCNConfig(FasterRCNNConfig):
     def region_stage(self, features: Features, classes: int, pretrained: bool) -> RegionStage:
         """Maps of scores, and the vote."""
         kinds = {"align": PositionSensitiveAlign, "pool": PositionSensitivePool}
-        pool = kinds[self.pool](features.strides[: len(self.levels)], self.cells, canonical=self.canonical)
+        pool = kinds[self.pool](self.read(features), self.cells, canonical=self.canonical)
         boxes = 1 if self.agnostic else classes
         maps = ScoreMaps(features.channels[0], self.channels, classes, boxes, pool)
-        return self.regions(maps, Vote(classes))
+        return self.regions(maps, Vote(classes), classes)

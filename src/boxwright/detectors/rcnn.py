@@ -8,15 +8,17 @@ them (its section 5.4); they would need the features of every region of all pict
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
 from boxwright.detectors.region_stage import Averaged, RegionHead
-from boxwright.detectors.select import Select, best, least_background
+from boxwright.detectors.select import best, least_background
 from boxwright.layers.warp import WarpRegions
+
+CHOICES = {"threshold": best, "least_background": least_background}
 
 
 class RCNN(ProposedDetector):
@@ -45,23 +47,17 @@ class RCNNConfig(ProposedConfig):
     choose: Literal["threshold", "least_background"] = "threshold"
     """What comes out: every class that scores more than `score`; or the `detections` regions least likely background,
     each as its best class."""
-    score: tuple[float, ...] = (0.05,)
-    """The threshold: one number, or one for each class in order."""
 
     def build(self, classes: int, pretrained: bool = False) -> RCNN:
+        if self.choose not in CHOICES:
+            raise ValueError(f"choose is {' or '.join(CHOICES)}, got {self.choose!r}")
         network = self.features(pretrained)
-        regions = self.regions(
+        rule = replace(self, score=(0.0,)) if self.choose == "least_background" else self
+        regions = rule.regions(
             pool=WarpRegions(self.warp, self.context, fill=network.backbone.pixel_mean),
             head=RegionHead(Averaged(network), network.channels[-1], classes, self.agnostic),
-            select=Select(self._threshold(classes), iou=0.5, candidates=1000, slots=self.detections),
-            choose=least_background if self.choose == "least_background" else best,
+            classes=classes,
+            choose=CHOICES[self.choose],
             chunk=self.chunk,
         )
         return RCNN(nothing_shared, regions, self.propose())
-
-    def _threshold(self, classes: int) -> float | tuple[float, ...]:
-        if self.choose not in ("threshold", "least_background"):
-            raise ValueError(f"choose is threshold or least_background, got {self.choose!r}")
-        if len(self.score) not in (1, classes):
-            raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
-        return 0.0 if self.choose == "least_background" else self.score * (classes // len(self.score))

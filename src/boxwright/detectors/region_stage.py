@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,9 +48,10 @@ class RegionHead(nn.Module):
         return self.logits(hidden).float(), self.deltas(hidden).float().unflatten(1, (-1, 4))
 
 
-def connected(numbers: int, width: int) -> nn.Sequential:
-    """Two fully connected layers over all the numbers of a region."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(numbers, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+def connected(numbers: int, width: int, layers: int = 2) -> nn.Sequential:
+    """Fully connected layers over all the numbers of a region."""
+    widths = [numbers, *[width] * layers]
+    return nn.Sequential(nn.Flatten(), *(part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())))
 
 
 class Averaged(nn.Module):
@@ -159,15 +161,15 @@ class RegionConfig(DetectorConfig):
     box_weight: float = 1.0
     """Weight of the regions' box loss."""
 
-    def regions(self, pool: nn.Module, head: nn.Module, **parts: Any) -> RegionStage:
-        """The region stage of these; `parts` are further ones."""
+    def regions(self, pool: nn.Module, head: nn.Module, classes: int, **parts: Any) -> RegionStage:
+        """The region stage of these for so many classes; `parts` are further ones."""
         codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
         defaults = {
             "codec": codec,
             "assign": ByOverlap(high=0.5, low=0.5),
             "sample": Balanced(self.region_samples, positive=0.25),
             "box_loss": DeltaLoss(codec),
-            "select": Select(score=0.05, iou=0.5, candidates=1000, slots=self.detections),
+            "select": self.select(classes, self.habits().smallest_region),
             "box_weight": self.box_weight,
         }
         return RegionStage(pool, head, **(defaults | parts))

@@ -10,7 +10,6 @@ from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm
 from boxwright.detectors.base import DetectorConfig
-from boxwright.detectors.select import Select
 from boxwright.losses import DeltaLoss, focal
 
 
@@ -24,12 +23,16 @@ class RetinaNetConfig(DetectorConfig):
 
     channels: int = 128
     """Channels of the pyramid and the heads."""
+    extra_from: Literal["pyramid", "backbone"] = "pyramid"
+    """Where the two levels behind the backbone's come from: the pyramid's coarsest map, or the backbone's (paper)."""
     depth: int = 4
     """Convolutions in each head."""
     head_norm: Literal["group", "none"] = "group"
     """What follows them; the paper has none, and learns more slowly at first."""
     anchor_scales: tuple[float, ...] = (2.5, 2.5 * 2 ** (1 / 3), 2.5 * 2 ** (2 / 3))
     """Sides of the anchors in strides of their level; the paper has 4 in place of 2.5, for pictures of 800 px."""
+    anchor_sizes: tuple[float, ...] = ()
+    """The same in pixels, level by level, equally many on each; () takes `anchor_scales`."""
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
     prior: float = 0.01
@@ -38,8 +41,10 @@ class RetinaNetConfig(DetectorConfig):
     """One box prediction for all classes rather than one per class."""
 
     def build(self, classes: int, pretrained: bool = False) -> RetinaNet:
-        features = self.pyramid(pretrained, self.channels, extra=2, how="conv")
-        anchors = AnchorGrid(anchor_sizes(features.strides, self.anchor_scales), self.ratios, features.strides)
+        habits, how = self.habits(), "conv_c5" if self.extra_from == "backbone" else "conv"
+        features = self.pyramid(pretrained, self.channels, extra=2, how=how)
+        sizes = anchor_sizes(features.strides, self.anchor_scales, self.anchor_sizes)
+        anchors = AnchorGrid(sizes, self.ratios, features.strides, rounded=habits.rounded, fitted=habits.fitted)
         codec, boxes = DeltaCodec(), 1 if self.agnostic else classes
         norm = group_norm if self.head_norm == "group" else None
         stage = AnchorStage(
@@ -50,6 +55,6 @@ class RetinaNetConfig(DetectorConfig):
             sample=everything,
             class_loss=focal,
             box_loss=DeltaLoss(codec),
-            select=Select(score=0.05, iou=0.5, candidates=1000, slots=self.detections),
+            select=self.select(classes, habits.smallest),
         )
         return RetinaNet(features, stage)

@@ -15,7 +15,7 @@ from boxwright.boxes.nms import nms_mask
 from boxwright.types import Slots
 
 SMALLEST = 1e-3
-"""Pixels. What is narrower or lower than this once clipped to its picture is no box."""
+"""Pixels. What is narrower or lower than this once clipped to its picture is no box, if nobody says otherwise."""
 
 Suppress = Callable[[Tensor, Tensor, Tensor, Tensor, float, int], Tensor]
 """Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, number wanted: to a mask (N, C) of who stays."""
@@ -54,7 +54,15 @@ def best(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Can
     return Candidates(*(torch.cat(column, 1) for column in zip(*found, strict=True)))
 
 
-def least_background(scores: Tensor, count: int) -> Candidates:
+def best_of_each_class(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
+    """The `count` highest of scores (N, M, K) of each class, all levels together (SSD, section 2.2: "top 200")."""
+    top = scores.transpose(1, 2).topk(min(count, scores.shape[1]), dim=2)  # (N, K, count)
+    labels = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(top.indices)
+    rows, labels, values = (each.flatten(1) for each in (top.indices, labels, top.values))
+    return Candidates(rows, labels, torch.zeros_like(rows), values)
+
+
+def least_background(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
     """The `count` rows of scores (N, M, K) that are least likely background, each as its best class alone.
 
     Their score is that of all classes together: how surely an object is there.
@@ -72,6 +80,7 @@ class Select:
     candidates  how many of the best enter suppression (of each level, for a pyramid of anchors)
     slots       how many come out
     within      who competes with whom: boxes of one class, of one level (as in region proposal networks), or all
+    smallest    pixels; what is narrower or lower once clipped to its picture is no box
     suppress    the suppression itself
     """
 
@@ -80,6 +89,7 @@ class Select:
     candidates: int = 1000
     slots: int = 100
     within: Literal["class", "level", "image"] = "class"
+    smallest: float = SMALLEST
     suppress: Suppress = nms_mask
 
     def __post_init__(self) -> None:
@@ -91,7 +101,7 @@ class Select:
         boxes = clip(boxes, sizes)
         groups = {"class": found.labels, "level": found.levels, "image": torch.zeros_like(found.labels)}[self.within]
         extent = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
-        valid = (found.scores > self._threshold(found)) & (extent >= SMALLEST)
+        valid = (found.scores > self._threshold(found)) & (extent >= self.smallest)
         stays = self.suppress(boxes, found.scores, groups, valid, self.iou, self.slots)
 
         ranked = torch.where(stays, found.scores, -1.0)

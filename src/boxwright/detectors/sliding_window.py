@@ -128,6 +128,8 @@ class SlidingWindowConfig(DetectorConfig):
     """Each size over the one before."""
     samples: int = 256
     """Windows an image in the loss, a quarter of them positive where there are enough."""
+    nms: float = 0.4
+    """IoU above which the lower-scored of two windows of a class goes."""
 
     def build(self, classes: int, pretrained: bool = False) -> SlidingWindowDetector:
         if len(self.levels) != 1:
@@ -140,5 +142,5 @@ class SlidingWindowConfig(DetectorConfig):
             shrink=self.shrink,
             assign=ByOverlap(high=0.5, low=0.5),
             sample=Balanced(self.samples, positive=0.25),
-            select=Select(score=0.05, iou=0.4, candidates=1000, slots=self.detections),
+            select=self.select(classes, self.habits().smallest),
         )

@@ -67,5 +67,5 @@ class SPPNetConfig(ProposedConfig):
         numbers = features.channels[-1] * pool.cells
         # Maps that do not learn come in any scale; fully connected layers want theirs.
         hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), connected(numbers, self.hidden))
-        regions = self.regions(pool, RegionHead(hidden, self.hidden, classes, self.agnostic))
+        regions = self.regions(pool, RegionHead(hidden, self.hidden, classes, self.agnostic), classes)
         return SPPNet(magnified, regions, self.propose())

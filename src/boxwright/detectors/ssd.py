@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from boxwright.boxes.anchors import DefaultBoxes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
 from boxwright.detectors.base import DetectorConfig, Features
-from boxwright.detectors.select import Select
+from boxwright.detectors.select import best, best_of_each_class
 from boxwright.layers.conv import init_convs
 from boxwright.losses import DeltaLoss, cross_entropy
 
@@ -35,12 +36,19 @@ class SSD(SingleStage):
 class ExtraLevels(nn.Module):
     """The maps as they come, and behind them smaller ones, each half the size of the one before.
 
-    extra    channels of each further map
-    lengths  of the finest maps' features: they are scaled to it, and it is learnt per channel (section 3.1)
+    extra      channels of each further map
+    unstrided  so many of the last of them leave out the border instead of striding
+    lengths    of the finest maps' features: they are scaled to it, and it is learnt per channel (section 3.1)
     """
 
     def __init__(
-        self, backbone: Backbone, extra: Sequence[int], norm: Norm, lite: bool, lengths: Sequence[float]
+        self,
+        backbone: Backbone,
+        extra: Sequence[int],
+        unstrided: int,
+        norm: Norm,
+        lite: bool,
+        lengths: Sequence[float],
     ) -> None:
         super().__init__()
         self.channels = (*backbone.channels, *extra)
@@ -49,9 +57,9 @@ class ExtraLevels(nn.Module):
             torch.full((channels, 1, 1), length) for channels, length in zip(backbone.channels, lengths, strict=False)
         )
         self.extra = nn.ModuleList()
-        for before, out in pairwise(self.channels[len(backbone.channels) - 1 :]):
-            half = out // 2
-            smaller = unit(half, half if lite else out, 3, norm, lite, stride=2)
+        for place, (before, out) in enumerate(pairwise(self.channels[len(backbone.channels) - 1 :])):
+            half, strided = out // 2, place < len(extra) - unstrided
+            smaller = unit(half, half if lite else out, 3, norm, lite, 2 if strided else 1, padded=strided)
             wider = unit(half, out, 1, norm, lite) if lite else []
             self.extra.append(nn.Sequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
         init_convs(self)
@@ -80,6 +88,8 @@ class SSDConfig(DetectorConfig):
 
     extra: tuple[int, ...] = (256, 128)
     """Channels of the levels behind the backbone's, each of half the size of the one before."""
+    unstrided: int = 0
+    """So many of the last ones leave out the border of the one before instead (SSD300: 2, from 5x5 to 1x1)."""
     lite: bool = False
     """SSDlite: depthwise convolutions in the heads and the further levels."""
     head_norm: Literal["group", "batch", "none"] = "group"
@@ -90,20 +100,30 @@ class SSDConfig(DetectorConfig):
     """Sides of the default boxes in strides of their level, whatever the size of the picture."""
     box_sizes: tuple[float, ...] = ()
     """The same in pixels, per level and one more (the paper's SSD300: 30 60 111 ... 315); () takes `box_scale`."""
+    box_steps: tuple[float, ...] = ()
+    """Pixels from one default box to the next, per level; () takes the strides."""
+    box_limit: float | None = None
+    """No default box is wider or higher than so many pixels: the side of the picture where it is always the same."""
     ratios: tuple[float, ...] = (2.0, 3.0)
     """Width over height of the default boxes that lie; each also stands."""
     end_ratios: tuple[float, ...] = (2.0,)
     """The same on the finest level and the last two."""
     agnostic: bool = True
     """One box prediction for all classes rather than one per class."""
+    nms: float = 0.45
+    """IoU above which the lower-scored of two boxes of a class goes."""
+    per_class: bool = False
+    """`candidates` is how many boxes of each class enter that suppression, rather than of each level."""
 
     def build(self, classes: int, pretrained: bool = False) -> SSD:
         backbone, norm = self.features(pretrained).backbone, NORMS[self.head_norm]
-        maps = ExtraLevels(backbone, self.extra, norm, self.lite, self.lengths)
+        maps = ExtraLevels(backbone, self.extra, self.unstrided, norm, self.lite, self.lengths)
         levels = len(maps.strides)
         sizes = self.box_sizes or tuple(self.box_scale * stride for stride in (*maps.strides, 2 * maps.strides[-1]))
         ratios = [self.end_ratios if level in (0, levels - 2, levels - 1) else self.ratios for level in range(levels)]
-        anchors, codec = DefaultBoxes(sizes, tuple(ratios), maps.strides), DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+        steps, limit, habits = self.box_steps or maps.strides, self.box_limit or math.inf, self.habits()
+        anchors = DefaultBoxes(sizes, tuple(ratios), steps, limit=limit, fitted=habits.fitted and not self.box_steps)
+        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
         boxes, depth = 1 if self.agnostic else classes, 1 if self.lite else 0
         stage = AnchorStage(
             head=LevelHeads(
@@ -116,7 +136,8 @@ class SSDConfig(DetectorConfig):
             sample=HardNegatives(ratio=3.0),
             class_loss=cross_entropy,
             box_loss=DeltaLoss(codec, beta=1.0),
-            select=Select(score=0.05, iou=0.45, candidates=1000, slots=self.detections),
+            select=self.select(classes, habits.smallest),
             softmax=True,
+            choose=best_of_each_class if self.per_class else best,
         )
         return SSD(Features(backbone, maps), stage)  # type: ignore[arg-type]

@@ -17,8 +17,9 @@ class FeaturePyramid(nn.Module):
     strides       strides of the incoming maps; `.strides` has those of the outgoing ones
     extra         number of further levels, each half the size of the one before
     how           what makes them: "pool" takes every second cell of the coarsest map (Faster R-CNN's P6);
-                  "conv" are 3x3 convolutions of stride 2, from the pyramid's coarsest map (P6 and P7 of torchvision's
-                  RetinaNet v2 and of FCOS); "conv_c5" are the same from the backbone's coarsest (Lin et al. 2017b)
+                  "conv" are 3x3 convolutions of stride 2, from the pyramid's coarsest map (P6 and P7 of FCOS and of
+                  torchvision's RetinaNet); "conv_c5" are the same from the backbone's coarsest (Lin et al. 2017b,
+                  Detectron2, torchvision's RetinaNet v2)
     """
 
     channels: tuple[int, ...]
