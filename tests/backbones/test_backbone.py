@@ -15,12 +15,13 @@ from boxwright.backbones import BACKBONES, build_backbone, build_classifier
 from boxwright.backbones.base import Stage, cut_stages, pad_same
 from boxwright.layers.conv import Conv2dSame
 
+WITH_LEVEL_5 = [name for name in BACKBONES if name != "vgg16_ssd"]
 LIGHT = ["efficientnet_lite0", "resnet18", "mobilenet_v2", "mobilenet_v3_small"]
 
 
 def test_stages_begin_where_a_layer_strides() -> None:
     layers = [("a", 1, 3), ("b", 1, 4), ("c", 2, 5), ("d", 1, 6), ("e", 4, 7)]
-    assert cut_stages(layers) == (Stage(0, 4, ("a", "b")), Stage(1, 6, ("c", "d")), Stage(3, 7, ("e",)))
+    assert cut_stages(layers) == (Stage(0, 1, 4, ("a", "b")), Stage(1, 2, 6, ("c", "d")), Stage(3, 8, 7, ("e",)))
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -33,7 +34,7 @@ def test_maps_are_what_channels_and_strides_say(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", WITH_LEVEL_5)
 def test_channels_are_right_without_running_the_network(name: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(name, levels=(2, 3, 4, 5))
@@ -68,7 +69,7 @@ def test_only_layers_that_leave_out_the_border_are_padded() -> None:
     assert paddings == [(1, 1), (1, 1), (5, 5), (0, 3), (2, 2), (0, 0), (0, 0), 0, "same", (0, 0)]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", WITH_LEVEL_5)
 def test_a_dilated_last_stage_has_stride_16(name: str) -> None:
     with torch.device("meta"):
         backbone = build_backbone(name, levels=(3, 4, 5), dilated=True)

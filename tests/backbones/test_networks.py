@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,17 @@ from boxwright.backbones.base import StagedBackbone, pad_same
 
 torchvision = pytest.importorskip("torchvision")
 
-NAMES = [name for name in BACKBONES if not name.startswith("efficientnet_lite")]
-LIGHT = ["resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
+NAMES = [name for name in BACKBONES if not name.startswith("efficientnet_lite") and name != "vgg16_ssd"]
+LIGHT = [
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_large_fpn",
+    "mobilenet_v3_large_ssdlite",
+    "mobilenet_v3_small",
+]
 
 # torchvision's module whose output is our level 1 to 5
 LEVELS = {
@@ -46,10 +56,17 @@ def slim(network: nn.Module) -> nn.Module:
     return network
 
 
+def torchvisions(name: str, **options: Any) -> nn.Module:
+    """The network that ours of this name is, as a classification network."""
+    if name == "mobilenet_v3_large_ssdlite":
+        options["reduced_tail"] = True
+    return getattr(torchvision.models, re.sub("_(msra|fpn|ssdlite)$", "", name))(**options)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dict_has_torchvisions_names_and_shapes_in_its_order(name: str) -> None:
     with torch.device("meta"):
-        ours, theirs = build_classifier(name), getattr(torchvision.models, name)()
+        ours, theirs = build_classifier(name), torchvisions(name)
     assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
         (k, v.shape) for k, v in theirs.state_dict().items()
     ]
@@ -57,7 +74,7 @@ def test_state_dict_has_torchvisions_names_and_shapes_in_its_order(name: str) ->
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_class_scores_equal_torchvisions(name: str) -> None:
-    theirs = live_in(getattr(torchvision.models, name)(num_classes=10))
+    theirs = live_in(torchvisions(name, num_classes=10))
     ours = build_classifier(name, classes=10).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     with torch.no_grad():
@@ -134,7 +151,7 @@ def test_dilated_last_stage_equals_torchvisions() -> None:
 
 def test_detectron2s_option_moves_the_stride_and_with_it_the_dilation() -> None:
     with torch.device("meta"):
-        network = build_classifier("resnet50", stride_in_1x1=True)
+        network = build_classifier("resnet50_msra")
         assert [network.get_submodule(f"layer2.0.conv{i}").stride for i in (1, 2, 3)] == [(2, 2), (1, 1), (1, 1)]
         body = StagedBackbone(network, (5,), dilated=True).body
     assert [body.get_submodule(f"layer4.{i}.conv2").dilation for i in range(3)] == [(2, 2)] * 3
@@ -144,3 +161,5 @@ def test_detectron2s_option_moves_the_stride_and_with_it_the_dilation() -> None:
 def test_impossible_options_say_so() -> None:
     with pytest.raises(ValueError, match="need bottlenecks"):
         build_classifier("resnet18", stride_in_1x1=True)
+    with pytest.raises(ValueError, match="cut must be classifier, pyramid or ssd, got 'fpn'"):
+        build_classifier("mobilenet_v3_small", cut="fpn")

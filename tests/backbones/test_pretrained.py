@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,8 +72,40 @@ def test_a_missing_file_and_one_that_is_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such weights file"):
         build_classifier("mobilenet_v3_small", pretrained=tmp_path / "none.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="expected a state dict .* got list"):
+    with pytest.raises(ValueError, match=r"list.pth: expected a state dict .* got list"):
         build_classifier("mobilenet_v3_small", pretrained=tmp_path / "list.pth")
+    torch.save({"epoch": 3, "model": {}}, tmp_path / "wrapped.pth")
+    with pytest.raises(ValueError, match=r"wrapped.pth: expected a state dict .* got one with int under 'epoch'"):
+        build_classifier("mobilenet_v3_small", pretrained=tmp_path / "wrapped.pth")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "zipped"),
+    [(".pth", True), (".pth", False), (".safetensors", True)],
+    ids=["zip", "legacy", "safetensors"],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, weights: dict[str, torch.Tensor], suffix: str, zipped: bool) -> None:
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".pth":
+        torch.save(weights, path, _use_new_zipfile_serialization=zipped)
+    else:
+        save_file(weights, path)
+    whole = path.read_bytes()
+    assert all(torch.equal(value, weights[key]) for key, value in pretrained.read_weights(path).items())
+    for content in (b"", whole[:100], whole[: len(whole) // 2], whole[:-1], b"<html>not found</html>"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"net{suffix}: expected a state dict .* truncated, of another format"):
+            pretrained.read_weights(path)
+
+
+def test_numbers_that_are_not_finite_are_not_loaded(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
+    path, nothing = tmp_path / "net.safetensors", torch.full_like(weights["classifier.3.weight"], torch.nan)
+    save_file(weights | {"classifier.3.weight": nothing}, path)
+    network = build_classifier("mobilenet_v3_small", pretrained=path)
+    assert network.get_submodule("classifier.3").weight.isfinite().all()  # type: ignore[union-attr]
+    save_file(weights | {"features.0.0.weight": torch.full((16, 3, 3, 3), torch.inf)}, path)
+    with pytest.raises(ValueError, match=r"1 parameters are missing \(first: features.0.0.weight\)"):
+        build_classifier("mobilenet_v3_small", pretrained=path)
 
 
 def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
@@ -85,7 +116,7 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (trace,))
 
     torch.save({"weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match=r"evil.pth: expected .* a pickle of more than tensors, which is not run"):
         build_classifier("mobilenet_v3_small", pretrained=tmp_path / "evil.pth")
     assert not trace.exists()
 

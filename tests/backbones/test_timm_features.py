@@ -173,3 +173,20 @@ def test_an_unknown_name_is_met_with_close_ones() -> None:
 def test_nothing_is_downloaded_unasked() -> None:
     with pytest.raises(ValueError, match="nothing is downloaded unasked; pass pretrained=PATH"):
         build_backbone("timm:resnet18", pretrained=True)
+
+
+def test_a_file_that_is_damaged_or_would_run_code_never_reaches_timm(tmp_path: Path) -> None:
+    path, trace = tmp_path / "net.pth", tmp_path / "was_run"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (trace,))
+
+    torch.save({"weight": Evil()}, path)
+    for content in (path.read_bytes(), b"", b"<html>not found</html>"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="net.pth: expected a state dict .* a pickle of more than tensors"):
+            build_backbone("timm:convnext_atto", pretrained=path)
+    assert not trace.exists()
+    with pytest.raises(FileNotFoundError, match="there is no such weights file"):
+        build_backbone("timm:convnext_atto", pretrained=tmp_path / "none.pth")

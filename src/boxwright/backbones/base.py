@@ -18,12 +18,14 @@ NORMS = ("frozen", "batch")
 
 
 class Stage(NamedTuple):
-    """Consecutive modules of a network, named as in its state dict; what comes out has stride 2**level.
+    """Consecutive modules of a network, named as in its state dict, and what comes out of them.
 
-    (Once `keep_stride` has been at it, the last stage has half of that.)
+    level   2**level is the stride, but where a network has two maps of one stride, or `keep_stride` has been at it
+    stride  pixels from cell to cell
     """
 
     level: int
+    stride: int
     channels: int
     modules: tuple[str, ...]
 
@@ -64,9 +66,9 @@ def cut_stages(layers: Iterable[tuple[str, int, int]]) -> tuple[Stage, ...]:
     for name, stride, channels in layers:
         if stride > 1 or not stages:
             level += stride.bit_length() - 1
-            stages.append(Stage(level, channels, (name,)))
+            stages.append(Stage(level, 2**level, channels, (name,)))
         else:
-            stages[-1] = Stage(level, channels, (*stages[-1].modules, name))
+            stages[-1] = Stage(level, 2**level, channels, (*stages[-1].modules, name))
     return tuple(stages)
 
 
@@ -76,10 +78,10 @@ def run_stage(network: nn.Module, stage: Stage, x: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Normalised pictures (N, 3, H, W) to one map per level; level l has stride 2**l (dilated, level 5 has 16).
+    """Normalised pictures (N, 3, H, W) to one map per level.
 
     channels    one number per level
-    strides     one number per level
+    strides     one number per level, as a rule 2**level (dilated, level 5 has 16)
     pixel_mean, pixel_std    what `normalised` means: (pixels - mean) / std, on RGB in 0..255
     """
 
@@ -94,7 +96,7 @@ class StagedBackbone(Backbone):
 
     A level is the last map that has its stride: level 4 of a VGG is conv5, level 5 its pooled map.
     Parameters keep the network's names behind `body.`.
-    dilated  level 5 keeps the stride of level 4 (`keep_stride`)
+    dilated  what has stride 32 keeps the stride of level 4 (`keep_stride`)
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class StagedBackbone(Backbone):
                 self.body.set_submodule(name, freeze_norms(self.body.get_submodule(name)).requires_grad_(False))
         self._outputs = frozenset(outputs)
         self.channels = tuple(network.stages[index].channels for index in outputs)
-        self.strides = tuple(2 ** (min(level, 4) if dilated else level) for level in levels)
+        self.strides = tuple(network.stages[index].stride for index in outputs)
         self.pixel_mean, self.pixel_std = network.pixel_mean, network.pixel_std
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -161,14 +163,16 @@ def keep(module: nn.Module, names: Sequence[str]) -> None:
 
 
 def keep_stride(network: Network) -> None:
-    """The last stage at half its stride: its strided layer takes every cell, what follows is dilated by 2 ("à trous").
+    """Stride 16 in place of 32: the strided layer takes every cell, what follows is dilated by 2 ("à trous").
 
     Each cell that the network had before comes out as it was, and between two of them a new one: DC5 (Dai et al. 2016,
-    R-FCN, section 3). (Not quite in a MobileNet-v3, whose squeezing takes the mean of all cells.) A last stage that is
+    R-FCN, section 3). (Not quite in a MobileNet-v3, whose squeezing takes the mean of all cells.) A stage that is
     one pooling becomes one over 3x3 cells without stride (Liu et al. 2016, SSD, section 3).
     """
+    coarse = [stage for stage in network.stages if stage.stride == 32]
+    network.stages = tuple(stage._replace(stride=min(stage.stride, 16)) for stage in network.stages)
     strided = False
-    for name in network.stages[-1].modules:
+    for name in (name for stage in coarse for name in stage.modules):
         for module in network.get_submodule(name).modules():
             if isinstance(module, nn.MaxPool2d):
                 module.kernel_size, module.stride, module.padding = 3, 1, 1

@@ -15,7 +15,7 @@ from boxwright.backbones.pretrained import load_pretrained
 from boxwright.backbones.resnet import ResNet
 from boxwright.backbones.tail import StagedTail, Tail
 from boxwright.backbones.timm_features import TimmBackbone, TimmTail, near
-from boxwright.backbones.vgg import VGG
+from boxwright.backbones.vgg import SSDVGG16, VGG
 
 BACKBONES: dict[str, Callable[..., Network]] = {
     "efficientnet_lite0": EfficientNetLite,
@@ -26,12 +26,16 @@ BACKBONES: dict[str, Callable[..., Network]] = {
     "resnet50": partial(ResNet, 50),
     "resnet101": partial(ResNet, 101),
     "resnet152": partial(ResNet, 152),
+    "resnet50_msra": partial(ResNet, 50, stride_in_1x1=True),
+    "resnet101_msra": partial(ResNet, 101, stride_in_1x1=True),
     "resnext50_32x4d": partial(ResNet, 50, groups=32, group_width=4),
     "resnext101_32x8d": partial(ResNet, 101, groups=32, group_width=8),
     "resnext101_64x4d": partial(ResNet, 101, groups=64, group_width=4),
     "mobilenet_v2": MobileNetV2,
     "mobilenet_v3_large": partial(MobileNetV3, "large"),
     "mobilenet_v3_small": partial(MobileNetV3, "small"),
+    "mobilenet_v3_large_fpn": partial(MobileNetV3, "large", "pyramid"),
+    "mobilenet_v3_large_ssdlite": partial(MobileNetV3, "large", "ssd", reduced_tail=True),
     "vgg11": partial(VGG, 11),
     "vgg13": partial(VGG, 13),
     "vgg16": partial(VGG, 16),
@@ -40,6 +44,7 @@ BACKBONES: dict[str, Callable[..., Network]] = {
     "vgg13_bn": partial(VGG, 13, batch_norm=True),
     "vgg16_bn": partial(VGG, 16, batch_norm=True),
     "vgg19_bn": partial(VGG, 19, batch_norm=True),
+    "vgg16_ssd": SSDVGG16,
     "alexnet": AlexNet,
 }
 
@@ -47,7 +52,8 @@ BACKBONES: dict[str, Callable[..., Network]] = {
 def build_classifier(name: str, pretrained: bool | str | Path = False, **options: Any) -> Network:
     """The whole classification network, with the parameter names of torchvision (EfficientNet-Lite: timm).
 
-    pretrained  True: the weights of an installed package; a path: a local .safetensors or .pth state dict
+    pretrained  True: the weights of an installed package; a path: a local .safetensors or .pth state dict, of
+                torchvision's or timm's network
     options     of the network's class, such as `classes`
     """
     if name not in BACKBONES:
@@ -69,7 +75,8 @@ def build_backbone(
 ) -> Backbone:
     """A backbone by name: one of `BACKBONES`, or a network of timm that gives feature maps (`timm:NAME`, or the name).
 
-    levels         which maps come out, ascending; level l has stride 2**l
+    levels         which maps come out, ascending; level l has stride 2**l, but level 6 of `mobilenet_v3_large_fpn` has
+                   32 as its level 5
     pretrained     True: the ImageNet weights of an installed package; a path: a local .safetensors or .pth state dict
     frozen_stages  how many stages do not learn, in parameters and in norms: 0 none, 1 the stem (all before stride
                    4 in a ResNet), 2 the stem and the next stage, ... (a stage is a run of layers of one stride; of a

@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, cut_stages
+from boxwright.backbones.base import Head, Network, Stage, cut_stages
 from boxwright.layers.conv import ConvSequential, init_convs, round_channels
 
 # expansion, channels, repeats, stride (Table 2 of the v2 paper)
@@ -99,31 +99,78 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(Network):
-    """Level 5 is the last bottleneck (160 channels, small: 96); the 1x1 convolution behind it is the classifier's."""
+    """MobileNet-v3, of which the detectors know three cuts into levels.
 
-    def __init__(self, size: Literal["large", "small"], classes: int = 1000) -> None:
+    cut           "classifier": level 5 is the last bottleneck (160 channels, small: 96); the 1x1 convolution behind it
+                  is the classifier's. "pyramid": level 5 is the first bottleneck of stride 32, level 6, of that stride
+                  too, the 1x1 convolution (960 channels, small: 576). "ssd": level 4 is what that first bottleneck
+                  expands to, level 5 the 1x1 convolution (section 6.3 of the paper)
+    reduced_tail  half the channels from that bottleneck's output on (section 6.3 too)
+    """
+
+    def __init__(
+        self,
+        size: Literal["large", "small"],
+        cut: Literal["classifier", "pyramid", "ssd"] = "classifier",
+        reduced_tail: bool = False,
+        classes: int = 1000,
+    ) -> None:
         super().__init__()
         if size not in _V3:
             raise ValueError(f"size must be large or small, got {size!r}")
+        if cut not in ("classifier", "pyramid", "ssd"):
+            raise ValueError(f"cut must be classifier, pyramid or ssd, got {cut!r}")
+        rows = _reduce_tail(_V3[size]) if reduced_tail else _V3[size]
         self.features = nn.Sequential(_unit(3, 16, 3, 2, act=nn.Hardswish, eps=1e-3))
         layers = [("features.0", 2, 16)]
         channels = 16
-        for kernel, wide, out, squeeze, hard, stride in _V3[size]:
+        for kernel, wide, out, squeeze, hard, stride in rows:
             layers.append((f"features.{len(layers)}", stride, out))
             act = nn.Hardswish if hard else nn.ReLU
             self.features.append(SqueezedResidual(channels, wide, out, kernel, stride, squeeze, act))
             channels = out
         self.stages = cut_stages(layers)
-        self.head = Head(6 * channels, (f"features.{len(layers)}",))
+        last = f"features.{len(layers)}"
+        if cut == "classifier":
+            self.head = Head(6 * channels, (last,))
+        elif cut == "pyramid":
+            self.stages = _cut_for_pyramid(self.stages, Stage(6, 32, 6 * channels, (last,)))
+        else:
+            self.stages = _cut_for_ssd(self.stages, rows[-3][1], Stage(5, 32, 6 * channels, (last,)))
         self.features.append(_unit(channels, 6 * channels, act=nn.Hardswish, eps=1e-3))
-        hidden = 1280 if size == "large" else 1024
+        hidden = (1280 if size == "large" else 1024) // (2 if reduced_tail else 1)
         self.classifier = nn.Sequential(
             nn.Linear(6 * channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(0.2), nn.Linear(hidden, classes)
         )
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features[-1](self.last_map(x)).mean((2, 3)))
+        x = self.last_map(x)
+        if self.head is not None:
+            x = self.features[-1](x)
+        return self.classifier(x.mean((2, 3)))
+
+
+def _reduce_tail(rows: tuple[tuple, ...]) -> tuple[tuple, ...]:
+    """The last three bottlenecks at half their width; what the first of them reads and expands it to stays."""
+    *before, (kernel, wide, out, *rest), second, third = rows
+    return (*before, (kernel, wide, out // 2, *rest), *((k, w // 2, o // 2, *r) for k, w, o, *r in (second, third)))
+
+
+def _cut_for_pyramid(stages: tuple[Stage, ...], last: Stage) -> tuple[Stage, ...]:
+    """Level 5 is one bottleneck; the others come before the 1x1 convolution, in `last`."""
+    *before, level5 = stages
+    first, *others = level5.modules
+    return (*before, level5._replace(modules=(first,)), last._replace(modules=(*others, *last.modules)))
+
+
+def _cut_for_ssd(stages: tuple[Stage, ...], wide: int, last: Stage) -> tuple[Stage, ...]:
+    """Level 4 takes level 5's first convolution, which expands to `wide` channels; the rest comes before `last`."""
+    *before, level4, level5 = stages
+    first, *others = level5.modules
+    expand, *parts = (f"{first}.block.{index}" for index in range(4))  # then depthwise, squeeze and excite, project
+    level4 = level4._replace(channels=wide, modules=(*level4.modules, expand))
+    return (*before, level4, last._replace(modules=(*parts, *others, *last.modules)))
 
 
 class SqueezedResidual(nn.Module):

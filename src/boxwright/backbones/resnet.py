@@ -45,7 +45,7 @@ class ResNet(Network):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = (Stage(1, 64, ("conv1", "bn1", "relu")),)
+        self.stages = (Stage(1, 2, 64, ("conv1", "bn1", "relu")),)
         channels = 64
         for number, blocks in enumerate(DEPTHS[depth], start=1):
             stride = 1 if number == 1 else 2
@@ -62,7 +62,7 @@ class ResNet(Network):
                     channels = 4 * planes
             self.add_module(f"layer{number}", layer)
             names = ("maxpool", "layer1") if number == 1 else (f"layer{number}",)
-            self.stages += (Stage(number + 1, channels, names),)
+            self.stages += (Stage(number + 1, 2 ** (number + 1), channels, names),)
         self.fc = nn.Linear(channels, classes)
         init_convs(self)
 

@@ -37,6 +37,11 @@ class StagedTail(Tail):
         check_norm(norm)
         *_, level4 = (stage for stage in network.stages if stage.level == 4)
         behind = [stage for stage in network.stages if stage.level > 4]
+        if not behind and network.head is None:
+            raise ValueError(
+                f"{type(network).__name__} ends at level 4, so nothing of it can run on every region; "
+                "take a network such as resnet50 or vgg16"
+            )
         head = network.head or Head(behind[-1].channels, ())
         self.connected = head.cells > 0
         stages = [] if self.connected else behind  # pooling a region takes the place of the last pooling

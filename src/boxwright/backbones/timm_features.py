@@ -21,6 +21,7 @@ from boxwright.backbones.base import (
     check_norm,
     pad_same,
 )
+from boxwright.backbones.pretrained import read_weights
 from boxwright.backbones.simple_pyramid import SimplePyramid
 from boxwright.backbones.tail import REGION, Tail
 
@@ -237,8 +238,7 @@ def _weights(name: str, pretrained: bool | str | Path) -> dict[str, Any]:
         )
     if not pretrained:
         return {"pretrained": False}
-    if not Path(pretrained).is_file():
-        raise FileNotFoundError(f"{pretrained}: there is no such weights file; pass the path of a .safetensors or .pth")
+    read_weights(Path(pretrained))  # admits tensors only, where timm 1.0.15 runs what a pickle says
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
 
 
