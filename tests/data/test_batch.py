@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,44 @@ def test_letterbox_has_one_shape_and_refuses_what_does_not_fit() -> None:
     assert images.pixels.shape == (1, 3, 96, 64) and images.pixels.sum() == 9 * 300
     with pytest.raises(ValueError, match="pictures fit the canvas 96x64"):
         to_images([np.zeros((97, 10, 3), np.uint8)], preprocess)
+
+
+def test_padding_of_the_models_mean_is_zero_once_normalised() -> None:
+    mean = (103.53, 116.28, 123.675)
+    picture = np.full((20, 40, 3), 250, np.uint8)
+    for fill, colour in ((mean, mean), ((1, 2.0, 3), (1, 2, 3))):
+        images = to_images([picture], Preprocess(fill=fill))
+        centered = images.pixels - torch.tensor(colour).view(3, 1, 1)
+        assert images.pixels.shape == (1, 3, 32, 64) and images.pixels.dtype == torch.float32
+        assert (centered[..., 20:, :] == 0).all() and (centered[..., 40:] == 0).all()
+        assert (images.pixels[..., :20, :40] == 250).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pixels_are_not_rounded_on_their_way(dataset: Folder, workers: int) -> None:
+    """Pictures 40 wide become 32: pixel 1 is 1.5 * 40/32 - 0.5 = 1.375 of the way, between the pixels 1 and 2."""
+    preprocess = Preprocess(short=32, long=64, resample="plain", rounding="floor", fill=(0.25, 0.5, 0.75))
+    (batch, *_) = Batches.in_order(dataset, preprocess, batch_size=1, workers=workers)
+    assert batch.images.sizes.tolist() == [[48, 32]] and batch.images.pixels.shape == (1, 3, 64, 32)
+    assert batch.images.pixels.is_contiguous() and batch.images.pixels[0, :, 63, 0].tolist() == [0.25, 0.5, 0.75]
+    image = np.asarray(Image.open(dataset.paths[0])).astype(np.float64)
+    left, right = (0.875 * image[0, x] + 0.125 * image[1, x] for x in (1, 2))  # row 0: 0.5 * 60/48 - 0.5 = 0.125
+    assert batch.images.pixels[0, :, 0, 1].tolist() == pytest.approx(0.625 * left + 0.375 * right)
+
+
+@pytest.mark.parametrize("preset", ["light", "strong"])
+def test_training_works_with_every_way_to_resample(dataset: Folder, preset: str) -> None:
+    """Each resamples the very same augmented pictures, so that targets are equal and pixels alike."""
+    usual = list(Batches(dataset, FIXED, PRESETS[preset], 3))
+    for options in ({"resample": "plain"}, {"resample": "pillow"}, {"fill": (114.0, 114.5, 114.0)}):
+        other = Batches(dataset, replace(FIXED, **options), PRESETS[preset], 3)
+        for one, two in zip(usual, other, strict=True):
+            assert one.indices == two.indices and torch.equal(one.images.sizes, two.images.sizes)
+            assert all(
+                torch.equal(left.boxes, right.boxes) for left, right in zip(one.targets, two.targets, strict=True)
+            )
+            assert two.images.pixels.dtype == torch.float32
+            assert (one.images.pixels - two.images.pixels).abs().mean() < 6
 
 
 def test_an_epoch_is_every_picture_once_in_an_order_of_its_own(dataset: Folder) -> None:

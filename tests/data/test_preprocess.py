@@ -26,6 +26,12 @@ SIZES = [Size(480, 640), Size(333, 500), Size(1, 1), Size(7, 3000), Size(2448, 3
         (Preprocess("letterbox", height=300, width=400), (100, 400), (100, 400)),
         (Preprocess("stretch", height=300, width=300), (100, 400), (300, 300)),
         (Preprocess(short=320, long=512), (2, 3000), (1, 512)),  # never less than a pixel
+        (Preprocess(short=800, long=1333), (480, 640), (800, 1067)),  # 1066.67
+        (Preprocess(short=800, long=1333, rounding="floor"), (480, 640), (800, 1066)),
+        (Preprocess(short=800, long=1333, rounding="floor"), (97, 97), (799, 799)),  # 97 * (800 / 97) = 799.9999...
+        (Preprocess(short=480, long=640), (31, 256), (77, 640)),  # 77.5 but for the last bit, in Detectron2 as well
+        (Preprocess("long_side", long=512, rounding="floor"), (100, 300), (170, 512)),  # 170.67
+        (Preprocess("letterbox", height=300, width=400, rounding="floor"), (150, 301), (199, 400)),  # 199.3
     ],
 )
 def test_sizes_by_hand(preprocess: Preprocess, before: tuple[int, int], after: tuple[int, int]) -> None:
@@ -33,6 +39,23 @@ def test_sizes_by_hand(preprocess: Preprocess, before: tuple[int, int], after: t
     image, way = preprocess(np.zeros((*before, 3), np.uint8))
     assert image.shape == (*after, 3) and image.dtype == np.uint8
     assert way == Resize(Size(*before), Size(*after))
+
+
+def detectron2s(before: Size, short: int, long: int) -> tuple[int, int]:
+    """The arithmetic of ResizeShortestEdge, whose rounding hangs on the order of its products."""
+    factor = short / min(before)
+    sides = (short, factor * before.width) if before.height < before.width else (factor * before.height, short)
+    if max(sides) > long:
+        sides = sides[0] * (long / max(sides)), sides[1] * (long / max(sides))
+    return int(sides[0] + 0.5), int(sides[1] + 0.5)
+
+
+@pytest.mark.parametrize(("short", "long"), [(800, 1333), (320, 512), (480, 640)])
+def test_sizes_are_detectron2s(short: int, long: int) -> None:
+    preprocess = Preprocess(short=short, long=long)
+    for height in range(1, 1400, 7):
+        for before in (Size(height, width) for width in range(1, 1400, 5)):
+            assert preprocess.size(before) == tuple(max(1, side) for side in detectron2s(before, short, long)), before
 
 
 def test_zoom_steps_by_the_divisor_and_never_leaves_a_fixed_canvas() -> None:
@@ -96,6 +119,43 @@ def test_resize_is_pillows(size: Size) -> None:
         assert np.abs(resize(given, size).astype(int) - np.asarray(expected)).max() <= 2
 
 
+def test_resize_as_pillow_is_pillows_to_the_bit() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    for size in (Size(50, 70), Size(200, 333), Size(97, 31), Size(97, 131)):
+        expected = Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR)
+        assert np.array_equal(resize(image, size, "pillow"), np.asarray(expected))
+        assert np.array_equal(resize(image[:, ::-1], size, "pillow")[:, ::-1], np.asarray(expected))
+
+
+def test_plain_by_hand() -> None:
+    """Four pixels become two: the middle of each pair; two become four: a quarter from one to the other."""
+    row = np.array([10, 21, 255, 0], np.uint8)[None, :, None].repeat(3, axis=2)  # (1, 4, 3)
+    halved = resize(row, Size(1, 2), "plain")
+    assert halved.dtype == np.float32 and halved[0].tolist() == [[15.5] * 3, [127.5] * 3]
+    assert resize(row[:, :2], Size(1, 4), "plain")[0, :, 0].tolist() == [10, 12.75, 18.25, 21]
+
+
+def test_plain_looks_at_four_pixels_and_antialias_at_all() -> None:
+    row = np.array([0, 240, 240, 240, 240, 0], np.uint8)[None, :, None].repeat(3, axis=2)  # (1, 6, 3)
+    assert resize(row, Size(1, 1), "plain").max() == 240  # the two in the middle
+    assert 0 < resize(row, Size(1, 1)).max() < 240
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "dtype"),
+    [
+        (Preprocess("stretch"), np.uint8),
+        (Preprocess("stretch", resample="pillow", fill=(103, 116.0, 123)), np.uint8),
+        (Preprocess("stretch", fill=(103.53, 116.28, 123.675)), np.float32),
+        (Preprocess("stretch", resample="plain"), np.float32),
+    ],
+)
+def test_pictures_are_float_where_grey_levels_would_be_rounded(preprocess: Preprocess, dtype: type) -> None:
+    for side in (40, 512):  # the latter stays as it is
+        picture, _ = preprocess(np.full((side, 512, 3), 7, np.uint8))
+        assert picture.dtype == preprocess.dtype == dtype and (picture == 7).all()
+
+
 def test_resize_takes_read_only_pictures_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     image = np.zeros((10, 10, 3), np.uint8)
     image.flags.writeable = False
@@ -106,6 +166,9 @@ def test_resize_takes_read_only_pictures_without_a_warning(recwarn: pytest.Warni
 def test_travels_through_json() -> None:
     preprocess = Preprocess("letterbox", height=256, width=384, fill=0)
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+    foreign = Preprocess(fill=(103.53, 116.28, 123.675), resample="plain", rounding="floor")
+    again = Preprocess.from_dict(json.loads(json.dumps(foreign.to_dict())))
+    assert again == foreign and hash(again) == hash(foreign)
     with pytest.raises(ValueError, match=r"got also \['sharpen'\]"):
         Preprocess.from_dict({"mode": "stretch", "sharpen": 1})
 
@@ -117,6 +180,10 @@ def test_travels_through_json() -> None:
         ({"short": 0}, "short is a number of pixels"),
         ({"short": 600, "long": 512}, "long is at least short; got short=600 and long=512"),
         ({"fill": 256}, "grey level"),
+        ({"fill": (0, 0, 255.5)}, r"or three of them as \(red, green, blue\); got \(0, 0, 255.5\)"),
+        ({"fill": (1, 2)}, "three of them"),
+        ({"resample": "bicubic"}, "resample is one of antialias, plain, pillow; got 'bicubic'"),
+        ({"rounding": "up"}, "rounding is one of nearest, floor; got 'up'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

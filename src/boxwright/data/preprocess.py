@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -15,6 +16,8 @@ from boxwright.boxes.convert import clip, scale
 from boxwright.types import Size
 
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]
+Resample = Literal["antialias", "plain", "pillow"]
+Rounding = Literal["nearest", "floor"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,20 @@ class Resize:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pictures are resized, with antialiased bilinear interpolation; part of every checkpoint.
+    """How pictures are resized, by bilinear interpolation; part of every checkpoint.
 
     mode         short_side: the shorter side becomes `short`, or less where the longer would pass `long`;
                  long_side: the longer side becomes `long`;
                  letterbox: as large as fits into `height` x `width`, the aspect kept, the rest filled;
                  stretch: `height` x `width`, the aspect lost. These two give batches of one static shape.
     divisor      batches are padded at the right and the bottom to a multiple of this
-    fill         grey level of the padding
+    fill         the padding: a grey level, or one level for each of red, green and blue. The pixel mean of the model
+                 becomes zeros once it is subtracted
+    resample     antialias: to whole grey levels, what shrinks is smoothed;
+                 plain: every new pixel from the four around it alone, not rounded (torchvision's detectors);
+                 pillow: as antialias, to the last bit as Pillow does it (Detectron2), but far slower
+    rounding     nearest: sides become the nearest whole number of pixels (Detectron2's ResizeShortestEdge);
+                 floor: the next smaller one (torchvision's GeneralizedRCNNTransform)
     """
 
     mode: Mode = "short_side"
@@ -55,24 +64,40 @@ class Preprocess:
     height: int = 512
     width: int = 512
     divisor: int = 32
-    fill: int = 114
+    fill: int | tuple[float, float, float] = 114
+    resample: Resample = "antialias"
+    rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("short_side", "long_side", "letterbox", "stretch"):
-            raise ValueError(f"mode is one of short_side, long_side, letterbox, stretch; got {self.mode!r}")
+        for name, choices in (("mode", Mode), ("resample", Resample), ("rounding", Rounding)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} is one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}")
         for name in ("short", "long", "height", "width", "divisor"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is a number of pixels from 1 up; got {getattr(self, name)}")
         if self.mode == "short_side" and self.long < self.short:
             raise ValueError(f"long is at least short; got short={self.short} and long={self.long}")
-        if not 0 <= self.fill <= 255:
-            raise ValueError(f"fill is a grey level 0..255; got {self.fill}")
+        if isinstance(self.fill, list):  # what JSON makes of a tuple
+            object.__setattr__(self, "fill", tuple(self.fill))
+        levels = self._levels
+        if len(levels) not in (1, 3) or not all(0 <= level <= 255 for level in levels):
+            raise ValueError(f"fill is a grey level 0..255, or three of them as (red, green, blue); got {self.fill}")
 
     def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, Resize]:
-        """The uint8 picture (H, W, 3) resized, and the way there and back."""
+        """The uint8 picture (H, W, 3) resized, in `dtype`, and the way there and back."""
         before = Size(*image.shape[:2])
         after = self.size(before, zoom)
-        return resize(image, after), Resize(before, after)
+        return resize(image, after, self.resample).astype(self.dtype, copy=False), Resize(before, after)
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.float32]:
+        """Of resized pictures and their padding: float32, still 0..255, where uint8 would have to round."""
+        whole = all(level == int(level) for level in self._levels)
+        return np.uint8 if whole and self.resample != "plain" else np.float32
+
+    @property
+    def _levels(self) -> tuple[float, ...]:
+        return self.fill if isinstance(self.fill, tuple) else (self.fill,)
 
     def size(self, before: Size, zoom: float = 1.0) -> Size:
         """The size a picture gets.
@@ -80,16 +105,29 @@ class Preprocess:
         `zoom` makes it so many times as large as usual: where the canvas is fixed at most as large, elsewhere such
         that the side that counts is a multiple of `divisor`, which saves padding.
         """
-        height, width = before
         if self.mode == "stretch":
             return Size(self.height, self.width)
-        if self.mode == "short_side":
-            factor = self._stepped(self.short, zoom) * min(self.short / min(before), self.long / max(before))
-        elif self.mode == "long_side":
-            factor = self._stepped(self.long, zoom) * self.long / max(before)
-        else:
+        half = 0.5 if self.rounding == "nearest" else 0.0
+        height, width = self._sides(before, zoom)
+        return Size(max(1, int(height + half)), max(1, int(width + half)))
+
+    def _sides(self, before: Size, zoom: float) -> tuple[float, float]:
+        """Height and width before they are rounded."""
+        height, width = before
+        if self.mode == "letterbox":
             factor = min(zoom, 1.0) * min(self.height / height, self.width / width)
-        return Size(max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
+        elif self.mode == "long_side":
+            factor = self._stepped(self.long, zoom) / max(before)
+        else:
+            short = self._stepped(self.short, zoom)
+            long = self.long * short / self.short
+            if self.rounding == "floor":  # torchvision 0.29; scripted or years older, its float32 may tip a pixel
+                factor = min(short / min(before), long / max(before))
+            else:  # in Detectron2's two steps: where half a pixel is left over, the last bit decides
+                factor = short / min(before)
+                height, width = (short, factor * width) if height < width else (factor * height, short)
+                factor = min(1.0, long / max(height, width))
+        return height * factor, width * factor
 
     def canvas(self, sizes: Iterable[Size]) -> Size:
         """Height and width that a batch of resized pictures of these sizes is padded to."""
@@ -100,9 +138,9 @@ class Preprocess:
             height, width = max(heights), max(widths)
         return Size(-(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor)
 
-    def _stepped(self, side: int, zoom: float) -> float:
-        """The zoom nearest to the given one that makes `side` a multiple of the divisor."""
-        return zoom if zoom == 1 else max(1, round(zoom * side / self.divisor)) * self.divisor / side
+    def _stepped(self, side: int, zoom: float) -> int:
+        """The multiple of the divisor nearest to the side times the zoom."""
+        return side if zoom == 1 else max(1, round(zoom * side / self.divisor)) * self.divisor
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -116,11 +154,15 @@ class Preprocess:
         return cls(**values)
 
 
-def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """A uint8 picture (H, W, 3) at another size, bilinear with antialiasing."""
+def resize(image: np.ndarray, size: Size, resample: Resample = "antialias") -> np.ndarray:
+    """A uint8 picture (H, W, 3) at another size; `resample` as in `Preprocess`, where plain gives float32."""
     if image.shape[:2] == size:
         return image
-    # On uint8 this is Pillow's resize to within two grey levels, in half the time.
+    if resample == "pillow":
+        return np.array(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR))
+    # On uint8, antialias is Pillow's resize to within two grey levels, in less than half the time.
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
-    resized = interpolate(pixels, size=tuple(size), mode="bilinear", antialias=True)
+    if resample == "plain":
+        pixels = pixels.float()
+    resized = interpolate(pixels, size=tuple(size), mode="bilinear", antialias=resample == "antialias")
     return resized[0].permute(1, 2, 0).contiguous().numpy()
