@@ -28,7 +28,7 @@ UPWARDS = {("engine/predict.py", "boxwright.report.draw")}
 """`result.draw()`: drawing is looked up when it is asked for."""
 
 ONLY = {"matplotlib": {"report/plots.py"}, "hotcoco": {"metrics/coco.py"}, "numba": {"proposals/compiled.py"}}
-LAZY = ("timm", "torchvision", "hotcoco", "tensorboard")
+LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub")
 """Slow or optional: imported where they are used, never with the file."""
 
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import sys
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import tyro
 from safetensors.torch import load_file
 
 from boxwright.cli import main, train
-from boxwright.cli.train import Train, new_folder
+from boxwright.cli.run import new_folder
+from boxwright.cli.train import Train
 from boxwright.data.formats import open_dataset
+from boxwright.data.preprocess import Preprocess
 from boxwright.data.shapes import NAMES, write_shapes
-from boxwright.detectors import DETECTORS
-from boxwright.engine.checkpoint import load_detector
+from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
+from boxwright.engine.checkpoint import load_detector, save_detector
 from boxwright.engine.evaluate import evaluate_detector
 from boxwright.engine.history import History
 from boxwright.engine.train import TrainConfig
@@ -121,6 +125,75 @@ def test_without_parts_they_are_drawn_and_written_down(tmp_path: Path, monkeypat
     assert not (folder / "curves.png").exists()
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of circles and cats that sees pictures as 64 x 96 pixels, and whose weights have a licence."""
+    torch.manual_seed(5)
+    config = RetinaNetConfig("mobilenet_v3_small", channels=16, depth=1, frozen_stages=1)
+    path = tmp_path_factory.mktemp("model") / "cats.safetensors"
+    preprocess = Preprocess("letterbox", height=64, width=96, resample="plain")
+    save_detector(path, config.build(2), config, ("cat", "Circle"), preprocess, {"licence": "CC0-1.0"})
+    return path
+
+
+def test_fine_tuning_takes_what_it_knows_from_the_model_and_needs_it_no_more(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = Path(shutil.copy(model, tmp_path)), tmp_path / "run"
+    words = shlex.split("--batch 2 --epochs 1 --workers 0 --precision fp32 --device cpu --log-every 2 --lr 1e-9")
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "step", lambda self, step: signal.raise_signal(signal.SIGINT))
+        assert main(["train", "--from", str(file), "--data", str(data), "--out", str(folder), *words]) == 130
+    said = "kept: circle ('Circle'); started: square, triangle; left behind: cat\n"
+    assert f"from {file}: {said}" in capsys.readouterr().out
+
+    file.unlink()
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 0
+    before, after = load_detector(model), load_detector(folder / "best.safetensors")
+    assert (after.config, after.preprocess) == (before.config, before.preprocess)
+    assert after.names == NAMES
+    origin = after.metadata["from"]
+    assert origin == json.loads((folder / "config.json").read_text())["from"]
+    assert (origin["model"], origin["detector"], origin["licence"]) == (str(file), "retinanet", "CC0-1.0")
+    assert (origin["kept"], origin["started"], origin["dropped"]) == (["circle"], ["square", "triangle"], ["cat"])
+    head = [each.detector.state_dict()["anchors.head.logits.weight"] for each in (before, after)]
+    rows = head[0].unflatten(0, (9, 2))[:, 1], head[1].unflatten(0, (9, 3))[:, NAMES.index("circle")]
+    torch.testing.assert_close(*rows, rtol=0, atol=1e-6)  # at that learning rate nothing moves
+
+
+def test_a_detector_that_is_named_begins_with_the_options_of_the_model(model: Path) -> None:
+    defaults = Train(start=str(model)).defaults()
+
+    def read(words: str) -> Any:
+        return tyro.cli(Train, args=shlex.split(words), default=defaults).detector
+
+    config = load_detector(model).config
+    assert read("--from x") == config
+    assert read("retinanet --depth 2 --backbone efficientnet_lite0") == replace(
+        config, depth=2, backbone="efficientnet_lite0"
+    )
+    assert read("fcos") == FCOSConfig()
+
+
+def test_sizes_of_pictures_change_the_preprocessing_of_the_model(model: Path) -> None:
+    before = load_detector(model).preprocess
+    assert train._with_size(Train()).preprocess == Preprocess(short=320, long=416)
+    assert train._with_size(Train(preprocess=before)).preprocess == before
+    larger = train._with_size(Train(preprocess=before, size=(128, 160))).preprocess
+    assert larger == replace(before, height=128, width=160)
+    other = train._with_size(Train(preprocess=before, resize="short_side")).preprocess
+    assert other == replace(before, mode="short_side", short=64, long=96)
+
+
+def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_path: Path) -> None:
+    content = json.loads((whole / "config.json").read_text())
+    wanted = train._read_options(whole / "config.json")
+    del content["preprocess"], content["from"], content["options"]["start"]
+    content["options"]["resize"] = "short_side"
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert train._read_options(tmp_path / "config.json") == replace(wanted, resize="short_side")
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert new_folder(tmp_path / "a") == tmp_path / "a"
     assert new_folder(tmp_path / "a") == tmp_path / "a"  # still empty
@@ -139,10 +212,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         (["--resume", "runs/x"], "runs/x is no folder of a run: it has no config.json"),
         (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "of which cat is not among them"),
         (["faster_rcnn", "--data", "DATA", "--device", "gpu"], "there is no device 'gpu'"),
+        (["--from", "nowhere.safetensors", "--data", "DATA"], "there is no model 'nowhere.safetensors'"),
+        (["--from", "RUN/resume.safetensors", "--data", "DATA"], "holds no detector (a training's resume file?)"),
+        (["fcos", "--from", "RUN", "--data", "DATA", "--device", "cpu"], "in the FasterRCNN to start from: give the"),
     ],
 )
-def test_what_is_wrong_is_said(data: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *(word.replace("DATA", str(data)) for word in words)]) == 1
+def test_what_is_wrong_is_said(
+    data: Path, whole: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("DATA", str(data)).replace("RUN", str(whole)) for word in words]
+    assert main(["train", *words]) == 1
     assert said in " ".join(capsys.readouterr().err.split())
 
 

@@ -32,7 +32,8 @@ def test_there_and_back(config: FasterRCNNConfig | RetinaNetConfig, tmp_path: Pa
     detector = config.build(len(NAMES)).eval()
     save_detector(tmp_path / "a" / "b.safetensors", detector, config, NAMES, PREPROCESS, {"threshold": 0.25})
     loaded = load_detector(tmp_path / "a" / "b.safetensors")
-    assert (loaded.names, loaded.preprocess, loaded.metadata["threshold"]) == (NAMES, PREPROCESS, 0.25)
+    assert (loaded.config, loaded.names, loaded.preprocess) == (config, NAMES, PREPROCESS)
+    assert loaded.metadata["threshold"] == 0.25
     assert not loaded.detector.training
     images = Images(torch.rand(1, 3, 64, 96) * 255, torch.tensor([[64, 96]]))
     with torch.inference_mode():

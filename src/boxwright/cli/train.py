@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ import torch
 import tyro
 
 from boxwright import __version__
+from boxwright.cli.run import Run, new_folder
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
@@ -26,13 +26,12 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.engine import checkpoint
-from boxwright.engine.checkpoint import name_of
+from boxwright.engine.checkpoint import Loaded, load_detector, name_of
 from boxwright.engine.distributed import Place, join
-from boxwright.engine.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
-from boxwright.engine.history import History, rank, summary
+from boxwright.engine.finetune import Transfer, transfer
 from boxwright.engine.progress import Progress
-from boxwright.engine.train import Epoch, TrainConfig, Training
-from boxwright.metrics import Evaluation, evaluate
+from boxwright.engine.train import TrainConfig, Training
+from boxwright.zoo import find
 
 if TYPE_CHECKING:
     AnyDetector = Any
@@ -42,9 +41,9 @@ else:
     )
     AnyDetector = tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[_choice | None]]
 
-_KEPT = ("classes", "size", "resize", "augment", "batch", "pretrained", "log_every")  # fields in config.json
+_KEPT = ("start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every")  # fields in config.json
+_INHERITED = ("licence", "origin")  # what a file of foreign weights says of them
 _SAVE_EVERY = 300.0  # seconds
-_EVALUATION_SHARE = 0.1  # of the time that training takes; a picture costs a third of what it costs to learn from it
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,28 @@ class Train:
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the run in this folder, with its options; only --device and --workers may be given too."""
+    start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
+    """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and its size of pictures are
+    the defaults; classes that have the names of its own begin with what it knows of them."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Learn only these, in this order; all if not given."""
-    size: tuple[int, int] = (320, 416)
+    size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT", help_behavior_hint="")] = None
     """The picture as the detector sees it, in pixels: its shorter side, and what its longer side may reach at most.
-    For letterbox and stretch: height and width."""
-    resize: Literal["short_side", "letterbox", "stretch"] = "short_side"
-    """How pictures get their size; letterbox and stretch give all of them the same."""
+    For letterbox and stretch: height and width. 320 416 if not given."""
+    resize: Annotated[
+        Literal["short_side", "letterbox", "stretch"] | None,
+        tyro.conf.arg(metavar="{short_side,letterbox,stretch}", help_behavior_hint=""),
+    ] = None
+    """How pictures get their size; letterbox and stretch give all of them the same. short_side if not given."""
+    preprocess: tyro.conf.Suppress[tyro.conf.Fixed[Preprocess]] = Preprocess(short=320, long=416)
+    """What `size` and `resize` change; that of the model which is fine-tuned takes its place."""
     augment: Literal["none", "light", "standard", "strong"] = "standard"
     """How much training pictures are varied; more pays in longer runs."""
     batch: int = 8
     """Pictures in a step, shared among the processes of torchrun."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """The backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
+    """The backbone starts from ImageNet weights (boxwright[pretrained]), without --from; with --no-pretrained from
+    random ones."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load pictures; one core less than there are, at most 4, if not given."""
     device: str = "auto"
@@ -86,10 +94,16 @@ class Train:
 
     def run(self) -> int:
         """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+        source = None
         if self.resume is None:
-            if self.detector is None or self.data is None:
-                raise ValueError(f"say what to train on what: boxwright train {'|'.join(DETECTORS)} --data PATH")
+            if self.data is None or (self.detector is None and self.start is None):
+                kinds = "|".join(DETECTORS)
+                raise ValueError(f"say what to train on what: boxwright train {kinds} --data PATH, or --from MODEL")
             options = self
+            if self.start is not None:
+                source = load_detector(find(self.start))
+                options = replace(self, detector=self.detector or source.config, preprocess=source.preprocess)
+            options = _with_size(options)
         else:
             if self != replace(Train(), resume=self.resume, device=self.device, workers=self.workers):
                 raise ValueError("--resume goes on with the options of the run; only --device and --workers may change")
@@ -97,10 +111,14 @@ class Train:
         with join(options.device) as place:
             if not place.first:
                 warnings.simplefilter("ignore")  # the first process says it once for all
-            return _train(options, place, self.resume)
+            return _train(options, place, self.resume, source)
+
+    def defaults(self) -> Train:
+        """What options that are not given are, once `start` is known: the detector's own are those of the model."""
+        return Train() if self.start is None else Train(detector=load_detector(find(self.start)).config)
 
 
-def _train(options: Train, place: Place, resume: Path | None) -> int:
+def _train(options: Train, place: Place, resume: Path | None, source: Loaded | None) -> int:
     if options.batch % place.world:
         raise ValueError(f"--batch {options.batch} does not divide among {place.world} processes; give a multiple")
     splits = open_dataset(_given(options.data), seed=options.training.seed)
@@ -110,11 +128,17 @@ def _train(options: Train, place: Place, resume: Path | None) -> int:
         raise ValueError(f"{options.data}: no object of {', '.join(names)} in the training part to learn from")
 
     torch.manual_seed(options.training.seed)
-    detector = options.detector.build(len(names), options.pretrained)
+    detector = options.detector.build(len(names), options.pretrained and options.start is None)
+    origin = {}
+    if source is not None:
+        begun = transfer(detector, names, source)
+        origin = _origin(options, source, begun)
+        if place.first:
+            print(f"from {options.start}: {begun}", flush=True)
     detector.to(place.device, memory_format=torch.channels_last)
     batches = Batches(
         parts["train"],
-        _preprocess(options),
+        options.preprocess,
         PRESETS[options.augment],
         options.batch // place.world,
         seed=options.training.seed,
@@ -131,9 +155,11 @@ def _train(options: Train, place: Place, resume: Path | None) -> int:
 
     run = None
     if place.first:
-        run = Run(resume or new_folder(options.out or _usual_folder(options)), options, parts, names, batches.workers)
+        folder = resume or new_folder(options.out or _usual_folder(options))
         if resume is None:
-            _write_options(options, run.folder / "config.json")
+            _write_options(options, origin, folder / "config.json")
+        run = Run(folder, options, parts, names, batches.workers)
+        if resume is None:
             training.save(run.folder / "resume.safetensors")  # from now on there is something to go on from
             if splits.made:
                 splits.save(run.folder / "splits.json")
@@ -159,84 +185,6 @@ def _train(options: Train, place: Place, resume: Path | None) -> int:
     if run is not None:
         print(f"stopped after step {training.step}; to go on: boxwright train --resume {run.folder}", file=sys.stderr)
     return 128 + (caught or [signal.SIGTERM])[0]  # nothing caught: another process was told to stop
-
-
-class Run:
-    """The folder of a run, and what is done there between epochs."""
-
-    def __init__(
-        self, folder: Path, options: Train, parts: dict[str, Dataset], names: tuple[str, ...], workers: int
-    ) -> None:
-        self.folder, self.options, self.parts, self.names = folder, options, parts, names
-        self.preprocess = _preprocess(options)
-        self.history = History(folder)
-        self.workers = workers
-        self.best, self.last = folder / "best.safetensors", folder / "last.safetensors"
-
-    def finish(self, epoch: Epoch) -> None:
-        """After an epoch: evaluate if it is time, save, log, say how it went."""
-        metadata: dict[str, Any] = {
-            "boxwright": __version__,
-            "epoch": epoch.number,
-            "training": asdict(epoch.training.config),
-            "data": str(self.options.data),
-            "metrics": {},
-        }
-        quality, best = None, "val" not in self.parts
-        if not best and (epoch.number % self._evaluate_every() == 0 or epoch.training.finished):
-            with epoch.training.averaged() as detector:
-                quality, metadata["threshold"] = self._evaluate(detector)
-            metadata["metrics"]["val"] = summary(quality)
-            best = rank(quality.ap) > self.history.best(epoch.number - 1) or not self.best.exists()
-        if best:
-            self._save(self.best, epoch, metadata)
-        self._save(self.last, epoch, metadata)
-        self.history.append(epoch, quality)
-        if quality is not None or epoch.training.finished:
-            self._draw_curves()
-        print(_line(epoch, quality, best), flush=True)
-
-    def conclude(self, detector: Detector) -> None:
-        """After the last epoch: measure the best detector on the test part, if there is one."""
-        tensors, described = checkpoint.read(self.best)
-        if "test" in self.parts:
-            checkpoint.fill(detector, tensors, self.best)
-            dataset, batch = self.parts["test"], self.options.batch
-            quality = evaluate_detector(detector, dataset, self.names, self.preprocess, batch, self.workers)
-            self.history.test(quality)
-            described["metrics"]["test"] = summary(quality)
-            checkpoint.write(self.best, tensors, described)
-            print(f"\nthe best detector, of epoch {described['epoch']}, on the test part:\n{quality.table()}")
-        print(f"\nboxwright detect photo.jpg --model {self.best}")
-
-    def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
-        """The quality on the validation part, and the score from which on detections should be shown."""
-        dataset = self.parts["val"]
-        found = detect_dataset(detector, dataset, self.preprocess, self.options.batch, self.workers)
-        targets = targets_of(dataset)
-        return evaluate(found, targets, self.names), best_threshold(found, targets)
-
-    def _evaluate_every(self) -> int:
-        return math.ceil(len(self.parts["val"]) / len(self.parts["train"]) / 3 / _EVALUATION_SHARE)
-
-    def _save(self, path: Path, epoch: Epoch, metadata: dict[str, Any]) -> None:
-        training = epoch.training
-        checkpoint.save_detector(
-            path,
-            training.detector,
-            self.options.detector,
-            self.names,
-            self.preprocess,
-            metadata,
-            weights=training.weights(),
-        )
-
-    def _draw_curves(self) -> None:
-        try:
-            from boxwright.report.plots import draw_curves
-        except ImportError:
-            return  # without matplotlib there is no picture; the numbers are in log.jsonl
-        draw_curves(self.history.epochs(), self.folder / "curves.png")
 
 
 @contextmanager
@@ -273,11 +221,14 @@ def _propose(detector: Detector, parts: dict[str, Dataset]) -> None:
         warm(detector.propose, sources, progress=bar.update)
 
 
-def _preprocess(options: Train) -> Preprocess:
-    first, second = options.size
-    if options.resize == "short_side":
-        return Preprocess(short=first, long=second)
-    return Preprocess(mode=options.resize, height=first, width=second)
+def _with_size(options: Train) -> Train:
+    """The options with a `preprocess` as `size` and `resize` want it, where they are given."""
+    before, mode = options.preprocess, options.resize or options.preprocess.mode
+    usual = (before.height, before.width) if before.mode in ("letterbox", "stretch") else (before.short, before.long)
+    first, second = options.size or usual
+    if mode in ("letterbox", "stretch"):
+        return replace(options, preprocess=replace(before, mode=mode, height=first, width=second))
+    return replace(options, preprocess=replace(before, mode=mode, short=first, long=second))
 
 
 def _workers(wanted: int | None, place: Place) -> int:
@@ -287,42 +238,48 @@ def _workers(wanted: int | None, place: Place) -> int:
     return min(cores // place.neighbours - 1, 4) if cores > place.neighbours else 0
 
 
-def new_folder(wanted: Path) -> Path:
-    """An empty folder of that name, or with the first number behind it that makes it a new one."""
-    folder, number = wanted, 1
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _usual_folder(options: Train) -> Path:
     return Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
 
 
-def _write_options(options: Train, path: Path) -> None:
+def _origin(options: Train, source: Loaded, begun: Transfer) -> dict[str, Any]:
+    """What a run and its checkpoints keep of the model that is fine-tuned."""
+    known = source.metadata.get("from", {}) | source.metadata  # it may have been fine-tuned itself
+    about = {key: known[key] for key in _INHERITED if key in known}
+    return {"model": options.start, "detector": name_of(source.config), **about, **begun.to_dict()}
+
+
+def _write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
     content = {
         "boxwright": __version__,
         "data": str(_given(options.data).resolve()),
         "detector": name_of(options.detector),
         "config": asdict(options.detector),
+        "preprocess": options.preprocess.to_dict(),
         "training": asdict(options.training),
         "options": {name: getattr(options, name) for name in _KEPT},
+        "from": origin,
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_options(path: Path) -> Train:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return replace(
+    content = _read_json(path)
+    options = replace(
         checkpoint.from_json(Train, content["options"]),
         detector=checkpoint.from_json(DETECTORS[content["detector"]], content["config"]),
         training=checkpoint.from_json(TrainConfig, content["training"]),
         data=Path(content["data"]),
     )
+    if "preprocess" not in content:  # written before there was --from
+        return _with_size(options)
+    return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _introduction(options: Train, training: Training, parts: dict[str, Dataset], folder: Path) -> str:
@@ -334,13 +291,6 @@ def _introduction(options: Train, training: Training, parts: dict[str, Dataset],
         f"{training.total_epochs} epochs of {training.steps_per_epoch} steps in {training.config.precision} "
         f"on {training.device}\n{folder}/"
     )
-
-
-def _line(epoch: Epoch, quality: Evaluation | None, best: bool) -> str:
-    parts = [f"epoch {epoch.number}/{epoch.training.total_epochs}", f"loss {epoch.losses['total']:.3f}"]
-    if quality is not None:
-        parts.append(f"AP {quality.ap:.3f} AP50 {quality.ap50:.3f}" + " (best)" * best)
-    return " · ".join([*parts, f"{epoch.seconds:.0f} s, {epoch.images_per_second:.1f} images/s"])
 
 
 def _given(path: Path | None) -> Path:

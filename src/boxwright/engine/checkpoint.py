@@ -29,12 +29,13 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint rebuilds."""
+    """What a checkpoint rebuilds; `config` is the value of `DETECTORS` that built the detector."""
 
     detector: Detector
     names: tuple[str, ...]
     preprocess: Preprocess
     metadata: dict[str, Any]
+    config: Any
 
 
 def save_detector(
@@ -86,7 +87,8 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loade
     config = from_json(DETECTORS[kind], described["config"])
     detector = config.build(len(names))
     fill(detector, tensors, path)
-    return Loaded(detector.to(device).eval(), names, Preprocess.from_dict(described["preprocess"]), described)
+    preprocess = Preprocess.from_dict(described["preprocess"])
+    return Loaded(detector.to(device).eval(), names, preprocess, described, config)
 
 
 def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> None:
