@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from boxwright.boxes.convert import cxcywh_to_xyxy, xyxy_to_cxcywh
+from boxwright.boxes.convert import at_least_float32, cxcywh_to_xyxy, xyxy_to_cxcywh
 
 SMALLEST = 1e-6
 """Pixels. Narrower boxes are encoded as if they were this wide, so that no target is infinite."""
@@ -72,7 +72,7 @@ class DeltaCodec:
         (..., 4), (..., 4) xyxy -> (..., 4) xyxy
         """
         wx, wy, ww, wh = self.weights
-        tx, ty, tw, th = _at_least_float32(deltas).unbind(-1)
+        tx, ty, tw, th = at_least_float32(deltas).unbind(-1)
         px, py, pw, ph = _centre_and_extent(references)
         x, y = px + tx / wx * pw, py + ty / wy * ph
         w, h = pw * torch.exp((tw / ww).clamp(max=self.clamp)), ph * torch.exp((th / wh).clamp(max=self.clamp))
@@ -107,7 +107,7 @@ class DistanceCodec:
         (..., 4), (..., 4) xyxy -> (..., 4) xyxy
         """
         x, y, width, height = _centre_and_extent(references)
-        deltas = _at_least_float32(deltas)
+        deltas = at_least_float32(deltas)
         sides = deltas.relu() if self.positive == "relu" else deltas.clamp(max=self.clamp).exp()
         left, top, right, bottom = sides.unbind(-1)
         return torch.stack((x - left * width, y - top * height, x + right * width, y + bottom * height), dim=-1)
@@ -117,13 +117,9 @@ def distances(references: Tensor, boxes: Tensor) -> Tensor:
     """From the centre of each reference to the left, top, right and bottom side of its box, in pixels; negative where
     the centre lies beyond the side. (..., 4), (..., 4) xyxy -> (..., 4)"""
     x, y, _, _ = _centre_and_extent(references)
-    x1, y1, x2, y2 = _at_least_float32(boxes).unbind(-1)
+    x1, y1, x2, y2 = at_least_float32(boxes).unbind(-1)
     return torch.stack((x - x1, y - y1, x2 - x, y2 - y), dim=-1)
 
 
 def _centre_and_extent(boxes: Tensor) -> tuple[Tensor, ...]:
-    return xyxy_to_cxcywh(_at_least_float32(boxes)).unbind(-1)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return xyxy_to_cxcywh(at_least_float32(boxes)).unbind(-1)

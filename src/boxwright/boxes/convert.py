@@ -75,3 +75,9 @@ def scale(boxes: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x1 * x, y1 * y, x2 * x, y2 * y), dim=-1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """float32 and float64 as they are; what has fewer bits, such as bfloat16, which cannot tell pixels apart, as
+    float32."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()

@@ -15,20 +15,22 @@ import math
 import torch
 from torch import Tensor
 
+from boxwright.boxes.convert import at_least_float32
+
 EPSILON = 1e-12
 """Square pixels. A smaller area counts as none, which keeps quotients and their gradients inside float32."""
 
 
 def area(boxes: Tensor) -> Tensor:
     """Area in square pixels; 0 for an inverted box. (..., 4) -> (...)"""
-    x1, y1, x2, y2 = _at_least_float32(boxes).unbind(-1)
+    x1, y1, x2, y2 = at_least_float32(boxes).unbind(-1)
     return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Area shared by two boxes. (..., 4), (..., 4) -> (...)"""
-    ax1, ay1, ax2, ay2 = _at_least_float32(a).unbind(-1)
-    bx1, by1, bx2, by2 = _at_least_float32(b).unbind(-1)
+    ax1, ay1, ax2, ay2 = at_least_float32(a).unbind(-1)
+    bx1, by1, bx2, by2 = at_least_float32(b).unbind(-1)
     width = torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)
     height = torch.minimum(ay2, by2) - torch.maximum(ay1, by1)
     return width.clamp(min=0) * height.clamp(min=0)
@@ -68,10 +70,6 @@ def ciou(a: Tensor, b: Tensor) -> Tensor:
     return overlap - _distance(a, b) - alpha * penalty
 
 
-def _at_least_float32(boxes: Tensor) -> Tensor:
-    return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
-
-
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, and a constant 0 where there is no whole.
 
@@ -89,8 +87,8 @@ def _iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _hull(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Width and height of the smallest box around both."""
-    ax1, ay1, ax2, ay2 = _at_least_float32(a).unbind(-1)
-    bx1, by1, bx2, by2 = _at_least_float32(b).unbind(-1)
+    ax1, ay1, ax2, ay2 = at_least_float32(a).unbind(-1)
+    bx1, by1, bx2, by2 = at_least_float32(b).unbind(-1)
     width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
     height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
     return width.clamp(min=0), height.clamp(min=0)
@@ -98,8 +96,8 @@ def _hull(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of the centres over the squared diagonal of the hull, 0..1."""
-    ax1, ay1, ax2, ay2 = _at_least_float32(a).unbind(-1)
-    bx1, by1, bx2, by2 = _at_least_float32(b).unbind(-1)
+    ax1, ay1, ax2, ay2 = at_least_float32(a).unbind(-1)
+    bx1, by1, bx2, by2 = at_least_float32(b).unbind(-1)
     between = ((ax1 + ax2 - bx1 - bx2) / 2) ** 2 + ((ay1 + ay2 - by1 - by2) / 2) ** 2
     width, height = _hull(a, b)
     return _ratio(between, width**2 + height**2)
@@ -107,6 +105,6 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
     """arctan(width / height), a measure of shape between 0 and pi/2."""
-    x1, y1, x2, y2 = _at_least_float32(boxes).unbind(-1)
+    x1, y1, x2, y2 = at_least_float32(boxes).unbind(-1)
     # At width = height = 0 the angle has no gradient: a millionth of a pixel keeps it finite.
     return torch.atan2((x2 - x1).clamp(min=0), (y2 - y1).clamp(min=1e-6))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND
 from boxwright.boxes.codec import Codec
+from boxwright.boxes.convert import at_least_float32
 from boxwright.detectors.base import Detector
 from boxwright.detectors.select import Candidates, Select, best, deltas_of
 from boxwright.types import Images, Losses, Slots, Target
@@ -116,8 +117,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def per_anchor(output: Tensor, *numbers: int) -> Tensor:
-    """A convolution's (N, a * numbers, h, w) to (N, h * w * a, *numbers), in float32."""
-    return output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, *numbers).float()
+    """A convolution's (N, a * numbers, h, w) to (N, h * w * a, *numbers), in float32 at least."""
+    return at_least_float32(output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, *numbers))
 
 
 class AnchorStage(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND, IGNORED, Balanced, ByOverlap
 from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.convert import at_least_float32
 from boxwright.detectors.base import DetectorConfig
 from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
 from boxwright.losses import DeltaLoss
@@ -45,7 +46,8 @@ class RegionHead(nn.Module):
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled regions (R, ...) to logits (R, K + 1) and deltas (R, B, 4)."""
         hidden = self.hidden(pooled)
-        return self.logits(hidden).float(), self.deltas(hidden).float().unflatten(1, (-1, 4))
+        logits, deltas = at_least_float32(self.logits(hidden)), at_least_float32(self.deltas(hidden))
+        return logits, deltas.unflatten(1, (-1, 4))
 
 
 def connected(numbers: int, width: int, layers: int = 2) -> nn.Sequential:

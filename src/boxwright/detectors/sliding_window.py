@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.assign import IGNORED, Balanced, ByOverlap
-from boxwright.boxes.convert import clip
+from boxwright.boxes.convert import at_least_float32, clip
 from boxwright.detectors.anchor_stage import learnt
 from boxwright.detectors.base import Detector, DetectorConfig, Features
 from boxwright.detectors.select import Select, best, gather
@@ -38,7 +38,7 @@ class WindowHead(nn.Module):
     def forward(self, features: Tensor) -> list[Tensor]:
         """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each place."""
         hidden = [self.hidden(window(features).relu()).relu() for window in self.windows]
-        return [self.logits(of_shape).float() for of_shape in hidden]
+        return [at_least_float32(self.logits(of_shape)) for of_shape in hidden]
 
 
 def windows_at(places: Shape, shape: Shape, stride: tuple[float, float], device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 What pool and align compute is to be read in `layers/regions_by_hand.py`; here torchvision's compiled operators do it.
 Every pooler takes maps (N, C, h, w), one per stride, and boxes (N, P, 4) in pixels of the batch, and answers in float32
-with N * P rows, image by image. A box of zeros, as pads the proposals of an image, is pooled as a point.
+(float64 in float64) with N * P rows, image by image. A box of zeros, as pads proposals, is pooled as a point.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import boxwright.layers.region_ops  # noqa: F401  registers torch.ops.boxwright.roi_align and the others
+from boxwright.boxes.convert import at_least_float32
 from boxwright.boxes.iou import area
 
 
@@ -44,9 +45,9 @@ class RegionPooler(nn.Module):
         """What an operator of `layers/region_ops.py` answers for size x size cells of every box."""
         if len(maps) < len(self.strides):
             raise ValueError(f"{type(self).__name__} reads a map for each stride of {self.strides}, got {len(maps)}")
-        maps = [features.float() for features in maps[: len(self.strides)]]
+        maps = [at_least_float32(features) for features in maps[: len(self.strides)]]
         scales = [1 / stride for stride in self.strides]
-        return operator(maps, numbered(boxes.float()), self.level(boxes).flatten(), scales, size, *options)
+        return operator(maps, numbered(boxes.to(maps[0].dtype)), self.level(boxes).flatten(), scales, size, *options)
 
 
 class RegionAlign(RegionPooler):
