@@ -25,7 +25,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_row_per_model(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["models", "--runs", str(runs)]) == 0
-    head, ours, theirs = capsys.readouterr().out.splitlines()
+    head, ours, theirs, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["model", "detector", "AP", "AP50", "on", "MB", "classes"]
     assert ours.split() == [str(runs / "ours"), "retinanet", "0.400", "–", "val", "0.0", "cat,", "dog"]
     assert "not written by boxwright" in theirs
@@ -33,7 +33,7 @@ def test_a_row_per_model(runs: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_as_json(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["models", "--runs", str(runs), "--json"]) == 0
-    ours, theirs = json.loads(capsys.readouterr().out)
+    ours, theirs, *_ = json.loads(capsys.readouterr().out)
     assert ours["name"] == str(runs / "ours") and ours["names"] == ["cat", "dog"]
     assert theirs == {"name": str(runs / "theirs"), "path": str(runs / "theirs" / "best.safetensors")}
 
@@ -42,3 +42,21 @@ def test_nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
     assert cli.main(["models", "--runs", str(tmp_path / "none")]) == 0
     assert "no run in" in capsys.readouterr().out
+
+
+def test_those_of_other_libraries(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """With their licence, and whether the published file is where its library keeps it."""
+    monkeypatch.setenv("TORCH_HOME", str(runs / "torch"))
+    file = runs / "torch" / "hub" / "checkpoints" / "fcos_resnet50_fpn_coco-99b0c9b7.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert cli.main(["models", "--runs", str(runs)]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.startswith("torchvision:")}
+    assert len(lines) == 9
+    assert [name for name, at_hand in lines.items() if at_hand == "yes"] == ["torchvision:fcos_resnet50_fpn"]
+    assert "licence of torchvision's weights: none of their own" in out
+    assert cli.main(["models", "--runs", str(runs), "--json"]) == 0
+    said = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert said["torchvision:fcos_resnet50_fpn"]["path"] == str(file)
+    assert said["torchvision:ssd300_vgg16"]["path"] is None and said["torchvision:ssd300_vgg16"]["url"]

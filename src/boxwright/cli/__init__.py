@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ COMMANDS = {
     "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
     "propose": Command("boxwright.cli.propose", "Propose", "search pictures for regions that may be objects"),
     "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
+    "import": Command("boxwright.cli.import_", "Import", "convert weights of torchvision or Detectron2, with proof"),
+    "verify": Command("boxwright.cli.verify", "Verify", "repeat the proof in an imported model"),
     "models": Command("boxwright.cli.models", "Models", "list the models at hand"),
 }
 
@@ -83,7 +86,10 @@ def _run(name: str, arguments: list[str]) -> int:
 
     command = COMMANDS[name]
     kind = getattr(import_module(command.module), command.name)
-    options = tyro.cli(kind, prog=f"boxwright {name}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    read = partial(tyro.cli, kind, prog=f"boxwright {name}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    options = read()
+    if getattr(options, "start", None) is not None:  # what is not given is as in that model: read again, knowing it
+        options = read(default=options.defaults())
     return options.run() or 0
 
 

@@ -8,6 +8,7 @@ from boxwright.detectors.localizer import Localizer, LocalizerConfig
 from boxwright.detectors.r_fcn import RFCN, RFCNConfig
 from boxwright.detectors.rcnn import RCNN, RCNNConfig
 from boxwright.detectors.retinanet import RetinaNet, RetinaNetConfig
+from boxwright.detectors.rpn import RPN, RPNConfig
 from boxwright.detectors.sliding_window import SlidingWindowConfig, SlidingWindowDetector
 from boxwright.detectors.spp_net import SPPNet, SPPNetConfig
 from boxwright.detectors.ssd import SSD, SSDConfig
@@ -25,11 +26,16 @@ DETECTORS = {
     "fcos": FCOSConfig,
 }
 
+KINDS = {**DETECTORS, "rpn": RPNConfig}
+"""All that a checkpoint may hold: the detectors, and what tells objects from none but not from each other."""
+
 __all__ = [
     "DETECTORS",
     "FCOS",
+    "KINDS",
     "RCNN",
     "RFCN",
+    "RPN",
     "SSD",
     "Detector",
     "FCOSConfig",
@@ -42,6 +48,7 @@ __all__ = [
     "Network",
     "RCNNConfig",
     "RFCNConfig",
+    "RPNConfig",
     "RetinaNet",
     "RetinaNetConfig",
     "SPPNet",

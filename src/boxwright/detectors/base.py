@@ -98,7 +98,7 @@ class DetectorConfig:
     backbone: str = "efficientnet_lite0"
     """Any of `boxwright.backbones`, or a timm model as timm:NAME."""
     levels: tuple[int, ...] = (3, 4, 5)
-    """Levels of the backbone that are used; level l has stride 2**l."""
+    """Levels of the backbone that are used; level l has stride 2**l (where a network is not cut otherwise)."""
     frozen_stages: int = 2
     """How many stages of the backbone keep their weights, counting the stem."""
     norm: str = "frozen"
@@ -141,12 +141,12 @@ class DetectorConfig:
             raise ValueError(f"conventions are {', '.join(CONVENTIONS)}, got {self.conventions!r}")
         return CONVENTIONS[self.conventions]
 
-    def select(self, classes: int, smallest: float) -> Select:
+    def select(self, classes: int, smallest: float, late: bool = False) -> Select:
         """What becomes of the scored boxes of so many classes."""
         if len(self.score) not in (1, classes):
             raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
         score = self.score[0] if len(self.score) == 1 else self.score
-        return Select(score, self.nms, self.candidates, self.detections, smallest=smallest)
+        return Select(score, self.nms, self.candidates, self.detections, smallest=smallest, late=late)
 
 
 def _color(name: str, values: tuple[float, ...]) -> tuple[float, float, float] | None:

@@ -17,6 +17,7 @@ class Conventions:
     smallest_proposal, smallest_region, smallest
                pixels; what is narrower or lower once clipped is dropped: proposals of a region proposal network,
                detections of a region stage, those of a single stage
+    late       detections of a single stage are clipped only once they are suppressed
     """
 
     rounded: bool = False
@@ -26,10 +27,11 @@ class Conventions:
     smallest_proposal: float = 1e-3
     smallest_region: float = 1e-3
     smallest: float = 1e-3
+    late: bool = False
 
 
 CONVENTIONS = {
     "boxwright": Conventions(),
     "torchvision": Conventions(rounded=True, fitted=True, aligned=False, smallest_region=1e-2, smallest=0.0),
-    "detectron2": Conventions(sampling=0, smallest_proposal=1e-9, smallest_region=0.0, smallest=0.0),
+    "detectron2": Conventions(sampling=0, smallest_proposal=1e-9, smallest_region=1e-9, smallest=1e-9, late=True),
 }

@@ -58,6 +58,8 @@ class SharedConfig(RegionConfig):
             hidden = connected(features.channels[0] * size * size, width, self.head_layers)
             if self.head_convolutions:
                 hidden = nn.Sequential(tower(features.channels[0], self.head_convolutions), hidden)
+        if self.pool not in ("align", "pool"):
+            raise ValueError(f"pool is align or pool, got {self.pool!r}")
         strides, habits = self.read(features), self.habits()
         if self.pool == "align":
             pool = RegionAlign(strides, size, habits.sampling, self.canonical, habits.aligned)

@@ -55,6 +55,6 @@ class RetinaNetConfig(DetectorConfig):
             sample=everything,
             class_loss=focal,
             box_loss=DeltaLoss(codec),
-            select=self.select(classes, habits.smallest),
+            select=self.select(classes, habits.smallest, habits.late),
         )
         return RetinaNet(features, stage)

@@ -81,6 +81,8 @@ class Select:
     slots       how many come out
     within      who competes with whom: boxes of one class, of one level (as in region proposal networks), or all
     smallest    pixels; what is narrower or lower once clipped to its picture is no box
+    late        only what survives suppression is clipped and measured, in place of all that enters it (Detectron2's
+                RetinaNet)
     suppress    the suppression itself
     """
 
@@ -90,6 +92,7 @@ class Select:
     slots: int = 100
     within: Literal["class", "level", "image"] = "class"
     smallest: float = SMALLEST
+    late: bool = False
     suppress: Suppress = nms_mask
 
     def __post_init__(self) -> None:
@@ -98,10 +101,9 @@ class Select:
 
     def __call__(self, boxes: Tensor, found: Candidates, sizes: Tensor) -> Slots:
         """Boxes (N, C, 4) of candidates (N, C), clipped to sizes (N, 2), to slots (N, S); all 0 where not valid."""
-        boxes = clip(boxes, sizes)
+        boxes = boxes if self.late else clip(boxes, sizes)
         groups = {"class": found.labels, "level": found.levels, "image": torch.zeros_like(found.labels)}[self.within]
-        extent = (boxes[..., 2:] - boxes[..., :2]).amin(-1)
-        valid = (found.scores > self._threshold(found)) & (extent >= self.smallest)
+        valid = (found.scores > self._threshold(found)) & (self.late | self._has_extent(boxes))
         stays = self.suppress(boxes, found.scores, groups, valid, self.iou, self.slots)
 
         ranked = torch.where(stays, found.scores, -1.0)
@@ -109,9 +111,16 @@ class Select:
         top = ranked.topk(self.slots, dim=1)
         valid = top.values >= 0
         rows = top.indices.clamp(max=boxes.shape[1] - 1)
-        boxes = torch.where(valid[..., None], gather(boxes, rows), 0.0)
+        boxes = gather(boxes, rows)
+        if self.late:
+            boxes = clip(boxes, sizes)
+            valid &= self._has_extent(boxes)
+        boxes = torch.where(valid[..., None], boxes, 0.0)
         labels = torch.where(valid, gather(found.labels, rows), 0)
-        return Slots(boxes, top.values.clamp(min=0), labels, valid)
+        return Slots(boxes, torch.where(valid, top.values, 0.0), labels, valid)
+
+    def _has_extent(self, boxes: Tensor) -> Tensor:
+        return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.smallest
 
     def _threshold(self, found: Candidates) -> float | Tensor:
         if not isinstance(self.score, tuple):

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors import KINDS, Detector
 
 FORMAT = 1
 
@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint rebuilds; `config` is the value of `DETECTORS` that built the detector."""
+    """What a checkpoint rebuilds; `config` is the value of `KINDS` that built the detector."""
 
     detector: Detector
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ def save_detector(
     half: bool = False,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a detector built by `config`, one of the values of `DETECTORS`.
+    """Write a detector built by `config`, one of the values of `KINDS`.
 
     half     store the weights as float16, half the size; they are float32 again when loaded
     weights  a state dict to store in place of the detector's own, such as an average
@@ -68,11 +68,11 @@ def save_detector(
 
 
 def name_of(config: Any) -> str:
-    """The name in `DETECTORS` of a detector's config."""
-    for name, kind in DETECTORS.items():
+    """The name in `KINDS` of a detector's config."""
+    for name, kind in KINDS.items():
         if type(config) is kind:
             return name
-    raise ValueError(f"expected the config of one of {', '.join(DETECTORS)}, got a {type(config).__name__}")
+    raise ValueError(f"expected the config of one of {', '.join(KINDS)}, got a {type(config).__name__}")
 
 
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
@@ -81,10 +81,10 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loade
     kind = described.get("detector")
     if kind is None:
         raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
-    if kind not in DETECTORS:
-        raise CheckpointError(f"{path} holds a {kind!r}; this boxwright knows {', '.join(DETECTORS)}; update it")
+    if kind not in KINDS:
+        raise CheckpointError(f"{path} holds a {kind!r}; this boxwright knows {', '.join(KINDS)}; update it")
     names = tuple(described["names"])
-    config = from_json(DETECTORS[kind], described["config"])
+    config = from_json(KINDS[kind], described["config"])
     detector = config.build(len(names))
     fill(detector, tensors, path)
     preprocess = Preprocess.from_dict(described["preprocess"])

@@ -1,4 +1,4 @@
-"""The models at hand: those that come with boxwright, and those of your own runs."""
+"""The models at hand: those that come with boxwright, those of other libraries and of the hub, and your own runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +30,13 @@ class Model:
 def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
     """A detector ready to look at pictures: `load()("photo.jpg").boxes`.
 
-    model   the name of a bundled model, a .safetensors file, or the folder of a run (its best epoch)
+    model   the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), weights that another
+            library publishes, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
+            hf:owner/repo/model.safetensors@COMMIT
     device  "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest there is
 
-    Raises ValueError where there is no such model, naming those there are, and where the file is not whole.
+    Raises ValueError where there is no such model, naming those there are, and where the file is not whole; OSError
+    where it would have to be fetched and the network does not allow it.
     """
     path = find(model)
     from boxwright.engine.checkpoint import load_detector
@@ -45,10 +50,21 @@ def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Pr
 
 
 def find(model: str | Path = DEFAULT) -> Path:
-    """The file that `load` would read. A bundled name comes before a folder of that name: write ./name for that."""
+    """The file that `load` would read. A bundled name comes before a folder of that name: write ./name for that.
+
+    A foreign model is converted, and one of the hub fetched, the first time it is asked for.
+    """
     names = bundled()
     if str(model) in names:
         return names[str(model)]
+    if is_foreign(str(model)):
+        from boxwright.zoo.convert import obtain
+
+        return obtain(str(model))
+    if str(model).startswith("hf:"):
+        from boxwright.zoo.hub import fetch
+
+        return fetch(str(model))
     path = Path(model)
     if path.is_file():
         return path
@@ -57,7 +73,10 @@ def find(model: str | Path = DEFAULT) -> Path:
             return path / "best.safetensors"
         raise ValueError(f"{path} is a folder without best.safetensors; a run's folder has one after its first epoch")
     known = ", ".join(names) or "a bundled one (none here)"
-    raise ValueError(f"there is no model '{model}': expected {known}, a .safetensors file or a run's folder")
+    raise ValueError(
+        f"there is no model '{model}': expected {known}, a .safetensors file or a run's folder, "
+        "source:model of another library (`boxwright models`), or hf:owner/repo/file@COMMIT"
+    )
 
 
 def bundled() -> dict[str, Path]:

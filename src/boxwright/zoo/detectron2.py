@@ -1,0 +1,232 @@
+"""Detectron2's model zoo: its detectors as ours, and their weights under our names.
+
+Numbers and names are those of its configs (COCO-Detection/*.yaml and what they are based on), model_zoo.py and
+MODEL_ZOO.md at https://github.com/facebookresearch/detectron2. What it does its own way are options of our parts:
+pictures come as blue, green, red, which is turned round in the first convolution; the anchors of a cell are ordered by
+size, then ratio, ours by ratio, then size, which is a permutation of the heads' rows; the rest is in the configs below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.zoo.coco import NAMES
+from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
+from boxwright.zoo.torchvision import read as read_state_dict
+from boxwright.zoo.unpickle import read_pickle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from boxwright.boxes.anchors import AnchorGrid
+    from boxwright.zoo.foreign import State
+
+LICENCE = "CC BY-SA 3.0 (MODEL_ZOO.md)"
+SITE = "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection"
+FILES = {
+    "faster_rcnn_R_50_C4_1x": "137257644/model_final_721ade.pkl",
+    "faster_rcnn_R_50_DC5_1x": "137847829/model_final_51d356.pkl",
+    "faster_rcnn_R_50_FPN_1x": "137257794/model_final_b275ba.pkl",
+    "faster_rcnn_R_50_C4_3x": "137849393/model_final_f97cb7.pkl",
+    "faster_rcnn_R_50_DC5_3x": "137849425/model_final_68d202.pkl",
+    "faster_rcnn_R_50_FPN_3x": "137849458/model_final_280758.pkl",
+    "faster_rcnn_R_101_C4_3x": "138204752/model_final_298dad.pkl",
+    "faster_rcnn_R_101_DC5_3x": "138204841/model_final_3e0943.pkl",
+    "faster_rcnn_R_101_FPN_3x": "137851257/model_final_f6e8b1.pkl",
+    "faster_rcnn_X_101_32x8d_FPN_3x": "139173657/model_final_68b088.pkl",
+    "retinanet_R_50_FPN_1x": "190397773/model_final_bfca0b.pkl",
+    "retinanet_R_50_FPN_3x": "190397829/model_final_5bd44e.pkl",
+    "retinanet_R_101_FPN_3x": "190397697/model_final_971ab9.pkl",
+    "fast_rcnn_R_50_FPN_1x": "137635226/model_final_e5f7ce.pkl",
+    "rpn_R_50_C4_1x": "137258005/model_final_450694.pkl",
+    "rpn_R_50_FPN_1x": "137258492/model_final_02ce48.pkl",
+}
+PUBLISHED = {
+    name: Published(
+        name=f"detectron2:{name}", file=file.rpartition("/")[2], url=f"{SITE}/{name}/{file}", licence=LICENCE
+    )
+    for name, file in FILES.items()
+}
+
+BACKBONES = {"R_50": "resnet50_msra", "R_101": "resnet101_msra", "X_101_32x8d": "resnext101_32x8d"}
+MEAN = (123.675, 116.28, 103.53)
+STD = {"X_101_32x8d": (58.395, 57.12, 57.375)}
+"""Red, green, blue, where it is not 1: Caffe's networks have it in their first convolution."""
+SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
+
+RENAMED = (
+    (r"^regions\.head\.hidden\.backbone\.body", "roi_heads"),
+    (r"\bbn(\d)\b", r"conv\1.norm"),
+    (r"\bdownsample\.0\b", "shortcut"),
+    (r"\bdownsample\.1\b", "shortcut.norm"),
+    (r"^proposer\.head\.class_tower\.0", "proposal_generator.rpn_head.conv"),
+    (r"^proposer\.head\.logits", "proposal_generator.rpn_head.objectness_logits"),
+    (r"^proposer\.head\.deltas", "proposal_generator.rpn_head.anchor_deltas"),
+    (r"^regions\.head\.hidden\.1\b", "roi_heads.box_head.fc1"),
+    (r"^regions\.head\.hidden\.3\b", "roi_heads.box_head.fc2"),
+    (r"^regions\.head\.logits", "roi_heads.box_predictor.cls_score"),
+    (r"^regions\.head\.deltas", "roi_heads.box_predictor.bbox_pred"),
+    (r"^anchors\.head\.class_tower", "head.cls_subnet"),
+    (r"^anchors\.head\.box_tower", "head.bbox_subnet"),
+    (r"^anchors\.head\.logits", "head.cls_score"),
+    (r"^anchors\.head\.deltas", "head.bbox_pred"),
+)
+"""Our names to theirs, where these do not hang on the config."""
+
+
+def cached(published: Published) -> Path:
+    """Where Detectron2 keeps the published file once it has downloaded it."""
+    folder = os.environ.get("FVCORE_CACHE", "~/.torch/iopath_cache")
+    return Path(folder).expanduser() / published.url.split("/", 3)[3]
+
+
+def foreign(name: str) -> Foreign:
+    """One of `PUBLISHED` as one of our detectors."""
+    from boxwright.data.preprocess import Preprocess
+
+    about = PUBLISHED[name.removeprefix("detectron2:")]
+    config = configure(about.name.removeprefix("detectron2:"))
+    divisor = 32 if getattr(config, "variant", "fpn") == "fpn" else 1
+    return Foreign(
+        **vars(about),
+        config=config,
+        preprocess=Preprocess(short=800, long=1333, divisor=divisor, fill=MEAN, resample="pillow"),
+        names=("object",) if about.name.startswith("detectron2:rpn") else tuple(NAMES.values()),
+        convert=partial(convert, config, about.name),
+        classes=count_classes,
+    )
+
+
+def configure(name: str) -> Any:
+    """The config of a name such as faster_rcnn_R_50_FPN_1x."""
+    from boxwright.detectors import FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, RPNConfig
+
+    kind, depth, variant = re.fullmatch(r"(\w+rcnn|retinanet|rpn)_(\w+)_(FPN|C4|DC5)_\dx", name).groups()  # type: ignore[union-attr]
+    known: dict[str, Any] = {
+        "backbone": BACKBONES[depth],
+        "pixel_mean": MEAN,
+        "pixel_std": STD.get(depth, (1.0, 1.0, 1.0)),
+        "conventions": "detectron2",
+        "channels": 256,
+    }
+    if kind == "retinanet":
+        sizes = tuple(size * 2 ** (step / 3) for size in SIZES for step in range(3))
+        return RetinaNetConfig(**known, extra_from="backbone", head_norm="none", anchor_sizes=sizes)
+    known |= {"levels": (2, 3, 4, 5), "variant": variant.lower(), "hidden": 1024, "region_samples": 512}
+    # All that scores enough is compared there; of the scores of a region, which sum to 1, no more than 19 pass 0.05.
+    known |= {"proposals": 1000, "candidates": 19 * 1000}
+    if kind == "fast_rcnn":
+        return FastRCNNConfig(**known)
+    known |= {"anchor_sizes": SIZES, "rpn_candidates": 1000 if variant == "FPN" else 6000}
+    if kind == "rpn":
+        known |= {"proposals": 2000, "rpn_candidates": 1000 if variant == "FPN" else 12000}
+        return RPNConfig(**known)
+    return FasterRCNNConfig(**known)
+
+
+def read(path: str | Path) -> State:
+    """The weights in a .pkl of the model zoo, or in a .pth that its trainer wrote.
+
+    Executes nothing. Raises ForeignError where the file is not whole, asks for more than arrays, or holds no detector.
+    """
+    if Path(path).suffix != ".pkl":
+        return read_state_dict(path)
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
+    if content.get("matching_heuristics") or "model" not in content:
+        raise ForeignError(
+            f"{path} holds weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector of "
+            f"the model zoo, a model_final_*.pkl; its keys are {', '.join(sorted(map(str, content))[:5])}"
+        )
+    return {str(key): _tensor(path, key, value) for key, value in content["model"].items()}
+
+
+def _tensor(path: str | Path, key: str, value: Any) -> Tensor:
+    import numpy as np
+    import torch
+
+    if not isinstance(value, np.ndarray):
+        raise ForeignError(f"{path}: expected an array of numbers for {key}, got a {type(value).__name__}")
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+
+
+def count_classes(state: State) -> int:
+    """The number of classes, from the head's rows."""
+    if (rows := state.get("head.cls_score.weight")) is not None:
+        return len(rows) // max(1, len(state.get("head.bbox_pred.weight", rows)) // 4)
+    if (rows := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
+        return len(rows) - 1
+    if "proposal_generator.rpn_head.objectness_logits.weight" in state:
+        return 1
+    raise ForeignError(
+        "these are not the weights of a detector of Detectron2: there is neither head.cls_score.weight nor "
+        "roi_heads.box_predictor.cls_score.weight"
+    )
+
+
+def convert(config: Any, name: str, state: State, classes: int) -> State:
+    """Their state dict as that of `config.build(classes)`; raises ForeignError naming what differs, as they name it."""
+    detector = config.build(classes)
+    grid, own = _anchors_of(detector), detector.state_dict()
+    theirs = {their_name(key, config): key for key in own}
+    notes = {key: value for key, value in state.items() if _is_note(key)}
+    check({key: state[key] for key in state.keys() - notes.keys()}, {key: own[theirs[key]] for key in theirs}, name)
+    _check_notes(notes, config, grid, name)
+
+    ours = {key: state[their].float() for their, key in theirs.items()}
+    first = "features.backbone.body.conv1.weight"
+    ours[first] = ours[first].flip(1)
+    if grid is not None:
+        cell = (len(grid.sizes[0]), len(grid.ratios), -1)
+        for key in ours:
+            if re.match(r"(proposer|anchors)\.head\.(logits|deltas)\.", key):
+                ours[key] = ours[key].unflatten(0, cell).transpose(0, 1).flatten(0, 2)
+    return {key: value.contiguous() for key, value in ours.items()}
+
+
+def their_name(key: str, config: Any) -> str:
+    """What Detectron2 calls a tensor of ours."""
+    network = "backbone.bottom_up" if getattr(config, "variant", "fpn") == "fpn" else "backbone"
+    key = re.sub(r"^features\.backbone\.body(?=\.(conv|bn)1)", f"{network}.stem", key)
+    key = key.replace("features.backbone.body", network)
+    for pattern, replacement in RENAMED:
+        key = re.sub(pattern, replacement, key)
+    for ours, their, first in (
+        (r"\blayer", "res", 1),
+        (r"^features\.neck\.lateral\.", "backbone.fpn_lateral", config.levels[0]),
+        (r"^features\.neck\.output\.", "backbone.fpn_output", config.levels[0]),
+        (r"^features\.neck\.extra\.", "backbone.top_block.p", config.levels[-1] + 1),
+    ):
+        key = re.sub(ours + r"(\d)", lambda found, their=their, first=first: f"{their}{int(found[1]) + first}", key)
+    return key
+
+
+def _anchors_of(detector: Any) -> AnchorGrid | None:
+    """The anchors of a Faster R-CNN or a RetinaNet; a Fast R-CNN has none."""
+    stage = getattr(detector, "proposer", None) or getattr(detector, "anchors", None)
+    return None if stage is None else stage.anchors
+
+
+def _is_note(key: str) -> bool:
+    """Numbers of the config that some versions keep beside the weights."""
+    return key in ("pixel_mean", "pixel_std") or "anchor_generator.cell_anchors." in key
+
+
+def _check_notes(notes: State, config: Any, grid: AnchorGrid | None, name: str) -> None:
+    """Raises ForeignError where a file says that it was trained with other numbers."""
+    import torch
+
+    wanted = {key: list(reversed(getattr(config, key))) for key in ("pixel_mean", "pixel_std")}
+    for level, sizes in enumerate(grid.sizes if grid else ()):
+        halves = [(s / r**0.5 / 2, s * r**0.5 / 2) for s in sizes for r in grid.ratios]  # type: ignore[union-attr]
+        wanted[f"anchor_generator.cell_anchors.{level}"] = [side for w, h in halves for side in (-w, -h, w, h)]
+    for key, found in notes.items():
+        has, expected = found.flatten().float(), torch.tensor(wanted.get(key.removeprefix("proposal_generator."), []))
+        if has.shape != expected.shape or not torch.allclose(has, expected, atol=1e-2):
+            first, rather = ([round(number, 2) for number in numbers.tolist()[:4]] for numbers in (has, expected))
+            raise ForeignError(f"these weights were not trained as {name}: {key} begins {first}, expected {rather}")

@@ -1,0 +1,320 @@
+"""torchvision's detectors as ours: the same function from the same weights, under our names.
+
+Their background is the first column, ours the last of a softmax. Their sigmoid heads have a column for it too, which
+never learns; it stays, so that nothing differs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwright.zoo.coco import ALL_IDS
+from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
+from boxwright.zoo.torchvision_names import NAMES, RENAMED, RENAMED_RETINANET, rename
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from boxwright.detectors.base import DetectorConfig
+    from boxwright.types import Detections
+    from boxwright.zoo.foreign import Answer, State
+
+LICENCE = "none of their own: torchvision is BSD-3-Clause, and says that COCO, which they learnt from, may set terms"
+"""Of the weights; after "Pre-trained Model License" in torchvision's README."""
+
+_FILES = {
+    "fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+    "fasterrcnn_resnet50_fpn_v2": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+    "fasterrcnn_mobilenet_v3_large_fpn": "fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth",
+    "retinanet_resnet50_fpn": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+    "retinanet_resnet50_fpn_v2": "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth",
+    "fcos_resnet50_fpn": "fcos_resnet50_fpn_coco-99b0c9b7.pth",
+    "ssd300_vgg16": "ssd300_vgg16_coco-b556d3b4.pth",
+    "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large_coco-a79551df.pth",
+}
+_WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+"""Published when torchvision's frozen batch norm had no epsilon; these files run without one."""
+
+PUBLISHED = {
+    name: Published(
+        name=f"torchvision:{name}",
+        file=file,
+        url=f"https://download.pytorch.org/models/{file}",
+        licence=LICENCE,
+        sha256=Path(file).stem[-8:],
+        norm_eps=0.0 if name in _WITHOUT_EPS else None,
+    )
+    for name, file in _FILES.items()
+}
+
+
+def cached(published: Published) -> Path:
+    """Where torch.hub keeps the published file."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return Path(home).expanduser() / "hub" / "checkpoints" / published.file
+
+
+def foreign(name: str, norm_eps: float | None = None) -> Foreign:
+    """One of `PUBLISHED` as one of our detectors.
+
+    norm_eps  of the batch norms, where it is not that of torchvision's builder: 0 for weights that were fine-tuned from
+              those which torchvision runs without (`Published.norm_eps`)
+    """
+    from boxwright.data.preprocess import Preprocess
+
+    about = PUBLISHED[name.removeprefix("torchvision:")]
+    name = about.name.removeprefix("torchvision:")
+    config, size = _configs()[name]
+    if name.startswith("ssd"):
+        preprocess = Preprocess("stretch", height=size[0], width=size[1], divisor=1, resample="plain")
+    else:
+        mean = _IMAGENET[0]
+        preprocess = Preprocess(short=size[0], long=size[1], resample="plain", rounding="floor", fill=mean)
+    return Foreign(
+        **vars(about),
+        config=config,
+        preprocess=preprocess,
+        names=ALL_IDS if NAMES[name].softmax else ("__background__", *ALL_IDS),
+        convert=partial(convert, name, norm_eps=norm_eps),
+        threshold=config.score[0],
+        classes=partial(classes, name),
+        reference=partial(reference, name, norm_eps=norm_eps),
+    )
+
+
+_IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
+
+
+def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
+    """The detectors, and the shorter and longer side of their pictures, or height and width where it is fixed."""
+    from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
+
+    sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
+    shared: dict[str, Any] = {
+        "pixel_mean": _IMAGENET[0],
+        "pixel_std": _IMAGENET[1],
+        "conventions": "torchvision",
+        "channels": 256,
+    }
+    regions = FasterRCNNConfig(
+        **shared,
+        backbone="resnet50",
+        levels=(2, 3, 4, 5),
+        anchor_sizes=sizes,
+        proposals=1000,
+        hidden=1024,
+        region_samples=512,
+        candidates=100_000,  # all that score enough
+    )
+    mobile = replace(regions, backbone="mobilenet_v3_large_fpn", levels=(5, 6), anchor_sizes=sizes * 3, rpn_score=0.05)
+    thirds = tuple(float(int(size * 2 ** (third / 3))) for size in sizes for third in range(3))
+    retinanet = RetinaNetConfig(**shared, backbone="resnet50", head_norm="none", anchor_sizes=thirds, detections=300)
+    ssd = SSDConfig(
+        backbone="vgg16_ssd",
+        levels=(3, 4),
+        pixel_mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255),
+        pixel_std=(1.0, 1.0, 1.0),
+        conventions="torchvision",
+        extra=(512, 256, 256, 256),
+        unstrided=2,
+        head_norm="none",
+        lengths=(20.0,),
+        box_sizes=tuple(300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)),
+        box_steps=(8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
+        box_limit=300.0,
+        score=(0.01,),
+        candidates=400,
+        per_class=True,
+        detections=200,
+    )
+    ssdlite = replace(
+        ssd,
+        backbone="mobilenet_v3_large_ssdlite",
+        levels=(4, 5),
+        pixel_mean=(127.5,) * 3,
+        pixel_std=(127.5,) * 3,
+        extra=(512, 256, 256, 128),
+        unstrided=0,
+        lite=True,
+        head_norm="batch",
+        lengths=(),
+        box_sizes=tuple(320 * scale for scale in (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)),
+        box_steps=(),
+        box_limit=320.0,
+        end_ratios=(2.0, 3.0),
+        score=(0.001,),
+        nms=0.55,
+        candidates=300,
+        detections=300,
+    )
+    return {
+        "fasterrcnn_resnet50_fpn": (regions, (800, 1333)),
+        "fasterrcnn_resnet50_fpn_v2": (replace(regions, rpn_depth=2, head_convolutions=4, head_layers=1), (800, 1333)),
+        "fasterrcnn_mobilenet_v3_large_fpn": (mobile, (800, 1333)),
+        "fasterrcnn_mobilenet_v3_large_320_fpn": (replace(mobile, proposals=150, rpn_candidates=150), (320, 640)),
+        "retinanet_resnet50_fpn": (retinanet, (800, 1333)),
+        "retinanet_resnet50_fpn_v2": (replace(retinanet, head_norm="group", extra_from="backbone"), (800, 1333)),
+        "fcos_resnet50_fpn": (
+            FCOSConfig(
+                **shared, backbone="resnet50", distances="relu", scaled=False, offset=0.0, score=(0.2,), nms=0.6
+            ),
+            (800, 1333),
+        ),
+        "ssd300_vgg16": (ssd, (300, 300)),
+        "ssdlite320_mobilenet_v3_large": (ssdlite, (320, 320)),
+    }
+
+
+def read(path: str | Path) -> State:
+    """The state dict in a .pth or .safetensors file, alone or as torchvision's training scripts save it, in "model".
+
+    Executes nothing. Raises ForeignError where the file is not whole, or holds more than tensors.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise ForeignError(f"{path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles that are refused anyhow
+                found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = str(error).partition("weights_only")[2] and "it asks for more than tensors and plain containers"
+        raise ForeignError(f"{path} was not read, and nothing in it was executed: {why or error}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
+        size = path.stat().st_size
+        raise ForeignError(f"{path} ({size} bytes) is not a whole file of weights; copy it again ({error})") from error
+    for key in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ForeignError(f"{path} holds no state dict: expected names with tensors, alone or in 'model'")
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def classes(name: str, state: State) -> int:
+    """How many classes a state dict of this model has: a softmax has a column more, the background."""
+    names = NAMES[name]
+    if names.logits not in state:
+        raise ForeignError(f"these are not the weights of torchvision's {name}: {names.logits} is missing")
+    return len(state[names.logits]) // names.boxes - names.softmax
+
+
+def convert(name: str, state: State, classes: int, norm_eps: float | None = None) -> State:
+    """torchvision's state dict of the model to ours. Raises ForeignError that says, in its names, what is wrong."""
+    import torch
+    from torch import nn
+
+    names, state, model = NAMES[name], _modern(name, state), build(name, classes, "meta")
+    check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {classes} classes")
+    with torch.device("meta"):
+        detector = _configs()[name][0].build(classes)
+    for norm, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            ours = rename(f"{norm}.", names.ours).removesuffix(".")
+            if ours == norm:  # we have no norm there
+                _fold(state, norm, module.eps)
+            else:
+                eps = module.eps if norm_eps is None else norm_eps
+                _change_eps(state, norm, eps, detector.get_submodule(ours).eps)  # type: ignore[arg-type]
+    converted = {rename(key, names.ours): value for key, value in state.items()}
+    for key, value in converted.items():
+        if names.softmax and re.match(r"(regions|anchors)\.head\.(\d\.)?logits\.", key):
+            converted[key] = value.unflatten(0, (-1, classes + 1)).roll(-1, dims=1).flatten(0, 1)
+        elif key.startswith("regions.head.deltas."):
+            converted[key] = value[4:]
+        elif key.startswith("features.neck.lengths."):
+            converted[key] = value[:, None, None]
+    counts = {key: torch.tensor(0) for key in detector.state_dict() if key.endswith("num_batches_tracked")}
+    return _without_counts(converted) | counts
+
+
+def reference(name: str, state: State, classes: int, norm_eps: float | None = None) -> Answer:
+    """torchvision's own model with this state dict."""
+    import torch
+
+    model = build(name, classes)
+    model.load_state_dict(state)
+    for module in model.modules():
+        if norm_eps is not None and isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = norm_eps
+    return partial(answer, model.eval(), int(NAMES[name].softmax))
+
+
+def answer(model: nn.Module, first: int, pictures: Sequence[np.ndarray]) -> list[Detections]:
+    """What a model of torchvision finds in RGB pictures, uint8 (H, W, 3), looked at together.
+
+    first  theirs of our first class
+    """
+    import torch
+
+    from boxwright.types import Detections
+
+    tensors = [torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 for picture in pictures]
+    with torch.inference_mode():
+        found = model(tensors)
+    return [Detections(each["boxes"], each["scores"], each["labels"] - first) for each in found]
+
+
+def build(name: str, classes: int, device: str = "cpu") -> nn.Module:
+    """torchvision's model, with random weights, for so many classes of ours."""
+    import torch
+    from torchvision.models import detection
+
+    with torch.device(device):
+        columns = classes + NAMES[name].softmax
+        return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=columns)
+
+
+def _modern(name: str, state: State) -> State:
+    """The state dict with today's names."""
+    renamed = RENAMED | (RENAMED_RETINANET if name == "retinanet_resnet50_fpn" else {})
+    return {renamed.get(key, key): value for key, value in state.items()}
+
+
+def _without_counts(state: Mapping[str, Tensor]) -> State:
+    """Without the batches that a norm has seen, which torchvision's frozen ones do not count."""
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def _fold(state: State, norm: str, eps: float) -> None:
+    """Makes a batch norm part of the convolution in front of it, whose name ends in 0 where the norm's ends in 1."""
+    scale, bias, mean, variance = (
+        state.pop(f"{norm}.{each}").double() for each in ("weight", "bias", "running_mean", "running_var")
+    )
+    conv = f"{norm.removesuffix('1')}0"
+    scale = scale * (variance + eps).rsqrt()
+    weight = state[f"{conv}.weight"]
+    state[f"{conv}.weight"] = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+    state[f"{conv}.bias"] = (bias - mean * scale).to(weight.dtype)
+
+
+def _change_eps(state: State, norm: str, eps: float, ours: float) -> None:
+    """Makes a batch norm with our epsilon what it was with another: var + eps stays the same.
+
+    Where that takes a negative variance, the variance is 0 and the weight makes up for it.
+    """
+    if eps == ours:
+        return
+    scale, variance = state[f"{norm}.weight"], state[f"{norm}.running_var"]
+    wanted = variance.double() + eps
+    shifted = (wanted - ours).clamp(min=0).to(variance.dtype)
+    state[f"{norm}.weight"] = (scale.double() * ((shifted.double() + ours) / wanted).sqrt()).to(scale.dtype)
+    state[f"{norm}.running_var"] = shifted

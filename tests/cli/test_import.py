@@ -1,0 +1,160 @@
+"""`boxwright import` and `boxwright verify`: what holds is written with its proof, what does not is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import boxwright
+from boxwright import cli, zoo
+from boxwright.zoo import torchvision as source
+from boxwright.zoo.foreign import look_up
+from calibrated import calibrate
+
+NAME = "ssdlite320_mobilenet_v3_large"
+FULL = f"torchvision:{NAME}"
+NAMES = ("cat", "cup", "rocket")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photographs, which cost less than the four of boxwright."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("chelsea", "coffee"):
+        picture = Image.open(Path(zoo.__file__).parent / "photos" / f"{name}.webp")
+        picture.resize((120, 80)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of torchvision's smallest detector, with three classes of the user's own."""
+    torch.manual_seed(0)
+    model = source.build(NAME, len(NAMES))
+    shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
+    calibrate(model.eval(), lambda: source.answer(model, 1, [*shown, *(picture[::-1, ::-1] for picture in shown)]))
+    path = tmp_path_factory.mktemp("weights") / "mine.pth"
+    torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
+    return path
+
+
+@pytest.fixture(scope="module")
+def imported(weights: Path, photos: Path) -> Path:
+    out = weights.with_name("mine.safetensors")
+    words = ["import", FULL, str(weights), "--out", str(out), "--photos", str(photos), "--names", *NAMES]
+    assert cli.main(words) == 0
+    return out
+
+
+def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
+    about = zoo.describe(imported)
+    assert about["names"] == list(NAMES) and about["detector"] == "ssd"
+    assert about["origin"]["name"] == FULL and about["origin"]["file"] == "mine.pth"
+    assert about["origin"]["licence"] == look_up(FULL).licence
+    assert len(about["origin"]["sha256"]) == 64
+    proof = about["proof"]
+    assert proof["against"].startswith("torchvision ") and set(proof["photos"]) == {"chelsea.png", "coffee.png"}
+    assert len(proof["measured"]) == 4  # two photographs, alone and together
+    assert all(each["theirs"] == each["ours"] > 10 and each["box"] <= 1e-3 for each in proof["measured"])
+
+
+def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
+    predictor = boxwright.load(imported, "cpu")
+    assert predictor.names == NAMES and predictor.threshold == 0.001
+    assert len(predictor(photos / "chelsea.png", threshold=0.1)) > 0
+
+
+def test_verify_holds(imported: Path, photos: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["verify", str(imported), "--photos", str(photos), "--weights", str(weights), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["same"] and len(said["measured"]) == 8  # against the kept answers, and against torchvision again
+    assert said["source"]["file"] == str(weights)
+
+
+def test_verify_sees_a_changed_weight(imported: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from boxwright.engine.checkpoint import read, write
+
+    tensors, described = read(imported)
+    tensors["anchors.head.0.logits.bias"][0] += 0.1
+    write(tmp_path / "other.safetensors", tensors, described)
+    assert cli.main(["verify", str(tmp_path / "other.safetensors"), "--photos", str(photos)]) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+def test_verify_wants_the_same_photographs(imported: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["verify", str(imported)]) == 1
+    assert "photographs of the proof are not here" in capsys.readouterr().err
+
+
+def test_verify_says_that_a_file_has_no_proof(capsys: pytest.CaptureFixture[str]):
+    path = next(iter(zoo.bundled().values()), None)
+    if path is None:
+        pytest.skip("no model comes with this checkout")
+    assert cli.main(["verify", str(path)]) == 1
+    assert "has no proof" in capsys.readouterr().err
+
+
+def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said where nothing is written."""
+    assert cli.main(["import", *words, "--out", str(out)]) == 1
+    assert list(out.parent.glob("new*")) == []
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "new.safetensors"
+    state = torch.load(weights, weights_only=True)["model"]
+
+    def said(content: object) -> str:
+        path = tmp_path / "bad.pth"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        return refused([FULL, str(path)], out, capsys)
+
+    assert "nothing in it was executed" in said(pickle.dumps({"model": Evil()}))
+    assert "nothing in it was executed" in said({"model": Evil()})
+    assert not (tmp_path / "pwned").exists()
+    assert "not a whole file" in said(weights.read_bytes()[:100_000])
+    assert "holds no state dict" in said([1, 2, 3])
+    key = "backbone.features.0.0.0.weight"
+    assert f"1 missing ({key})" in said({name: value for name, value in state.items() if name != key})
+    assert "1 not expected (head.more)" in said(state | {"head.more": torch.zeros(2)})
+    assert f"1 of another shape ({key} of (16, 3, 5, 5) rather than (16, 3, 3, 3))" in said(
+        state | {key: torch.zeros(16, 3, 5, 5)}
+    )
+    assert "not the weights of torchvision's ssdlite" in said(source.build("ssd300_vgg16", 3, "cpu").state_dict())
+
+
+def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new.safetensors"
+    near = refused(["torchvision:ssdlite320_mobilenet_v3", str(weights)], out, capsys)
+    assert f"did you mean {FULL}" in near
+    assert "expected source:model" in refused(["ssdlite", str(weights)], out, capsys)
+    assert "3 classes, and --names names 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
+    assert "no such file" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
+
+
+def test_what_differs_is_not_written(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Here because the original is told another epsilon than the conversion."""
+    out, reference = tmp_path / "new.safetensors", source.reference
+    monkeypatch.setattr(source, "reference", lambda *args, norm_eps=None: reference(*args, norm_eps=0.1))
+    words = [FULL, str(weights), "--photos", str(photos)]
+    assert "so nothing was written" in refused(words, out, capsys)
+    assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial"]) == 0
+    about = zoo.describe(out)
+    assert about["proof"]["allowed"] == "a trial" and about["names"] == ["class 1", "class 2", "class 3"]

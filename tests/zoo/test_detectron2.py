@@ -1,0 +1,196 @@
+"""Detectron2's files: read, renamed, turned round; and what is said of those that are none."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from boxwright.zoo import detectron2
+from boxwright.zoo.foreign import ForeignError, look_up
+
+State = dict[str, Tensor]
+FPN = "detectron2:faster_rcnn_R_50_FPN_3x"
+C4 = "detectron2:faster_rcnn_R_50_C4_1x"
+
+
+@pytest.fixture(scope="module")
+def config() -> Any:
+    """That of the FPN, narrow."""
+    return replace(detectron2.foreign(FPN).config, channels=8, hidden=8)
+
+
+@pytest.fixture(scope="module")
+def state(config: Any) -> State:
+    """Weights for it as Detectron2 would have them, of three classes."""
+    own = config.build(3).state_dict()
+    return {detectron2.their_name(key, config): value + 0.1 for key, value in own.items()}
+
+
+def convert(config: Any, state: State) -> State:
+    return detectron2.convert(config, FPN, state, detectron2.count_classes(state))
+
+
+def zoo_file(path: Path, state: dict[str, Any], **more: Any) -> Path:
+    arrays = {key: value.numpy() for key, value in state.items()}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo", **more}, protocol=2))
+    return path
+
+
+def test_what_is_published() -> None:
+    about = look_up(FPN)
+    assert about.url == (
+        "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl"
+    )
+    assert about.file == "model_final_280758.pkl" and about.licence.startswith("CC BY-SA 3.0")
+    kinds = [name.partition("_R_")[0].partition("_X_")[0] for name in detectron2.PUBLISHED]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"faster_rcnn": 10, "retinanet": 3, "fast_rcnn": 1, "rpn": 2}
+    assert len({about.url for about in detectron2.PUBLISHED.values()}) == len(kinds)
+
+
+def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    folder = tmp_path / "detectron2" / "COCO-Detection" / "faster_rcnn_R_50_FPN_3x" / "137849458"
+    assert detectron2.cached(look_up(FPN)) == folder / "model_final_280758.pkl"
+
+
+def test_names() -> None:
+    fpn, c4 = (detectron2.configure(name.removeprefix("detectron2:")) for name in (FPN, C4))
+    retinanet = detectron2.configure("retinanet_R_50_FPN_1x")
+    for config, ours, theirs in (
+        (fpn, "features.backbone.body.bn1.running_var", "backbone.bottom_up.stem.conv1.norm.running_var"),
+        (fpn, "features.backbone.body.layer3.5.bn2.bias", "backbone.bottom_up.res4.5.conv2.norm.bias"),
+        (fpn, "features.neck.lateral.0.weight", "backbone.fpn_lateral2.weight"),
+        (fpn, "regions.head.hidden.3.bias", "roi_heads.box_head.fc2.bias"),
+        (c4, "features.backbone.body.layer1.0.downsample.1.weight", "backbone.res2.0.shortcut.norm.weight"),
+        (c4, "regions.head.hidden.backbone.body.layer4.0.conv1.weight", "roi_heads.res5.0.conv1.weight"),
+        (c4, "proposer.head.class_tower.0.bias", "proposal_generator.rpn_head.conv.bias"),
+        (retinanet, "features.neck.output.0.weight", "backbone.fpn_output3.weight"),
+        (retinanet, "features.neck.extra.1.weight", "backbone.top_block.p7.weight"),
+        (retinanet, "anchors.head.box_tower.6.bias", "head.bbox_subnet.6.bias"),
+    ):
+        assert detectron2.their_name(ours, config) == theirs
+
+
+def test_colours_and_anchors_change_places() -> None:
+    """Blue comes first there; and of 5 sizes in 3 ratios, their 4th anchor, size 1 in ratio 0, is our 2nd."""
+    config = detectron2.foreign(C4).config
+    own = config.build(1).state_dict()
+    state = {detectron2.their_name(key, config): value for key, value in own.items()}
+    stem, rpn = "backbone.stem.conv1.weight", "proposal_generator.rpn_head"
+    state[stem] = torch.arange(3.0).view(1, 3, 1, 1).expand(64, 3, 7, 7)
+    state[f"{rpn}.objectness_logits.bias"] = torch.arange(15.0)
+    state[f"{rpn}.anchor_deltas.bias"] = torch.arange(60.0)
+    ours = detectron2.convert(config, C4, state, 1)
+    assert ours["features.backbone.body.conv1.weight"][0, :, 0, 0].tolist() == [2, 1, 0]
+    order = [0, 3, 6, 9, 12, 1, 4, 7, 10, 13, 2, 5, 8, 11, 14]
+    assert ours["proposer.head.logits.bias"].tolist() == order
+    assert ours["proposer.head.deltas.bias"].tolist() == [4 * anchor + side for anchor in order for side in range(4)]
+    assert state[stem][0, :, 0, 0].tolist() == [0, 1, 2]  # theirs stay as they are
+
+
+def test_pictures() -> None:
+    """Padding is the mean, so that it is zero for the network; only a pyramid wants a multiple of 32."""
+    fpn, c4, x101 = (detectron2.foreign(name) for name in (FPN, C4, "faster_rcnn_X_101_32x8d_FPN_3x"))
+    assert fpn.preprocess.fill == fpn.config.pixel_mean == (123.675, 116.28, 103.53)
+    assert (fpn.preprocess.divisor, c4.preprocess.divisor) == (32, 1)
+    assert fpn.config.pixel_std == (1, 1, 1) and x101.config.pixel_std == (58.395, 57.12, 57.375)
+    assert fpn.names[0] == "person" and fpn.names[-1] == "toothbrush" and len(fpn.names) == 80
+
+
+@pytest.mark.parametrize("trainer", [False, True])
+def test_from_file_to_detector(tmp_path: Path, config: Any, state: State, trainer: bool) -> None:
+    """A .pkl of the zoo, and a .pth as the trainer writes it, with the numbers it keeps beside the weights."""
+    anchors = {f"proposal_generator.anchor_generator.cell_anchors.{level}": cell for level, cell in enumerate(CELLS)}
+    notes = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    if trainer:
+        path = tmp_path / "model_0000009.pth"
+        optimizer = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.02}]}
+        torch.save({"model": state | anchors | notes, "optimizer": optimizer, "iteration": 9}, path)
+    else:
+        path = zoo_file(tmp_path / "model_final_280758.pkl", state | anchors)
+    found = detectron2.read(path)
+    assert detectron2.count_classes(found) == 3
+    detector = config.build(3)
+    detector.load_state_dict(convert(config, found))
+    torch.testing.assert_close(
+        detector.features.backbone.body.conv1.weight, state["backbone.bottom_up.stem.conv1.weight"].flip(1)
+    )
+    fc1 = detector.get_parameter("regions.head.hidden.1.weight")
+    assert torch.equal(fc1, state["roi_heads.box_head.fc1.weight"])
+
+
+CELLS = [
+    size * torch.tensor([[-(2**0.5), -(0.5**0.5)], [-1.0, -1.0], [-(0.5**0.5), -(2**0.5)]]).repeat(1, 2)
+    / 2
+    * torch.tensor([1, 1, -1, -1])
+    for size in (32, 64, 128, 256, 512)
+]  # fmt: skip
+"""The anchors around (0, 0), level by level: half as high as wide, square, twice as high."""
+
+
+def test_another_model(config: Any, state: State) -> None:
+    """All that is missing and all that is too much, as Detectron2 calls it, in one error."""
+    with pytest.raises(ForeignError, match=r"not the weights of .*C4_1x.* missing \(backbone\.res2.*not expected"):
+        detectron2.foreign(C4).convert(state, 3)
+    less = {key: value for key, value in state.items() if key != "backbone.fpn_lateral3.bias"}
+    with pytest.raises(ForeignError, match=r"1 missing \(backbone\.fpn_lateral3\.bias\)$"):
+        convert(config, less)
+    with pytest.raises(ForeignError, match=r"1 not expected \(roi_heads\.mask_head\.deconv\.weight\)$"):
+        convert(config, state | {"roi_heads.mask_head.deconv.weight": torch.zeros(1)})
+    wide = state | {"roi_heads.box_head.fc1.bias": torch.zeros(9)}
+    with pytest.raises(ForeignError, match=r"roi_heads\.box_head\.fc1\.bias of \(9,\) rather than \(8,\)"):
+        convert(config, wide)
+    with pytest.raises(ForeignError, match=r"neither head\.cls_score\.weight nor roi_heads\."):
+        detectron2.count_classes({"fc.weight": torch.zeros(2, 2)})
+
+
+def test_trained_with_other_numbers(config: Any, state: State) -> None:
+    key = "proposal_generator.anchor_generator.cell_anchors.1"
+    with pytest.raises(ForeignError, match=rf"trained as .*: {re.escape(key)} begins \[-22\.63, .*expected \[-45\.25"):
+        convert(config, state | {key: CELLS[0]})
+    with pytest.raises(ForeignError, match=r"pixel_mean begins \[123\.68, .*expected \[103\.53"):
+        convert(config, state | {"pixel_mean": torch.tensor([123.675, 116.28, 103.53])})
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "R-50.pkl"
+    backbone = {"stem.conv1.weight": torch.zeros(2)}
+    for file in (zoo_file(path, backbone, matching_heuristics=True), path):
+        with pytest.raises(ForeignError, match=r"R-50\.pkl holds weights .*of a backbone alone"):
+            detectron2.read(file)
+        path.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(2)}}))
+    path.write_bytes(pickle.dumps([np.zeros(2)]))
+    with pytest.raises(ForeignError, match="expected a dict with weights under 'model', got a list"):
+        detectron2.read(path)
+    path.write_bytes(pickle.dumps({"model": {"a": "b"}}))
+    with pytest.raises(ForeignError, match="expected an array of numbers for a, got a str"):
+        detectron2.read(path)
+    path.write_bytes(pickle.dumps({"model": {"a": np.zeros(1000)}})[:-500])
+    with pytest.raises(ForeignError, match="not a whole pickle"):
+        detectron2.read(path)
+    with pytest.raises(ForeignError, match="no such file|No such file"):
+        detectron2.read(tmp_path / "none.pkl")
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_nothing_is_run(tmp_path: Path, suffix: str) -> None:
+    mark, path = tmp_path / "mark", tmp_path / f"model{suffix}"
+
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return os.system, (f"touch {mark}",)
+
+    content = {"model": {"weight": torch.ones(2) if suffix == ".pth" else np.ones(2), "harm": Harm()}}
+    torch.save(content, path) if suffix == ".pth" else path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ForeignError, match=r"model\.p"):
+        detectron2.read(path)
+    assert not mark.exists()

@@ -1,0 +1,102 @@
+"""Models of other libraries by name: found, fetched, or said clearly not to be here."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+
+from boxwright import zoo
+from boxwright.zoo import convert, foreign, torchvision
+from boxwright.zoo.coco import ALL_IDS, NAMES
+from boxwright.zoo.foreign import ForeignError, Published
+
+MODEL = "torchvision:fcos_resnet50_fpn"
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No file of this machine's, and none left on it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "boxwright"))
+    return tmp_path
+
+
+def test_names_and_addresses_are_torchvisions():
+    from torchvision.models import get_model_weights
+
+    for name, about in torchvision.PUBLISHED.items():
+        (weights,) = get_model_weights(name)  # type: ignore[arg-type]
+        assert about.url == weights.url
+        assert len(about.sha256) == 8 and about.file.endswith(f"-{about.sha256}.pth")
+        categories = weights.meta["categories"]
+        assert [f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories)][1:] == list(ALL_IDS)
+    assert len(NAMES) == 80 and len(set(ALL_IDS)) == 90
+
+
+def test_the_list_imports_no_torch():
+    code = "import sys; from boxwright.zoo.foreign import published; published(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(zoo.__file__).parents[2])
+
+
+def test_a_name_that_is_not_known():
+    with pytest.raises(ForeignError, match="did you mean torchvision:fcos_resnet50_fpn"):
+        zoo.load("torchvision:fcos_resnet50")
+    with pytest.raises(ForeignError, match="one of torchvision, detectron2, got 'yolo:x'"):
+        foreign.look_up("yolo:x")
+
+
+def test_off_line_it_says_what_to_do(caches: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **options: object) -> None:
+        assert options["timeout"]
+        raise URLError("no network")
+
+    monkeypatch.setattr(convert, "urlopen", fail)
+    with pytest.raises(
+        OSError, match=r"not fetched \(no network\)\. Put https://.*\.pth at .*boxwright import"
+    ) as error:
+        zoo.load(MODEL)
+    assert str(caches / "torch" / "hub" / "checkpoints") in str(error.value)
+    assert not list(caches.rglob("*.p*"))
+
+
+def test_what_is_fetched_has_the_sha256_of_its_name(caches: Path, monkeypatch: pytest.MonkeyPatch):
+    content = b"weights"
+    monkeypatch.setattr(convert, "urlopen", lambda *_, **__: BytesIO(content))
+    digest = hashlib.sha256(content).hexdigest()
+    about = Published(name="x:y", file="y.pth", url="https://a/y.pth", licence="", sha256=digest[:8])
+    convert._fetch(about, caches / "y.pth")
+    assert (caches / "y.pth").read_bytes() == content
+    with pytest.raises(ForeignError, match="another sha256"):
+        convert._fetch(replace(about, sha256="0" * 8), caches / "z.pth")
+    assert sorted(path.name for path in caches.iterdir()) == ["y.pth"]
+
+
+@pytest.mark.parametrize("variance", [1.0, 1e-2, 1e-4, 1e-7, 1e-30])
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_another_epsilon_is_the_same_function(variance: float, eps: float):
+    """x * w / sqrt(v + eps) + ..., with ours of 1e-3, and however small the variance."""
+    state = {"bn.weight": torch.tensor([0.7]), "bn.running_var": torch.tensor([variance])}
+    expected = 0.7 / (state["bn.running_var"].double() + eps).sqrt()
+    torchvision._change_eps(state, "bn", eps, 1e-3)
+    assert state["bn.running_var"] >= 0
+    found = state["bn.weight"].double() / (state["bn.running_var"].double() + 1e-3).sqrt()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_names_of_the_published_files(name: str):
+    """torchvision has renamed some tensors since; both are read."""
+    wanted = torchvision.build(name, 3, "meta").state_dict()
+    old = torchvision.RENAMED | (torchvision.RENAMED_RETINANET if name.startswith("retinanet") else {})
+    before = {today: past for past, today in old.items()}
+    published = {before.get(key, key): value for key, value in wanted.items()}
+    assert published.keys() != wanted.keys()
+    assert torchvision._modern(name, published).keys() == wanted.keys()

@@ -1,0 +1,127 @@
+"""Pickles are read without being run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from boxwright.zoo.foreign import ForeignError
+from boxwright.zoo.unpickle import read_pickle
+
+
+class Calls:
+    """A pickle of this calls a function with some arguments, like any that means harm."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def written(path: Path, value: object, protocol: int = 2) -> Path:
+    path.write_bytes(pickle.dumps(value, protocol=protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_and_containers(tmp_path: Path, protocol: int) -> None:
+    noise = np.random.default_rng(0)
+    arrays = {
+        "two": np.array([[1.5, 2, 3], [4, 5, 6]], dtype="float32"),
+        "by_columns": np.asfortranarray(noise.random((3, 4))),
+        "turned": np.arange(6, dtype=">i4").reshape(2, 3).T,
+        "number": np.array(7),
+        "empty": np.zeros((0, 3), dtype="float16"),
+        "flags": np.array([True, False]),
+    }
+    value = {"model": OrderedDict(arrays), "list": [1, (2.5, "three", b"\xff", b"", None)], "scalar": np.float32(0.5)}
+    found = read_pickle(written(tmp_path / "a.pkl", value, protocol))
+    assert found["list"] == value["list"] and found["scalar"] == 0.5 and list(found["model"]) == list(arrays)
+    for name, array in arrays.items():
+        assert found["model"][name].dtype == array.dtype
+        np.testing.assert_array_equal(found["model"][name], array)
+
+
+def test_python_2(tmp_path: Path) -> None:
+    """Its strings are bytes, and so is what its arrays hold: here the float32 1.0 and -2.0."""
+    content = (
+        b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
+        b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        b"U\x08\x00\x00\x80?\x00\x00\x00\xc0tbs."
+    )
+    (tmp_path / "old.pkl").write_bytes(content)
+    assert read_pickle(tmp_path / "old.pkl")["a"].tolist() == [1.0, -2.0]
+
+
+def test_nothing_is_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    harm = tmp_path / "harm.pkl"
+    harm.write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
+    with pytest.raises(ForeignError, match=r"harm\.pkl is refused: it asks for os\.system, .*Nothing in it was run"):
+        read_pickle(harm)
+    for function, arguments, name in (
+        (os.system, (f"touch {mark}",), r"posix\.system|nt\.system"),
+        (subprocess.Popen, (["touch", str(mark)],), r"subprocess\.Popen"),
+        (eval, (f"open({str(mark)!r}, 'w')",), r"builtins\.eval"),
+        (getattr, (str, "join"), r"builtins\.getattr"),
+        (np.load, (str(mark),), r"numpy\.load"),
+    ):
+        with pytest.raises(ForeignError, match=name):
+            read_pickle(written(harm, {"model": {"a": np.ones(2), "b": Calls(function, *arguments)}}, protocol=4))
+    assert not mark.exists()
+
+
+def test_names_with_dots_are_not_looked_into(tmp_path: Path) -> None:
+    """Since protocol 4 a name may be a path through attributes: numpy's `ndarray.__class__` would be `type`."""
+    path = tmp_path / "dots.pkl"
+    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.")
+    with pytest.raises(ForeignError, match=r"numpy\.ndarray\.__class__"):
+        read_pickle(path)
+
+
+def test_only_numbers(tmp_path: Path) -> None:
+    """An array of objects, or of a dtype made of parts, is no weight, and its flags could point anywhere in memory."""
+    for array in (
+        np.array([{}, None]),
+        np.array(["a"]),
+        np.zeros(2, [("x", "f4")]),
+        np.array(["2000"], "datetime64[D]"),
+    ):
+        with pytest.raises(ForeignError, match="weights are numbers"):
+            read_pickle(written(tmp_path / "a.pkl", {"a": array}))
+    with pytest.raises(ForeignError, match="encoding 'zlib'"):
+        read_pickle(written(tmp_path / "a.pkl", Calls(__import__("_codecs").encode, "a", "zlib")))
+    (tmp_path / "a.pkl").write_bytes(b"Pelsewhere\n.")
+    with pytest.raises(ForeignError, match="kept elsewhere, 'elsewhere'"):
+        read_pickle(tmp_path / "a.pkl")
+
+
+def test_damaged(tmp_path: Path) -> None:
+    whole = written(tmp_path / "a.pkl", {"model": {"a": np.arange(100.0)}}, 4).read_bytes()
+    path = tmp_path / "b.pkl"
+    for content in (
+        *(whole[:length] for length in range(0, len(whole), 7)),
+        b"<html>no such page</html>",
+        b"\x80\x7f.",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ForeignError, match=rf"b\.pkl \({len(content)} bytes\) is not a whole pickle.*again$"):
+            read_pickle(path)
+    with pytest.raises(ForeignError, match=r"none\.pkl cannot be read: No such file"):
+        read_pickle(tmp_path / "none.pkl")
+    endless: list = []
+    endless.append(endless)
+    with pytest.raises(ForeignError, match="not a whole pickle"):
+        read_pickle(written(path, endless))
+    lies = whole.replace(b"K\x64\x85", b"K\x65\x85")  # 101 numbers, says the shape, and there are 100
+    assert lies != whole
+    path.write_bytes(lies)
+    with pytest.raises(ForeignError, match="not a whole pickle: ValueError"):
+        read_pickle(path)
