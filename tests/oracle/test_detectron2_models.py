@@ -198,7 +198,7 @@ def test_layer_by_layer(pair, photos: list[np.ndarray]) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("together", [1, 3])
-def test_same_boxes(pair, photos: list[np.ndarray], together: int) -> None:
+def test_same_boxes(pair, photos: list[np.ndarray], together: int, rows: list[tuple[object, ...]]) -> None:
     """One by one, and in batches, where Detectron2 too pads to the largest."""
     theirs, detector, preprocess = pair
     many = {"FPN": len(photos), "C4": 2}.get(theirs.kind, 3)
@@ -217,8 +217,7 @@ def test_same_boxes(pair, photos: list[np.ndarray], together: int) -> None:
             box = max(box, (found.boxes - expected.boxes).abs().max().item())
             score = max(score, (found.scores - expected.scores).abs().max().item())
             count, labels = count + len(found), labels | set(found.labels.tolist())
-    print(f"{MODELS[theirs.kind]}: {len(pictures)} photos by {together}, {count} detections of {len(labels)} classes, "
-          f"boxes within {box:.1e} px, scores within {score:.1e}")  # fmt: skip
+    rows.append((MODELS[theirs.kind], together, len(pictures), count, len(labels), f"{box:.1e}", f"{score:.1e}"))
     assert count > 24 * len(pictures) and (len(labels) > 5 or theirs.kind.startswith("RPN"))
     assert box < 1e-3 and score < 1e-5
 

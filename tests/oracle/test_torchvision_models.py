@@ -7,7 +7,6 @@ minutes, and once at that. $BOXWRIGHT_WEIGHTS names a folder of published weight
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.cli.table import table
 from boxwright.engine.checkpoint import fill
 from boxwright.engine.predict import Predictor
 from boxwright.zoo import torchvision as source
@@ -80,14 +78,6 @@ def pair(name: str, model: nn.Module, small: bool) -> tuple[Answer, Answer]:
     first = int(classes == CLASSES)  # a softmax, whose first column is background
     ours = answer_of(Predictor(detector, foreign.names, preprocess))
     return partial(source.answer, model, first), ours
-
-
-@pytest.fixture(scope="module")
-def rows() -> Iterator[list[tuple[object, ...]]]:
-    """The table that is printed at the end."""
-    found: list[tuple[object, ...]] = []
-    yield found
-    print("\n" + table(("model", "batch", "photos", "detections", "classes", "box px", "score"), found))
 
 
 def hold(name: str, batch: int, measured: list[Difference], rows: list[tuple[object, ...]]) -> None:
