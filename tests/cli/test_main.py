@@ -49,7 +49,11 @@ def test_version(capsys: pytest.CaptureFixture[str]):
     [
         ([], 2, "usage: boxwright COMMAND"),
         (["detekt"], 2, "did you mean detect?"),
-        (["xyz"], 2, "there are detect, train, evaluate, data check, data show, propose, lineage, models"),
+        (
+            ["xyz"],
+            2,
+            "there are detect, train, evaluate, data check, data show, propose, lineage, import, verify, models",
+        ),
         (["data"], 2, "data check"),
         (["data", "--help"], 0, "data show"),
         (["help", "data"], 0, "data show"),
