@@ -19,7 +19,6 @@ import statistics
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +32,6 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.detectors import Detector, FasterRCNNConfig, RetinaNetConfig
-from boxwright.layers.regions import RegionAlign
 from boxwright.types import Images, Target
 
 CLASSES = 20
@@ -54,11 +52,9 @@ class Maps(nn.Module):
 
 def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, in torchvision's conventions for anchors and RoI align."""
-    config = FasterRCNNConfig(backbone=backbone)
+    config = FasterRCNNConfig(backbone=backbone, conventions="torchvision")
     ours = config.build(CLASSES)
-    ours.proposer.anchors = anchors = rounded(ours.proposer.anchors)
-    strides = tuple(2**level for level in config.levels)
-    ours.regions.pool = RegionAlign(strides, canonical=config.canonical, aligned=False)
+    anchors = ours.proposer.anchors
     spread(ours.get_submodule("regions.head.logits"), 0.3)
     theirs = TheirFasterRCNN(
         Maps(ours.features, config.channels),
@@ -69,7 +65,7 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
         rpn_post_nms_top_n_test=config.proposals,
         rpn_batch_size_per_image=config.rpn_samples,
         box_roi_pool=MultiScaleRoIAlign(
-            [str(index) for index in range(len(strides))], 7, 2, canonical_scale=int(config.canonical)
+            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical)
         ),
         box_head=TwoMLPHead(config.channels * 49, config.hidden),
         box_predictor=FastRCNNPredictor(config.hidden, CLASSES + 1),
@@ -96,9 +92,9 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 
 def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, in torchvision's convention for anchors."""
-    config = RetinaNetConfig(backbone=backbone, head_norm="none")  # as torchvision has it
+    config = RetinaNetConfig(backbone=backbone, head_norm="none", conventions="torchvision")
     ours = config.build(CLASSES)
-    ours.anchors.anchors = anchors = rounded(ours.anchors.anchors)
+    anchors = ours.anchors.anchors
     spread(ours.get_submodule("anchors.head.logits"), 2.0)
     theirs = TheirRetinaNet(
         Maps(ours.features, config.channels),
@@ -119,12 +115,8 @@ def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 PAIRS = {"faster_rcnn": faster_rcnns, "retinanet": retinanets}
 
 
-def rounded(anchors: object) -> AnchorGrid:
+def generator(anchors: object) -> AnchorGenerator:
     assert isinstance(anchors, AnchorGrid)
-    return replace(anchors, rounded=True)
-
-
-def generator(anchors: AnchorGrid) -> AnchorGenerator:
     return AnchorGenerator(anchors.sizes, (anchors.ratios,) * len(anchors.sizes))
 
 
