@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from boxwright import zoo
+from boxwright.layers.conv import change_epsilon
 from boxwright.zoo import convert, foreign, torchvision
 from boxwright.zoo.coco import ALL_IDS, NAMES
 from boxwright.zoo.foreign import ForeignError, Published
@@ -85,7 +86,7 @@ def test_another_epsilon_is_the_same_function(variance: float, eps: float):
     """x * w / sqrt(v + eps) + ..., with ours of 1e-3, and however small the variance."""
     state = {"bn.weight": torch.tensor([0.7]), "bn.running_var": torch.tensor([variance])}
     expected = 0.7 / (state["bn.running_var"].double() + eps).sqrt()
-    torchvision._change_eps(state, "bn", eps, 1e-3)
+    change_epsilon(state, "bn", eps, 1e-3)
     assert state["bn.running_var"] >= 0
     found = state["bn.weight"].double() / (state["bn.running_var"].double() + 1e-3).sqrt()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from boxwright.backbones.vgg import reduce_fc
-from boxwright.layers.conv import FrozenBatchNorm2d
+from boxwright.layers.conv import FrozenBatchNorm2d, change_epsilon
 
 TIMM_EPSILON = 1e-5
 """Of the batch norms of timm's MobileNets; ours, as torchvision's, have 1e-3 in a MobileNet-v3."""
@@ -43,15 +43,11 @@ def as_own(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tenso
 
 
 def fold_epsilon(weights: Mapping[str, Tensor], network: nn.Module, epsilon: float) -> dict[str, Tensor]:
-    """`weights` that were made with batch norms of this epsilon, for `network`, which has another one.
-
-    The difference goes to the running variances, so that both divide by the same root.
-    """
+    """`weights` that were made with batch norms of this epsilon, for `network`, which has another one."""
     folded = dict(weights)
     for name, module in network.named_modules():
-        key = f"{name}.running_var"
-        if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)) and key in folded and module.eps != epsilon:
-            folded[key] = folded[key] + (epsilon - module.eps)
+        if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)) and f"{name}.running_var" in folded:
+            change_epsilon(folded, name, epsilon, module.eps)
     return folded
 
 

@@ -76,6 +76,20 @@ def scale_and_shift(norm: Norm) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
+def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: float) -> None:
+    """Makes a batch norm's numbers in a state dict, meant for one epsilon, the same function with another.
+
+    `running_var + eps` stays what it was. Where that takes a negative variance, it is 0 and the weight makes up for it.
+    """
+    if before == after:
+        return
+    weight, variance = state[f"{norm}.weight"], state[f"{norm}.running_var"]
+    wanted = variance.double() + before
+    shifted = (wanted - after).clamp(min=0).to(variance.dtype)
+    state[f"{norm}.weight"] = (weight.double() * ((shifted.double() + after) / wanted).sqrt()).to(weight.dtype)
+    state[f"{norm}.running_var"] = shifted
+
+
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: Norm) -> Tensor:
     """`norm(conv(x))`; where the norm's statistics are fixed, as one convolution.
 

@@ -222,6 +222,8 @@ def convert(name: str, state: State, classes: int, norm_eps: float | None = None
     import torch
     from torch import nn
 
+    from boxwright.layers.conv import change_epsilon
+
     names, state, model = NAMES[name], _modern(name, state), build(name, classes, "meta")
     check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {classes} classes")
     with torch.device("meta"):
@@ -233,7 +235,7 @@ def convert(name: str, state: State, classes: int, norm_eps: float | None = None
                 _fold(state, norm, module.eps)
             else:
                 eps = module.eps if norm_eps is None else norm_eps
-                _change_eps(state, norm, eps, detector.get_submodule(ours).eps)  # type: ignore[arg-type]
+                change_epsilon(state, norm, eps, detector.get_submodule(ours).eps)  # type: ignore[arg-type]
     converted = {rename(key, names.ours): value for key, value in state.items()}
     for key, value in converted.items():
         if names.softmax and re.match(r"(regions|anchors)\.head\.(\d\.)?logits\.", key):
@@ -304,17 +306,3 @@ def _fold(state: State, norm: str, eps: float) -> None:
     weight = state[f"{conv}.weight"]
     state[f"{conv}.weight"] = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
     state[f"{conv}.bias"] = (bias - mean * scale).to(weight.dtype)
-
-
-def _change_eps(state: State, norm: str, eps: float, ours: float) -> None:
-    """Makes a batch norm with our epsilon what it was with another: var + eps stays the same.
-
-    Where that takes a negative variance, the variance is 0 and the weight makes up for it.
-    """
-    if eps == ours:
-        return
-    scale, variance = state[f"{norm}.weight"], state[f"{norm}.running_var"]
-    wanted = variance.double() + eps
-    shifted = (wanted - ours).clamp(min=0).to(variance.dtype)
-    state[f"{norm}.weight"] = (scale.double() * ((shifted.double() + ours) / wanted).sqrt()).to(scale.dtype)
-    state[f"{norm}.running_var"] = shifted
