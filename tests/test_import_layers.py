@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "boxwright"
 
 ROWS = (
     ("cli",),
+    ("bench",),
     ("report", "zoo"),
     ("engine",),
     ("detectors",),
@@ -27,8 +28,8 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 UPWARDS = {("engine/predict.py", "boxwright.report.draw")}
 """`result.draw()`: drawing is looked up when it is asked for."""
 
-ONLY = {"matplotlib": {"report/plots.py"}, "hotcoco": {"metrics/coco.py"}, "numba": {"proposals/compiled.py"}}
-LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub")
+ONLY = {"matplotlib": {"report/plots.py", "bench/plots.py"}, "hotcoco": {"metrics/coco.py"}, "numba": {"proposals/compiled.py"}}
+LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub", "ray")
 """Slow or optional: imported where they are used, never with the file."""
 
 

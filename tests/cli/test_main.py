@@ -52,7 +52,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (
             ["xyz"],
             2,
-            "there are detect, train, evaluate, data check, data show, propose, lineage, import, verify",
+            "there are detect, train, evaluate, data check, data show, propose, bench, lineage, import, verify",
         ),
         (["data"], 2, "data check"),
         (["data", "--help"], 0, "data show"),

@@ -18,8 +18,7 @@ import tyro
 from safetensors.torch import load_file
 
 from boxwright.cli import main, train
-from boxwright.cli.run import new_folder
-from boxwright.cli.train import Train
+from boxwright.cli.train import Train, new_folder
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.data.shapes import NAMES, write_shapes
@@ -27,6 +26,7 @@ from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
 from boxwright.engine.checkpoint import load_detector, save_detector
 from boxwright.engine.evaluate import evaluate_detector
 from boxwright.engine.history import History
+from boxwright.engine.run import stopping
 from boxwright.engine.train import TrainConfig
 
 SMALL = shlex.split(
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     class Flag:
         stop = False
 
-    with train._stopping(Flag()) as caught:  # type: ignore[arg-type]
+    with stopping(Flag()) as caught:  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGINT)
         assert Flag.stop is False and caught == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):

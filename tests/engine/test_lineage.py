@@ -12,38 +12,13 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.data.shapes import write_shapes
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.engine.lineage import (
-    Cost,
-    Spread,
-    configure,
-    differences,
-    in_turn,
-    machine,
-    propose_ahead,
-    sample,
-    subset,
-    take_times,
-)  # fmt: skip
+from boxwright.engine.lineage import Cost, configure, differences, propose_ahead, sample, subset, take_times
 from boxwright.proposals import Cached, SlidingWindow
 from boxwright.types import Images, Slots
 
 
-def test_the_quartiles_of_five_numbers():
-    assert Spread.of([50.0, 10.0, 40.0, 20.0, 30.0]) == (30, 20, 40)
-    assert Spread.of([3.0]) == (3, 3, 3)
-
-
 def test_the_whole_is_proposals_and_network():
     assert Cost("a", proposals=0.5, network=0.25).whole == 0.75
-
-
-def test_every_task_has_its_turn_at_a_place_before_the_next():
-    done: list[tuple[str, int]] = []
-    seconds = in_turn(
-        {"a": lambda place: done.append(("a", place)), "b": lambda place: done.append(("b", place))}, 2, 3
-    )
-    assert done == [("a", 0), ("b", 0), ("a", 1), ("b", 1)] * 4  # the first round is not counted
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 6, "b": 6}
 
 
 class Told(Detector):
@@ -120,8 +95,3 @@ def test_options_go_to_whoever_has_them():
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_can_be_a_step(name: str):
     assert configure(name, backbone="mobilenet_v3_small", nonsense=1).backbone == "mobilenet_v3_small"
-
-
-def test_the_machine_is_named():
-    described = machine(torch.device("cpu"))
-    assert described["name"] and described["cores"] >= 1 and described["device"] == "cpu"

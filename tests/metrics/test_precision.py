@@ -22,6 +22,7 @@ from boxwright.metrics.precision import (
     mean_average_precision,
     precision_recall,
     precision_recall_curves,
+    recall_precision,
 )
 from boxwright.types import Detections, Target
 
@@ -275,3 +276,51 @@ def test_nothing_to_find_and_nothing_found():
 def test_as_many_detections_as_images():
     with pytest.raises(ValueError, match="each of 2 images, got 1"):
         mean_average_precision([NOTHING], [Target.empty()] * 2, NAMES)
+
+
+class TestRecallPrecision:
+    """Three objects; in the order of their scores: right, right, wrong, right and a second box for the same object."""
+
+    first, second, third = [0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 20.0, 10.0, 30.0]
+    found = [
+        detections([first, second, [40.0, 0.0, 50.0, 10.0]], [0.9, 0.5, 0.4]),
+        detections([third, third], [0.3, 0.2]),
+    ]
+    targets = [target([first, second]), target([third])]
+
+    @pytest.mark.parametrize(
+        ("threshold", "expected"),
+        [
+            (0.91, (0, math.nan)),
+            (0.9, (1 / 3, 1)),
+            (0.5, (2 / 3, 1)),
+            (0.4, (2 / 3, 2 / 3)),
+            (0.3, (1, 3 / 4)),
+            (0, (1, 3 / 5)),
+            (math.nan, (0, math.nan)),
+        ],
+    )
+    def test_by_hand(self, threshold: float, expected: tuple[float, float]):
+        # A detection that scores just the threshold is in: as float32, like the scores, from which thresholds come.
+        threshold = float(torch.tensor(threshold))
+        found = recall_precision(self.found, self.targets, ("a",), {"a": threshold})
+        assert found["a"] == pytest.approx(expected, nan_ok=True)
+
+    def test_each_class_has_its_threshold(self):
+        found = [detections([self.first, self.second], [0.6, 0.6], [0, 1])]
+        targets = [Target(torch.tensor([self.first, self.second]), torch.tensor([0, 1]))]
+        points = recall_precision(found, targets, ("a", "b"), {"a": 0.5, "b": 0.7})
+        assert (points["a"].recall, points["b"].recall) == (1, 0)
+
+    def test_a_class_without_objects(self):
+        points = recall_precision(self.found, self.targets, ("a", "b"), {"a": 0, "b": 0})
+        assert points["b"] == pytest.approx((math.nan, math.nan), nan_ok=True)
+
+    def test_in_a_crowd_nothing_is_wrong(self):
+        targets = [target([self.first, [40.0, 0.0, 60.0, 20.0]], crowd=[False, True]), self.targets[1]]
+        assert recall_precision(self.found, targets, ("a",), {"a": 0.25})["a"] == pytest.approx((1, 2 / 3))
+
+    def test_a_looser_box_at_a_lower_iou(self):
+        found = [detections([[0.0, 0.0, 10.0, 4.0]], [0.9])]
+        points = recall_precision(found, [target([self.first])], ("a",), {"a": 0.5}, iou_threshold=0.4)
+        assert points["a"] == (1, 1)

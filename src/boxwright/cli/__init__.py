@@ -33,6 +33,7 @@ COMMANDS = {
     "data check": Command("boxwright.cli.data", "Check", "name what is wrong in a dataset, where, and how to mend it"),
     "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
     "propose": Command("boxwright.cli.propose", "Propose", "search pictures for regions that may be objects"),
+    "bench": Command("boxwright.cli.bench", "Bench", "race detectors on your data: which one should you take?"),
     "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
     "import": Command("boxwright.cli.import_", "Import", "convert weights of torchvision or Detectron2, with proof"),
     "verify": Command("boxwright.cli.verify", "Verify", "repeat the proof in an imported model"),

@@ -15,26 +15,17 @@ import torch
 import tyro
 
 from boxwright import __version__
-from boxwright.cli.lineage_record import Record, draw, introduce, report, say
+from boxwright.cli.lineage_record import Steps, draw, introduce, report, say
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches, Propose
 from boxwright.data.formats import open_dataset
+from boxwright.data.image import read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.engine.checkpoint import load_detector, save_detector
 from boxwright.engine.device import choose_device
-from boxwright.engine.lineage import (
-    Recipe,
-    Spread,
-    configure,
-    cores,
-    learn,
-    machine,
-    propose_ahead,
-    sample,
-    subset,
-    take_times,
-)
+from boxwright.engine.lineage import Recipe, configure, learn, propose_ahead, sample, subset, take_times
+from boxwright.engine.speed import Spread, cores, machine
 from boxwright.engine.train import TrainConfig
 from boxwright.report.units import Unit, fraction
 
@@ -94,7 +85,7 @@ class Lineage:
         configs = {name: configure(name, **options) for name in self.steps}
         told = {name: config.build(len(recipe.train.names)).propose for name, config in configs.items()}
         folder = self.out or Path("runs") / f"{_given(self.data).resolve().stem}-lineage"
-        record = Record(folder / "lineage.json", self._settings(recipe), configs)
+        record = Steps(folder / "lineage.json", self._settings(recipe), configs)
         say(introduce(record, configs))
         for name, config in configs.items():
             if not record.has(name):
@@ -155,7 +146,7 @@ class Lineage:
         }
 
 
-def _propose_ahead(propose: Propose | None, recipe: Recipe, record: Record) -> None:
+def _propose_ahead(propose: Propose | None, recipe: Recipe, record: Steps) -> None:
     """Training is to find its proposals on disk: what they take is a number of its own."""
     if propose is None:
         return
@@ -164,7 +155,7 @@ def _propose_ahead(propose: Propose | None, recipe: Recipe, record: Record) -> N
         record.set("proposals", {"train": train, "test": test})
 
 
-def _step(name: str, config: Any, recipe: Recipe, record: Record) -> None:
+def _step(name: str, config: Any, recipe: Recipe, record: Steps) -> None:
     """Train and measure one detector. What goes wrong with it is no reason to give up those after it."""
     say(f"{name} ...")
     try:
@@ -180,13 +171,13 @@ def _step(name: str, config: Any, recipe: Recipe, record: Record) -> None:
     say(f"{name}: {trained if record.has(name) else result['error']}")
 
 
-def _take_times(options: Lineage, recipe: Recipe, record: Record) -> None:
+def _take_times(options: Lineage, recipe: Recipe, record: Steps) -> None:
     """All together and last: times that were not taken side by side do not compare."""
     names = [name for name in options.steps if record.has(name)]
     if not names or list(record.content["times"]) == names:
         return
     detectors = {name: load_detector(record.checkpoint(name), recipe.device).detector for name in names}
-    pictures = sample(recipe.test, options.timed, recipe.training.seed)
+    pictures = map(read_image, sample(recipe.test, options.timed, recipe.training.seed))
     taken = take_times(detectors, pictures, recipe.preprocess)
     parts = {name: times._asdict() for name, times in taken.items()}
     record.set("times", {name: {part: _described(one) for part, one in of.items()} for name, of in parts.items()})

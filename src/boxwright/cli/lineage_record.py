@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boxwright import __version__
 from boxwright.cli.table import table
 from boxwright.engine.lineage import Cost, Times, differences
+from boxwright.engine.record import Record
 from boxwright.report.units import Unit, digits, fraction
 
 TITLES = {
@@ -24,20 +20,12 @@ TITLES = {
 }  # fmt: skip
 
 
-class Record:
-    """lineage.json: what is known so far, whole on disk after every change."""
+class Steps(Record):
+    """lineage.json."""
 
-    def __init__(self, path: Path, settings: dict[str, Any], configs: Mapping[str, Any]) -> None:
-        """Goes on from what is there. Raises ValueError where that was made otherwise."""
-        self.path = path
-        made = {"settings": settings, "configs": {name: asdict(config) for name, config in configs.items()}}
-        made = json.loads(json.dumps(made))  # as it comes back from disk: lists for tuples
-        self.content: dict[str, Any] = {**made, "proposals": {}, "steps": {}, "times": {}}
-        if path.is_file():
-            old = _read(path)
-            _refuse_changes(path, old, made)
-            self.content = {**old, "configs": old["configs"] | made["configs"]}
-        self.content |= {"command": shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
+    def __init__(self, path: Path, settings: Mapping[str, Any], configs: Mapping[str, Any]) -> None:
+        """As `Record`."""
+        super().__init__(path, "lineage", settings, configs, ("proposals", "steps", "times"))
 
     def has(self, name: str) -> bool:
         """Whether this step is finished; one that failed is not."""
@@ -45,14 +33,6 @@ class Record:
 
     def checkpoint(self, name: str) -> Path:
         return self.path.with_name(f"{name}.safetensors")
-
-    def set(self, part: str, value: dict[str, Any]) -> None:
-        """All or nothing: until the new file is whole, the old one stays."""
-        self.content[part] = value
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
 
     def cost(self, name: str) -> Cost:
         """What is known of a step."""
@@ -63,33 +43,7 @@ class Record:
         return Cost(TITLES.get(name, name), result.get("seconds", math.nan), *parts, *quality)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); move it away, or give another --out") from error
-    expected = {"settings", "configs", "proposals", "steps", "times"}
-    if not isinstance(content, dict) or not content.keys() >= expected:
-        raise ValueError(f"{path} was not written by boxwright lineage; move it away, or give another --out")
-    return content
-
-
-def _refuse_changes(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changes = _changes(old["settings"], new["settings"])
-    for name in (name for name in new["configs"] if name in old["configs"]):
-        changes += [f"{name} {change}" for change in _changes(old["configs"][name], new["configs"][name])]
-    if changes:
-        raise ValueError(
-            f"{path} was made with other settings: {'; '.join(changes)}. Give the same ones, or another --out"
-        )
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys]
-
-
-def introduce(record: Record, configs: Mapping[str, Any]) -> str:
+def introduce(record: Steps, configs: Mapping[str, Any]) -> str:
     """What all share, and each setting that they do not."""
     lines = [f"the same for all: {_caption(record.content['settings'])}"]
     for name, own in differences(configs).items():
@@ -111,7 +65,7 @@ def _caption(settings: Mapping[str, Any]) -> str:
     )
 
 
-def report(record: Record, steps: Sequence[str]) -> str:
+def report(record: Steps, steps: Sequence[str]) -> str:
     """What each step takes and is worth; how many times less it takes than the first that is finished; what failed."""
     content, costs = record.content, [record.cost(name) for name in steps]
     hours, seconds = Unit.of(cost.training for cost in costs), Unit.of(cost.whole for cost in costs)
@@ -144,7 +98,7 @@ def _ahead(content: Mapping[str, Any]) -> str:
     )
 
 
-def draw(record: Record, steps: Sequence[str]) -> None:
+def draw(record: Steps, steps: Sequence[str]) -> None:
     """lineage.png and lineage.svg, where matplotlib is installed."""
     try:
         from boxwright.report.plots import draw_costs

@@ -8,8 +8,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,7 +16,6 @@ import torch
 import tyro
 
 from boxwright import __version__
-from boxwright.cli.run import Run, new_folder
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
@@ -28,8 +25,11 @@ from boxwright.detectors import DETECTORS, Detector
 from boxwright.engine import checkpoint
 from boxwright.engine.checkpoint import Loaded, load_detector, name_of
 from boxwright.engine.distributed import Place, join
+from boxwright.engine.evaluate import evaluate_detector
 from boxwright.engine.finetune import Transfer, transfer
+from boxwright.engine.history import summary
 from boxwright.engine.progress import Progress
+from boxwright.engine.run import Run, stopping
 from boxwright.engine.train import TrainConfig, Training
 from boxwright.zoo import find
 
@@ -158,7 +158,9 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         folder = resume or new_folder(options.out or _usual_folder(options))
         if resume is None:
             _write_options(options, origin, folder / "config.json")
-        run = Run(folder, options, parts, names, batches.workers)
+        origin = _read_json(folder / "config.json").get("from")  # a run that goes on has it from there
+        about = {"data": str(options.data), **({"from": origin} if origin else {})}
+        run = Run(folder, options.detector, parts, options.preprocess, options.batch, batches.workers, about)
         if resume is None:
             training.save(run.folder / "resume.safetensors")  # from now on there is something to go on from
             if splits.made:
@@ -166,7 +168,7 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         print(_introduction(options, training, parts, run.folder), flush=True)
         _propose(detector, parts)
 
-    with _stopping(training) as caught:
+    with stopping(training) as caught:
         saved = time.monotonic()
         for step in training.steps():
             if run is None:
@@ -174,40 +176,53 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
             if step.number % options.log_every == 0:
                 run.history.step(step)
             if step.epoch is not None:
-                run.finish(step.epoch)
+                print(run.finish(step.epoch), flush=True)
+                _draw_curves(run)
             if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
                 training.save(run.folder / "resume.safetensors")
                 saved = time.monotonic()
     if training.finished:
         if run is not None:
-            run.conclude(detector)
+            _conclude(run, detector)
         return 0
     if run is not None:
         print(f"stopped after step {training.step}; to go on: boxwright train --resume {run.folder}", file=sys.stderr)
     return 128 + (caught or [signal.SIGTERM])[0]  # nothing caught: another process was told to stop
 
 
-@contextmanager
-def _stopping(training: Training) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C or SIGTERM stops the training after a whole step; a second Ctrl-C stops it at once.
-
-    Yields the signals that came.
-    """
-    caught: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        training.stop = True
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _draw_curves(run: Run) -> None:
+    """After an epoch that was evaluated; after each where there is nothing to evaluate on."""
+    epochs = run.history.epochs()
+    if "val" not in epochs[-1] and "val" in run.parts:
+        return
     try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        from boxwright.report.plots import draw_curves
+    except ImportError:
+        return  # without matplotlib there is no picture; the numbers are in log.jsonl
+    draw_curves(epochs, run.folder / "curves.png")
+
+
+def _conclude(run: Run, detector: Detector) -> None:
+    """After the last epoch: measure the best detector on the test part, if there is one."""
+    tensors, described = checkpoint.read(run.best)
+    if "test" in run.parts:
+        checkpoint.fill(detector, tensors, run.best)
+        quality = evaluate_detector(detector, run.parts["test"], run.names, run.preprocess, run.batch, run.workers)
+        run.history.test(quality)
+        described["metrics"]["test"] = summary(quality)
+        checkpoint.write(run.best, tensors, described)
+        print(f"\nthe best detector, of epoch {described['epoch']}, on the test part:\n{quality.table()}")
+    print(f"\nboxwright detect photo.jpg --model {run.best}")
+
+
+def new_folder(wanted: Path) -> Path:
+    """An empty folder of that name, or with the first number behind it that makes it a new one."""
+    folder, number = wanted, 1
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _propose(detector: Detector, parts: dict[str, Dataset]) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +22,8 @@ from boxwright.engine.evaluate import evaluate_detector
 from boxwright.engine.history import summary
 from boxwright.engine.progress import Progress
 from boxwright.engine.propose import propose_all, sources_of
+from boxwright.engine.speed import bare, cores, in_turn
 from boxwright.engine.train import TrainConfig, Training
-from boxwright.proposals import Cached
 from boxwright.types import Images
 
 
@@ -43,22 +40,6 @@ class Recipe:
     pretrained: bool
     device: torch.device
     workers: int = 0
-
-
-class Spread(NamedTuple):
-    """The middle of a number of measurements, and what a quarter of them are below and above."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Raises StatisticsError where there are none."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
 
 
 class Cost(NamedTuple):
@@ -101,15 +82,15 @@ def configure(name: str, **options: Any) -> Any:
 def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What each config has that is not the same in all of them."""
     options = {name: asdict(config) for name, config in configs.items()}
-    first, *others = options.values()
-    common = {key for key, value in first.items() if all(key in one and one[key] == value for one in others)}
+    first = next(iter(options.values()), {})
+    common = {key for key, value in first.items() if all(key in one and one[key] == value for one in options.values())}
     return {name: {key: value for key, value in one.items() if key not in common} for name, one in options.items()}
 
 
 def propose_ahead(propose: Propose, datasets: Iterable[Dataset]) -> list[dict[str, Any]]:
     """Has a proposer that remembers propose for every picture, on all cores, and says of each dataset what that took:
     how many pictures were new to it, and the seconds."""
-    _bare(propose)(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no picture's time
+    bare(propose)(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no picture's time
     taken = []
     for dataset in datasets:
         started, new = time.perf_counter(), 0
@@ -169,43 +150,29 @@ def take_times(
     ready = {
         name: [_ready(detector, picture, preprocess) for picture in pictures] for name, detector in detectors.items()
     }
-    bare = {name: _bare(detector.propose) for name, detector in detectors.items() if detector.propose is not None}
+    proposers = {name: bare(detector.propose) for name, detector in detectors.items() if detector.propose is not None}
     tasks: dict[Any, Callable[[int], object]] = {}
-    for proposer in bare.values():  # one that several share is asked once
+    for proposer in proposers.values():  # one that several share is asked once
         tasks[proposer] = lambda place, proposer=proposer: proposer(pictures[place])
     for name, detector in detectors.items():
         detector.eval()
         tasks[name] = lambda place, name=name, detector=detector: _look(detector, ready[name][place])
     seconds = in_turn(tasks, len(pictures), rounds)
-    return {name: Times(seconds[bare[name]] if name in bare else [], seconds[name]) for name in detectors}
+    return {name: Times(seconds[proposers[name]] if name in proposers else [], seconds[name]) for name in detectors}
 
 
-def in_turn(tasks: Mapping[Any, Callable[[int], object]], places: int, rounds: int) -> dict[Any, list[float]]:
-    """Seconds that each task takes at each place, all at one place before the next; a first round is warm-up."""
-    seconds: dict[Any, list[float]] = {name: [] for name in tasks}
-    with Progress("test time", (rounds + 1) * places * len(tasks)) as bar:
-        for turn in range(rounds + 1):
-            for place in range(places):
-                for name, task in tasks.items():
-                    started = time.perf_counter()
-                    task(place)
-                    if turn:
-                        seconds[name].append(time.perf_counter() - started)
-                    bar.update()
-    return seconds
-
-
-def sample(dataset: Dataset, count: int, seed: int) -> list[np.ndarray]:
+def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
     """Pictures of a dataset, drawn with the seed among those that can be read; fewer where there are no more."""
-    pictures = []
+    paths = []
     for index in np.random.default_rng(seed).permutation(len(dataset)).tolist():
-        if len(pictures) == count:
+        if len(paths) == count:
             break
         try:
-            pictures.append(read_image(dataset.path(index)))
+            read_image(dataset.path(index))
         except ImageError:
             continue  # evaluation has named it in a warning
-    return pictures
+        paths.append(dataset.path(index))
+    return paths
 
 
 def subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
@@ -213,13 +180,6 @@ def subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
     if count is None:
         return dataset
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the times depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"device": str(device), "name": name, "cores": cores(), "threads": torch.get_num_threads(), **versions}
 
 
 def _look(detector: Detector, images: Images) -> None:
@@ -236,23 +196,3 @@ def _ready(detector: Detector, picture: np.ndarray, preprocess: Preprocess) -> I
         found = torch.as_tensor(detector.propose(picture), dtype=torch.float32).reshape(-1, 4)
         proposals = [way.forward(found)]
     return to_images([resized], preprocess, proposals).to(next(detector.parameters()).device)
-
-
-def _bare(propose: Propose) -> Propose:
-    """The proposer itself, which remembers nothing."""
-    return propose.propose if isinstance(propose, Cached) else propose
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """As the system calls it; `platform` knows no more than the architecture on Linux."""
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

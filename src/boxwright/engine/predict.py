@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -21,7 +22,8 @@ from boxwright.data.image import read_image, to_rgb
 from boxwright.data.preprocess import Preprocess, Resize
 from boxwright.detectors import Detector
 from boxwright.engine.device import choose_device
-from boxwright.types import Size
+from boxwright.proposals import Cached
+from boxwright.types import Detections, Images, Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,8 @@ class Result:
 class Predictor:
     """A detector with all that it takes to look at pictures: `predictor("photo.jpg").boxes`.
 
+    A look has five steps: `Picture.open`, `propose`, `resize`, the detector's `detect`, `results`.
+
     detector    is put on `device`, in evaluation mode
     names       (K,) its classes
     preprocess  how pictures are resized before it sees them
@@ -191,33 +195,55 @@ class Predictor:
         while group := list(islice(pictures, batch)):
             yield from self._look(group, threshold, labels)
 
-    def _look(self, pictures: list[Picture], threshold: float, labels: Tensor | None) -> Iterator[Result]:
-        resized, ways_back = zip(*(self.preprocess(picture.image) for picture in pictures), strict=True)
-        images = to_images(resized, self.preprocess, self._proposals(pictures, ways_back))
-        answers = self.detector.detect(images.to(self.device))
+    def _look(self, pictures: list[Picture], threshold: float, labels: Tensor | None) -> list[Result]:
+        images, ways_back = self.resize(pictures, self.propose(pictures))
+        return self.results(pictures, ways_back, self.detector.detect(images), threshold, labels)
+
+    def propose(self, pictures: Sequence[Picture]) -> list[Tensor] | None:
+        """Where to look, boxes (P, 4) in pixels of each picture, for a detector that is told; None for any other."""
+        propose = self.detector.propose
+        if propose is None:
+            return None
+        return [torch.as_tensor(propose(picture.image), dtype=torch.float32).reshape(-1, 4) for picture in pictures]
+
+    def resize(self, pictures: Sequence[Picture], proposals: Sequence[Tensor] | None) -> tuple[Images, list[Resize]]:
+        """The pictures as a batch on the device, and for each the way back to its own pixels; proposals move along."""
+        resized, ways = zip(*(self.preprocess(picture.image) for picture in pictures), strict=True)
+        if proposals is not None:
+            proposals = [way.forward(boxes) for way, boxes in zip(ways, proposals, strict=True)]
+        return to_images(resized, self.preprocess, proposals).to(self.device), list(ways)
+
+    def results(
+        self,
+        pictures: Sequence[Picture],
+        ways_back: Sequence[Resize],
+        answers: Sequence[Detections],
+        threshold: float,
+        labels: Tensor | None = None,
+    ) -> list[Result]:
+        """What the detector answered of each picture, in the picture's pixels, on the CPU.
+
+        labels  only these, (L,) places in `names`; all for None
+        """
+        results = []
         for picture, way_back, answer in zip(pictures, ways_back, answers, strict=True):
             found = answer.to("cpu")
             keep = found.scores >= threshold
             if labels is not None:
                 keep &= torch.isin(found.labels, labels)
             found = found[keep]
-            yield Result(
-                boxes=way_back.back(found.boxes),
-                scores=found.scores,
-                labels=found.labels,
-                names=[self.names[label] for label in found.labels.tolist()],
-                classes=self.names,
-                image=picture.image,
-                path=picture.path,
+            results.append(
+                Result(
+                    boxes=way_back.back(found.boxes),
+                    scores=found.scores,
+                    labels=found.labels,
+                    names=[self.names[label] for label in found.labels.tolist()],
+                    classes=self.names,
+                    image=picture.image,
+                    path=picture.path,
+                )
             )
-
-    def _proposals(self, pictures: Sequence[Picture], ways: Sequence[Resize]) -> list[Tensor] | None:
-        """Where to look in the resized pictures, for a detector that is told."""
-        propose = self.detector.propose
-        if propose is None:
-            return None
-        boxes = [torch.as_tensor(propose(picture.image), dtype=torch.float32) for picture in pictures]
-        return [way.forward(found.reshape(-1, 4)) for way, found in zip(ways, boxes, strict=True)]
+        return results
 
     def _labels(self, classes: Iterable[str] | None) -> Tensor | None:
         if classes is None:
@@ -227,6 +253,18 @@ class Predictor:
         if unknown:
             raise ValueError(f"no class is called {', '.join(unknown)}; this model knows {', '.join(self.names)}")
         return torch.tensor([self.names.index(name) for name in wanted])
+
+
+@contextmanager
+def uncached(detector: Detector) -> Iterator[None]:
+    """Within, the detector's proposer computes the boxes of every picture anew."""
+    known = detector.propose
+    if isinstance(known, Cached):
+        detector.propose = lambda picture: known.propose(picture)[: known.count]
+    try:
+        yield
+    finally:
+        detector.propose = known
 
 
 def _fraction(threshold: float) -> float:

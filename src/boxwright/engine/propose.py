@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from torch import Tensor
 from boxwright.boxes.iou import pairwise_iou
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_image
+from boxwright.engine.speed import cores
 from boxwright.proposals import Cached, FromFile, Propose, picture_key
 from boxwright.types import Size
 
@@ -64,7 +64,7 @@ def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None
 
     Raises ValueError, with the picture's path, where the proposer refuses it: a file that does not know it.
     """
-    workers = workers or _cores()
+    workers = workers or cores()
     waiting: deque[Future[Proposed]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -99,11 +99,6 @@ def warm(
             if progress is not None:
                 progress()
     return broken
-
-
-def _cores() -> int:
-    """Those that this process may use: a container often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _propose(propose: Propose, source: Source) -> Proposed:

@@ -1,5 +1,16 @@
-"""How good a set of detections is: precision and recall by definition, and COCO's metrics as a leaderboard has them."""
+"""How good a set of detections is: precision and recall by definition, COCO's metrics, and how sure they are."""
 
+from boxwright.metrics.bootstrap import ApIntervals, Interval, ap_interval
 from boxwright.metrics.coco import Evaluation, evaluate, evaluate_files
+from boxwright.metrics.precision import OperatingPoint, recall_precision
 
-__all__ = ["Evaluation", "evaluate", "evaluate_files"]
+__all__ = [
+    "ApIntervals",
+    "Evaluation",
+    "Interval",
+    "OperatingPoint",
+    "ap_interval",
+    "evaluate",
+    "evaluate_files",
+    "recall_precision",
+]

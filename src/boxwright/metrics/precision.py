@@ -13,7 +13,7 @@ the same numbers, with all of COCO's rules (100 detections per image and class, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -51,6 +51,13 @@ class Curve(NamedTuple):
     precision: np.ndarray
 
 
+class OperatingPoint(NamedTuple):
+    """Which part of the objects is found, and which part of what is found is right."""
+
+    recall: float
+    precision: float
+
+
 def match(detections: Detections, target: Target, iou_threshold: float = 0.5, protocol: Protocol = "coco") -> Matches:
     """Match the detections of one image to its objects of the same label, best score first, each object once.
 
@@ -68,7 +75,7 @@ def match(detections: Detections, target: Target, iou_threshold: float = 0.5, pr
     counted = torch.ones(len(detections), dtype=torch.bool)
     if len(target) == 0:
         return Matches(true_positive, counted)
-    overlaps = _overlaps(detections, target, protocol)  # (D, G)
+    overlaps = pairwise_overlaps(detections, target, protocol)  # (D, G)
     ignored = _ignored(target, protocol)  # (G,)
     taken = torch.zeros_like(ignored)
     for row in torch.argsort(detections.scores.cpu(), descending=True, stable=True):
@@ -84,7 +91,7 @@ def match(detections: Detections, target: Target, iou_threshold: float = 0.5, pr
     return Matches(true_positive, counted)
 
 
-def _overlaps(detections: Detections, target: Target, protocol: Protocol) -> Tensor:
+def pairwise_overlaps(detections: Detections, target: Target, protocol: Protocol = "coco") -> Tensor:
     """How far each detection covers each object, -1 where the labels differ: (D, G) float64."""
     found, objects = detections.boxes.cpu().double(), target.boxes.cpu().double()
     overlaps = pairwise_iou(found, objects)
@@ -194,6 +201,28 @@ def precision_recall_curves(
         rows = ranked[(counted & (labels == label))[ranked]]
         curves[name] = precision_recall(true_positive[rows], n_objects) if n_objects else None
     return curves
+
+
+def recall_precision(
+    detections: Sequence[Detections],
+    targets: Sequence[Target],
+    names: Sequence[str],
+    thresholds: Mapping[str, float],
+    iou_threshold: float = 0.5,
+    protocol: Protocol = "coco",
+) -> dict[str, OperatingPoint]:
+    """By class name, of the detections that score at least the class's threshold (nan: none do).
+
+    The precision of no detections is nan; so are both for a class of which there is no object to be found.
+    """
+    least = torch.tensor([thresholds[name] for name in names], dtype=torch.float64)
+    kept = [one[(one.scores.cpu().double() >= least[one.labels.cpu()]).to(one.scores.device)] for one in detections]
+    points = {}
+    for name, curve in precision_recall_curves(kept, targets, names, iou_threshold, protocol).items():
+        recall = math.nan if curve is None else [0.0, *curve.recall][-1]
+        precision = math.nan if curve is None else [math.nan, *curve.precision][-1]
+        points[name] = OperatingPoint(float(recall), float(precision))
+    return points
 
 
 def _join(columns: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,310 @@
+"""A race under way: who runs, on what, how far they are. All of it is on disk after every step, to go on from."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boxwright.bench.cell import Cell
+from boxwright.bench.entry import Rung, Standing
+from boxwright.bench.guest import Guest
+from boxwright.bench.job import Effort, Job, measure, pace, train
+from boxwright.bench.parallel import Pool
+from boxwright.bench.plan import Pace, Plan, halve, make_plan, parse_budget
+from boxwright.bench.rules import Rules
+from boxwright.data.batch import Batches
+from boxwright.data.dataset import Dataset
+from boxwright.data.formats import Splits, open_dataset
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors.proposed import ProposedConfig
+from boxwright.engine.device import choose_device
+from boxwright.engine.lineage import propose_ahead
+from boxwright.engine.progress import Progress
+from boxwright.engine.record import Record
+from boxwright.engine.run import validate_every
+from boxwright.engine.speed import cores, machine
+from boxwright.engine.train import TrainConfig
+
+_PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made")
+_START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a cell has of its own."""
+
+    config: Any
+    preprocess: Preprocess
+
+
+class Course:
+    """Cells and guests, data, rules, and a record of what is known."""
+
+    def __init__(
+        self,
+        entrants: Sequence[Cell | Guest],
+        data: str | Path | Splits,
+        rules: Rules,
+        training: TrainConfig,
+        out: str | Path | None = None,
+    ) -> None:
+        """As `race`; nothing is written yet."""
+        if not entrants:
+            raise ValueError("a race takes one cell or more, and got none")
+        if twice := [name for name, count in Counter(one.name for one in entrants).items() if count > 1]:
+            raise ValueError(f"each name is in a race once; {', '.join(twice)} came more often")
+        self.cells = {one.name: one for one in entrants if isinstance(one, Cell)}
+        self.guests = {one.name: one for one in entrants if isinstance(one, Guest)}
+        self.rules, self.device = rules, choose_device(rules.device)
+        splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
+        self.data, self.made = splits.source, splits.made
+        self.parts, self.tested = _parts(splits)
+        batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
+        self.training = training.resolve(len(batches), self.device)
+        self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
+        if self.folder.is_file():
+            raise ValueError(f"the results' folder {self.folder} is a file; give another")
+        configs = {name: _Settings(cell.config, cell.preprocess) for name, cell in self.cells.items()}
+        self.record = Record(self.folder / "bench.json", "bench", self._settings(), configs, _PARTS)
+        self._since = time.monotonic()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.parts["train"].names
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.record.content["settings"]
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The cells that did not work, and why."""
+        return self.record.content["failed"]
+
+    @property
+    def spent(self) -> float:
+        """Seconds so far, whoever was at work."""
+        return self.record.content["spent"] or 0.0
+
+    @property
+    def plan(self) -> Plan | None:
+        """None before `prepare`."""
+        known = self.record.content["plan"]
+        return Plan(known["epochs"], tuple(known["rungs"]), known["seconds"]) if known else None
+
+    @property
+    def rungs(self) -> list[Rung]:
+        """Those that are behind."""
+        return [_rung(known) for known in self.record.content["rungs"] or []]
+
+    @property
+    def epochs(self) -> int:
+        """Of a cell that gets to the end."""
+        assert self.training.epochs is not None
+        return self.plan.epochs if self.plan else self.training.epochs
+
+    def jobs(self, name: str) -> list[Job]:
+        """A cell with each seed."""
+        rules, first = self.rules, self.training.seed
+        return [
+            Job(
+                self.cells[name],
+                self.folder / "cells" / name / f"seed{seed}",
+                self.parts,
+                replace(self.training, seed=seed, epochs=self.epochs),
+                rules.augment,
+                rules.batch,
+                rules.pretrained,
+                rules.device,
+                self.settings["workers"],
+            )
+            for seed in range(first, first + rules.seeds)
+        ]
+
+    def running(self, rungs: Sequence[Rung] = ()) -> list[str]:
+        """The cells that are still in after these rungs."""
+        out = {standing.name for rung in rungs for standing in rung.standings if not standing.kept}
+        return [name for name in self.cells if name not in out and name not in self.failed]
+
+    def estimate(self, pool: Pool) -> tuple[dict[str, Effort], Plan]:
+        """What each cell takes, from a few steps of each, and the plan. Failures are noted; nothing is written."""
+        efforts: dict[str, Effort] = {}
+        started = time.monotonic()
+        with Progress("a few steps of each cell", len(self.cells)) as bar:
+            for job, answer in pool(pace, [self.jobs(name)[0] for name in self.running()]):
+                if isinstance(answer, Exception):
+                    self.failed[job.cell.name] = said(answer)
+                else:
+                    efforts[job.cell.name] = answer
+                bar.update()
+        budget = parse_budget(self.rules.budget) - (time.monotonic() - started) if self.rules.budget else None
+        paces = {name: self._pace(effort) for name, effort in efforts.items()}
+        every = validate_every(len(self.parts["val"]), len(self.parts["train"]))
+        return efforts, make_plan(paces, self.rules.seeds, self.epochs, every, budget, self.rules.parallel)
+
+    def prepare(self, pool: Pool) -> None:
+        """Plan, once: a race that goes on keeps its plan. Raises OSError where the disk has no room for all of it."""
+        if self.plan is None:
+            efforts, plan = self.estimate(pool)
+            if not efforts and not self.guests:
+                reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
+                raise ValueError(f"no cell of this race can be trained: {reasons}")
+            _need_room(self.folder, efforts.values(), self.rules.seeds)
+            self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
+            self.keep("plan", asdict(plan))
+        late = [name for name in self.running() if name not in self.record.content["efforts"]]
+        if late and self.plan is not None and self.plan.rungs:
+            raise ValueError(
+                f"{self.record.path} is of a race with a budget, planned without {', '.join(late)}; give another --out"
+            )
+
+    def learn(self, pool: Pool) -> None:
+        """All cells to the end, or to the rung where they are put out; and what each of them finds in the test part."""
+        assert self.plan is not None
+        for place, epoch in enumerate((*self.plan.rungs, self.plan.epochs)):
+            before = self.rungs[:place]
+            self._train(pool, [job for name in self.running(before) for job in self.jobs(name)], epoch)
+            if place < len(self.plan.rungs) and len(self.rungs) == place:
+                self._halve(epoch)
+        raced = [job for name in self.running() for job in self.jobs(name) if not job.finished()]
+        for job, answer in pool(measure, self._in_turn(raced)):
+            self._note(job, answer)
+
+    def raced(self) -> list[str]:
+        """The cells of which is known what they find in the test part."""
+        return [name for name in self.running() if all(job.finished() for job in self.jobs(name))]
+
+    def keep(self, part: str, value: Any) -> None:
+        """On disk at once, with the time that has gone by."""
+        now = time.monotonic()
+        self.record.content["spent"] = self.spent + now - self._since
+        self._since = now
+        self.record.set(part, value)
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be the same for results to stand side by side."""
+        rules = self.rules
+        same = ("seeds", "budget", "augment", "batch", "pretrained")
+        return {
+            "data": str(self.data.resolve()),
+            **{f"{part} pictures": len(dataset) for part, dataset in self.parts.items()},
+            "parts": f"drawn with seed {self.training.seed}" if self.made else "as the data has them",
+            "tested on": self.tested,
+            "classes": self.names,
+            **{name: getattr(rules, name) for name in same},
+            "workers": min(cores() - 1, 4) if rules.workers is None else rules.workers,
+            **asdict(self.training),
+            **machine(self.device),
+        }
+
+    def _pace(self, effort: Effort) -> Pace:
+        """For all pictures what a few took."""
+        count = {part: len(dataset) for part, dataset in self.parts.items()}
+        looks = min(self.rules.timed, count["test"]) * (self.rules.rounds + 1) * 2  # one by one, and many together
+        return Pace(
+            epoch=max(1, count["train"] // self.rules.batch) * effort.step,
+            validation=count["val"] * effort.picture,
+            seed=count["test"] * effort.picture + _START,
+            cell=looks * (effort.picture + effort.propose) * len(self.rules.runtimes)
+            + sum(count.values()) * effort.propose / cores()
+            + _START,
+        )
+
+    def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
+        waiting = [job for job in jobs if job.epochs() < until]
+        for propose in {repr(job.cell.config): job.cell.config for job in waiting}.values():
+            if isinstance(propose, ProposedConfig):
+                propose_ahead(propose.propose(), self.parts.values())
+        for job, answer in pool(partial(train, until=until), self._in_turn(waiting)):
+            self._note(job, answer)
+
+    def _halve(self, epoch: int) -> None:
+        efforts = {name: Effort(**known) for name, known in self.record.content["efforts"].items()}
+        measured = {
+            name: (
+                statistics.fmean(job.ap() for job in self.jobs(name)),
+                efforts[name].picture + efforts[name].propose,
+            )
+            for name in self.running(self.rungs)
+        }
+        rung = halve(epoch, measured)
+        for standing in rung.standings:
+            going = "goes on" if standing.kept else "is out"
+            say(f"after epoch {epoch}: {standing.name} {going}, AP {standing.ap:.3f} on val")
+        self.keep("rungs", [*(self.record.content["rungs"] or []), asdict(rung)])
+
+    def _in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Each job as its turn comes, unless another seed of its cell failed, or it has ended the process before."""
+        for job in jobs:
+            if job.cell.name in self.failed:
+                continue
+            tries = self.record.content["tries"]
+            epoch, tried = tries.get(str(job), (-1, 0))
+            tried = tried + 1 if epoch == job.epochs() else 1
+            if tried > _TRIES:
+                why = f"the process ended {_TRIES} times in epoch {epoch + 1} without a word; out of memory?"
+                self.fail(job.cell.name, f"seed {job.training.seed}: {why}")
+                continue
+            self.keep("tries", {**tries, str(job): (job.epochs(), tried)})
+            yield job
+
+    def _note(self, job: Job, answer: object) -> None:
+        """What came of a job."""
+        self.keep("tries", {name: tried for name, tried in self.record.content["tries"].items() if name != str(job)})
+        if isinstance(answer, Exception):
+            self.fail(job.cell.name, f"seed {job.training.seed}: {said(answer)}")
+
+    def fail(self, name: str, why: str) -> None:
+        """A cell or a guest is out; the others go on."""
+        say(f"{name} failed: {why}. The others go on")
+        self.keep("failed", {**self.failed, name: why})
+
+
+def say(text: str) -> None:
+    """On stderr: stdout is for the table, or the JSON."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parts(splits: Splits) -> tuple[dict[str, Dataset], str]:
+    """Train, val and test, and what the last one is."""
+    if "train" not in splits or "val" not in splits:
+        raise ValueError(f"{splits.source}: a race needs a train and a val part; there are {', '.join(splits)}")
+    tested = "test" if "test" in splits else "val"
+    for part in ("train", "val", tested):
+        if not len(splits[part].boxes):
+            raise ValueError(f"{splits.source}: there is no object in the {part} part")
+    said = "test" if tested == "test" else "val, for there is no test part: it has also chosen the epochs"
+    return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, said
+
+
+def _rung(known: Mapping[str, Any]) -> Rung:
+    return Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
+
+
+def _need_room(folder: Path, efforts: Iterable[Effort], seeds: int) -> None:
+    """Before hours are lost. A job keeps weights, their average, two moments of the optimizer, and two checkpoints."""
+    sizes = [effort.bytes for effort in efforts]
+    needed = 6 * seeds * sum(sizes) + 4 * max(sizes, default=0)  # the last: what is written beside an old file
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise OSError(
+            f"{there} has {free / 1e6:.0f} MB left, and the race needs up to {needed / 1e6:.0f} MB; make room, give "
+            "--out on another disk, or take fewer cells or seeds"
+        )
+
+
+def said(error: Exception) -> str:
+    """An error in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

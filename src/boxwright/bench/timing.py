@@ -1,0 +1,101 @@
+"""The times of all that were trained, and of guests, taken side by side: what the machine does meanwhile hits all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boxwright.bench.course import Course, said, say
+from boxwright.bench.job import save_found
+from boxwright.engine.footprint import footprint
+from boxwright.engine.lineage import sample
+from boxwright.engine.predict import Predictor
+from boxwright.engine.speed import RUNTIMES, flops, parameters, stages, take_latencies, throughput
+from boxwright.zoo import load
+
+CONTROL = "control"
+"""The first cell once more, as the last one: where its times differ from its own, so may all."""
+
+OWN = "own"
+"""The runtime of a guest."""
+
+Look = Callable[[Path], Mapping[str, float]]
+
+
+def take_times(course: Course) -> None:
+    """What the record does not know yet: footprints once for each cell, times for all cells of this race together."""
+    for name in course.raced():
+        if name not in course.record.content["footprints"]:
+            course.keep("footprints", {**course.record.content["footprints"], name: _footprint(course, name)})
+    for name, guest in course.guests.items():
+        try:
+            save_found(found_by(course, name), guest.measure(course.parts["test"]))
+        except Exception as error:
+            course.fail(name, said(error))
+    key = _key(course)
+    if course.record.content["times"].get("key") == key or not key["entrants"]:
+        return
+    paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
+    predictors = _predictors(course)
+    looks: dict[str, Look] = {name: partial(stages, predictor) for name, predictor in predictors.items()}
+    looks |= {as_key(name, OWN): course.guests[name].look for name in course.guests if name not in course.failed}
+    first = next(iter(looks))
+    latencies = take_latencies({**looks, CONTROL: looks[first]}, paths, course.rules.rounds)
+    rates = throughput(predictors, paths, course.rules.batch, course.rules.rounds)
+    times = {
+        "key": key,
+        "pictures": len(paths),
+        "first": first,
+        "seconds": {name: _rounded(measured) for name, measured in latencies.seconds.items()},
+        "throughput": rates.rates,
+        "failures": {**rates.failures, **latencies.failures},
+    }
+    course.keep("times", times)
+
+
+def as_key(name: str, runtime: str) -> str:
+    """How the record calls a cell in a runtime."""
+    return f"{name} {runtime}"
+
+
+def found_by(course: Course, guest: str) -> Path:
+    """Where the detections of a guest are kept."""
+    return course.folder / "guests" / f"{guest}.npz"
+
+
+def _key(course: Course) -> dict[str, Any]:
+    """What the times depend on; others of the same are not taken again."""
+    rules = course.rules
+    entrants = [*course.raced(), *(name for name in course.guests if name not in course.failed)]
+    return {"entrants": entrants, "runtimes": list(rules.runtimes), "timed": rules.timed, "rounds": rules.rounds}
+
+
+def _predictors(course: Course) -> dict[str, Predictor]:
+    """Each cell, with the weights of its first seed, in each runtime."""
+    predictors = {}
+    for name in course.raced():
+        for runtime in course.rules.runtimes:
+            predictor = load(course.jobs(name)[0].best, course.device)
+            predictor.detector = RUNTIMES[runtime](predictor.detector)
+            predictors[as_key(name, runtime)] = predictor
+    return predictors
+
+
+def _footprint(course: Course, name: str) -> dict[str, Any]:
+    """What does not depend on who else is in the race."""
+    best = course.jobs(name)[0].best
+    paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
+    predictor = load(best, course.device)
+    known = {"parameters": parameters(predictor.detector), "file": best.stat().st_size, "flops": None}
+    try:
+        known["flops"] = flops(predictor, paths[0])
+        return known | footprint(best, paths, course.device)._asdict()
+    except Exception as error:
+        say(f"{name}: its memory could not be measured: {error}")
+        return known
+
+
+def _rounded(measured: Any) -> Any:
+    return [{stage: round(seconds, 7) for stage, seconds in one.items()} for one in measured]

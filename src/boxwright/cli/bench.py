@@ -1,0 +1,123 @@
+"""`boxwright bench`: which detector to take, on your data and your machine."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from boxwright.bench.cell import grid
+from boxwright.bench.course import Course
+from boxwright.bench.entry import Race
+from boxwright.bench.page import between, ranked
+from boxwright.bench.parallel import StoppedError, open_pool
+from boxwright.bench.plan import written
+from boxwright.bench.rules import Rules
+from boxwright.bench.run import race
+from boxwright.bench.summary import check_constraints
+from boxwright.cli.table import table
+from boxwright.engine.train import TrainConfig
+from boxwright.report.units import digits, fraction
+
+DETECTORS = ("ssd", "retinanet", "fcos", "faster_rcnn")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Train detectors alike on your data, measure them side by side, and say which one to take.
+
+    The cells of the race are all combinations of --detectors, --backbones, --sizes and --proposals. The folder gets
+    report.html with everything, frontier.png and .svg, results.json and .csv, and the checkpoints. The same command
+    again goes on where it was.
+    """
+
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    detectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = DETECTORS
+    """Meta-architectures, of those that `boxwright train` knows."""
+    backbones: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("efficientnet_lite0",)
+    """Backbones; a timm model as timm:NAME."""
+    sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (320,)
+    """The shorter side of pictures in pixels; the longer side is 1.3 times that at most."""
+    proposals: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")] = ()
+    """Numbers of proposals, for detectors that have them; each one's own number if not given."""
+    constraint: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="WHAT<VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
+    ] = ()
+    """What the winner must meet, such as "p95<30ms", "recall[cat]>0.9" or "file<20MB"; once for each."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """The folder; runs/DATA-bench if not given."""
+    dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Only show the cells, and how long all will take; that takes a few steps of each."""
+    pictures: int = 6
+    """Pictures in the report on which the first two disagree; with 0 it has none of your data's pictures."""
+    json: bool = False
+    """Print results.json instead of the table."""
+    rules: tyro.conf.OmitArgPrefixes[Rules] = field(default_factory=Rules)
+    training: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def run(self) -> int:
+        """Exit status: 0 done, 1 where a cell failed, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+        if self.data is None:
+            raise ValueError("race on which data? Name a dataset with --data")
+        if self.pictures < 0:
+            raise ValueError(f"--pictures is 0 or more, got {self.pictures}")
+        cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
+        course = Course(cells, self.data, self.rules, self.training, self.out)
+        check_constraints(self.constraint, course.names)
+        if self.dry_run:
+            print(_estimate(course))
+            return 1 if course.failed else 0
+        try:
+            done = race(
+                cells, self.data, self.rules, self.training,
+                out=self.out, constraints=self.constraint, pictures=self.pictures,
+            )  # fmt: skip
+        except StoppedError as stopped:
+            print(f"{stopped}; the same command goes on", file=sys.stderr)
+            return 128 + stopped.signal
+        results = course.folder / "results.json"
+        print(results.read_text(encoding="utf-8") if self.json else _told(done), end="")
+        print(results.with_name("report.html"), file=sys.stderr)
+        return 1 if any(entry.state == "failed" for entry in done.entries) else 0
+
+
+def _estimate(course: Course) -> str:
+    """The cells, and what they will take."""
+    with open_pool(course.rules.parallel, course.rules.ray, course.device) as pool:
+        efforts, plan = course.estimate(pool)
+    steps = max(1, len(course.parts["train"]) // course.rules.batch)
+    rows = [
+        [name, digits(steps * one.step), digits(1000 * (one.picture + one.propose)), digits(one.bytes / 1e6)]
+        for name, one in efforts.items()
+    ]
+    head = ["cell", "seconds an epoch", "ms a picture", "MB"]
+    halved = f", halved after {' and '.join(map(str, plan.rungs))}" if plan.rungs else ""
+    lines = [f"{name} would fail: {why}" for name, why in course.failed.items()]
+    return "\n".join(
+        [
+            table(head, rows),
+            *lines,
+            f"{len(efforts)} cells with {course.rules.seeds} seeds, {plan.epochs} epochs{halved}: "
+            f"{written(plan.seconds)} at most on {course.settings['name']}",
+        ]
+    )
+
+
+def _told(race: Race) -> str:
+    """The table, best first, and the verdict."""
+    rows = []
+    for cell in ranked(race):
+        entry, speed = cell.entry, cell.speed
+        ap = f"{fraction(entry.quality.ap.value)} {between(entry.quality.ap)}" if entry.quality else "–"
+        ap50 = fraction(entry.quality.ap50.value) if entry.quality else "–"
+        times = [digits(1000 * value) for value in (speed.p50.value, speed.p95.value)] if speed else ["–", "–"]
+        size = digits(math.nan if entry.file is None else entry.file / 1e6)
+        rows.append([entry.name, ap, ap50, *times, size, ", ".join(cell.marks) or entry.state])
+    head = ["", "AP", "AP50", "p50, ms", "p95, ms", "MB", ""]
+    failed = [f"{entry.name} failed: {entry.reason}" for entry in race.entries if entry.state == "failed"]
+    return "\n".join([table(head, rows), "", *race.verdict.reasons, *failed, ""])

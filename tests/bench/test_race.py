@@ -1,0 +1,314 @@
+"""A race from end to end on a few drawn pictures: its result, and that it goes on after it was killed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from bench.tiny_race import CELLS, PARTS, RULES, TRAINING, patch, run
+from boxwright.bench import course
+from boxwright.bench.entry import Race
+from boxwright.bench.guest import Guest
+from boxwright.bench.job import Effort, load_found
+from boxwright.bench.parallel import StoppedError
+from boxwright.cli.train import Train
+from boxwright.data.formats import open_dataset
+from boxwright.data.shapes import write_shapes
+from boxwright.engine.evaluate import targets_of
+from boxwright.engine.train import DivergedError
+from boxwright.metrics import evaluate
+from boxwright.types import Detections
+
+NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes"), PARTS)
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("race") / "whole"
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, folder: Path) -> Race:
+    """Four cells with two seeds, two of them put out after one of two epochs; never interrupted."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patch(monkeypatch)
+        return run(data, folder)
+
+
+def lasting(race: Race) -> list[Any]:
+    """All of a result that does not depend on the moment."""
+    entries = [replace(entry, speed={}, seconds=0.0) for entry in race.entries]
+    return [entries, race.rungs, race.settings, race.differences]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "bench.json").read_text())
+
+
+def test_every_cell_has_its_entry(whole: Race):
+    entries = {entry.name: entry for entry in whole.entries}
+    assert list(entries) == [cell.name for cell in CELLS]
+    (rung,) = whole.rungs
+    kept = {one.name for one in rung.standings if one.kept}
+    assert rung.epoch == 1 and len(kept) == 2
+    for name, entry in entries.items():
+        assert entry.state == ("finished" if name in kept else "stopped")
+        assert entry.epochs == (2 if name in kept else 1)
+        assert set(entry.learning) == {0, 1}
+        assert all(len(one.losses) == entry.epochs and entry.epochs in one.val for one in entry.learning.values())
+        assert entry.quality and len(entry.quality.seeds) == 2
+        assert entry.quality.ap.value == pytest.approx(sum(entry.quality.seeds) / 2)
+        assert entry.quality.ap.low <= entry.quality.ap.value <= entry.quality.ap.high
+        speed = entry.speed["eager"]
+        assert 0 < speed.p50.low <= speed.p50.value <= speed.p95.value
+        assert speed.throughput > 0 and sum(speed.stages.values()) > 0
+        assert entry.parameters and entry.flops and entry.file and entry.memory
+    assert entries["faster"].proposals == 20 and entries["ssd"].proposals is None
+    assert whole.verdict.winner in kept
+    assert whole.control is not None
+
+
+def test_two_seeds_are_two_trainings(folder: Path, whole: Race):
+    first, second = (np.load(folder / "cells" / "ssd" / f"seed{seed}" / "test.npz") for seed in (0, 1))
+    assert first["scores"].tolist() != second["scores"].tolist()
+
+
+def test_what_is_in_the_folder(folder: Path, whole: Race):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "bench.json", "cells", "report.html", "results.json", "results.csv", "frontier.png", "frontier.svg",
+    }  # fmt: skip
+    files = {path.name for path in (folder / "cells" / "retina" / "seed0").iterdir()}
+    assert {"best.safetensors", "log.jsonl", "test.npz"} <= files
+    assert not files & {"resume.safetensors", "last.safetensors"}
+    assert read(folder)["plan"]["rungs"] == [1]
+
+
+def test_a_finished_race_is_only_written_again(data: Path, folder: Path, whole: Race, monkeypatch: pytest.MonkeyPatch):
+    before = read(folder)
+    for name in ("train", "measure", "pace"):
+        monkeypatch.setattr(course, name, lambda *_, **__: pytest.fail("this was done before"))
+    again = run(data, folder, constraints=["file<1GB"])
+    assert lasting(again)[:2] == lasting(whole)[:2]
+    assert [entry.speed for entry in again.entries] == [entry.speed for entry in whole.entries]
+    assert again.made == whole.made
+    assert {**read(folder), "spent": 0, "command": ""} == {**before, "spent": 0, "command": ""}
+
+
+def test_killed_in_the_middle_it_comes_to_the_same(data: Path, whole: Race, folder: Path, tmp_path: Path):
+    """SIGKILL, which nobody can catch, while the third of eight jobs learns."""
+    script = Path(__file__).with_name("tiny_race.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, sys.path), str(script.parents[1])])}
+    process = subprocess.Popen([sys.executable, str(script), str(data), str(tmp_path / "out")], env=environment)
+    log = tmp_path / "out" / "cells" / "retina" / "seed0" / "log.jsonl"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "out" / "report.html").exists()
+    done = run(data, tmp_path / "out")
+    assert lasting(done) == lasting(whole)
+    for cell in CELLS:
+        for seed in (0, 1):
+            path = Path("cells") / cell.name / f"seed{seed}" / "test.npz"
+            one, other = load_found(folder / path), load_found(tmp_path / "out" / path)
+            assert all(
+                torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
+                for a, b in zip(one, other, strict=True)
+            )
+
+
+def test_stopped_between_epochs_it_goes_on(data: Path, whole: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train, done = course.train, []
+
+    def stops(job: Any, until: int) -> None:
+        if len(done) == 3:
+            raise StoppedError("stopped", signal.SIGTERM)
+        done.append(job)
+        train(job, until)
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedError):
+        patched.setattr(course, "train", stops)
+        run(data, tmp_path)
+    assert lasting(run(data, tmp_path)) == lasting(whole)
+
+
+def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Race):
+    before = (folder / "bench.json").read_bytes()
+    with pytest.raises(ValueError, match="other settings: lr was 0.0005, now 0.1"):
+        run(data, folder, training=replace(TRAINING, lr=0.1))
+    with pytest.raises(ValueError, match="seeds was 2, now 3"):
+        run(data, folder, rules=replace(RULES, seeds=3))
+    other = replace(CELLS[0], config=replace(CELLS[0].config, hidden=8))
+    with pytest.raises(ValueError, match="faster config was"):
+        run(data, folder, [other, *CELLS[1:]])
+    assert (folder / "bench.json").read_bytes() == before
+
+
+def test_a_cell_that_fails_is_told_and_the_rest_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train = course.train
+
+    def diverges(job: Any, until: int) -> None:
+        if job.cell.name == "retina" and job.training.seed == 1:
+            raise DivergedError("the loss is no longer a finite number\nand more")
+        train(job, until)
+
+    monkeypatch.setattr(course, "train", diverges)
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    done = run(data, tmp_path, [CELLS[1], CELLS[3]])
+    failed, finished = done.entries
+    assert (failed.state, finished.state) == ("failed", "finished")
+    assert failed.reason == "seed 1: DivergedError: the loss is no longer a finite number"
+    assert failed.quality is None and done.verdict.winner == "ssd"
+    assert "no longer a finite number" in (tmp_path / "report.html").read_text()
+
+
+def test_a_cell_that_cannot_begin_fails_before_the_plan(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def small(job: Any) -> Effort:
+        if job.cell.name == "retina":
+            raise RuntimeError("out of memory: tried to allocate 4 GiB")
+        return Effort(0.1, 0.01, 0.0, 1000)
+
+    monkeypatch.setattr(course, "pace", small)
+    done = run(data, tmp_path, [CELLS[1], CELLS[3]])
+    assert done.entries[0].reason == "RuntimeError: out of memory: tried to allocate 4 GiB"
+    assert done.entries[1].state == "finished"
+
+
+def test_a_job_that_ends_the_process_is_given_up_after_three_times(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train = course.train
+
+    def dies(job: Any, until: int) -> None:
+        if job.cell.name == "retina":
+            raise KeyboardInterrupt  # as SIGKILL, nothing is noted after it
+        train(job, until)
+
+    monkeypatch.setattr(course, "train", dies)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path, [CELLS[1], CELLS[3]])
+    done = run(data, tmp_path, [CELLS[1], CELLS[3]])
+    assert done.entries[0].state == "failed"
+    assert "the process ended 3 times in epoch 1 without a word; out of memory?" in done.entries[0].reason
+    assert done.verdict.winner == "ssd"
+
+
+def test_a_full_disk_is_said_before_the_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(course.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10_000))
+    with pytest.raises(OSError, match=r"0 MB left, and the race needs up to .* --out"):
+        run(data, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_fills_up_ends_it_and_nothing_is_lost(
+    data: Path, whole: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(course, "measure", full)
+        run(data, tmp_path)
+    assert not read(tmp_path)["failed"]
+    assert lasting(run(data, tmp_path)) == lasting(whole)
+
+
+def test_anybodys_model_is_a_guest(data: Path, tmp_path: Path):
+    looked = []
+
+    def detect(path: Path) -> dict[str, Any]:
+        looked.append(path)
+        return {"boxes": np.array([[0.0, 0.0, 10.0, 10.0]]), "scores": [0.5], "labels": [1]}
+
+    done = run(data, tmp_path, [CELLS[3], Guest("mine", detect)])
+    guest = done.entries[1]
+    assert (guest.state, guest.detector, guest.parameters) == ("guest", "", None)
+    assert guest.quality is not None and len(guest.quality.seeds) == 1
+    assert list(guest.speed) == ["own"] and set(guest.speed["own"].stages) == {"detect"}
+    assert len(looked) == 4 + 2 * 3  # every test picture, then two pictures in a round to warm up and two counted
+
+
+def test_only_guests(data: Path, tmp_path: Path):
+    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("blind too", lambda path: NOTHING)])
+    assert [entry.state for entry in done.entries] == ["guest", "guest"]
+    assert done.verdict.winner in ("blind", "blind too")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "expected Detections, or boxes, scores and labels; got NoneType"),
+        (([[1, 2, 3]], [0.5], [0]), r"expected boxes \(D, 4\)"),
+        (([[1, 2, 3, 4]], [0.5], [3]), "expected labels 0 to 2.*got 3 to 3"),
+        ({"boxes": []}, "got dict"),
+    ],
+)
+def test_a_guest_that_gives_something_else(data: Path, tmp_path: Path, answer: Any, said: str):
+    done = run(data, tmp_path, [CELLS[3], Guest("odd", lambda path: answer)])
+    assert done.entries[1].state == "failed" and re.search(said, done.entries[1].reason)
+    assert done.entries[0].state == "finished"
+
+
+def test_the_command_of_the_winner_does_the_same(
+    data: Path, whole: Race, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = shlex.split(whole.commands["train it again"])
+    (winner,) = (entry for entry in whole.entries if entry.name == whole.verdict.winner)
+    assert words[:3] == ["boxwright", "train", winner.detector]
+    more = ["--device", "cpu", "--workers", "0", "--out", str(tmp_path)]
+    options = tyro.cli(Train, args=[*words[2:], *more], config=(tyro.conf.FlagCreatePairsOff,))
+    assert options.run() == 0
+    jobs = (folder / "cells" / str(whole.verdict.winner)).iterdir()
+    tables = [(path / "best.safetensors").read_bytes()[-1000:] for path in jobs]  # weights are at the end
+    assert (tmp_path / "best.safetensors").read_bytes()[-1000:] in tables
+
+
+def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Path):
+    test = open_dataset(data)["test"]
+    entry = whole.entries[0]
+    assert entry.quality
+    for seed, ap in enumerate(entry.quality.seeds):
+        found = load_found(folder / "cells" / entry.name / f"seed{seed}" / "test.npz")
+        assert ap == evaluate(found, targets_of(test), test.names).ap
+
+
+def test_what_cannot_be_raced(data: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="takes one cell or more"):
+        course.Course([], data, RULES, TRAINING)
+    with pytest.raises(ValueError, match="each name is in a race once; ssd"):
+        run(data, tmp_path, [CELLS[3], CELLS[3]])
+    with pytest.raises(ValueError, match='no class "cat"'):
+        run(data, tmp_path, constraints=["recall[cat]>0.9"])
+    with pytest.raises(ValueError, match="seeds is 1 or more, got 0"):
+        replace(RULES, seeds=0)
+    with pytest.raises(ValueError, match="such as 45s, 30m"):
+        replace(RULES, budget="soon")

@@ -1,0 +1,146 @@
+"""`boxwright bench` as a user calls it, on a few drawn pictures."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.tiny_race import PARTS, patch
+from boxwright.bench import course
+from boxwright.bench.parallel import StoppedError
+from boxwright.cli import main
+from boxwright.data.shapes import write_shapes
+
+SMALL = shlex.split(
+    "--detectors ssd retinanet --backbones mobilenet_v3_small --sizes 64 --seeds 1 --epochs 1 --no-pretrained --batch 2"
+    " --timed 1 --rounds 1 --workers 0 --precision fp32 --device cpu --pictures 0"
+)
+NAMES = ["ssd-mobilenet_v3_small-64", "retinanet-mobilenet_v3_small-64"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes"), PARTS)
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch(monkeypatch)
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 60.0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench") / "out"
+
+
+def run(data: Path, folder: Path, *more: str) -> int:
+    return main(["bench", *SMALL, "--data", str(data), "--out", str(folder), *more])
+
+
+def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(data, folder, "--constraint", "p95<9s", "--constraint", "file<1GB") == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert lines[0].split() == ["AP", "AP50", "p50,", "ms", "p95,", "ms", "MB"]
+    assert {line.split()[0] for line in lines[1:3]} == set(NAMES)
+    assert "winner" in lines[1] or "winner" in lines[2]
+    assert str(folder / "report.html") in shown.err
+    assert "p95&lt;9s" in (folder / "report.html").read_text()
+
+    assert run(data, folder, "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in content["entries"]] == NAMES
+    assert content == json.loads((folder / "results.json").read_text())
+
+
+def test_nothing_meets_it_is_an_answer(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(data, folder, "--constraint", "p95<1us") == 0
+    out = capsys.readouterr().out
+    assert "nearest" in out and "p95<1us" in out
+
+
+def test_a_dry_run_burns_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(data, tmp_path / "new", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in NAMES)
+    assert "2 cells with 1 seeds, 1 epochs: 60 s at most" in out
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_tells_what_would_fail(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(job: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(course, "pace", fails)
+    assert run(data, tmp_path / "new", "--dry-run") == 1
+    assert f"{NAMES[0]} would fail: RuntimeError: out of memory" in capsys.readouterr().out
+
+
+def test_a_cell_that_failed_is_exit_status_1(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    train = course.train
+
+    def fails(job: Any, until: int) -> None:
+        if job.cell.detector == "ssd":
+            raise RuntimeError("out of memory")
+        train(job, until)
+
+    monkeypatch.setattr(course, "train", fails)
+    assert run(data, tmp_path) == 1
+    shown = capsys.readouterr()
+    assert f"{NAMES[0]} failed: seed 0: RuntimeError: out of memory" in shown.out
+    assert "The others go on" in shown.err
+
+
+def test_stopped_it_says_how_to_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stops(job: Any, until: int) -> None:
+        raise StoppedError("stopped in epoch 1 of somebody", signal.SIGINT)
+
+    monkeypatch.setattr(course, "train", stops)
+    assert run(data, tmp_path) == 130
+    assert "stopped in epoch 1 of somebody; the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--detectors", "rnn"], "detectors are some of localizer"),
+        (["--sizes", "8"], "sizes are 32 or more, got 8"),
+        (["--budget", "soon"], "a length of time such as 45s"),
+        (["--constraint", "p95<30"], "unit of p95"),
+        (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),
+        (["--pictures", "-1"], "--pictures is 0 or more"),
+        (["--device", "gpu"], "there is no device 'gpu'"),
+    ],
+)
+def test_mistakes_are_said_before_the_work(
+    data: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(data, tmp_path / "new", *words) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_no_cell_can_be_trained_it_says_why(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.undo()  # a few steps are really taken
+    assert run(data, tmp_path / "new", "--backbones", "nonet") == 1
+    assert "no cell of this race can be trained: ssd-nonet-64: ValueError: no backbone" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_data_it_asks_for_some(capsys: pytest.CaptureFixture[str]):
+    assert main(["bench"]) == 1
+    assert "Name a dataset with --data" in capsys.readouterr().err
