@@ -404,7 +404,7 @@ def test_settings_are_written_for_people(value: Any, text: str):
 
 
 def test_numbers_are_written_for_people():
-    assert pages.scaled(None, 1e6) == "–" and pages.scaled(math.nan, 1e6) == "–" and pages.scaled(3_100_000_000, 1e9) == "3.10"
+    assert [pages.scaled(value, 1e9) for value in (None, math.nan, 3_100_000_000)] == ["–", "–", "3.10"]
     assert pages.between(Interval(0.5, 0.4, 0.61)) == "[0.400, 0.610]"
     assert pages.between(Interval(0.04, 0.0391, 0.0412), 1e-3) == "[39.1, 41.2]"
     assert pages.between(Interval(0.5, math.nan, math.nan)) == ""

@@ -30,6 +30,8 @@ except ImportError as error:
 Corners = Sequence[tuple[float, float]]
 _WIDE, _NARROW = 10.8, 4.76
 """Inches: a desktop's page, and the 343 pixels that a phone leaves, at a page's size of text."""
+_PANEL = 2.45
+"""Inches that the curves of a cell are high, with all that is written around them."""
 _LOG = 5.0  # from so many times as much between the fastest and the slowest on, the axis is logarithmic
 _STAGES = {
     "decode": (4, ""), "resize": (1, "////"), "propose": (3, "...."), "network": (0, ""), "nms": (2, "\\\\\\\\"),
@@ -122,15 +124,14 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     highest = max((ap for seed in seeds for ap in seed.val.values() if math.isfinite(ap)), default=0.0)
     longest = max((len(seed.losses) for seed in seeds), default=1)
     winner = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.winner]
-    with _drawing(narrow, 2.5 * rows) as figure:
-        panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.5, 1] * rows)
-        for axes in panels.flat[:]:
-            axes.set_visible(False)
+    with _drawing(narrow, _PANEL * rows, layout=None) as figure:
         for index, entry in enumerate(known):
             row, column = divmod(index, columns)
-            above, below = panels[2 * row : 2 * row + 2, column]
+            above = _panel(figure, row, column / columns, 1 / columns, 0.95, 1.05)
+            below = _panel(figure, row, column / columns, 1 / columns, 0.38, 0.45)
             for axes, text in ((above, "AP on val"), (below, "loss")):
-                _set_panel(axes, longest, text if column == 0 else "")
+                axes.set_xlim(0.5, longest + 0.5)
+                axes.set_ylabel(text if column == 0 else "", fontsize="small")
             color, own = looks[entry.name].color, list(entry.learning.values())
             for others in winner:
                 _draw_mean(above, [seed.val for seed in others], INK, alpha=0.3, linewidth=1.6)
@@ -144,13 +145,19 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     return figure
 
 
-def _set_panel(axes: Axes, longest: int, text: str) -> None:
-    _axes(axes, "both").set_visible(True)
-    axes.set_xlim(0.5, longest + 0.5)
+def _panel(figure: Figure, row: int, left: float, width: float, bottom: float, height: float) -> Axes:
+    """Axes that have a place of their own: a layout engine would take longer for many than all else together.
+
+    left, width     of what they have with their numbers and names, in parts of the figure
+    bottom, height  without those, in inches of their row
+    """
+    wide, high = figure.get_size_inches()
+    place = left + 0.58 / wide, 1 - ((row + 1) * _PANEL - bottom) / high, width - 0.68 / wide, height / high
+    axes = _axes(figure.add_axes(place), "both")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_ylabel(text, fontsize="small")
     axes.tick_params(labelsize="small")
+    return axes
 
 
 def picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
@@ -180,9 +187,11 @@ def _style(more: Mapping[Any, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(narrow: bool, height: float) -> Iterator[Figure]:
+def _drawing(
+    narrow: bool, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[Figure]:
     with _style({"font.size": 10 if narrow else 9.5}):
-        yield Figure(figsize=(_NARROW if narrow else _WIDE, height), layout="constrained")
+        yield Figure(figsize=(_NARROW if narrow else _WIDE, height), layout=layout)
 
 
 def _axes(axes: Axes, grid: Literal["both", "x"]) -> Axes:

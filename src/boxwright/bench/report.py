@@ -105,7 +105,7 @@ def _columns(name: str, interval: Interval, scale: float = 1.0) -> dict[str, flo
 
 
 def _draw(race: Race) -> tuple[dict[str, bytes], dict[str, Drawing]]:
-    """The plot as files, and for the page a drawing of all that there is something to draw of; none without matplotlib."""
+    """The plot as files, and drawings for the page of what there is to be drawn; none without matplotlib."""
     try:
         from boxwright.bench import plots
     except ImportError:
