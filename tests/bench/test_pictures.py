@@ -96,9 +96,9 @@ def test_a_picture_is_shown_thrice_with_its_boxes(tmp_path: Path):
     cat = np.array(class_colors(["cat", "dog"])["cat"])
     for panel, box in zip(shown.panels, (CAT, AWAY, CAT), strict=True):
         picture = decode(panel.source)
-        assert picture.shape[:2] == (panel.height, panel.width) == (80, 80)
-        left, bottom = int(box[0]), int(box[3]) - 1
-        edge = picture[bottom, left : left + 15].astype(int).mean(axis=0)
+        assert picture.shape[:2] == (panel.height, panel.width) == (480, 480)  # six times as large
+        left, bottom = int(6 * box[0]), int(6 * box[3]) - 1
+        edge = picture[bottom, left : left + 90].astype(int).mean(axis=0)
         assert np.abs(edge - cat).sum() < np.abs(edge - 100).sum()  # the lower side of the box; WebP blurs colours
         assert "0.png" in panel.alt
 

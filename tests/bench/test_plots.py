@@ -6,11 +6,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from made_up import LITE, MOBILE, cell, guest, of, race
 
+from bench.made_up import LITE, MOBILE, cell, guest, of, race
 from boxwright.bench.entry import STAGES, Entry, Race
 from boxwright.bench.placing import Box, Label, covered, place
-from boxwright.bench.points import COLORS, IN_THE_DARK, INK, PAPER, asked, bounds, corners, label, points, styles
+from boxwright.bench.points import COLORS, IN_THE_DARK, INK, PAPER, asked, bounds, corners, label, measured, styles
 from boxwright.bench.svg import Link, inline
 from boxwright.metrics.bootstrap import Interval
 
@@ -29,7 +29,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_points_are_in_milliseconds_and_come_fastest_first():
-    known = points(race())
+    known = measured(race())
     assert [point.ms.value for point in known] == sorted(point.ms.value for point in known)
     by_name = {point.entry.name: point for point in known}
     assert by_name[f"ssd-{LITE}-320"].ms == pytest.approx((22.0, 22.0 * 0.984, 22.0 * 1.0192))
@@ -39,7 +39,7 @@ def test_points_are_in_milliseconds_and_come_fastest_first():
 
 def test_a_stopped_cell_stands_where_it_stood_when_it_was_stopped():
     made = race()
-    (stopped,) = [point for point in points(made) if point.entry.name == f"ssd-{LITE}-224"]
+    (stopped,) = [point for point in measured(made) if point.entry.name == f"ssd-{LITE}-224"]
     (standing,) = [one for one in made.rungs[-1].standings if one.name == stopped.entry.name]
     assert stopped.ap.value == standing.ap and stopped.ms.value == pytest.approx(1e3 * standing.seconds)
 
@@ -62,7 +62,7 @@ def test_every_colour_stands_out(colors: tuple[str, ...], paper: str):
 
 def test_the_frontier_goes_up_at_its_cells():
     fast, good = cell("ssd", 320), cell("faster_rcnn", 320)
-    steps = corners(of([fast, good]), points(of([fast, good])), 100.0, 0.0)
+    steps = corners(of([fast, good]), measured(of([fast, good])), 100.0, 0.0)
     assert steps == [(22.0, 0.0), (22.0, 0.51), (61.0, 0.51), (61.0, pytest.approx(0.56)), (100.0, pytest.approx(0.56))]
 
 
@@ -70,7 +70,7 @@ def test_constraints_that_an_axis_has_are_drawn_where_they_are_near():
     def found(text: str) -> dict[str, float]:
         made = race()
         made = replace(made, settings=made.settings | {"constraints": text})
-        return bounds(made, points(made))
+        return bounds(made, measured(made))
 
     assert found("p50<50ms, ap>=40%") == {"ms": 50.0, "ap": 0.4}
     assert found("p50<5s") == {}  # far off
@@ -120,7 +120,7 @@ def drawn() -> tuple[Race, str]:
 
 def test_every_point_has_its_gid_and_stopped_ones_are_hollow(drawn: tuple[Race, str]):
     made, text = drawn
-    shown = {point.place for point in points(made)}
+    shown = {point.place for point in measured(made)}
     for index, entry in enumerate(made.entries):
         assert (f'id="mark-{index}"' in text) == (f'id="cell-{index}"' in text) == (index in shown)
         if index in shown:
@@ -192,6 +192,6 @@ def test_numbers_that_are_not_known_are_passed_over():
     bare = replace(entry.quality, ap=Interval(0.5, *unknown[1:]))
     learning = {0: replace(entry.learning[0], losses=(float("nan"), float("inf")), val={1: float("nan")})}
     made = of([replace(entry, quality=bare, learning=learning), replace(entry, name="x", speed={}, memory=None)])
-    assert [point.entry.name for point in points(made)] == [entry.name]
+    assert [point.entry.name for point in measured(made)] == [entry.name]
     for draw in (plots.draw_frontier, plots.draw_stages, plots.draw_memory, plots.draw_learning):
         assert "</svg>" in plots.svg_text(draw(made))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import BLOOD, LITE, cell, guest, of, race
 
+from bench.made_up import BLOOD, LITE, cell, guest, of, race
 from boxwright import bench
 from boxwright.bench import page as pages
 from boxwright.bench import report

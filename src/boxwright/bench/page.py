@@ -66,7 +66,7 @@ def render(race: Race, drawings: Mapping[str, Drawing], disagreements: Sequence[
 
 
 def ranked(race: Race) -> list[Cell]:
-    """Best AP first; then the stopped, the further they came the earlier; then the failed."""
+    """Best AP on test first; of those without one the finished, the stopped (who came furthest first), the failed."""
     verdict, last = race.verdict, {one.name: one.ap for rung in race.rungs for one in rung.standings}
     cells = []
     for place, entry in enumerate(race.entries):

@@ -26,12 +26,10 @@ _STOP = (signal.SIGINT, signal.SIGTERM)
 _TRIES = 3
 _PATIENCE = 60.0  # seconds for workers to end their step and save
 
-# Ray takes these from the environment when it is imported or started; what the user has set stays.
+# Ray takes these from the environment. What the user has set stays.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
-_LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: listen to 127.0.0.1 alone
-    "RAY_worker_niceness": "0",  # else 15: a training would get what everybody else on the machine leaves over
-}
+_PLAIN = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get what all others on the machine leave over
+_CLOSED = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  # the first: listen to 127.0.0.1 only
 
 
 @contextmanager
@@ -225,13 +223,13 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _environment(local: bool) -> Iterator[None]:
-    """Within, what Ray takes from the environment is so, but for what the user has set."""
+    """Within, Ray finds what it should; what it reads only when it is imported is there for good."""
     settings = dict(_QUIET)
     if local:
-        settings |= {**_LOCAL, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
-        if "RAY_AUTH_MODE" not in os.environ:  # for good: in one process Ray does not change from one token to another
-            os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        settings |= {**_PLAIN, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
+        if "ray" not in sys.modules:
+            for name, value in {**_CLOSED, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+                os.environ.setdefault(name, value)
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -19,7 +19,7 @@ from boxwright.metrics.precision import match
 from boxwright.report.draw import draw_boxes
 from boxwright.types import Detections, Target
 
-_WIDTH, _HEIGHT = 480, 640  # pixels at most
+_WIDTH, _HEIGHT = 480, 640  # pixels that a picture is made to fit into
 
 
 class Side(NamedTuple):
@@ -127,10 +127,10 @@ def _panel(
 ) -> Panel:  # fmt: skip
     """Drawn at the size it is shown, so that letters stay letters."""
     height, width = image.shape[:2]
-    scale = min(1.0, _WIDTH / width, _HEIGHT / height)
+    scale = min(_WIDTH / width, _HEIGHT / height)
     size = max(1, round(scale * width)), max(1, round(scale * height))
-    small = np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS))
-    picture = draw_boxes(small, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
+    fitted = np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS))
+    picture = draw_boxes(fitted, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=80)
     source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

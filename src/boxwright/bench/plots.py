@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from boxwright.bench.entry import STAGES, Entry, Race
+from boxwright.bench import points
+from boxwright.bench.entry import STAGES, Race
 from boxwright.bench.frontier import fastest
 from boxwright.bench.placing import Box, Label, covered, place
-from boxwright.bench.points import COLORS, GUEST, INK, PAPER, Point, Style, bounds, corners, label, points, span, styles
+from boxwright.bench.points import COLORS, GUEST, INK, PAPER, Point, Style
 from boxwright.report.units import digits, fraction
 
 try:
@@ -56,16 +57,16 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
     A cell that was stopped is hollow.
     """
     with _drawing(narrow, 6.4 if narrow else 5.6) as figure:
-        known = points(race)
+        known = points.measured(race)
         if not known:
             figure.text(0.5, 0.5, "No cell was measured.", ha="center")
             return figure
         axes = _axes(figure.add_subplot(), "both")
         axes.set(xlabel="p50 of one picture, milliseconds (fewer are better)", ylabel="AP on test")
-        asked, looks = bounds(race, known), styles(race.entries)
+        asked, looks = points.bounds(race, known), points.styles(race.entries)
         _set_limits(axes, known, asked)
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-        lines = {"frontier": corners(race, known, right, bottom)} if race.verdict.frontier else {}
+        lines = {"frontier": points.corners(race, known, right, bottom)} if race.verdict.frontier else {}
         for axis, bound in asked.items():
             ends = [(bound, bottom), (bound, top)] if axis == "ms" else [(left, bound), (right, bound)]
             lines[f"bound-{axis}"] = ends
@@ -120,7 +121,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     known = [entry for entry in race.entries if entry.learning]
     columns = 2 if narrow else 4
     rows = math.ceil(len(known) / columns) or 1
-    looks, seeds = styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
+    looks, seeds = points.styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
     highest = max((ap for seed in seeds for ap in seed.val.values() if math.isfinite(ap)), default=0.0)
     longest = max((len(seed.losses) for seed in seeds), default=1)
     winner = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.winner]
@@ -139,7 +140,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             _draw_seeds(below, [dict(enumerate(seed.losses, 1)) for seed in own], color)
             above.set_ylim(0, 1.1 * highest or 1.0)
             below.set_ylim(bottom=0)
-            above.set_title(_two_lines(entry), fontsize="small", loc="left")
+            above.set_title(points.two_lines(entry), fontsize="small", loc="left")
             above.tick_params(labelbottom=False)
             below.set_xlabel("epoch" if index + columns >= len(known) else "", fontsize="small")
     return figure
@@ -187,9 +188,7 @@ def _style(more: Mapping[Any, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _drawing(
-    narrow: bool, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> Iterator[Figure]:
+def _drawing(narrow: bool, height: float, layout: Literal["constrained"] | None = "constrained") -> Iterator[Figure]:
     with _style({"font.size": 10 if narrow else 9.5}):
         yield Figure(figsize=(_NARROW if narrow else _WIDE, height), layout=layout)
 
@@ -204,7 +203,7 @@ def _axes(axes: Axes, grid: Literal["both", "x"]) -> Axes:
 
 def _set_limits(axes: Axes, known: Sequence[Point], asked: Mapping[str, float]) -> None:
     """All points, their intervals and what was asked, with room around them."""
-    low, high = span([*(one for point in known for one in point.ms if one > 0), asked.get("ms", math.nan)])
+    low, high = points.span([*(one for point in known for one in point.ms if one > 0), asked.get("ms", math.nan)])
     if high > _LOG * low:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -215,7 +214,7 @@ def _set_limits(axes: Axes, known: Sequence[Point], asked: Mapping[str, float]) 
         axes.set_xlim(max(0.0, low - room), high + room)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     whole = [point for point in known if point.entry.state != "stopped"] or known
-    low, high = span([*(one for point in whole for one in point.ap), asked.get("ap", math.nan)])
+    low, high = points.span([*(one for point in whole for one in point.ap), asked.get("ap", math.nan)])
     lowest = min(point.ap.value for point in known)
     low = max(min(low, lowest), low - 0.3 * (high - low))  # what was stopped early must not squeeze the others
     room = 0.1 * (high - low) or 0.05
@@ -226,7 +225,7 @@ def _draw_point(axes: Axes, point: Point, look: Style, race: Race) -> None:
     stopped, (x, y) = point.entry.state == "stopped", _seat(axes, point)
     for ends in (([point.ms.low, point.ms.high], [y, y]), ([x, x], [point.ap.low, point.ap.high])):
         axes.plot(*ends, color=look.color, alpha=0.6, linewidth=1.2, zorder=2)
-    if point.entry.name in _chosen(race):
+    if point.entry.name in points.chosen(race):
         ring = {"markeredgecolor": INK, "markeredgewidth": 1.6, "color": "none"}
         axes.plot(x, y, "o", markersize=18, zorder=2.5, gid="chosen", **ring)
     axes.plot(
@@ -244,13 +243,9 @@ def _seat(axes: Axes, point: Point) -> tuple[float, float]:
     return point.ms.value, max(point.ap.value, bottom + 0.05 * (top - bottom))
 
 
-def _chosen(race: Race) -> tuple[str | None, ...]:
-    return race.verdict.winner, race.verdict.nearest
-
-
 def _draw_key(figure: Figure, race: Race, known: Sequence[Point], asked: bool, narrow: bool) -> None:
     """What colours, shapes and lines mean: beside the plot, on a phone below it in two columns."""
-    looks = styles(race.entries)
+    looks = points.styles(race.entries)
     shown = [point.entry for point in sorted(known, key=lambda point: point.place)]
     cells = [entry for entry in shown if entry.state != "guest"]
     colors = {entry.backbone: Patch(color=looks[entry.name].color, label=entry.backbone) for entry in cells}
@@ -287,15 +282,15 @@ def _draw_labels(figure: Figure, axes: Axes, race: Race, known: Sequence[Point],
     """Beside the points, the winner's first; one that is far is tied to its point. `lines` are better not crossed."""
     figure.draw_without_rendering()  # the layout, and with it the place of each point, is settled only now
     pixel = figure.dpi / 72
-    known = sorted(known, key=lambda point: point.entry.name not in _chosen(race))
+    known = sorted(known, key=lambda point: point.entry.name not in points.chosen(race))
     notes, labels, marks = [], [], []
     for point in known:
-        strong = point.entry.name in _chosen(race)
+        strong = point.entry.name in points.chosen(race)
         seat = _seat(axes, point)
         below = f" (AP {fraction(point.ap.value)})" if seat[1] > point.ap.value else ""
         note = axes.annotate(
-            label(race, point.entry) + below, seat, xytext=(0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize="small", fontweight="bold" if strong else "normal", zorder=5,
+            points.label(race, point.entry) + below, seat, xytext=(0, 0), textcoords="offset points", ha="center",
+            va="center", fontsize="small", fontweight="bold" if strong else "normal", zorder=5,
         )  # fmt: skip
         extent, (x, y) = note.get_window_extent(), axes.transData.transform(seat)
         notes.append(note)
@@ -350,9 +345,3 @@ def _draw_mean(axes: Axes, seeds: Sequence[Mapping[int, float]], color: str, **l
     """Over the epochs that all seeds have."""
     shared = [epoch for epoch in seeds[0] if all(epoch in seed for seed in seeds)]
     axes.plot(shared, [sum(seed[epoch] for seed in seeds) / len(seeds) for epoch in shared], color=color, **line)
-
-
-def _two_lines(entry: Entry) -> str:
-    state = "" if entry.state in ("finished", "guest") else f", {entry.state}"
-    rest = entry.name.removeprefix(f"{entry.detector}-")
-    return f"{entry.name}{state}" if rest == entry.name else f"{entry.detector}{state}\n{rest}"

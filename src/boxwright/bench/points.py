@@ -38,7 +38,7 @@ class Style(NamedTuple):
     marker: str
 
 
-def points(race: Race) -> list[Point]:
+def measured(race: Race) -> list[Point]:
     """Of those whose AP and time are known, the fastest first: the order in which a keyboard visits them.
 
     A cell that was stopped and not measured on test has its AP on val and its time at the rung where it was.
@@ -116,5 +116,17 @@ def label(race: Race, entry: Entry) -> str:
             counts.setdefault(one.detector, set()).add(one.proposals)
         several = len(counts[entry.detector]) > 1 and entry.proposals is not None
         text = f"{entry.size}, {entry.proposals} proposals" if several else f"{entry.size}"
-    chosen = {race.verdict.winner: " winner", race.verdict.nearest: " nearest"}
-    return text + chosen.get(entry.name, "")
+    said = {race.verdict.winner: " winner", race.verdict.nearest: " nearest"}
+    return text + said.get(entry.name, "")
+
+
+def two_lines(entry: Entry) -> str:
+    """A cell's name in half its width, and its state unless it came to its end."""
+    state = f", {entry.state}" if entry.state in ("stopped", "failed") else ""
+    rest = entry.name.removeprefix(f"{entry.detector}-")
+    return f"{entry.name}{state}" if rest == entry.name else f"{entry.detector}{state}\n{rest}"
+
+
+def chosen(race: Race) -> tuple[str | None, ...]:
+    """Who is to be seen first: the winner, or the nearest."""
+    return race.verdict.winner, race.verdict.nearest

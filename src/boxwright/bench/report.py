@@ -26,12 +26,12 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {
+    texts = {
         "results.json": json.dumps(plain(asdict(race)), indent=1, allow_nan=False) + "\n",
         "results.csv": table(race),
     }
     # First, so that whatever else goes wrong the numbers are there.
-    written = [_write(folder / name, text.encode()) for name, text in numbers.items()]
+    written = [_write(folder / name, text.encode()) for name, text in texts.items()]
     pictures, drawings = _draw(race)
     files = {"report.html": render(race, drawings, disagreements).encode(), **pictures}
     return [*(_write(folder / name, content) for name, content in files.items()), *written]
@@ -81,12 +81,12 @@ def _row(race: Race, entry: Entry, marks: Sequence[str]) -> dict[str, Any]:
     quality = entry.quality
     unknown = Interval(math.nan, math.nan, math.nan)
     for name in ("ap", "ap50"):
-        row |= _columns(name, getattr(quality, name) if quality else unknown)
+        row |= _columns(name, "", getattr(quality, name) if quality else unknown)
     row |= {f"ap_{size}": ap for size, ap in quality.sizes.items()} if quality else {}
     for runtime in dict.fromkeys(name for one in race.entries for name in one.speed):
         speed = entry.speed.get(runtime)
         for name in ("p50", "p95"):
-            row |= _columns(f"{runtime}_{name}_ms", getattr(speed, name) if speed else unknown, 1e3)
+            row |= _columns(f"{runtime}_{name}", "_ms", getattr(speed, name) if speed else unknown, 1e3)
         row[f"{runtime}_throughput_per_s"] = speed.throughput if speed else math.nan
         row |= {f"{runtime}_{stage}_ms": 1e3 * time for stage, time in speed.stages.items()} if speed else {}
     scales = {"memory": ("mb", 1e6), "device_memory": ("mb", 1e6), "parameters": ("m", 1e6), "flops": ("g", 1e9),
@@ -98,10 +98,8 @@ def _row(race: Race, entry: Entry, marks: Sequence[str]) -> dict[str, Any]:
     return {column: "" if isinstance(one, float) and math.isnan(one) else one for column, one in row.items()}
 
 
-def _columns(name: str, interval: Interval, scale: float = 1.0) -> dict[str, float]:
-    stem, _, unit = name.partition("_ms")
-    unit = "_ms" if name.endswith("_ms") else unit
-    return {f"{stem}{end}{unit}": scale * one for end, one in zip(("", "_low", "_high"), interval, strict=True)}
+def _columns(name: str, unit: str, interval: Interval, scale: float = 1.0) -> dict[str, float]:
+    return {f"{name}{end}{unit}": scale * one for end, one in zip(("", "_low", "_high"), interval, strict=True)}
 
 
 def _draw(race: Race) -> tuple[dict[str, bytes], dict[str, Drawing]]:

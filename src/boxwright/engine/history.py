@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ class History:
 
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / "log.jsonl"
-        self._board = _board(Path(folder))
+
+    @cached_property
+    def _board(self) -> Any:
+        """A writer of events, where TensorBoard is installed; made at the first event, for most only read."""
+        if find_spec("tensorboard") is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.path.parent))
 
     def step(self, step: Step) -> None:
         """A line about a step of the optimiser."""
@@ -105,15 +114,6 @@ def summary(quality: Evaluation) -> dict[str, Any]:
 def rank(ap: float | None) -> float:
     """What to compare by: no AP (a validation part without objects) is worse than any."""
     return -math.inf if ap is None or math.isnan(ap) else ap
-
-
-def _board(folder: Path) -> Any:
-    """A writer of events, where TensorBoard is installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))
 
 
 def _last_byte(file: Any) -> bytes:
