@@ -28,7 +28,11 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 UPWARDS = {("engine/predict.py", "boxwright.report.draw")}
 """`result.draw()`: drawing is looked up when it is asked for."""
 
-ONLY = {"matplotlib": {"report/plots.py", "bench/plots.py"}, "hotcoco": {"metrics/coco.py"}, "numba": {"proposals/compiled.py"}}
+ONLY = {
+    "matplotlib": {"report/plots.py", "bench/plots.py"},
+    "hotcoco": {"metrics/coco.py"},
+    "numba": {"proposals/compiled.py"},
+}
 LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub", "ray")
 """Slow or optional: imported where they are used, never with the file."""
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright.bench.entry import STAGES, ClassQuality, Entry, Learning, Quality, Race, Rung, Speed, Standing, State
+from boxwright.bench.entry import ClassQuality, Entry, Learning, Quality, Race, Rung, Speed, Standing, State
 from boxwright.bench.frontier import Constraint, judge
+from boxwright.engine.speed import STAGES
 from boxwright.metrics.bootstrap import Interval
 
 DETECTORS = {"faster_rcnn": (0.56, 61.0), "ssd": (0.51, 22.0), "retinanet": (0.545, 48.0), "fcos": (0.50, 44.0)}
@@ -159,7 +160,6 @@ def of(cells: Sequence[Entry], meets: bool = True) -> Race:
         settings={
             "data": "/data/bccd", "training pictures": 205, "validation pictures": 87, "test pictures": 72,
             "classes": 3, "augment": "standard", "epochs": 12, "batch": 8, "lr": 0.002, "seeds": (0, 1),
-            "constraints": ", ".join(constraints),
             "machine": {"device": "cpu", "name": "AMD EPYC 9R14", "cores": 2, "threads": 1, "torch": "2.15.0"},
         },
         differences={one.name: {"proposals": 300, "threshold": 0.05} if one.detector == "faster_rcnn"
@@ -168,6 +168,7 @@ def of(cells: Sequence[Entry], meets: bool = True) -> Race:
         rungs=rungs(cells) if len(cells) > 1 else (),
         verdict=judged,
         control=(first, Interval(first.value * 1.004, first.low * 1.003, first.high * 1.006)) if first else None,
+        constraints=constraints,
         plan=("expected 84 minutes, took 79", "2 of 11 cells were stopped"),
         commands={"detect with it": f"boxwright detect photo.jpg --model {weights}",
                   "train it again": f"boxwright train {chosen} --data bccd --epochs 12"} if chosen else {},

@@ -81,6 +81,16 @@ def test_every_task_has_its_turn_at_a_place_before_the_next():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 6, "b": 6}
 
 
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Two files, called 0 and 1."""
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("0"), Path("1")]
+    for path in paths:
+        path.touch()
+    return paths
+
+
 def looks_at(name: str, seen: list[str]) -> Callable[[Path], dict[str, float]]:
     """A look that takes as many seconds as it is the so-manieth of all."""
 
@@ -91,9 +101,9 @@ def looks_at(name: str, seen: list[str]) -> Callable[[Path], dict[str, float]]:
     return look
 
 
-def test_every_contestant_looks_at_a_picture_before_the_next_and_the_first_round_does_not_count():
+def test_every_contestant_looks_at_a_picture_before_the_next_and_the_first_round_does_not_count(files: list[Path]):
     seen: list[str] = []
-    measured = take_latencies({name: looks_at(name, seen) for name in "ab"}, [Path("0"), Path("1")], rounds=2)
+    measured = take_latencies({name: looks_at(name, seen) for name in "ab"}, files, rounds=2)
     assert seen == ["a0", "b0", "a1", "b1"] * 3
     assert measured.failures == {}
     assert [look["detect"] for look in measured.seconds["a"]] == [5, 7, 9, 11]
@@ -101,7 +111,7 @@ def test_every_contestant_looks_at_a_picture_before_the_next_and_the_first_round
 
 
 @pytest.mark.parametrize("last", [1, 3])
-def test_a_contestant_that_raises_is_out_and_the_others_go_on(last: int):
+def test_a_contestant_that_raises_is_out_and_the_others_go_on(last: int, files: list[Path]):
     """In the first round, or in a later one: half its times are no times."""
     seen: list[str] = []
 
@@ -112,7 +122,7 @@ def test_a_contestant_that_raises_is_out_and_the_others_go_on(last: int):
         return {"detect": 1.0}
 
     looks = {"a": looks_at("a", seen), "b": breaks, "c": looks_at("c", seen)}
-    measured = take_latencies(looks, [Path("0"), Path("1")], rounds=3)
+    measured = take_latencies(looks, files, rounds=3)
     assert measured.failures == {"b": "MemoryError: asked for a lot"}
     assert {name: len(times) for name, times in measured.seconds.items()} == {"a": 6, "c": 6}
     assert seen.count("b0") == seen.count("b1") == last
@@ -125,11 +135,18 @@ def test_times_of_nothing_are_none():
         take_latencies({}, [Path("a")], rounds=0)
 
 
-def test_a_contestant_with_nothing_to_say_has_its_kind_of_error():
+def test_a_contestant_with_nothing_to_say_has_its_kind_of_error(files: list[Path]):
     def breaks(path: Path) -> dict[str, float]:
         raise KeyError
 
-    assert take_latencies({"a": breaks}, [Path("0")]).failures == {"a": "KeyError"}
+    assert take_latencies({"a": breaks}, files).failures == {"a": "KeyError"}
+
+
+def test_who_is_first_does_not_wait_for_the_disk(files: list[Path], monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(f"read {path}"))
+    take_latencies({name: looks_at(name, seen) for name in "ab"}, files, rounds=1)
+    assert seen == ["read 0", "a0", "b0", "read 1", "a1", "b1"] * 2
 
 
 @pytest.mark.parametrize("name", SMALL)

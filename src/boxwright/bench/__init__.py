@@ -1,8 +1,8 @@
 """The race: which detector to take, on the user's own data and hardware.
 
-    from boxwright.bench import Guest, grid, race
+from boxwright.bench import Guest, grid, race
 
-    race([*grid(["ssd", "faster_rcnn"], sizes=[224, 320]), Guest("mine", detect)], "my_dataset/")
+race([*grid(["ssd", "faster_rcnn"], sizes=[224, 320]), Guest("mine", detect)], "my_dataset/")
 """
 
 from boxwright.bench.cell import Cell, grid

@@ -10,9 +10,6 @@ from boxwright.metrics.bootstrap import Interval
 State = Literal["finished", "stopped", "failed", "guest"]
 """Trained to the end; stopped on the way, for others were better; failed; or somebody else's, not trained here."""
 
-STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
-"""From a file to boxes in the picture's own pixels, in this order; a guest has the one stage "detect"."""
-
 
 @dataclass(frozen=True)
 class ClassQuality:
@@ -49,7 +46,8 @@ class Speed:
     """From a file on disk to boxes in its pixels, warm, in seconds.
 
     p50, p95    of one picture at a time; the intervals are for other pictures and rounds
-    stages      the mean of each of `STAGES`; they sum to the mean of the whole
+    stages      the mean of each of `boxwright.engine.speed.STAGES`, which sum to the mean of the whole; a guest has
+                the one stage "detect"
     throughput  pictures a second, many looked at together; nan for a guest
     """
 
@@ -69,14 +67,15 @@ class Learning:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a cell; what is not is nan, None or empty.
+    """What is known of a cell, one that was stopped as well; what is not is nan, None or empty.
 
-    size         the shorter side of pictures, in pixels
+    detector     "" for a guest, as is its backbone
+    size         the shorter side of pictures, in pixels; 0 for a guest
     proposals    None for a detector that has none
     reason       why it was stopped or failed
     epochs       that it learnt
     seconds      of training, all seeds together
-    speed        by runtime: "eager", "compiled"
+    speed        by runtime: "eager", "compiled"; "own" for a guest
     failures     by runtime that did not work, why
     memory       bytes at most of a process that only detects; `device_memory` of what its network took on a GPU
     flops        of one test picture, an addition and a multiplication counting two
@@ -154,6 +153,7 @@ class Race:
     differences  what each cell has that is not the same in all of them
     rungs        empty where all cells could train to the end
     control      (first, last): p50 of the first cell, and of the same cell timed again as the last one
+    constraints  what the winner had to meet, as the user wrote it
     plan         what it was to take and what it took, for people
     commands     for the winner, or the nearest: what it does to the command or the lines of Python
     """
@@ -167,5 +167,6 @@ class Race:
     rungs: tuple[Rung, ...]
     verdict: Verdict
     control: tuple[Interval, Interval] | None = None
+    constraints: tuple[str, ...] = ()
     plan: tuple[str, ...] = ()
     commands: dict[str, str] = field(default_factory=dict)

@@ -237,8 +237,8 @@ def _why(winner: Entry, others: Sequence[Entry]) -> str:
     times = (seconds(winner), seconds(best))
     unit = Unit.of(times)
     if math.isnan(times[1]):
-        return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {unit.name} a picture."
-    return f"{tie}, and takes {unit.write(times[0])} {unit.name} a picture instead of {unit.write(times[1])}."
+        return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} a picture."
+    return f"{tie}, and takes {unit.write(times[0])} {_short(unit)} a picture instead of {unit.write(times[1])}."
 
 
 def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Sequence[Constraint]) -> list[str]:
@@ -300,8 +300,12 @@ def _beats(one: Entry, other: Entry) -> bool:
 def _numbers(entry: Entry) -> str:
     time = seconds(entry)
     unit = Unit.of([time])
-    speed = "its time is not known" if math.isnan(time) else f"{unit.write(time)} {unit.name} a picture"
+    speed = "its time is not known" if math.isnan(time) else f"{unit.write(time)} {_short(unit)} a picture"
     return f"AP {_write(_ap(entry))}, {speed}"
+
+
+def _short(unit: Unit) -> str:
+    return {"milliseconds": "ms", "seconds": "s"}.get(unit.name, unit.name)
 
 
 def _write(interval: Interval) -> str:

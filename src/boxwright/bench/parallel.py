@@ -23,12 +23,12 @@ A task is asked for when somebody is free to do it."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _STOP = (signal.SIGINT, signal.SIGTERM)
-_TRIES = 3
+_TRIES = 3  # to start a worker
 _PATIENCE = 60.0  # seconds for workers to end their step and save
 
 # Ray takes these from the environment. What the user has set stays.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
-_PLAIN = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get what all others on the machine leave over
+_EQUAL = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get what all others on the machine leave over
 _CLOSED = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  # the first: listen to 127.0.0.1 only
 
 
@@ -49,9 +49,9 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
     before = {number: signal.getsignal(number) for number in _STOP}  # Ray sets one of its own and leaves it
     with _environment(local), redirect_stdout(sys.stderr):  # Ray passes on to stdout what workers print
         ray = _import_ray()
-        options = {"num_cpus": workers, "include_dashboard": False} if local else {}
+        here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
-            ray.init(address, logging_level="warning", **options)
+            ray.init(address, logging_level="warning", **here)
             with _stopping():
                 yield _Workers(ray, workers, gpus, local)
         finally:
@@ -153,12 +153,12 @@ class _Workers:
     def _reason(self, error: Exception) -> str:
         """Why there is no answer, in a line; the rest of what Ray says is for its developers."""
         lines = str(error).strip().splitlines()
-        if isinstance(error, self.ray.exceptions.RayTaskError):
-            return lines[-1]
+        if isinstance(error, self.ray.exceptions.OutOfMemoryError):
+            return lines[0]
         for line in lines:
             if detail := line.partition("Worker exit detail: ")[2]:
                 return f"its process ended, as when memory runs out or somebody kills it; Ray: {detail.split('. ')[0]}"
-        return lines[0]
+        return lines[-1]  # of a traceback
 
 
 class _Worker:
@@ -226,7 +226,7 @@ def _environment(local: bool) -> Iterator[None]:
     """Within, Ray finds what it should; what it reads only when it is imported is there for good."""
     settings = dict(_QUIET)
     if local:
-        settings |= {**_PLAIN, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
+        settings |= {**_EQUAL, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
         if "ray" not in sys.modules:
             for name, value in {**_CLOSED, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
                 os.environ.setdefault(name, value)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from boxwright.bench import points
-from boxwright.bench.entry import STAGES, Race
+from boxwright.bench.entry import Race
 from boxwright.bench.frontier import fastest
 from boxwright.bench.placing import Box, Label, covered, place
 from boxwright.bench.points import COLORS, GUEST, INK, PAPER, Point, Style
+from boxwright.engine.speed import STAGES
 from boxwright.report.units import digits, fraction
 
 try:

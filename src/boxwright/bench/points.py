@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from itertools import cycle
 from typing import NamedTuple
 
@@ -56,19 +55,10 @@ def measured(race: Race) -> list[Point]:
     return sorted(known, key=lambda point: point.ms.value)
 
 
-def asked(race: Race) -> list[Constraint]:
-    """The constraints, which the settings have as people read them: those of them that can be read back."""
-    found = []
-    for text in str(race.settings.get("constraints", "")).split(", "):
-        with suppress(ValueError):
-            found.append(Constraint.parse(text))
-    return found
-
-
 def bounds(race: Race, known: Sequence[Point]) -> dict[str, float]:
     """What was asked of p50 ("ms") and of AP ("ap"), as far as it is near the points: a far one would squeeze them."""
     found: dict[str, float] = {}
-    for constraint in asked(race):
+    for constraint in map(Constraint.parse, race.constraints):
         if constraint.label is None and constraint.quantity in ("p50", "ap"):
             axis, scale = ("ms", 1e3) if constraint.quantity == "p50" else ("ap", 1.0)
             values = [getattr(point, axis).value for point in known]

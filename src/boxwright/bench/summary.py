@@ -16,7 +16,7 @@ import numpy as np
 from boxwright import __version__
 from boxwright.bench.cell import Cell
 from boxwright.bench.course import Course
-from boxwright.bench.entry import ClassQuality, Entry, Quality, Race, Speed
+from boxwright.bench.entry import ClassQuality, Entry, Quality, Race, Rung, Speed
 from boxwright.bench.frontier import Constraint, judge
 from boxwright.bench.job import Job, load_found
 from boxwright.bench.pictures import Side, show
@@ -30,6 +30,7 @@ from boxwright.engine.speed import percentile
 from boxwright.engine.train import TrainConfig
 from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.bootstrap import Interval, ap_interval
+from boxwright.report.units import digits, fraction
 from boxwright.types import Detections
 
 _MACHINE = ("device", "name", "cores", "threads", "python", "torch")
@@ -53,12 +54,13 @@ def conclude(course: Course, constraints: Sequence[Constraint], pictures: int) -
         title=course.data.resolve().stem,
         command=course.record.content["command"],
         made=_made(course),
-        settings=_settings(course, constraints),
+        settings=_settings(course),
         differences=_differences(course),
         entries=tuple(entries),
         rungs=tuple(course.rungs),
         verdict=verdict,
         control=_control(course),
+        constraints=tuple(map(str, constraints)),
         plan=_plan(course),
         commands=_commands(course, chosen) if chosen in course.cells else {},
     )
@@ -77,7 +79,7 @@ def _cell(course: Course, cell: Cell) -> Entry:
     if cell.name in course.failed:
         state, reason = "failed", course.failed[cell.name]
     elif cell.name in gone:
-        state, reason = "stopped", f"after epoch {gone[cell.name].epoch}, when the field was halved"
+        state, reason = "stopped", _put_out(gone[cell.name], cell.name)
     measured = state != "failed"
     return Entry(
         cell.name, cell.detector, cell.config.backbone, cell.size, cell.proposals, state, reason,
@@ -91,6 +93,15 @@ def _cell(course: Course, cell: Cell) -> Entry:
         learning={job.training.seed: job.learning() for job in jobs},
         **known,
     )  # fmt: skip
+
+
+def _put_out(rung: Rung, name: str) -> str:
+    ((place, own),) = ((place, one) for place, one in enumerate(rung.standings, 1) if one.name == name)
+    kept = sum(standing.kept for standing in rung.standings)
+    return (
+        f"place {place} of {len(rung.standings)} after epoch {rung.epoch}, with AP {fraction(own.ap)} on val and "
+        f"{digits(1000 * own.seconds)} ms a picture; {kept} went on"
+    )
 
 
 def _guest(course: Course, name: str) -> Entry:
@@ -158,7 +169,7 @@ def _control(course: Course) -> tuple[Interval, Interval] | None:
     return one, other
 
 
-def _settings(course: Course, constraints: Sequence[Constraint]) -> dict[str, Any]:
+def _settings(course: Course) -> dict[str, Any]:
     """What all share, as people read it."""
     known = dict(course.settings)
     machine = {key: known.pop(key) for key in _MACHINE}
@@ -168,7 +179,6 @@ def _settings(course: Course, constraints: Sequence[Constraint]) -> dict[str, An
         "epochs": course.epochs,
         "learning rate rule": "linear warm-up, then a cosine to the end of the epochs",
         "pictures that times are of": f"{rules.timed}, {rules.rounds} rounds after one to warm up, all cells in turn",
-        "constraints": ", ".join(map(str, constraints)) or "none",
         "machine": machine,
     }
 
@@ -187,7 +197,7 @@ def _plan(course: Course) -> tuple[str, ...]:
     budget = f", within a budget of {course.rules.budget}" if course.rules.budget else ""
     return (
         f"planned: {plan.epochs} epochs, {rungs}, {written(plan.seconds)} at most{budget}",
-        f"taken: {written(course.spent)}, whoever was at work",
+        f"taken: {written(course.spent)}",
     )
 
 
