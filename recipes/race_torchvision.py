@@ -2,9 +2,9 @@
 
     python recipes/race_torchvision.py --data my_dataset/ --epochs 6
 
-It gets samplers, RoI align, heads and limits as torchvision has them by default, over the backbone, pyramid and anchors
-of ours, the pictures, augmentation and optimiser that all cells get, and as many epochs. In the race it is asked as its
-users ask it: open the file, call the model.
+It gets heads, assignment, RoI align and suppression as torchvision has them by default, over the backbone, pyramid and
+anchors of ours, as many proposals and samples, and the pictures, augmentation, optimiser and epochs that all cells get.
+In the race it is asked as its users ask it: open the file, call the model.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ def build(classes: int, size: int) -> FasterRCNN:
         image_mean=mean,
         image_std=std,
         rpn_anchor_generator=AnchorGenerator(anchors.sizes, (anchors.ratios,) * len(anchors.sizes)),
+        rpn_post_nms_top_n_train=config.proposals,
+        rpn_post_nms_top_n_test=config.proposals,
+        box_batch_size_per_image=config.region_samples,
         box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical)),
     )
 

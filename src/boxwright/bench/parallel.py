@@ -223,7 +223,10 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _environment(local: bool) -> Iterator[None]:
-    """Within, Ray finds what it should; what it reads only when it is imported is there for good."""
+    """Within, Ray finds what it should; what it reads only when it is imported is there for good.
+
+    Where the user has imported it before, it guards itself in its own way: on all addresses, with a token in ~/.ray.
+    """
     settings = dict(_QUIET)
     if local:
         settings |= {**_EQUAL, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
