@@ -254,7 +254,7 @@ def test_anybodys_model_is_a_guest(data: Path, tmp_path: Path):
     assert (guest.state, guest.detector, guest.parameters) == ("guest", "", None)
     assert guest.quality is not None and len(guest.quality.seeds) == 1
     assert list(guest.speed) == ["own"] and set(guest.speed["own"].stages) == {"detect"}
-    assert len(looked) == 4 + 2 * 3  # every test picture, then two pictures in a round to warm up and two counted
+    assert len(looked) == 4 + 3 * 3  # every test picture, then two and one before them, in three rounds
 
 
 def test_only_guests(data: Path, tmp_path: Path):

@@ -70,12 +70,13 @@ def grid(
             options = {"backbone": backbone} | ({} if count is None else {"proposals": count})
             name = f"{detector}-{backbone}-{size}" + (f"-p{count}" if count is not None and len(proposals) > 1 else "")
             way = Preprocess(short=size, long=round(_LONGEST * size))
-            cells.append(Cell(_as_folder(name), configure(detector, **options), way))
+            cells.append(Cell(as_folder(name), configure(detector, **options), way))
     twice = sorted({cell.name for cell in cells if sum(cell.name == other.name for other in cells) > 1})
     if twice:
         raise ValueError(f"every cell is in a race once; {', '.join(twice)} came more often")
     return cells
 
 
-def _as_folder(name: str) -> str:
+def as_folder(name: str) -> str:
+    """A name without what a folder's cannot have."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boxwright.bench.cell import Cell
+from boxwright.bench.cell import Cell, as_folder
 from boxwright.bench.entry import Rung, Standing
 from boxwright.bench.guest import Guest
 from boxwright.bench.job import Effort, Job, measure, pace, train
@@ -119,7 +119,7 @@ class Course:
         return [
             Job(
                 self.cells[name],
-                self.folder / "cells" / name / f"seed{seed}",
+                self.folder / "cells" / as_folder(name) / f"seed{seed}",
                 self.parts,
                 replace(self.training, seed=seed, epochs=self.epochs),
                 rules.augment,
@@ -222,9 +222,9 @@ class Course:
 
     def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
         waiting = [job for job in jobs if job.epochs() < until]
-        for propose in {repr(job.cell.config): job.cell.config for job in waiting}.values():
-            if isinstance(propose, ProposedConfig):
-                propose_ahead(propose.propose(), self.parts.values())
+        for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
+            if isinstance(config, ProposedConfig):
+                propose_ahead(config.propose(), self.parts.values())
         for job, answer in pool(partial(train, until=until), self._in_turn(waiting)):
             self._note(job, answer)
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from boxwright.bench.cell import as_folder
 from boxwright.bench.course import Course, said, say
 from boxwright.bench.job import save_found
 from boxwright.engine.footprint import footprint
@@ -32,15 +33,18 @@ def take_times(course: Course) -> None:
     for name, guest in course.guests.items():
         try:
             save_found(found_by(course, name), guest.measure(course.parts["test"]))
+            course.keep("failed", {one: why for one, why in course.failed.items() if one != name})
         except Exception as error:
             course.fail(name, said(error))
     key = _key(course)
     if course.record.content["times"].get("key") == key or not key["entrants"]:
         return
     paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
-    predictors = _predictors(course)
+    predictors, broken = _predictors(course)
     looks: dict[str, Look] = {name: partial(stages, predictor) for name, predictor in predictors.items()}
     looks |= {as_key(name, OWN): course.guests[name].look for name in course.guests if name not in course.failed}
+    if not looks:
+        return
     first = next(iter(looks))
     latencies = take_latencies({**looks, CONTROL: looks[first]}, paths, course.rules.rounds)
     rates = throughput(predictors, paths, course.rules.batch, course.rules.rounds)
@@ -50,7 +54,7 @@ def take_times(course: Course) -> None:
         "first": first,
         "seconds": {name: _rounded(measured) for name, measured in latencies.seconds.items()},
         "throughput": rates.rates,
-        "failures": {**rates.failures, **latencies.failures},
+        "failures": {**rates.failures, **latencies.failures, **broken},
     }
     course.keep("times", times)
 
@@ -62,7 +66,7 @@ def as_key(name: str, runtime: str) -> str:
 
 def found_by(course: Course, guest: str) -> Path:
     """Where the detections of a guest are kept."""
-    return course.folder / "guests" / f"{guest}.npz"
+    return course.folder / "guests" / f"{as_folder(guest)}.npz"
 
 
 def _key(course: Course) -> dict[str, Any]:
@@ -72,29 +76,32 @@ def _key(course: Course) -> dict[str, Any]:
     return {"entrants": entrants, "runtimes": list(rules.runtimes), "timed": rules.timed, "rounds": rules.rounds}
 
 
-def _predictors(course: Course) -> dict[str, Predictor]:
-    """Each cell, with the weights of its first seed, in each runtime."""
-    predictors = {}
+def _predictors(course: Course) -> tuple[dict[str, Predictor], dict[str, str]]:
+    """Each cell, with the weights of its first seed, in each runtime; and those that the device has no room for."""
+    predictors, broken = {}, {}
     for name in course.raced():
         for runtime in course.rules.runtimes:
-            predictor = load(course.jobs(name)[0].best, course.device)
-            predictor.detector = RUNTIMES[runtime](predictor.detector)
-            predictors[as_key(name, runtime)] = predictor
-    return predictors
+            try:
+                predictor = load(course.jobs(name)[0].best, course.device)
+                predictor.detector = RUNTIMES[runtime](predictor.detector)
+                predictors[as_key(name, runtime)] = predictor
+            except Exception as error:
+                broken[as_key(name, runtime)] = said(error)
+    return predictors, broken
 
 
 def _footprint(course: Course, name: str) -> dict[str, Any]:
     """What does not depend on who else is in the race."""
     best = course.jobs(name)[0].best
     paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
-    predictor = load(best, course.device)
-    known = {"parameters": parameters(predictor.detector), "file": best.stat().st_size, "flops": None}
+    known: dict[str, Any] = {"file": best.stat().st_size}
     try:
-        known["flops"] = flops(predictor, paths[0])
-        return known | footprint(best, paths, course.device)._asdict()
+        predictor = load(best, course.device)
+        known |= {"parameters": parameters(predictor.detector), "flops": flops(predictor, paths[0])}
+        known |= footprint(best, paths, course.device)._asdict()
     except Exception as error:
-        say(f"{name}: its memory could not be measured: {error}")
-        return known
+        say(f"{name}: not all of its footprint could be measured: {said(error)}")
+    return known
 
 
 def _rounded(measured: Any) -> Any:

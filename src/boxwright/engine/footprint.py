@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from boxwright.engine.checkpoint import load_detector
+from boxwright.engine.device import choose_device
 from boxwright.engine.predict import Predictor, uncached
 
 
@@ -88,5 +89,5 @@ def _most_memory() -> int | None:
 
 if __name__ == "__main__":
     checkpoint, device, started, *paths = sys.argv[1:]
-    measured = _measure(Path(checkpoint), torch.device(device), float(started), [Path(path) for path in paths])
+    measured = _measure(Path(checkpoint), choose_device(device), float(started), [Path(path) for path in paths])
     print(json.dumps(measured._asdict()))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from boxwright.data.augment import Augment
-from boxwright.data.batch import Batches, Propose, to_images
+from boxwright.data.batch import Propose, to_images
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, read_image
 from boxwright.data.preprocess import Preprocess
@@ -22,8 +22,9 @@ from boxwright.engine.evaluate import evaluate_detector
 from boxwright.engine.history import summary
 from boxwright.engine.progress import Progress
 from boxwright.engine.propose import propose_all, sources_of
+from boxwright.engine.run import begin
 from boxwright.engine.speed import bare, cores, in_turn
-from boxwright.engine.train import TrainConfig, Training
+from boxwright.engine.train import TrainConfig
 from boxwright.types import Images
 
 
@@ -107,20 +108,11 @@ def learn(config: Any, recipe: Recipe) -> tuple[Detector, dict[str, Any]]:
 
     Raises DivergedError, and whatever the device raises when its memory does not do.
     """
-    torch.manual_seed(recipe.training.seed)
-    detector = config.build(len(recipe.train.names), recipe.pretrained)
-    detector.to(recipe.device, memory_format=torch.channels_last)
-    batches = Batches(
-        recipe.train,
-        recipe.preprocess,
-        recipe.augment,
-        recipe.batch,
-        seed=recipe.training.seed,
-        workers=recipe.workers,
-        device=recipe.device,
-        propose=detector.propose,
-    )
-    training = Training(detector, batches, recipe.training)
+    training = begin(
+        config, recipe.train, recipe.preprocess, recipe.augment, recipe.batch, recipe.training, recipe.pretrained,
+        recipe.device, recipe.workers,
+    )  # fmt: skip
+    detector = training.detector
     epochs = list(training.epochs())
     detector.load_state_dict(training.weights())
     quality = evaluate_detector(

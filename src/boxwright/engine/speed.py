@@ -27,14 +27,15 @@ from boxwright.proposals import Cached, Propose
 from boxwright.types import Images, Slots
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
-"""From a file to boxes in the picture's own pixels. Proposals are found in the picture as it is, before it is resized.
-"""
+"""From a file to boxes in the picture's own pixels. Proposals come from the picture as it is, before it is resized."""
 
 _PROGRAMS = 1000  # that may be compiled, one for each detector and shape of input; torch.compile gives up after eight
 _PROPOSALS = 100  # their number is filled up to a multiple of this before a compiled program sees them
 
 Place = TypeVar("Place")
 Answer = TypeVar("Answer")
+
+_ROW = 5  # looks that one contestant takes before it is another's turn
 
 
 class Spread(NamedTuple):
@@ -100,13 +101,15 @@ def stages(predictor: Predictor, path: Path) -> dict[str, float]:
 def take_latencies(
     looks: Mapping[str, Callable[[Path], Mapping[str, float]]], paths: Sequence[Path], rounds: int = 3
 ) -> Latencies:
-    """Every contestant looks at a picture, in the mapping's order, before the next picture; round after round.
+    """Every contestant looks at five pictures, in the mapping's order, before the next five; round after round.
 
     looks   from a picture's file to the seconds of each stage, `stages` of a predictor for one
     rounds  through all pictures; one more goes before, uncounted, in which all that is compiled gets compiled
 
-    Before each turn the file is read once for nobody: who is first does not wait for the disk in place of the others. A
-    contestant that raises has no more turns, and the others go on.
+    Who comes before whom is to change nothing. So each one's five begin with a look that does not count, which brings
+    its weights into the processor's caches, as they are for somebody who runs this one detector; and the files are read
+    before for nobody, so that the first does not wait for the disk in place of the others. A contestant that raises has
+    no more turns, and the others go on.
     """
     measured, failures = _race("latency", looks, paths, rounds, before=Path.read_bytes)
     return Latencies({name: [dict(look) for look in all_looks] for name, all_looks in measured.items()}, failures)
@@ -142,12 +145,14 @@ def in_turn(tasks: Mapping[Any, Callable[[int], object]], places: int, rounds: i
     """Seconds that each task takes at each place, all at one place before the next; a first round is warm-up."""
     seconds: dict[Any, list[float]] = {name: [] for name in tasks}
     with Progress("test time", (rounds + 1) * places * len(tasks)) as bar:
-        for name, place, counted in _turns(tasks, range(places), rounds, before=lambda place: None):
-            started = time.perf_counter()
-            tasks[name](place)
-            if counted:
-                seconds[name].append(time.perf_counter() - started)
-            bar.update()
+        for turn in range(rounds + 1):
+            for place in range(places):
+                for name, task in tasks.items():
+                    started = time.perf_counter()
+                    task(place)
+                    if turn:
+                        seconds[name].append(time.perf_counter() - started)
+                    bar.update()
     return seconds
 
 
@@ -163,7 +168,8 @@ def _race(
         raise ValueError(f"times are taken on one picture and in one round at least, got {len(places)} and {rounds}")
     answers: dict[str, list[Answer]] = {name: [] for name in looks}
     failures = {}
-    with Progress(title, (rounds + 1) * len(places) * len(looks)) as bar:
+    looks_of_each = (rounds + 1) * (len(places) + math.ceil(len(places) / _ROW))
+    with Progress(title, looks_of_each * len(looks)) as bar:
         for name, place, counted in _turns(answers, places, rounds, before):
             try:
                 answer = looks[name](place)
@@ -180,15 +186,19 @@ def _race(
 def _turns(
     names: Collection[Any], places: Sequence[Place], rounds: int, before: Callable[[Place], object]
 ) -> Iterator[tuple[Any, Place, bool]]:
-    """Who is next, where, and whether it counts: the first round does not. Who leaves `names` has no more turns.
+    """Who is next, where, and whether it counts. Who leaves `names` has no more turns.
 
-    before  is done at each place before anybody's turn
+    before  is done at each place of a row before anybody's turn
     """
     for turn in range(rounds + 1):
-        for place in places:
-            before(place)
+        for start in range(0, len(places), _ROW):
+            row = places[start : start + _ROW]
+            for place in row:
+                before(place)
             for name in list(names):
-                yield name, place, turn > 0
+                for place, counted in ((row[0], False), *((place, turn > 0) for place in row)):
+                    if name in names:
+                        yield name, place, counted
 
 
 def _reason(error: Exception) -> str:
