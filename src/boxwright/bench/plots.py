@@ -207,7 +207,7 @@ def _set_limits(axes: Axes, known: Sequence[Point], asked: Mapping[str, float]) 
     low, high = points.span([*(one for point in known for one in point.ms if one > 0), asked.get("ms", math.nan)])
     if high > _LOG * low:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(low / (high / low) ** 0.08, high * (high / low) ** 0.08)
     else:
