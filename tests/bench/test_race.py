@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ import torch
 import tyro
 
 from bench.tiny_race import CELLS, PARTS, RULES, TRAINING, patch, run
-from boxwright.bench import course
+from boxwright.bench import course, job
 from boxwright.bench.entry import Race
 from boxwright.bench.guest import Guest
 from boxwright.bench.job import Effort, load_found
@@ -34,6 +35,11 @@ from boxwright.engine.evaluate import targets_of
 from boxwright.engine.train import DivergedError
 from boxwright.metrics import evaluate
 from boxwright.types import Detections
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing is noted after it."""
+
 
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
@@ -57,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, folder: Path) -> Race:
     """Four cells with two seeds, two of them put out after one of two epochs; never interrupted."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        patch(monkeypatch)
+        patch(monkeypatch, drawn=True)
         return run(data, folder)
 
 
@@ -208,17 +214,79 @@ def test_a_job_that_ends_the_process_is_given_up_after_three_times(
 
     def dies(job: Any, until: int) -> None:
         if job.cell.name == "retina":
-            raise KeyboardInterrupt  # as SIGKILL, nothing is noted after it
+            raise KilledError
         train(job, until)
 
     monkeypatch.setattr(course, "train", dies)
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KilledError):
             run(data, tmp_path, [CELLS[1], CELLS[3]])
     done = run(data, tmp_path, [CELLS[1], CELLS[3]])
     assert done.entries[0].state == "failed"
     assert "the process ended 3 times in epoch 1 without a word; out of memory?" in done.entries[0].reason
     assert done.verdict.winner == "ssd"
+
+
+def test_who_is_asked_to_stop_often_is_not_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def stops(job: Any, until: int) -> None:
+        raise StoppedError("stopped", signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(course, "train", stops)
+        for _ in range(5):
+            with pytest.raises(StoppedError):
+                run(data, tmp_path, [CELLS[3]])
+    assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "finished"
+
+
+def test_what_failed_is_tried_again_if_wanted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+
+    def full(job: Any, until: int) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(course, "train", full)
+        assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "failed"
+    assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "failed"
+    assert run(data, tmp_path, [CELLS[3]], retry=True).entries[0].state == "finished"
+
+
+def test_a_cell_that_finds_nonsense_has_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    nonsense = Detections(torch.full((1, 4), math.nan), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    monkeypatch.setattr(job, "detect_dataset", lambda *_: [nonsense])
+    (entry,) = run(data, tmp_path, [CELLS[3]]).entries
+    assert entry.state == "failed" and "not finite" in entry.reason
+
+
+def test_a_test_picture_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    data = write_shapes(tmp_path / "shapes", PARTS)
+    broken = open_dataset(data)["test"].path(1)
+    broken.write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        done = run(data, tmp_path / "out", [CELLS[3]])
+    assert broken.name in done.settings["test pictures that cannot be read"]
+    assert broken.name in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_data_that_changed_are_other_data(data: Path, folder: Path, whole: Race):
+    splits = open_dataset(data)
+    splits["val"].boxes[0] += 1
+    with pytest.raises(ValueError, match="fingerprint was"):
+        run(splits, folder)  # type: ignore[arg-type]
+
+
+def test_where_the_parts_were_drawn_the_commands_draw_the_same(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    splits = open_dataset(data, seed=3)
+    splits.made = True
+    done = run(splits, tmp_path, [CELLS[3]], training=replace(TRAINING, seed=3))  # type: ignore[arg-type]
+    assert done.commands["score"].endswith("--seed 3") and "--seed 3" in done.commands["train it again"]
+    assert (tmp_path / "splits.json").is_file()
 
 
 def test_a_full_disk_is_said_before_the_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -229,17 +297,16 @@ def test_a_full_disk_is_said_before_the_work(data: Path, tmp_path: Path, monkeyp
     assert not (tmp_path / "new").exists()
 
 
-def test_a_disk_that_fills_up_ends_it_and_nothing_is_lost(
-    data: Path, whole: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_disk_that_fills_up_ends_it_and_nothing_is_lost(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
         patched.setattr(course, "measure", full)
-        run(data, tmp_path)
+        run(data, tmp_path, [CELLS[3]])
     assert not read(tmp_path)["failed"]
-    assert lasting(run(data, tmp_path)) == lasting(whole)
+    monkeypatch.setattr(course, "train", lambda *_, **__: pytest.fail("this was learnt before"))
+    assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "finished"
 
 
 def test_anybodys_model_is_a_guest(data: Path, tmp_path: Path):
@@ -258,7 +325,7 @@ def test_anybodys_model_is_a_guest(data: Path, tmp_path: Path):
 
 
 def test_only_guests(data: Path, tmp_path: Path):
-    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("blind too", lambda path: NOTHING)])
+    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("blind too", lambda path: ([], [], []))])
     assert [entry.state for entry in done.entries] == ["guest", "guest"]
     assert done.verdict.winner in ("blind", "blind too")
 
@@ -270,12 +337,13 @@ def test_only_guests(data: Path, tmp_path: Path):
         (([[1, 2, 3]], [0.5], [0]), r"expected boxes \(D, 4\)"),
         (([[1, 2, 3, 4]], [0.5], [3]), "expected labels 0 to 2.*got 3 to 3"),
         ({"boxes": []}, "got dict"),
+        (([[1, 2, math.nan, 4]], [0.5], [0]), "expected finite boxes and scores"),
     ],
 )
 def test_a_guest_that_gives_something_else(data: Path, tmp_path: Path, answer: Any, said: str):
-    done = run(data, tmp_path, [CELLS[3], Guest("odd", lambda path: answer)])
-    assert done.entries[1].state == "failed" and re.search(said, done.entries[1].reason)
-    assert done.entries[0].state == "finished"
+    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("odd", lambda path: answer)])
+    assert [entry.state for entry in done.entries] == ["guest", "failed"]
+    assert re.search(said, done.entries[1].reason)
 
 
 def test_the_command_of_the_winner_does_the_same(
@@ -304,11 +372,24 @@ def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Pat
 def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="takes one cell or more"):
         course.Course([], data, RULES, TRAINING)
-    with pytest.raises(ValueError, match="each name is in a race once; ssd"):
+    with pytest.raises(ValueError, match="each name is in a race once, as is the folder of that name; got ssd, ssd"):
         run(data, tmp_path, [CELLS[3], CELLS[3]])
+    with pytest.raises(ValueError, match="got a/b, A_b"):
+        run(data, tmp_path, [replace(CELLS[3], name="a/b"), replace(CELLS[1], name="A_b")])
+    with pytest.raises(ValueError, match=r"a name is to be a folder's too, got '\.\.'"):
+        run(data, tmp_path, [replace(CELLS[3], name="..")])
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file"):
+        run(data, tmp_path / "file" / "out")
     with pytest.raises(ValueError, match='no class "cat"'):
         run(data, tmp_path, constraints=["recall[cat]>0.9"])
     with pytest.raises(ValueError, match="seeds is 1 or more, got 0"):
         replace(RULES, seeds=0)
     with pytest.raises(ValueError, match="such as 45s, 30m"):
         replace(RULES, budget="soon")
+    with pytest.raises(ValueError, match="workers is 0 or more, got -1"):
+        replace(RULES, workers=-1)
+    with pytest.raises(ValueError, match="runtimes are different ones of eager, compiled; got eager eager"):
+        replace(RULES, runtimes=("eager", "eager"))
+    with pytest.raises(ValueError, match="augment is one of none"):
+        replace(RULES, augment="x")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from boxwright.bench import course, timing
+from boxwright.bench import course, report, timing
 from boxwright.bench.cell import Cell
 from boxwright.bench.entry import Race
 from boxwright.bench.guest import Guest
@@ -54,8 +54,10 @@ def halved(*_: Any, **__: Any) -> Plan:
     return Plan(2, (1,), 60.0)
 
 
-def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes long, or differs from run to run, made up."""
+def patch(monkeypatch: pytest.MonkeyPatch, drawn: bool = False) -> None:
+    """What takes long, or differs from run to run, made up; the report is drawn if wanted."""
+    if not drawn:
+        monkeypatch.setattr(report, "_draw", lambda race: ({}, {}))
     monkeypatch.setattr(course, "pace", pace)
     monkeypatch.setattr(timing, "footprint", footprint)
     monkeypatch.setattr(course, "make_plan", halved)

@@ -69,7 +69,7 @@ def test_a_dry_run_burns_nothing(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(data, tmp_path / "new", "--dry-run") == 0
     out = capsys.readouterr().out
     assert all(name in out for name in NAMES)
-    assert "2 cells with 1 seeds, 1 epochs: 60 s at most" in out
+    assert "cells: 2, seeds: 1, epochs: 1; 60 s at most" in out
     assert not (tmp_path / "new").exists()
 
 
@@ -121,6 +121,7 @@ def test_stopped_it_says_how_to_go_on(
         (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),
         (["--pictures", "-1"], "--pictures is 0 or more"),
         (["--device", "gpu"], "there is no device 'gpu'"),
+        (["--backbones", "nonet"], "there is no backbone 'nonet'"),
     ],
 )
 def test_mistakes_are_said_before_the_work(
@@ -140,9 +141,13 @@ def test_a_budget_that_is_no_time(data: Path, tmp_path: Path, capsys: pytest.Cap
 def test_where_no_cell_can_be_trained_it_says_why(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.undo()  # a few steps are really taken
-    assert run(data, tmp_path / "new", "--backbones", "nonet") == 1
-    assert "no cell of this race can be trained: ssd-nonet-64: ValueError: no backbone" in capsys.readouterr().err
+    def fails(job: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(course, "pace", fails)
+    assert run(data, tmp_path / "new") == 1
+    said = f"no cell of this race can be trained: {NAMES[0]}: RuntimeError: out of memory; {NAMES[1]}"
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
+from boxwright.backbones.build import BACKBONES
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.engine.checkpoint import name_of
@@ -63,6 +64,8 @@ def grid(
     for what, least, values in (("sizes", 32, sizes), ("proposals", 1, proposals)):
         if any(value < least for value in values):
             raise ValueError(f"{what} are {least} or more, got {' '.join(map(str, values))}")
+    for backbone in backbones:
+        _check_backbone(backbone)
     cells = []
     for detector, backbone, size in product(detectors, backbones, sizes):
         has = "proposals" in {field.name for field in fields(DETECTORS[detector])}
@@ -75,6 +78,16 @@ def grid(
     if twice:
         raise ValueError(f"every cell is in a race once; {', '.join(twice)} came more often")
     return cells
+
+
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES:
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+            raise ValueError(
+                f"there is no backbone {name!r}, neither among {', '.join(BACKBONES)} nor in timm.list_models()"
+            )
 
 
 def as_folder(name: str) -> str:

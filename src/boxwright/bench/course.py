@@ -7,22 +7,26 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from boxwright.bench.cell import Cell, as_folder
 from boxwright.bench.entry import Rung, Standing
 from boxwright.bench.guest import Guest
 from boxwright.bench.job import Effort, Job, measure, pace, train
-from boxwright.bench.parallel import Pool
+from boxwright.bench.parallel import Pool, StoppedError
 from boxwright.bench.plan import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.rules import Rules
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
+from boxwright.data.image import ImageError, read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.proposed import ProposedConfig
 from boxwright.engine.device import choose_device
@@ -33,7 +37,7 @@ from boxwright.engine.run import validate_every
 from boxwright.engine.speed import cores, machine
 from boxwright.engine.train import TrainConfig
 
-_PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made")
+_PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable")
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
 _TRIES = 3
 
@@ -56,25 +60,29 @@ class Course:
         rules: Rules,
         training: TrainConfig,
         out: str | Path | None = None,
+        command: str = "",
     ) -> None:
         """As `race`; nothing is written yet."""
         if not entrants:
             raise ValueError("a race takes one cell or more, and got none")
-        if twice := [name for name, count in Counter(one.name for one in entrants).items() if count > 1]:
-            raise ValueError(f"each name is in a race once; {', '.join(twice)} came more often")
+        folders = Counter(as_folder(one.name).lower() for one in entrants)
+        if twice := [one.name for one in entrants if folders[as_folder(one.name).lower()] > 1]:
+            raise ValueError(f"each name is in a race once, as is the folder of that name; got {', '.join(twice)}")
+        if odd := [one.name for one in entrants if not as_folder(one.name).strip(".")]:
+            raise ValueError(f"a name is to be a folder's too, got {odd[0]!r}")
         self.cells = {one.name: one for one in entrants if isinstance(one, Cell)}
         self.guests = {one.name: one for one in entrants if isinstance(one, Guest)}
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
-        self.data, self.made = splits.source, splits.made
+        self.data, self.splits = splits.source, splits
         self.parts, self.tested = _parts(splits)
         batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
-        if self.folder.is_file():
-            raise ValueError(f"the results' folder {self.folder} is a file; give another")
+        if not _existing(self.folder).is_dir():
+            raise ValueError(f"the folder of the results cannot be {self.folder}: {_existing(self.folder)} is a file")
         configs = {name: _Settings(cell.config, cell.preprocess) for name, cell in self.cells.items()}
-        self.record = Record(self.folder / "bench.json", "bench", self._settings(), configs, _PARTS)
+        self.record = Record(self.folder / "bench.json", "bench", self._settings(), configs, _PARTS, command)
         self._since = time.monotonic()
 
     @property
@@ -131,6 +139,10 @@ class Course:
             for seed in range(first, first + rules.seeds)
         ]
 
+    def retry(self) -> None:
+        """Forgets what failed: nobody was to blame, or the cause is gone."""
+        self.record.content |= {"failed": {}, "tries": {}}
+
     def running(self, rungs: Sequence[Rung] = ()) -> list[str]:
         """The cells that are still in after these rungs."""
         out = {standing.name for rung in rungs for standing in rung.standings if not standing.kept}
@@ -162,6 +174,9 @@ class Course:
             _need_room(self.folder, efforts.values(), self.rules.seeds)
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
+            self.keep("unreadable", _unreadable(self.parts["test"]))
+            if self.splits.made:
+                self.splits.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
         if late and self.plan is not None and self.plan.rungs:
             raise ValueError(
@@ -177,8 +192,7 @@ class Course:
             if place < len(self.plan.rungs) and len(self.rungs) == place:
                 self._halve(epoch)
         raced = [job for name in self.running() for job in self.jobs(name) if not job.finished()]
-        for job, answer in pool(measure, self._in_turn(raced)):
-            self._note(job, answer)
+        self._do(pool, measure, raced)
 
     def raced(self) -> list[str]:
         """The cells of which is known what they find in the test part."""
@@ -198,7 +212,8 @@ class Course:
         return {
             "data": str(self.data.resolve()),
             **{f"{part} pictures": len(dataset) for part, dataset in self.parts.items()},
-            "parts": f"drawn with seed {self.training.seed}" if self.made else "as the data has them",
+            "parts": f"drawn with seed {self.training.seed}" if self.splits.made else "as the data has them",
+            "fingerprint": _fingerprint(self.parts),
             "tested on": self.tested,
             "classes": self.names,
             **{name: getattr(rules, name) for name in same},
@@ -225,8 +240,15 @@ class Course:
         for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
             if isinstance(config, ProposedConfig):
                 propose_ahead(config.propose(), self.parts.values())
-        for job, answer in pool(partial(train, until=until), self._in_turn(waiting)):
-            self._note(job, answer)
+        self._do(pool, partial(train, until=until), waiting)
+
+    def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
+        try:
+            for job, answer in pool(work, self._in_turn(jobs)):
+                self._note(job, answer)
+        except (StoppedError, KeyboardInterrupt):
+            self.keep("tries", {})  # it was asked to
+            raise
 
     def _halve(self, epoch: int) -> None:
         efforts = {name: Effort(**known) for name, known in self.record.content["efforts"].items()}
@@ -249,13 +271,13 @@ class Course:
             if job.cell.name in self.failed:
                 continue
             tries = self.record.content["tries"]
-            epoch, tried = tries.get(str(job), (-1, 0))
-            tried = tried + 1 if epoch == job.epochs() else 1
+            progress, tried = tries.get(str(job), ([], 0))
+            tried = tried + 1 if progress == job.progress() else 1
             if tried > _TRIES:
-                why = f"the process ended {_TRIES} times in epoch {epoch + 1} without a word; out of memory?"
+                why = f"the process ended {_TRIES} times in epoch {job.epochs() + 1} without a word; out of memory?"
                 self.fail(job.cell.name, f"seed {job.training.seed}: {why}")
                 continue
-            self.keep("tries", {**tries, str(job): (job.epochs(), tried)})
+            self.keep("tries", {**tries, str(job): [job.progress(), tried]})
             yield job
 
     def _note(self, job: Job, answer: object) -> None:
@@ -287,6 +309,34 @@ def _parts(splits: Splits) -> tuple[dict[str, Dataset], str]:
     return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, said
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that there is."""
+    return next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+
+
+def _unreadable(dataset: Dataset) -> list[str]:
+    """The pictures in which nobody can find anything."""
+    found = []
+    with Progress("read the test part", len(dataset)) as bar:
+        for index in range(len(dataset)):
+            try:
+                read_image(dataset.path(index))
+            except ImageError as error:
+                found.append(str(error))
+            bar.update()
+    return found
+
+
+def _fingerprint(parts: Mapping[str, Dataset]) -> str:
+    """Another one where pictures come or go, or annotations are mended."""
+    content = sha256()
+    for part, dataset in parts.items():
+        content.update("\n".join([part, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
+        for column in (dataset.sizes, dataset.offsets, dataset.boxes, dataset.labels, dataset.crowd):
+            content.update(np.ascontiguousarray(column).tobytes())
+    return content.hexdigest()[:12]
+
+
 def _rung(known: Mapping[str, Any]) -> Rung:
     return Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
 
@@ -295,7 +345,7 @@ def _need_room(folder: Path, efforts: Iterable[Effort], seeds: int) -> None:
     """Before hours are lost. A job keeps weights, their average, two moments of the optimizer, and two checkpoints."""
     sizes = [effort.bytes for effort in efforts]
     needed = 6 * seeds * sum(sizes) + 4 * max(sizes, default=0)  # the last: what is written beside an old file
-    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    there = _existing(folder)
     free = shutil.disk_usage(there).free
     if free < needed:
         raise OSError(

@@ -141,7 +141,7 @@ class Constraint:
         bound = float(Decimal(found["number"]) * Decimal(repr(scale)))
         if kind.units is _FRACTION and bound > 1:
             raise ValueError(f'constraint "{text}": {quantity} is a fraction; expected 0 to 1, or a number of %')
-        return cls(text, quantity, label and label.strip(), found["operator"], bound, found["unit"], scale)
+        return cls(text, quantity, label, found["operator"], bound, found["unit"], scale)
 
     def __str__(self) -> str:
         return self.text

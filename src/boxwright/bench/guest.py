@@ -56,6 +56,7 @@ class Guest:
                 f"{self.name} on {path}: expected Detections, or boxes, scores and labels; got {type(answer).__name__}"
             )
         boxes, scores, labels = (torch.as_tensor(column).detach().cpu() for column in answer)
+        boxes = boxes if boxes.numel() else boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) == scores.numel() == labels.numel():
             shapes = ", ".join(str(tuple(column.shape)) for column in (boxes, scores, labels))
             raise ValueError(f"{self.name} on {path}: expected boxes (D, 4), scores (D,) and labels (D,); got {shapes}")
@@ -64,4 +65,6 @@ class Guest:
                 f"{self.name} on {path}: expected labels 0 to {classes - 1}, places in the names of the data's "
                 f"classes; got {int(labels.min())} to {int(labels.max())}"
             )
+        if not (boxes.isfinite().all() and scores.isfinite().all()):
+            raise ValueError(f"{self.name} on {path}: expected finite boxes and scores, got some that are not")
         return Detections(boxes.float(), scores.float().reshape(-1), labels.long().reshape(-1))

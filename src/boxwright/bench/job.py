@@ -94,6 +94,11 @@ class Job:
         """Measured, and cleared away."""
         return self.found.is_file() and not self.run().state.is_file()
 
+    def progress(self) -> list[int]:
+        """Larger, or later, whenever more is safe on disk."""
+        state = self.run().state
+        return [self.epochs(), state.stat().st_mtime_ns if state.is_file() else 0]
+
     def ap(self) -> float:
         """The best on val so far; minus infinity where it was not measured."""
         return self.history.best(self.epochs())
@@ -152,6 +157,8 @@ def measure(job: Job) -> None:
     if not job.found.is_file():
         loaded = load_detector(job.best, choose_device(job.device))
         found = detect_dataset(loaded.detector, job.parts["test"], job.cell.preprocess, job.batch, job.workers)
+        if not all(one.boxes.isfinite().all() and one.scores.isfinite().all() for one in found):
+            raise ValueError("it finds boxes or scores in the test part that are not finite")
         save_found(job.found, found)
     for path in (job.run().state, job.run().last):
         path.unlink(missing_ok=True)

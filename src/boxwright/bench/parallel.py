@@ -52,7 +52,7 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
         here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
             ray.init(address, logging_level="warning", **here)
-            with _stopping():
+            with stoppable():
                 yield _Workers(ray, workers, gpus, local)
         finally:
             ray.shutdown()
@@ -243,17 +243,19 @@ def _environment(local: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Within, SIGTERM is as good as Ctrl-C, and a StoppedError comes of either."""
     caught: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         caught.append(number)
-        raise KeyboardInterrupt  # the one error that Ray lets through while it waits
+        raise KeyboardInterrupt  # which nobody takes for a fault of what he was doing, and Ray lets through
 
-    for number in _STOP:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in _STOP}
     try:
         yield
     except KeyboardInterrupt:
         raise StoppedError("stopped", caught[0] if caught else signal.SIGINT) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

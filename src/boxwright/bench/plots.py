@@ -132,7 +132,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             above = _panel(figure, row, column / columns, 1 / columns, 0.95, 1.05)
             below = _panel(figure, row, column / columns, 1 / columns, 0.38, 0.45)
             for axes, text in ((above, "AP on val"), (below, "loss")):
-                axes.set_xlim(0.5, longest + 0.5)
+                axes.set_xlim(0.5, max(longest, 1) + 0.5)
                 axes.set_ylabel(text if column == 0 else "", fontsize="small")
             color, own = looks[entry.name].color, list(entry.learning.values())
             for others in winner:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from boxwright.bench.plan import parse_budget
+from boxwright.data.augment import PRESETS
+from boxwright.engine.speed import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Rules:
         for name in ("seeds", "batch", "timed", "rounds", "parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
-        if not self.runtimes:
-            raise ValueError("runtimes are eager and compiled, one of them at least; got none")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers is 0 or more, got {self.workers}")
+        if self.augment not in PRESETS:
+            raise ValueError(f"augment is one of {', '.join(PRESETS)}; got {self.augment!r}")
+        if not self.runtimes or set(self.runtimes) - set(RUNTIMES) or len(set(self.runtimes)) < len(self.runtimes):
+            got = " ".join(self.runtimes) or "none"
+            raise ValueError(f"runtimes are different ones of {', '.join(RUNTIMES)}; got {got}")
         if self.budget:
             parse_budget(self.budget)

@@ -30,6 +30,8 @@ def race(
     out: str | Path | None = None,
     constraints: Sequence[str] = (),
     pictures: int = 6,
+    retry: bool = False,
+    command: str = "boxwright.bench.race(...)",
 ) -> Race:
     """Train every cell with every seed, measure all that got through side by side, and write the report.
 
@@ -40,12 +42,16 @@ def race(
     out          the folder; runs/DATA-bench if not given. What is there already is not done again
     constraints  what the winner must meet: "p95<30ms", "recall[cat]>0.9"; see `Constraint`
     pictures     in the report, on which winner and runner-up disagree
+    retry        cells that failed are tried again
+    command      what the report says it was made by
 
     Raises ValueError for what cannot be raced, or for a folder of another race; OSError where the disk is, or would
     be, full; StoppedError on Ctrl-C or SIGTERM. Whatever else goes wrong is that cell's failure.
     """
-    course = Course(cells, data, rules or Rules(), training or TrainConfig(), out)
+    course = Course(cells, data, rules or Rules(), training or TrainConfig(), out, command)
     wanted = check_constraints(constraints, course.names)
+    if retry:
+        course.retry()
     with open_pool(course.rules.parallel, course.rules.ray, course.device) as pool:
         course.prepare(pool)
         course.learn(pool)

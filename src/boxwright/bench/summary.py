@@ -178,7 +178,8 @@ def _settings(course: Course) -> dict[str, Any]:
         **known,
         "epochs": course.epochs,
         "learning rate rule": "linear warm-up, then a cosine to the end of the epochs",
-        "pictures that times are of": f"{rules.timed}, {rules.rounds} rounds after one to warm up, all cells in turn",
+        "times are of": f"{course.record.content['times'].get('pictures', 0)} pictures; counted rounds: {rules.rounds}",
+        "test pictures that cannot be read": "; ".join(course.record.content["unreadable"]) or "none",
         "machine": machine,
     }
 
@@ -219,13 +220,15 @@ def _side(course: Course, name: str) -> Side:
 
 def _commands(course: Course, name: str) -> dict[str, str]:
     """What one does with a cell."""
-    job = max(course.jobs(name), key=lambda job: job.ap())
+    jobs = course.jobs(name)
+    job = max(jobs, key=lambda job: job.ap())
+    drawn = course.splits.made  # then the seed says which pictures are in which part, too
     data, best = shlex.quote(str(course.data)), shlex.quote(str(job.best))
     height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(course.parts["test"].size(0))])
     return {
-        "train it again": train_command(job, course.data),
+        "train it again": train_command(jobs[0] if drawn else job, course.data),
         "detect": f"boxwright detect photo.jpg --model {best}",
-        "score": f"boxwright evaluate {best} --data {data}",
+        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {course.training.seed}" * drawn,
         "fine-tune": f"boxwright train --from {best} --data more_data/",
         "export (Python)": "\n".join(
             [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from boxwright.bench.cell import grid
 from boxwright.bench.course import Course
 from boxwright.bench.entry import Race
 from boxwright.bench.page import between, ranked
-from boxwright.bench.parallel import StoppedError, open_pool
+from boxwright.bench.parallel import StoppedError, open_pool, stoppable
 from boxwright.bench.plan import written
 from boxwright.bench.rules import Rules
 from boxwright.bench.run import race
@@ -55,6 +56,8 @@ class Bench:
     """Only show the cells, and how long all will take; that takes a few steps of each."""
     pictures: int = 6
     """Pictures in the report on which the first two disagree; with 0 it has none of your data's pictures."""
+    retry: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Try the cells again that failed before."""
     json: bool = False
     """Print results.json instead of the table."""
     rules: tyro.conf.OmitArgPrefixes[Rules] = field(default_factory=Rules)
@@ -73,10 +76,11 @@ class Bench:
             print(_estimate(course))
             return 1 if course.failed else 0
         try:
-            done = race(
-                cells, self.data, self.rules, self.training,
-                out=self.out, constraints=self.constraint, pictures=self.pictures,
-            )  # fmt: skip
+            with stoppable():
+                done = race(
+                    cells, self.data, self.rules, self.training, out=self.out, constraints=self.constraint,
+                    pictures=self.pictures, retry=self.retry, command=shlex.join(["boxwright", *sys.argv[1:]]),
+                )  # fmt: skip
         except StoppedError as stopped:
             print(f"{stopped}; the same command goes on", file=sys.stderr)
             return 128 + stopped.signal
@@ -102,7 +106,7 @@ def _estimate(course: Course) -> str:
         [
             table(head, rows),
             *lines,
-            f"{len(efforts)} cells with {course.rules.seeds} seeds, {plan.epochs} epochs{halved}: "
+            f"cells: {len(efforts)}, seeds: {course.rules.seeds}, epochs: {plan.epochs}{halved}; "
             f"{written(plan.seconds)} at most on {course.settings['name']}",
         ]
     )

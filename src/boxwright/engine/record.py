@@ -24,12 +24,14 @@ class Record:
         settings: Mapping[str, Any],
         configs: Mapping[str, Any],
         parts: Iterable[str],
+        said: str = "",
     ) -> None:
         """Goes on from what is there. Raises ValueError where that was made otherwise.
 
         command   of boxwright, that writes such files: "lineage"
         settings  what must be the same for results to stand side by side
         configs   dataclasses; of one that is there already no number may have changed
+        said      how the user called it; what he typed, if not given
         """
         self.path = path
         made = {"settings": dict(settings), "configs": {name: asdict(config) for name, config in configs.items()}}
@@ -39,7 +41,7 @@ class Record:
             old = _read(path, command, self.content.keys())
             _refuse_changes(path, old, made)
             self.content = {**old, "configs": old["configs"] | made["configs"]}
-        self.content |= {"command": shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
+        self.content |= {"command": said or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
 
     def set(self, part: str, value: Any) -> None:
         """All or nothing: until the new file is whole, the old one stays."""
