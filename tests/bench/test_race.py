@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from bench.tiny_race import CELLS, PARTS, RULES, TRAINING, patch, run
-from boxwright.bench import course, job
+from boxwright.bench import checks, course, job
 from boxwright.bench.entry import Race
 from boxwright.bench.guest import Guest
 from boxwright.bench.job import Effort, load_found
@@ -291,7 +291,7 @@ def test_where_the_parts_were_drawn_the_commands_draw_the_same(
 
 def test_a_full_disk_is_said_before_the_work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(course.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10_000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10_000))
     with pytest.raises(OSError, match=r"0 MB left, and the race needs up to .* --out"):
         run(data, tmp_path / "new")
     assert not (tmp_path / "new").exists()

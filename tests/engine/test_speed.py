@@ -17,9 +17,9 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, SSDConfig
 from boxwright.detectors.select import Select
 from boxwright.engine.predict import Predictor, uncached
+from boxwright.engine.runtime import Compiled
 from boxwright.engine.speed import (
     STAGES,
-    Compiled,
     Spread,
     flops,
     in_turn,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 import time
@@ -10,13 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from boxwright.bench.cell import Cell, as_folder
+from boxwright.bench.checks import existing, fingerprint, need_room, parts_of, unreadable
 from boxwright.bench.entry import Rung, Standing
 from boxwright.bench.guest import Guest
 from boxwright.bench.job import Effort, Job, measure, pace, train
@@ -24,9 +21,7 @@ from boxwright.bench.parallel import Pool, StoppedError
 from boxwright.bench.plan import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.rules import Rules
 from boxwright.data.batch import Batches
-from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
-from boxwright.data.image import ImageError, read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.proposed import ProposedConfig
 from boxwright.engine.device import choose_device
@@ -75,12 +70,12 @@ class Course:
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
         self.data, self.splits = splits.source, splits
-        self.parts, self.tested = _parts(splits)
+        self.parts, self.tested = parts_of(splits)
         batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
-        if not _existing(self.folder).is_dir():
-            raise ValueError(f"the folder of the results cannot be {self.folder}: {_existing(self.folder)} is a file")
+        if not existing(self.folder).is_dir():
+            raise ValueError(f"the folder of the results cannot be {self.folder}: {existing(self.folder)} is a file")
         configs = {name: _Settings(cell.config, cell.preprocess) for name, cell in self.cells.items()}
         self.record = Record(self.folder / "bench.json", "bench", self._settings(), configs, _PARTS, command)
         self._since = time.monotonic()
@@ -149,7 +144,10 @@ class Course:
         return [name for name in self.cells if name not in out and name not in self.failed]
 
     def estimate(self, pool: Pool) -> tuple[dict[str, Effort], Plan]:
-        """What each cell takes, from a few steps of each, and the plan. Failures are noted; nothing is written."""
+        """What each cell takes, from a few steps of each, and the plan. Failures are noted; nothing is written.
+
+        Raises ValueError where no cell can be trained, or the budget is too small.
+        """
         efforts: dict[str, Effort] = {}
         started = time.monotonic()
         with Progress("a few steps of each cell", len(self.cells)) as bar:
@@ -159,6 +157,9 @@ class Course:
                 else:
                     efforts[job.cell.name] = answer
                 bar.update()
+        if not efforts and not self.guests:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
+            raise ValueError(f"no cell of this race can be trained: {reasons}")
         budget = parse_budget(self.rules.budget) - (time.monotonic() - started) if self.rules.budget else None
         paces = {name: self._pace(effort) for name, effort in efforts.items()}
         every = validate_every(len(self.parts["val"]), len(self.parts["train"]))
@@ -168,13 +169,10 @@ class Course:
         """Plan, once: a race that goes on keeps its plan. Raises OSError where the disk has no room for all of it."""
         if self.plan is None:
             efforts, plan = self.estimate(pool)
-            if not efforts and not self.guests:
-                reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
-                raise ValueError(f"no cell of this race can be trained: {reasons}")
-            _need_room(self.folder, efforts.values(), self.rules.seeds)
+            need_room(self.folder, efforts.values(), self.rules.seeds)
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
-            self.keep("unreadable", _unreadable(self.parts["test"]))
+            self.keep("unreadable", unreadable(self.parts["test"]))
             if self.splits.made:
                 self.splits.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
@@ -213,7 +211,7 @@ class Course:
             "data": str(self.data.resolve()),
             **{f"{part} pictures": len(dataset) for part, dataset in self.parts.items()},
             "parts": f"drawn with seed {self.training.seed}" if self.splits.made else "as the data has them",
-            "fingerprint": _fingerprint(self.parts),
+            "fingerprint": fingerprint(self.parts),
             "tested on": self.tested,
             "classes": self.names,
             **{name: getattr(rules, name) for name in same},
@@ -297,61 +295,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _parts(splits: Splits) -> tuple[dict[str, Dataset], str]:
-    """Train, val and test, and what the last one is."""
-    if "train" not in splits or "val" not in splits:
-        raise ValueError(f"{splits.source}: a race needs a train and a val part; there are {', '.join(splits)}")
-    tested = "test" if "test" in splits else "val"
-    for part in ("train", "val", tested):
-        if not len(splits[part].boxes):
-            raise ValueError(f"{splits.source}: there is no object in the {part} part")
-    said = "test" if tested == "test" else "val, for there is no test part: it has also chosen the epochs"
-    return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, said
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that there is."""
-    return next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
-
-
-def _unreadable(dataset: Dataset) -> list[str]:
-    """The pictures in which nobody can find anything."""
-    found = []
-    with Progress("read the test part", len(dataset)) as bar:
-        for index in range(len(dataset)):
-            try:
-                read_image(dataset.path(index))
-            except ImageError as error:
-                found.append(str(error))
-            bar.update()
-    return found
-
-
-def _fingerprint(parts: Mapping[str, Dataset]) -> str:
-    """Another one where pictures come or go, or annotations are mended."""
-    content = sha256()
-    for part, dataset in parts.items():
-        content.update("\n".join([part, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
-        for column in (dataset.sizes, dataset.offsets, dataset.boxes, dataset.labels, dataset.crowd):
-            content.update(np.ascontiguousarray(column).tobytes())
-    return content.hexdigest()[:12]
-
-
 def _rung(known: Mapping[str, Any]) -> Rung:
     return Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
-
-
-def _need_room(folder: Path, efforts: Iterable[Effort], seeds: int) -> None:
-    """Before hours are lost. A job keeps weights, their average, two moments of the optimizer, and two checkpoints."""
-    sizes = [effort.bytes for effort in efforts]
-    needed = 6 * seeds * sum(sizes) + 4 * max(sizes, default=0)  # the last: what is written beside an old file
-    there = _existing(folder)
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            f"{there} has {free / 1e6:.0f} MB left, and the race needs up to {needed / 1e6:.0f} MB; make room, give "
-            "--out on another disk, or take fewer cells or seeds"
-        )
 
 
 def said(error: Exception) -> str:

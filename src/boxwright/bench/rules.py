@@ -9,7 +9,7 @@ import tyro
 
 from boxwright.bench.plan import parse_budget
 from boxwright.data.augment import PRESETS
-from boxwright.engine.speed import RUNTIMES
+from boxwright.engine.runtime import RUNTIMES
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _quality(found: Sequence[list[Detections]], thresholds: Sequence[Mapping[str
 
 
 def _thresholds(job: Job) -> dict[str, float]:
-    """The score of each class where F1 was best on val, in the best epoch; 0 never hides what was not found there."""
+    """The score of each class where F1 was best on val, in the best epoch; none for a class not found there."""
     _, described = read(job.best)
     return described.get("thresholds", {})
 

@@ -13,7 +13,8 @@ from boxwright.bench.job import save_found
 from boxwright.engine.footprint import footprint
 from boxwright.engine.lineage import sample
 from boxwright.engine.predict import Predictor
-from boxwright.engine.speed import RUNTIMES, flops, parameters, stages, take_latencies, throughput
+from boxwright.engine.runtime import RUNTIMES
+from boxwright.engine.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.zoo import load
 
 CONTROL = "control"
