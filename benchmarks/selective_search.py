@@ -28,7 +28,7 @@ import torch
 
 from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
-from boxwright.engine.propose import best_overlaps
+from boxwright.predict.propose import best_overlaps
 from boxwright.proposals import SelectiveSearch
 
 COUNTS = (100, 500, 1000, 2000, 10**9)

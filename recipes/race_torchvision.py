@@ -19,6 +19,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
+from boxwright import checkpoint
 from boxwright.bench import Guest, Race, Rules, grid, race
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.data.augment import PRESETS
@@ -28,8 +29,7 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.detectors import Detector, FasterRCNNConfig
 from boxwright.detectors.base import Features
-from boxwright.engine import checkpoint
-from boxwright.engine.train import TrainConfig, train
+from boxwright.train.loop import TrainConfig, train
 from boxwright.types import Images, Losses, Target
 
 

@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 import tyro
 
+from boxwright import checkpoint
 from boxwright.data.augment import Augment
 from boxwright.data.batch import Batches
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig
-from boxwright.engine import checkpoint
-from boxwright.engine.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
-from boxwright.engine.train import TrainConfig, train
+from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
 from boxwright.metrics import evaluate
+from boxwright.train.loop import TrainConfig, train
 
 NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 DETECTOR = FasterRCNNConfig(agnostic=True, canonical=160.0)

@@ -6,7 +6,7 @@ import torch
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
-from boxwright.engine.predict import Predictor
+from boxwright.predict.predictor import Predictor
 from boxwright.types import Images, Slots
 
 NAMES = ("whole", "half")

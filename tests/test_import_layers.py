@@ -25,7 +25,7 @@ ROWS = (
 STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "proposals")
 """A dataset or a metric works with anybody's model, and a model knows neither."""
 
-UPWARDS = {("engine/predict.py", "boxwright.report.draw")}
+UPWARDS = {("engine/predict.py", "boxwright.draw.boxes")}
 """`result.draw()`: drawing is looked up when it is asked for."""
 
 ONLY = {
@@ -72,7 +72,7 @@ IMPORTS = [found for path in sorted(SOURCE.rglob("*.py")) for found in imports_o
 
 
 def package_of(name: str) -> str:
-    """ "engine" of engine/predict.py and of boxwright.engine.predict; "" of the files at the top."""
+    """ "engine" of engine/predict.py and of boxwright.predict.predictor; "" of the files at the top."""
     parts = name.replace("/", ".").removesuffix(".py").removeprefix("boxwright").strip(".").split(".")
     return parts[0] if parts[0] not in ("__init__", "__main__") else ""
 

@@ -26,7 +26,7 @@ from canvas import (
 from matplotlib.axes import Axes
 
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.boxes.iou import iou
+from boxwright.boxes.geometry import iou
 from boxwright.detectors import FasterRCNNConfig
 from boxwright.metrics.precision import ap_interpolated_area, interpolate, precision_recall
 from boxwright.proposals import SlidingWindow, count_windows

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from boxwright.engine.predict import Predictor
+from boxwright.predict.predictor import Predictor
 from boxwright.types import Images
 
 IMAGES = Path(__file__).parents[1] / "learn" / "images"

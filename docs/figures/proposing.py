@@ -19,7 +19,7 @@ from canvas import (
     show,
 )
 
-from boxwright.boxes.iou import pairwise_iou
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.layers.warp import WarpRegions
 from boxwright.proposals import SelectiveSearch
 from boxwright.proposals.segmentation import gaussian, segment, smooth, sorted_edges

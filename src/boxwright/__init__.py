@@ -8,17 +8,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from boxwright.version import __version__
+
 if TYPE_CHECKING:
-    from boxwright.engine.predict import Predictor, Result
+    from boxwright.predict.predictor import Predictor, Result
     from boxwright.zoo import load
 
-__version__ = "0.1.0"
 __all__ = ["Predictor", "Result", "__version__", "load"]
 
 _HOME = {
     "load": "boxwright.zoo",
-    "Predictor": "boxwright.engine.predict",
-    "Result": "boxwright.engine.predict",
+    "Predictor": "boxwright.predict.predictor",
+    "Result": "boxwright.predict.predictor",
 }
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright.bench.entry import ClassQuality, Entry, Learning, Quality, Race, Rung, Speed, Standing, State
-from boxwright.bench.frontier import Constraint, judge
-from boxwright.engine.speed import STAGES
-from boxwright.metrics.bootstrap import Interval
+from boxwright.bench.result import ClassQuality, Entry, Learning, Quality, Race, Rung, Speed, Standing, State
+from boxwright.bench.verdict import Constraint, judge
+from boxwright.measure.speed import STAGES
+from boxwright.metrics.compare import Interval
 
 DETECTORS = {"faster_rcnn": (0.56, 61.0), "ssd": (0.51, 22.0), "retinanet": (0.545, 48.0), "fcos": (0.50, 44.0)}
 """AP and ms a picture at 320 pixels."""
@@ -185,7 +185,7 @@ VARIANTS = {
 }
 
 if __name__ == "__main__":
-    from boxwright.bench.report import write
+    from boxwright.bench.report.write import write
 
     for variant, make in VARIANTS.items():
         print(*write(make(), Path(sys.argv[1]) / variant), sep="\n")

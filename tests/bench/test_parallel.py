@@ -21,13 +21,13 @@ import pytest
 import torch
 
 import boxwright
-from boxwright.bench.cell import Cell
-from boxwright.bench.job import Job, train
-from boxwright.bench.parallel import Pool, StoppedError, one_by_one, open_pool
+from boxwright.bench.plan.cells import Cell
+from boxwright.bench.run.job import Job, train
+from boxwright.bench.run.parallel import Pool, StoppedError, one_by_one, open_pool
 from boxwright.data.formats import open_dataset
-from boxwright.data.shapes import write_shapes
-from boxwright.engine.train import TrainConfig
-from engine.tiny_run import CONFIG, PREPROCESS
+from boxwright.train.loop import TrainConfig
+from shapes import write_shapes
+from train.tiny_run import CONFIG, PREPROCESS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from bench.made_up import LITE, MOBILE, cell, guest, of, race
-from boxwright.bench.entry import Entry, Race
-from boxwright.bench.placing import Box, Label, covered, place
-from boxwright.bench.points import COLORS, IN_THE_DARK, INK, PAPER, bounds, corners, label, measured, styles
-from boxwright.bench.svg import Link, inline
-from boxwright.engine.speed import STAGES
-from boxwright.metrics.bootstrap import Interval
+from boxwright.bench.report.placing import Box, Label, covered, place
+from boxwright.bench.report.points import COLORS, IN_THE_DARK, INK, PAPER, bounds, corners, label, measured, styles
+from boxwright.bench.report.svg import Link, inline
+from boxwright.bench.result import Entry, Race
+from boxwright.measure.speed import STAGES
+from boxwright.metrics.compare import Interval
 
-plots = pytest.importorskip("boxwright.bench.plots", reason="matplotlib is not installed", exc_type=ImportError)
+plots = pytest.importorskip("boxwright.bench.report.plots", reason="matplotlib is not installed", exc_type=ImportError)
 
 
 def luminance(color: str) -> float:

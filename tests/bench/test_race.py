@@ -23,18 +23,20 @@ import torch
 import tyro
 
 from bench.tiny_race import CELLS, PARTS, RULES, TRAINING, patch, run
-from boxwright.bench import checks, course, job
-from boxwright.bench.entry import Race
-from boxwright.bench.guest import Guest
-from boxwright.bench.job import Effort, load_found
-from boxwright.bench.parallel import StoppedError
+from boxwright.bench.plan import checks
+from boxwright.bench.result import Race
+from boxwright.bench.run import job
+from boxwright.bench.run import state as course
+from boxwright.bench.run.external import Guest
+from boxwright.bench.run.job import Effort, load_found
+from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli.train import Train
 from boxwright.data.formats import open_dataset
-from boxwright.data.shapes import write_shapes
-from boxwright.engine.evaluate import targets_of
-from boxwright.engine.train import DivergedError
+from boxwright.measure.evaluate import targets_of
 from boxwright.metrics import evaluate
+from boxwright.train.loop import DivergedError
 from boxwright.types import Detections
+from shapes import write_shapes
 
 
 class KilledError(BaseException):

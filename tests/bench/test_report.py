@@ -18,14 +18,14 @@ import pytest
 
 from bench.made_up import BLOOD, LITE, cell, guest, of, race
 from boxwright import bench
-from boxwright.bench import page as pages
-from boxwright.bench import report
-from boxwright.bench.entry import Entry, Race
-from boxwright.bench.page import halving, headline, ranked, render, written
-from boxwright.bench.pictures import Disagreement, Panel
-from boxwright.bench.report import plain, table, write
-from boxwright.metrics.bootstrap import Interval
-from boxwright.report.units import digits, fraction
+from boxwright.bench.report import page as pages
+from boxwright.bench.report import write as report
+from boxwright.bench.report.disagreements import Disagreement, Panel
+from boxwright.bench.report.page import halving, headline, ranked, render, written
+from boxwright.bench.report.write import plain, table, write
+from boxwright.bench.result import Entry, Race
+from boxwright.metrics.compare import Interval
+from boxwright.units import digits, fraction
 
 VOID = {"meta", "link", "br", "img", "wbr", "hr", "input"}
 SCRIPT = "<script>alert(1)</script>"
@@ -93,7 +93,7 @@ def page(folder: Path) -> Page:
 
 def has_matplotlib() -> bool:
     try:
-        import boxwright.bench.plots  # noqa: F401
+        import boxwright.bench.report.plots  # noqa: F401
     except ImportError:
         return False
     return True
@@ -247,7 +247,7 @@ def test_names_from_outside_are_text(tmp_path: Path):
 
 
 def test_without_matplotlib_all_the_rest_is_written(made: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "boxwright.bench.plots", None)
+    monkeypatch.setitem(sys.modules, "boxwright.bench.report.plots", None)
     monkeypatch.delattr(bench, "plots", raising=False)
     assert [path.name for path in write(made, tmp_path)] == ["report.html", "results.json", "results.csv"]
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -12,18 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from boxwright.bench import course, report, timing
-from boxwright.bench.cell import Cell
-from boxwright.bench.entry import Race
-from boxwright.bench.guest import Guest
-from boxwright.bench.job import Effort, Job
-from boxwright.bench.plan import Plan
-from boxwright.bench.rules import Rules
-from boxwright.bench.run import race
+from boxwright.bench.plan.budget import Plan
+from boxwright.bench.plan.cells import Cell
+from boxwright.bench.plan.rules import Rules
+from boxwright.bench.race import race
+from boxwright.bench.report import write as report
+from boxwright.bench.result import Race
+from boxwright.bench.run import state as course
+from boxwright.bench.run import timing
+from boxwright.bench.run.external import Guest
+from boxwright.bench.run.job import Effort, Job
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig, RetinaNetConfig, SSDConfig
-from boxwright.engine.footprint import Footprint
-from boxwright.engine.train import TrainConfig
+from boxwright.measure.footprint import Footprint
+from boxwright.train.loop import TrainConfig
 
 _NET = "mobilenet_v3_small"
 _FASTER = FasterRCNNConfig(_NET, channels=16, proposals=20, rpn_samples=32, region_samples=16, hidden=16)

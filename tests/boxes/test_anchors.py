@@ -8,8 +8,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.image_list import ImageList
 
 from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes, anchor_sizes
-from boxwright.boxes.convert import xyxy_to_cxcywh
-from boxwright.boxes.iou import area
+from boxwright.boxes.geometry import area, xyxy_to_cxcywh
 
 
 def test_grid_by_hand() -> None:

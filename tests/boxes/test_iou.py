@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from boxwright.boxes.iou import area, ciou, diou, giou, intersection, iou, pairwise_iou
+from boxwright.boxes.geometry import area, ciou, diou, giou, intersection, iou, pairwise_iou
 
 SQUARE = torch.tensor([0.0, 0.0, 2.0, 2.0])
 FAMILY = [iou, giou, diou, ciou]

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from boxwright.boxes.iou import pairwise_iou
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.boxes.nms import greedy_nms, load_compiled_ops, nms_mask
 
 # Two pairs of boxes: 100 x 100 with the upper 78 rows of it, and the same with 74 rows: overlaps .78 and .74.

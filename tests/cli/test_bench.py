@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from bench.tiny_race import PARTS, patch
-from boxwright.bench import course
-from boxwright.bench.parallel import StoppedError
+from boxwright.bench.run import state as course
+from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli import main
-from boxwright.data.shapes import write_shapes
+from shapes import write_shapes
 
 SMALL = shlex.split(
     "--detectors ssd retinanet --backbones mobilenet_v3_small --sizes 64 --seeds 1 --epochs 1 --no-pretrained --batch 2"

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from boxwright import cli
-from boxwright.data.shapes import write_shapes
+from shapes import write_shapes
 
 
 @pytest.fixture

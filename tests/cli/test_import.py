@@ -79,7 +79,7 @@ def test_verify_holds(imported: Path, photos: Path, weights: Path, capsys: pytes
 
 
 def test_verify_sees_a_changed_weight(imported: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from boxwright.engine.checkpoint import read, write
+    from boxwright.checkpoint import read, write
 
     tensors, described = read(imported)
     tensors["anchors.head.0.logits.bias"][0] += 0.1

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import tyro
 
+from boxwright.checkpoint import load_detector
 from boxwright.cli import lineage
 from boxwright.cli.lineage import Lineage
-from boxwright.data.shapes import write_shapes
-from boxwright.engine.checkpoint import load_detector
-from boxwright.engine.train import DivergedError
+from boxwright.train.loop import DivergedError
+from shapes import write_shapes
 
 SMALL = (
     "--steps fast_rcnn faster_rcnn --no-pretrained --backbone mobilenet_v3_small --proposer sliding_window"
@@ -142,7 +142,7 @@ def test_stopped_in_the_second_step_it_keeps_the_first(data: Path, tmp_path: Pat
 def test_without_matplotlib_there_is_no_picture(
     whole: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(sys.modules, "boxwright.report.plots", None)
+    monkeypatch.setitem(sys.modules, "boxwright.draw.plots", None)
     assert run(data, whole) == 0
     assert "no picture" in capsys.readouterr().err
 

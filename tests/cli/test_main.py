@@ -127,5 +127,5 @@ def test_help_and_the_list_of_models_import_no_torch():
 
 
 def test_the_way_from_a_file_to_boxes_imports_what_it_needs_and_no_more():
-    modules = "boxwright.cli.detecting, boxwright.engine.checkpoint, boxwright.engine.predict, boxwright.report.draw"
+    modules = "boxwright.cli.detecting, boxwright.checkpoint, boxwright.predict.predictor, boxwright.draw.boxes"
     assert imported(f"import {modules}") == {"torch", "numpy", "PIL"}

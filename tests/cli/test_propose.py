@@ -10,8 +10,8 @@ import pytest
 
 from boxwright import cli
 from boxwright.data.image import read_image
-from boxwright.data.shapes import write_shapes
 from boxwright.proposals import FromFile, build_proposer, read_proposals
+from shapes import write_shapes
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,17 +17,17 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
+from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli import main, train
 from boxwright.cli.train import Train, new_folder
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.data.shapes import NAMES, write_shapes
 from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
-from boxwright.engine.checkpoint import load_detector, save_detector
-from boxwright.engine.evaluate import evaluate_detector
-from boxwright.engine.history import History
-from boxwright.engine.run import stopping
-from boxwright.engine.train import TrainConfig
+from boxwright.measure.evaluate import evaluate_detector
+from boxwright.train.history import History
+from boxwright.train.loop import TrainConfig
+from boxwright.train.run import stopping
+from shapes import NAMES, write_shapes
 
 SMALL = shlex.split(
     "faster_rcnn --no-pretrained --backbone mobilenet_v3_small --channels 16 --hidden 16 --proposals 20"
@@ -112,7 +112,7 @@ def test_a_finished_run_resumed_is_measured_again(whole: Path, capsys: pytest.Ca
 
 def test_without_parts_they_are_drawn_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "boxwright.report.plots", None)  # as if matplotlib were not installed
+    monkeypatch.setitem(sys.modules, "boxwright.draw.plots", None)  # as if matplotlib were not installed
     write_shapes("drawn", 12, format="yolo")
     options = shlex.split("--epochs 1 --augment none --classes square circle --resize letterbox --size 64 64 --ema 0")
     assert main(["train", *SMALL, "--data", "drawn", *options]) == 0

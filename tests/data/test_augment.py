@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.boxes.iou import pairwise_iou
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.augment import (
     PRESETS,
     Augment,

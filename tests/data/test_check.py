@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from boxwright.data.check import Problem, check
-from boxwright.data.shapes import write_shapes
 from boxwright.types import Size
+from shapes import write_shapes
 
 
 @pytest.fixture

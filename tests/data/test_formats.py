@@ -13,7 +13,7 @@ from PIL import Image
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import DatasetError, open_dataset
 from boxwright.data.formats.split import draw_parts
-from boxwright.data.shapes import write_shapes
+from shapes import write_shapes
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.convert import clip, hflip
+from boxwright.boxes.geometry import clip, hflip
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.types import Images, Size, Target
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.boxes.convert import clip
+from boxwright.boxes.geometry import clip
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.types import Images, Size, Target
 

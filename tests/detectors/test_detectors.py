@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.boxes.convert import hflip
-from boxwright.boxes.iou import iou, pairwise_iou
+from boxwright.boxes.geometry import hflip, iou, pairwise_iou
+from boxwright.checkpoint import load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.engine.checkpoint import load_detector, save_detector
 from boxwright.types import Detections, Images, Target
 
 

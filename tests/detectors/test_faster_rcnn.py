@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.boxes.iou import pairwise_iou
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.detectors import FasterRCNNConfig, Network
 from boxwright.types import Images, Target
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from boxwright.boxes.codec import DistanceCodec
-from boxwright.boxes.convert import xyxy_to_cxcywh
+from boxwright.boxes.geometry import xyxy_to_cxcywh
 from boxwright.detectors import FCOS, FCOSConfig
 from boxwright.losses import Centered, OverlapLoss
 from boxwright.types import Images, Target

@@ -9,7 +9,7 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.boxes.iou import iou
+from boxwright.boxes.geometry import iou
 from boxwright.losses import DeltaLoss, OverlapLoss
 
 REFERENCE = torch.tensor([[10.0, 10.0, 30.0, 50.0]])  # 20 wide, 40 high

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.engine.checkpoint import fill
-from boxwright.engine.predict import Predictor
+from boxwright.checkpoint import fill
+from boxwright.predict.predictor import Predictor
 from boxwright.zoo import torchvision as source
 from boxwright.zoo.proof import BOX, SCORE, Difference, Photos, answer_of, answers, differences
 from calibrated import CLASSES, calibrate, photographs

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from skimage import data as photos
 
-from boxwright.boxes.iou import pairwise_iou
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.proposals import SelectiveSearch
 
 

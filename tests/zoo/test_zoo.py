@@ -10,9 +10,9 @@ import torch
 
 import boxwright
 from boxwright import zoo
+from boxwright.checkpoint import save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import RetinaNetConfig
-from boxwright.engine.checkpoint import save_detector
 
 NAMES = ("cat", "dog")
 

@@ -5,10 +5,10 @@ from boxwright.bench import Guest, grid, race
 race([*grid(["ssd", "faster_rcnn"], sizes=[224, 320]), Guest("mine", detect)], "my_dataset/")
 """
 
-from boxwright.bench.cell import Cell, grid
-from boxwright.bench.entry import Race
-from boxwright.bench.guest import Guest
-from boxwright.bench.rules import Rules
-from boxwright.bench.run import race
+from boxwright.bench.plan.cells import Cell, grid
+from boxwright.bench.plan.rules import Rules
+from boxwright.bench.race import race
+from boxwright.bench.result import Race
+from boxwright.bench.run.external import Guest
 
 __all__ = ["Cell", "Guest", "Race", "Rules", "grid", "race"]

@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from boxwright import __version__
-from boxwright.bench.cell import Cell
-from boxwright.bench.course import Course
-from boxwright.bench.entry import ClassQuality, Entry, Quality, Race, Rung, Speed
-from boxwright.bench.frontier import Constraint, judge
-from boxwright.bench.job import Job, load_found
-from boxwright.bench.pictures import Side, show
-from boxwright.bench.plan import written
-from boxwright.bench.report import write
-from boxwright.bench.timing import CONTROL, OWN, as_key, found_by
-from boxwright.engine.checkpoint import read
-from boxwright.engine.evaluate import targets_of
-from boxwright.engine.lineage import differences
-from boxwright.engine.speed import percentile
-from boxwright.engine.train import TrainConfig
+from boxwright.bench.lineage import differences
+from boxwright.bench.plan.budget import written
+from boxwright.bench.plan.cells import Cell
+from boxwright.bench.report.disagreements import Side, show
+from boxwright.bench.report.write import write
+from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
+from boxwright.bench.run.job import Job, load_found
+from boxwright.bench.run.state import Course
+from boxwright.bench.run.timing import CONTROL, OWN, as_key, found_by
+from boxwright.bench.verdict import Constraint, judge
+from boxwright.checkpoint import read
+from boxwright.measure.evaluate import targets_of
+from boxwright.measure.speed import percentile
 from boxwright.metrics import evaluate, recall_precision
-from boxwright.metrics.bootstrap import Interval, ap_interval
-from boxwright.report.units import digits, fraction
+from boxwright.metrics.compare import Interval, ap_interval
+from boxwright.train.loop import TrainConfig
 from boxwright.types import Detections
+from boxwright.units import digits, fraction
+from boxwright.version import __version__
 
 _MACHINE = ("device", "name", "cores", "threads", "python", "torch")
 
@@ -234,7 +234,7 @@ def _commands(course: Course, name: str) -> dict[str, str]:
             [
                 "import torch",
                 "from boxwright.detectors.base import Network",
-                "from boxwright.engine.checkpoint import load_detector",
+                "from boxwright.checkpoint import load_detector",
                 f"detector = load_detector({str(job.best)!r}).detector",
                 f"picture = torch.zeros(1, 3, {height}, {width}), torch.tensor([[{height}, {width}]])",
                 'torch.export.save(torch.export.export(Network(detector), picture), "detector.pt2")',

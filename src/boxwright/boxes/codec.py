@@ -22,7 +22,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from boxwright.boxes.convert import at_least_float32, cxcywh_to_xyxy, xyxy_to_cxcywh
+from boxwright.boxes.geometry import at_least_float32, cxcywh_to_xyxy, xyxy_to_cxcywh
 
 SMALLEST = 1e-6
 """Pixels. Narrower boxes are encoded as if they were this wide, so that no target is infinite."""

@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
-from boxwright import __version__
+from boxwright.version import __version__
 
 
 class Command(NamedTuple):

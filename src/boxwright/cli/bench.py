@@ -11,18 +11,18 @@ from typing import Annotated
 
 import tyro
 
-from boxwright.bench.cell import grid
-from boxwright.bench.course import Course
-from boxwright.bench.entry import Race
-from boxwright.bench.page import between, ranked
-from boxwright.bench.parallel import StoppedError, open_pool, stoppable
-from boxwright.bench.plan import written
-from boxwright.bench.rules import Rules
-from boxwright.bench.run import race
+from boxwright.bench.plan.budget import written
+from boxwright.bench.plan.cells import grid
+from boxwright.bench.plan.rules import Rules
+from boxwright.bench.race import race
+from boxwright.bench.report.page import between, ranked
+from boxwright.bench.result import Race
+from boxwright.bench.run.parallel import StoppedError, open_pool, stoppable
+from boxwright.bench.run.state import Course
 from boxwright.bench.summary import check_constraints
 from boxwright.cli.table import table
-from boxwright.engine.train import TrainConfig
-from boxwright.report.units import digits, fraction
+from boxwright.train.loop import TrainConfig
+from boxwright.units import digits, fraction
 
 DETECTORS = ("ssd", "retinanet", "fcos", "faster_rcnn")
 

@@ -80,7 +80,7 @@ class Show:
             raise ValueError(f"--out names a folder, and {self.out} is a file; give another")
         from boxwright.data.augment import PRESETS
         from boxwright.data.formats import open_dataset
-        from boxwright.report.samples import contact_sheet
+        from boxwright.draw.samples import contact_sheet
 
         splits = open_dataset(self.data, self.seed, self.format)
         if self.split is not None and self.split not in splits:
@@ -102,7 +102,7 @@ class _Bar:
 
     def __call__(self, done: int, total: int) -> None:
         if done == 1:
-            from boxwright.engine.progress import Progress
+            from boxwright.progress import Progress
 
             self.progress = self.stack.enter_context(Progress("check", total))
         self.progress.update()

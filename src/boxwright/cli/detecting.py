@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.cli.detect import Detect
-from boxwright.cli.pictures import Found, find_pictures
+from boxwright.cli.images import Found, find_pictures
 from boxwright.cli.table import table
 from boxwright.data.image import ImageError
-from boxwright.engine.predict import Picture, Result
-from boxwright.report.files import CocoFile, yolo_lines
+from boxwright.predict.files import CocoFile, yolo_lines
+from boxwright.predict.predictor import Picture, Result
 from boxwright.zoo import load
 
 if TYPE_CHECKING:
-    from boxwright.engine.progress import Progress
+    from boxwright.progress import Progress
 
 _MANY = 10
 """From more pictures than this the table has one row per picture, and a progress bar shows how far it is."""
@@ -77,7 +77,7 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
 def _progress(pictures: int) -> AbstractContextManager[Progress | None]:
     if pictures <= _MANY:
         return nullcontext()
-    from boxwright.engine.progress import Progress  # lazily: rich costs a tenth of a second
+    from boxwright.progress import Progress  # lazily: rich costs a tenth of a second
 
     return Progress("detect", pictures)
 

@@ -46,9 +46,9 @@ class Evaluate:
         if self.plot is not None:
             if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
                 raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
-            from boxwright.report.plots import draw_precision_recall  # before the work: it may not be installed
+            from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
         from boxwright.data.formats import open_dataset
-        from boxwright.engine.evaluate import evaluate_detector
+        from boxwright.measure.evaluate import evaluate_detector
         from boxwright.zoo import find, load
 
         splits = open_dataset(self.data, seed=self.seed)

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from boxwright import __version__
+from boxwright.bench.lineage import Recipe, configure, learn, propose_ahead, sample, subset, take_times
+from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli.lineage_record import Steps, draw, introduce, report, say
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches, Propose
@@ -22,12 +23,11 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
-from boxwright.engine.checkpoint import load_detector, save_detector
-from boxwright.engine.device import choose_device
-from boxwright.engine.lineage import Recipe, configure, learn, propose_ahead, sample, subset, take_times
-from boxwright.engine.speed import Spread, cores, machine
-from boxwright.engine.train import TrainConfig
-from boxwright.report.units import Unit, fraction
+from boxwright.device import choose_device
+from boxwright.measure.speed import Spread, cores, machine
+from boxwright.train.loop import TrainConfig
+from boxwright.units import Unit, fraction
+from boxwright.version import __version__
 
 STEPS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn", "retinanet")
 _AUGMENT = "standard"

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boxwright.bench.lineage import Cost, Times, differences
+from boxwright.bench.run.record import Record
 from boxwright.cli.table import table
-from boxwright.engine.lineage import Cost, Times, differences
-from boxwright.engine.record import Record
-from boxwright.report.units import Unit, digits, fraction
+from boxwright.units import Unit, digits, fraction
 
 TITLES = {
     "localizer": "localizer", "sliding_window": "sliding window", "rcnn": "R-CNN", "spp_net": "SPP-net",
@@ -101,7 +101,7 @@ def _ahead(content: Mapping[str, Any]) -> str:
 def draw(record: Steps, steps: Sequence[str]) -> None:
     """lineage.png and lineage.svg, where matplotlib is installed."""
     try:
-        from boxwright.report.plots import draw_costs
+        from boxwright.draw.plots import draw_costs
     except ImportError as error:
         say(f"no picture: {error}")
         return

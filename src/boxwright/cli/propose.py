@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.pictures import find_pictures
+from boxwright.cli.images import find_pictures
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:  # --help is to answer without torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # --help is to answer without torch
     from torch import Tensor
 
     from boxwright.data.formats import Splits
-    from boxwright.engine.propose import Proposed, Source
+    from boxwright.predict.propose import Proposed, Source
 
 _COUNTS = (100, 500, 1000, 2000)
 _THRESHOLDS = (0.5, 0.7)
@@ -55,8 +55,8 @@ class Propose:
     def run(self) -> int:
         """Exit status 1 if a picture could not be read; the others are done."""
         self._check()
-        from boxwright.engine.progress import Progress
-        from boxwright.engine.propose import propose_all
+        from boxwright.predict.propose import propose_all
+        from boxwright.progress import Progress
         from boxwright.proposals import build_proposer, read_proposals, write_proposals
 
         propose = build_proposer("selective_search" if self.mode == "fast" else "selective_search_quality", self.count)
@@ -96,7 +96,7 @@ class Propose:
 
     def _sources(self) -> tuple[list[Source], list[Tensor], list[str]]:
         """The pictures; of a dataset the objects (G, 4) in each, else none; and a line about each path without any."""
-        from boxwright.engine.propose import Source, sources_of
+        from boxwright.predict.propose import Source, sources_of
 
         splits = self._dataset()
         if splits is None:
@@ -145,7 +145,7 @@ class _Tally:
             self.failed.append(proposed.error)
             _complain(proposed.error)
             return
-        from boxwright.engine.propose import best_overlaps
+        from boxwright.predict.propose import best_overlaps
 
         self.known += proposed.known
         self.found.append(len(proposed.boxes))
@@ -193,7 +193,7 @@ class _Tally:
 
 def _draw(picture: np.ndarray, boxes: np.ndarray, path: Path) -> None:
     """The boxes, each with its rank."""
-    from boxwright.report.draw import draw_boxes
+    from boxwright.draw.boxes import draw_boxes
 
     path.parent.mkdir(parents=True, exist_ok=True)
     draw_boxes(picture, boxes, [str(rank + 1) for rank in range(len(boxes))]).save(path, quality=90)

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 import tyro
 
-from boxwright import __version__
+from boxwright import checkpoint
+from boxwright.checkpoint import Loaded, load_detector, name_of
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.engine import checkpoint
-from boxwright.engine.checkpoint import Loaded, load_detector, name_of
-from boxwright.engine.distributed import Place, join
-from boxwright.engine.evaluate import evaluate_detector
-from boxwright.engine.finetune import Transfer, transfer
-from boxwright.engine.history import summary
-from boxwright.engine.progress import Progress
-from boxwright.engine.run import Run, stopping
-from boxwright.engine.train import TrainConfig, Training
+from boxwright.measure.evaluate import evaluate_detector
+from boxwright.progress import Progress
+from boxwright.train.distributed import Place, join
+from boxwright.train.finetune import Transfer, transfer
+from boxwright.train.history import summary
+from boxwright.train.loop import TrainConfig, Training
+from boxwright.train.run import Run, stopping
+from boxwright.version import __version__
 from boxwright.zoo import find
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _draw_curves(run: Run) -> None:
     if "val" not in epochs[-1] and "val" in run.parts:
         return
     try:
-        from boxwright.report.plots import draw_curves
+        from boxwright.draw.plots import draw_curves
     except ImportError:
         return  # without matplotlib there is no picture; the numbers are in log.jsonl
     draw_curves(epochs, run.folder / "curves.png")
@@ -229,7 +229,7 @@ def _propose(detector: Detector, parts: dict[str, Dataset]) -> None:
     """What is slow and does not learn, once and over all cores; pictures that cannot be read are named in training."""
     if detector.propose is None:
         return
-    from boxwright.engine.propose import sources_of, warm
+    from boxwright.predict.propose import sources_of, warm
 
     sources = [source for dataset in parts.values() for source in sources_of(dataset)]
     with Progress("proposals", len(sources)) as bar:

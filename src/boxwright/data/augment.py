@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from boxwright.boxes.convert import clip, hflip, scale
-from boxwright.boxes.iou import area
+from boxwright.boxes.geometry import area, clip, hflip, scale
 from boxwright.data.preprocess import resize
 from boxwright.types import Size, Target
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwright.boxes.convert import clip
+from boxwright.boxes.geometry import clip
 from boxwright.data.augment import Augment, Sample
 from boxwright.data.image import ImageError, ImageSource, read_reduced
 from boxwright.data.preprocess import Preprocess, Resize

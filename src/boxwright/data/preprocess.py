@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from boxwright.boxes.convert import clip, scale
+from boxwright.boxes.geometry import clip, scale
 from boxwright.types import Size
 
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND
 from boxwright.boxes.codec import Codec
-from boxwright.boxes.convert import at_least_float32
+from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import Detector
 from boxwright.detectors.select import Candidates, Select, best, deltas_of
 from boxwright.types import Images, Losses, Slots, Target

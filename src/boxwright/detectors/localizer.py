@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND, IGNORED, Balanced
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.boxes.iou import area
+from boxwright.boxes.geometry import area
 from boxwright.detectors.base import Detector, DetectorConfig
 from boxwright.detectors.region_stage import RegionHead, RegionStage, connected
 from boxwright.layers.regions import RegionAlign

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.convert import clip
+from boxwright.boxes.geometry import clip
 from boxwright.detectors.base import Detector
 from boxwright.detectors.region_stage import RegionConfig, RegionStage
 from boxwright.detectors.select import SMALLEST

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND, IGNORED, Balanced, ByOverlap
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.boxes.convert import at_least_float32
+from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import DetectorConfig
 from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
 from boxwright.losses import DeltaLoss

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.convert import clip
+from boxwright.boxes.geometry import clip
 from boxwright.boxes.nms import nms_mask
 from boxwright.types import Slots
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.assign import IGNORED, Balanced, ByOverlap
-from boxwright.boxes.convert import at_least_float32, clip
+from boxwright.boxes.geometry import at_least_float32, clip
 from boxwright.detectors.anchor_stage import learnt
 from boxwright.detectors.base import Detector, DetectorConfig, Features
 from boxwright.detectors.select import Select, best, gather

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import boxwright.layers.region_ops  # noqa: F401  registers torch.ops.boxwright.roi_align and the others
-from boxwright.boxes.convert import at_least_float32
-from boxwright.boxes.iou import area
+from boxwright.boxes.geometry import area, at_least_float32
 
 
 class RegionPooler(nn.Module):

@@ -1,7 +1,7 @@
 """How good a set of detections is: precision and recall by definition, COCO's metrics, and how sure they are."""
 
-from boxwright.metrics.bootstrap import ApIntervals, Interval, ap_interval
 from boxwright.metrics.coco import Evaluation, evaluate, evaluate_files
+from boxwright.metrics.compare import ApIntervals, Interval, ap_interval
 from boxwright.metrics.precision import OperatingPoint, recall_precision
 
 __all__ = [

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.boxes.iou import area, intersection, pairwise_iou
+from boxwright.boxes.geometry import area, intersection, pairwise_iou
 from boxwright.types import Detections, Target
 
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())

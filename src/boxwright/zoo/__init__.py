@@ -12,7 +12,7 @@ from boxwright.zoo.foreign import is_foreign
 if TYPE_CHECKING:
     import torch
 
-    from boxwright.engine.predict import Predictor
+    from boxwright.predict.predictor import Predictor
 
 DEFAULT = "voc9"
 _FOLDER = Path(__file__).parent
@@ -39,9 +39,9 @@ def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Pr
     where it would have to be fetched and the network does not allow it.
     """
     path = find(model)
-    from boxwright.engine.checkpoint import load_detector
-    from boxwright.engine.device import choose_device
-    from boxwright.engine.predict import Predictor
+    from boxwright.checkpoint import load_detector
+    from boxwright.device import choose_device
+    from boxwright.predict.predictor import Predictor
 
     device = choose_device(device)
     loaded = load_detector(path, device)

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from boxwright.engine.checkpoint import CheckpointError, fill, load_detector, save_detector
-from boxwright.engine.predict import Predictor
+from boxwright.checkpoint import CheckpointError, fill, load_detector, save_detector
+from boxwright.predict.predictor import Predictor
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, look_up, module_of
 from boxwright.zoo.proof import AMPLIFIED, BOX, SCORE, Difference, Photos, answer_of, photographs, prove, repeat, worst
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from boxwright.data.image import read_image
-from boxwright.engine.predict import Predictor
+from boxwright.predict.predictor import Predictor
 from boxwright.proposals.cache import picture_key
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError

@@ -1,0 +1,190 @@
+"""Detectors measured side by side: one recipe to train them all, and their times taken in turn on the same pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from boxwright.data.augment import Augment
+from boxwright.data.batch import Propose, to_images
+from boxwright.data.dataset import Dataset
+from boxwright.data.image import ImageError, read_image
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import DETECTORS, Detector
+from boxwright.measure.evaluate import evaluate_detector
+from boxwright.measure.speed import bare, cores, in_turn
+from boxwright.predict.propose import propose_all, sources_of
+from boxwright.progress import Progress
+from boxwright.train.history import summary
+from boxwright.train.loop import TrainConfig
+from boxwright.train.run import begin
+from boxwright.types import Images
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What all steps of the lineage share. `training` has nothing left open, see `TrainConfig.resolve`."""
+
+    train: Dataset
+    test: Dataset
+    preprocess: Preprocess
+    augment: Augment
+    batch: int
+    training: TrainConfig
+    pretrained: bool
+    device: torch.device
+    workers: int = 0
+
+
+class Cost(NamedTuple):
+    """What a detector takes, in seconds, and what it is worth; NaN where that is not known.
+
+    training            of the whole run
+    proposals, network  of one test picture; `proposals` is 0 where the detector looks for itself
+    """
+
+    name: str
+    training: float = math.nan
+    proposals: float = math.nan
+    network: float = math.nan
+    ap: float = math.nan
+    ap50: float = math.nan
+
+    @property
+    def whole(self) -> float:
+        """Of one test picture."""
+        return self.proposals + self.network
+
+
+class Times(NamedTuple):
+    """Seconds for each picture, round after round, in the same order for every detector.
+
+    proposals  of the bare proposer, on one thread; empty where the detector looks for itself
+    network    from pixels, and proposals, to detections
+    """
+
+    proposals: list[float]
+    network: list[float]
+
+
+def configure(name: str, **options: Any) -> Any:
+    """A detector's config with those of the options that it has."""
+    known = {field.name for field in fields(DETECTORS[name])}
+    return DETECTORS[name](**{option: value for option, value in options.items() if option in known})
+
+
+def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each config has that is not the same in all of them."""
+    options = {name: asdict(config) for name, config in configs.items()}
+    first = next(iter(options.values()), {})
+    common = {key for key, value in first.items() if all(key in one and one[key] == value for one in options.values())}
+    return {name: {key: value for key, value in one.items() if key not in common} for name, one in options.items()}
+
+
+def propose_ahead(propose: Propose, datasets: Iterable[Dataset]) -> list[dict[str, Any]]:
+    """Has a proposer that remembers propose for every picture, on all cores, and says of each dataset what that took:
+    how many pictures were new to it, and the seconds."""
+    bare(propose)(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no picture's time
+    taken = []
+    for dataset in datasets:
+        started, new = time.perf_counter(), 0
+        with Progress("propose", len(dataset)) as bar:
+            for proposed in propose_all(propose, sources_of(dataset), cores()):
+                new += not (proposed.known or proposed.error)
+                bar.update()
+        taken.append({"pictures": len(dataset), "new": new, "seconds": time.perf_counter() - started})
+    return taken
+
+
+def learn(config: Any, recipe: Recipe) -> tuple[Detector, dict[str, Any]]:
+    """A detector trained and measured: how long it took, in seconds without the evaluation, and how good it is.
+
+    Raises DivergedError, and whatever the device raises when its memory does not do.
+    """
+    training = begin(
+        config, recipe.train, recipe.preprocess, recipe.augment, recipe.batch, recipe.training, recipe.pretrained,
+        recipe.device, recipe.workers,
+    )  # fmt: skip
+    detector = training.detector
+    epochs = list(training.epochs())
+    detector.load_state_dict(training.weights())
+    quality = evaluate_detector(
+        detector.eval(), recipe.test, recipe.test.names, recipe.preprocess, recipe.batch, recipe.workers
+    )
+    seconds = sum(epoch.seconds for epoch in epochs)
+    return detector, {
+        "parameters": sum(parameter.numel() for parameter in detector.parameters()),
+        "learning": sum(parameter.numel() for parameter in detector.parameters() if parameter.requires_grad),
+        "seconds": seconds,
+        "seconds_per_image": seconds / sum(epoch.seconds * epoch.images_per_second for epoch in epochs),
+        "losses": [epoch.losses["total"] for epoch in epochs],
+        **summary(quality),
+    }
+
+
+def take_times(
+    detectors: Mapping[str, Detector], pictures: Iterable[np.ndarray], preprocess: Preprocess, rounds: int = 3
+) -> dict[str, Times]:
+    """Proposals and network of each detector, one picture at a time, all in turn, so that what the machine does
+    meanwhile hits all alike.
+
+    pictures  uint8 RGB (H, W, 3)
+    rounds    through all pictures; one more goes before, uncounted
+    """
+    pictures = list(pictures)
+    ready = {
+        name: [_ready(detector, picture, preprocess) for picture in pictures] for name, detector in detectors.items()
+    }
+    proposers = {name: bare(detector.propose) for name, detector in detectors.items() if detector.propose is not None}
+    tasks: dict[Any, Callable[[int], object]] = {}
+    for proposer in proposers.values():  # one that several share is asked once
+        tasks[proposer] = lambda place, proposer=proposer: proposer(pictures[place])
+    for name, detector in detectors.items():
+        detector.eval()
+        tasks[name] = lambda place, name=name, detector=detector: _look(detector, ready[name][place])
+    seconds = in_turn(tasks, len(pictures), rounds)
+    return {name: Times(seconds[proposers[name]] if name in proposers else [], seconds[name]) for name in detectors}
+
+
+def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
+    """Pictures of a dataset, drawn with the seed among those that can be read; fewer where there are no more."""
+    paths = []
+    for index in np.random.default_rng(seed).permutation(len(dataset)).tolist():
+        if len(paths) == count:
+            break
+        try:
+            read_image(dataset.path(index))
+        except ImageError:
+            continue  # evaluation has named it in a warning
+        paths.append(dataset.path(index))
+    return paths
+
+
+def subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
+    """So many pictures drawn with the seed, in the dataset's order; all for None. More hold fewer of the same seed."""
+    if count is None:
+        return dataset
+    return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
+
+
+def _look(detector: Detector, images: Images) -> None:
+    detector.detect(images)
+    if images.pixels.is_cuda:
+        torch.cuda.synchronize(images.pixels.device)
+
+
+def _ready(detector: Detector, picture: np.ndarray, preprocess: Preprocess) -> Images:
+    """A batch of one, on the detector's device, with the proposals of whoever tells it where to look."""
+    resized, way = preprocess(picture)
+    proposals = None
+    if detector.propose is not None:
+        found = torch.as_tensor(detector.propose(picture), dtype=torch.float32).reshape(-1, 4)
+        proposals = [way.forward(found)]
+    return to_images([resized], preprocess, proposals).to(next(detector.parameters()).device)

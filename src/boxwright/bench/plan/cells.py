@@ -1,0 +1,95 @@
+"""The cells of a race: a grid of meta-architectures, backbones, input sizes and numbers of proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Any
+
+from boxwright.backbones.build import BACKBONES
+from boxwright.bench.lineage import configure
+from boxwright.checkpoint import name_of
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import DETECTORS
+
+_LONGEST = 1.3  # times the shorter side, as `boxwright train` has it: 320 to 416 pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A detector to be trained and raced: meta-architecture x backbone x input size x number of proposals.
+
+    name        unique in a race; also the name of its folder
+    config      one of the values of `DETECTORS`, with its numbers
+    preprocess  how pictures get their size
+    """
+
+    name: str
+    config: Any
+    preprocess: Preprocess
+
+    @property
+    def detector(self) -> str:
+        return name_of(self.config)
+
+    @property
+    def size(self) -> int:
+        """The shorter side of a picture, in pixels."""
+        way = self.preprocess
+        return {"short_side": way.short, "long_side": way.long}.get(way.mode, min(way.height, way.width))
+
+    @property
+    def proposals(self) -> int | None:
+        """None for a detector that has none."""
+        return getattr(self.config, "proposals", None)
+
+
+def grid(
+    detectors: Sequence[str],
+    backbones: Sequence[str] = ("efficientnet_lite0",),
+    sizes: Sequence[int] = (320,),
+    proposals: Sequence[int] = (),
+) -> list[Cell]:
+    """Every detector with every backbone at every size and, if it has proposals, with each number of them.
+
+    sizes      shorter sides in pixels; the longer side is 1.3 times that at most
+    proposals  each detector's own number if empty
+
+    Raises ValueError for an unknown detector, a backbone that cannot be, and what is there twice.
+    """
+    unknown = [name for name in detectors if name not in DETECTORS]
+    if unknown or not detectors:
+        raise ValueError(f"detectors are some of {', '.join(DETECTORS)}; got {', '.join(unknown) or 'none'}")
+    for what, least, values in (("sizes", 32, sizes), ("proposals", 1, proposals)):
+        if any(value < least for value in values):
+            raise ValueError(f"{what} are {least} or more, got {' '.join(map(str, values))}")
+    for backbone in backbones:
+        _check_backbone(backbone)
+    cells = []
+    for detector, backbone, size in product(detectors, backbones, sizes):
+        has = "proposals" in {field.name for field in fields(DETECTORS[detector])}
+        for count in proposals if has and proposals else (None,):
+            options = {"backbone": backbone} | ({} if count is None else {"proposals": count})
+            name = f"{detector}-{backbone}-{size}" + (f"-p{count}" if count is not None and len(proposals) > 1 else "")
+            way = Preprocess(short=size, long=round(_LONGEST * size))
+            cells.append(Cell(as_folder(name), configure(detector, **options), way))
+    twice = sorted({cell.name for cell in cells if sum(cell.name == other.name for other in cells) > 1})
+    if twice:
+        raise ValueError(f"every cell is in a race once; {', '.join(twice)} came more often")
+    return cells
+
+
+def _check_backbone(name: str) -> None:
+    if name not in BACKBONES:
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+            raise ValueError(
+                f"there is no backbone {name!r}, neither among {', '.join(BACKBONES)} nor in timm.list_models()"
+            )
+
+
+def as_folder(name: str) -> str:
+    """A name without what a folder's cannot have."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

@@ -1,0 +1,137 @@
+"""The test pictures on which two cells differ most: what is annotated, and what each of them found."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from boxwright.data.dataset import Dataset
+from boxwright.data.image import ImageError
+from boxwright.draw.boxes import draw_boxes
+from boxwright.metrics.precision import match
+from boxwright.predict.propose import Source
+from boxwright.types import Detections, Target
+
+_WIDTH, _HEIGHT = 480, 640  # pixels that a picture is made to fit into
+
+
+class Side(NamedTuple):
+    """One of two cells: its detections on each test picture, and from which score on those of each class count.
+
+    thresholds  (K,) by label; one that is nan shows nothing of its class
+    """
+
+    name: str
+    detections: Sequence[Detections]
+    thresholds: Sequence[float]
+
+    def shown(self, index: int) -> Detections:
+        """Those that score at least the threshold of their class."""
+        found = self.detections[index]
+        return found[found.scores.cpu() >= torch.tensor(self.thresholds)[found.labels.cpu()]]
+
+
+class Outcome(NamedTuple):
+    """What became of the detections shown of a picture at IoU .5, and how many objects nobody found."""
+
+    right: int
+    wrong: int
+    missed: int
+
+    @classmethod
+    def of(cls, found: Detections, target: Target) -> Outcome:
+        matches = match(found, target)
+        right = int(matches.true_positive.sum())
+        wrong = int((matches.counted & ~matches.true_positive).sum())
+        return cls(right, wrong, int((~target.crowd).sum()) - right)
+
+    def __str__(self) -> str:
+        return f"{self.right} right, {self.wrong} wrong, {self.missed} missed"
+
+
+class Panel(NamedTuple):
+    """A picture that is in the page itself: `source` is a data URI; `width` and `height` are pixels."""
+
+    title: str
+    alt: str
+    source: str
+    width: int
+    height: int
+
+
+class Disagreement(NamedTuple):
+    """A test picture thrice: its annotation, what the first cell found, what the second did."""
+
+    caption: str
+    panels: tuple[Panel, ...]
+
+
+def disagreements(first: Side, second: Side, targets: Sequence[Target], count: int | None = 6) -> list[int]:
+    """The pictures on which the number of right minus wrong detections differs most; none on which it does not.
+
+    Where two differ alike, the earlier comes first. `count` None: all of them.
+    """
+    if not len(first.detections) == len(second.detections) == len(targets):
+        raise ValueError(
+            f"expected both cells' detections on each of {len(targets)} pictures, got {len(first.detections)} of "
+            f"{first.name} and {len(second.detections)} of {second.name}"
+        )
+
+    def balance(side: Side, index: int) -> int:
+        outcome = Outcome.of(side.shown(index), targets[index])
+        return outcome.right - outcome.wrong
+
+    apart = [abs(balance(first, index) - balance(second, index)) for index in range(len(targets))]
+    order = sorted((index for index in range(len(targets)) if apart[index]), key=lambda index: -apart[index])
+    return order[:count]
+
+
+def show(first: Side, second: Side, dataset: Dataset, count: int = 6) -> list[Disagreement]:
+    """The `disagreements` of two cells on a dataset, to be put into the report; what cannot be read is passed over."""
+    targets = [dataset.target(index) for index in range(len(dataset))]
+    shown: list[Disagreement] = []
+    for index in disagreements(first, second, targets, None):
+        if len(shown) == count:
+            break
+        try:
+            image = Source(dataset.path(index), dataset.size(index)).read()
+        except ImageError:
+            continue
+        shown.append(_draw(image, dataset.path(index).name, targets[index], dataset.names, first, second, index))
+    return shown
+
+
+def _draw(
+    image: np.ndarray, name: str, target: Target, names: Sequence[str], first: Side, second: Side, index: int
+) -> Disagreement:
+    count = int((~target.crowd).sum())
+    objects = f"{count} object{'s' * (count != 1)}"
+    panels = [_panel(image, f"annotation: {objects}", name, target.boxes, target.labels, names)]
+    for side in (first, second):
+        found = side.shown(index)
+        title = f"{side.name}: {Outcome.of(found, target)}"
+        panels.append(_panel(image, title, name, found.boxes, found.labels, names, found.scores.tolist()))
+    return Disagreement(name, tuple(panels))
+
+
+def _panel(
+    image: np.ndarray, title: str, name: str, boxes: Tensor, labels: Tensor, names: Sequence[str],
+    scores: list[float] | None = None,
+) -> Panel:  # fmt: skip
+    """Drawn at the size it is shown, so that letters stay letters."""
+    height, width = image.shape[:2]
+    scale = min(_WIDTH / width, _HEIGHT / height)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    fitted = np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS))
+    picture = draw_boxes(fitted, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=80)
+    source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Panel(title, f"{name}, {title}", source, *size)

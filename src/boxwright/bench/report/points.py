@@ -1,0 +1,122 @@
+"""Where each cell stands between speed and accuracy, and what it looks like there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import cycle
+from typing import NamedTuple
+
+from boxwright.bench.result import Entry, Race
+from boxwright.bench.verdict import Constraint, fastest
+from boxwright.metrics.compare import Interval
+
+INK, PAPER = "#1f2328", "#ffffff"
+"""A page exchanges them for its own two, so that a figure is at home in the dark."""
+COLORS = ("#0072b2", "#cf5800", "#008f68", "#b45f9b", "#9a7400", "#6f7780", "#7a5cd6")
+"""Close to those of Okabe and Ito 2008 ("Color Universal Design"), each as dark as it must be to stand out on white."""
+IN_THE_DARK = ("#56a8e0", "#f08a4b", "#2fc49a", "#db94c4", "#d4aa3c", "#a4adb8", "#ab98f5")
+"""What a page exchanges them for, in the same order."""
+_MARKERS = "osD^vPXphd<>"
+GUEST = "*"
+
+
+class Point(NamedTuple):
+    """A cell, its place among the race's entries, its p50 in milliseconds and its AP."""
+
+    place: int
+    entry: Entry
+    ms: Interval
+    ap: Interval
+
+
+class Style(NamedTuple):
+    """The colour tells the backbone, the marker the meta-architecture; a guest has one of neither."""
+
+    color: str
+    marker: str
+
+
+def measured(race: Race) -> list[Point]:
+    """Of those whose AP and time are known, the fastest first: the order in which a keyboard visits them.
+
+    A cell that was stopped and not measured on test has its AP on val and its time at the rung where it was.
+    """
+    last = {one.name: one for rung in race.rungs for one in rung.standings}
+    found = []
+    for place, entry in enumerate(race.entries):
+        speed, standing = fastest(entry), last.get(entry.name)
+        if entry.quality and speed:
+            found.append(Point(place, entry, Interval(*(1e3 * one for one in speed[1].p50)), entry.quality.ap))
+        elif entry.state == "stopped" and standing:
+            ms = 1e3 * standing.seconds
+            found.append(Point(place, entry, Interval(ms, ms, ms), Interval(*[standing.ap] * 3)))
+    known = [point for point in found if math.isfinite(point.ms.value + point.ap.value) and point.ms.value > 0]
+    return sorted(known, key=lambda point: point.ms.value)
+
+
+def bounds(race: Race, known: Sequence[Point]) -> dict[str, float]:
+    """What was asked of p50 ("ms") and of AP ("ap"), as far as it is near the points: a far one would squeeze them."""
+    found: dict[str, float] = {}
+    for constraint in map(Constraint.parse, race.constraints):
+        if constraint.label is None and constraint.quantity in ("p50", "ap"):
+            axis, scale = ("ms", 1e3) if constraint.quantity == "p50" else ("ap", 1.0)
+            values = [getattr(point, axis).value for point in known]
+            if min(values) / 2 <= scale * constraint.bound <= 2 * max(values):
+                found[axis] = scale * constraint.bound
+    return found
+
+
+def corners(race: Race, known: Sequence[Point], right: float, bottom: float) -> list[tuple[float, float]]:
+    """The frontier: the best AP to be had within a time. Up at each of its cells, then on to the right."""
+    best = [(point.ms.value, point.ap.value) for point in known if point.entry.name in race.verdict.frontier]
+    found, height = [], bottom
+    for x, y in best:
+        found += [(x, height), (x, y)]
+        height = y
+    return [*found, (right, height)] if best else []
+
+
+def span(values: Iterable[float]) -> tuple[float, float]:
+    """The least and the most of those that are known."""
+    known = [value for value in values if math.isfinite(value)]
+    return min(known), max(known)
+
+
+def styles(entries: Iterable[Entry]) -> dict[str, Style]:
+    """What each cell looks like, by name."""
+    entries = list(entries)
+    own = [entry for entry in entries if entry.state != "guest"]
+    colors = dict(zip(dict.fromkeys(entry.backbone for entry in own), cycle(COLORS), strict=False))
+    markers = dict(zip(dict.fromkeys(entry.detector for entry in own), cycle(_MARKERS), strict=False))
+    guest = Style(INK, GUEST)
+    return {
+        entry.name: guest if entry.state == "guest" else Style(colors[entry.backbone], markers[entry.detector])
+        for entry in entries
+    }
+
+
+def label(race: Race, entry: Entry) -> str:
+    """What is written beside a point: the size of its pictures, its proposals where they differ, a guest's name."""
+    if entry.state == "guest":
+        text = entry.name if len(entry.name) <= 24 else f"{entry.name[:23]}…"
+    else:
+        counts: dict[str, set[int | None]] = {}
+        for one in race.entries:
+            counts.setdefault(one.detector, set()).add(one.proposals)
+        several = len(counts[entry.detector]) > 1 and entry.proposals is not None
+        text = f"{entry.size}, {entry.proposals} proposals" if several else f"{entry.size}"
+    said = {race.verdict.winner: " winner", race.verdict.nearest: " nearest"}
+    return text + said.get(entry.name, "")
+
+
+def two_lines(entry: Entry) -> str:
+    """A cell's name in half its width, and its state unless it came to its end."""
+    state = f", {entry.state}" if entry.state in ("stopped", "failed") else ""
+    rest = entry.name.removeprefix(f"{entry.detector}-")
+    return f"{entry.name}{state}" if rest == entry.name else f"{entry.detector}{state}\n{rest}"
+
+
+def chosen(race: Race) -> tuple[str | None, ...]:
+    """Who is to be seen first: the winner, or the nearest."""
+    return race.verdict.winner, race.verdict.nearest

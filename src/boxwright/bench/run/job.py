@@ -1,0 +1,208 @@
+"""A cell with a seed: trained as far as it is wanted, and measured on the test part, in a folder of its own.
+
+A job knows nothing of the others, so that it may be done anywhere; what it has done is in its folder, from which it
+goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from boxwright.bench.plan.cells import Cell
+from boxwright.bench.result import Learning
+from boxwright.bench.run.parallel import StoppedError
+from boxwright.checkpoint import load_detector
+from boxwright.data.augment import PRESETS
+from boxwright.data.dataset import Dataset
+from boxwright.device import choose_device
+from boxwright.measure.evaluate import detect_dataset
+from boxwright.predict.propose import sources_of, warm
+from boxwright.train.history import History
+from boxwright.train.loop import TrainConfig, Training
+from boxwright.train.run import Run, begin, stopping
+from boxwright.types import Detections
+
+_COLUMNS = ("boxes", "scores", "labels")
+_SAVE_EVERY = 300.0  # seconds
+_STEPS, _PICTURES = 4, 16  # that tell the pace; the first step and the first batch are not counted
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that it takes; goes through pickle, so that another process can do it.
+
+    folder    of this cell and this seed
+    parts     of the data: "train", "val" and "test"
+    training  with its number of epochs and this job's seed
+    device    as `choose_device` takes it, on the machine where the job is done
+    """
+
+    cell: Cell
+    folder: Path
+    parts: Mapping[str, Dataset]
+    training: TrainConfig
+    augment: str
+    batch: int
+    pretrained: bool
+    device: str
+    workers: int
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch that was best on val."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def found(self) -> Path:
+        """The detections on the test part."""
+        return self.folder / "test.npz"
+
+    @property
+    def history(self) -> History:
+        return History(self.folder)
+
+    def __str__(self) -> str:
+        return f"{self.cell.name}, seed {self.training.seed}"
+
+    def begin(self) -> Training:
+        cell, device = self.cell, choose_device(self.device)
+        return begin(
+            cell.config, self.parts["train"], cell.preprocess, PRESETS[self.augment], self.batch, self.training,
+            self.pretrained, device, self.workers,
+        )  # fmt: skip
+
+    def run(self) -> Run:
+        return Run(self.folder, self.cell.config, self.parts, self.cell.preprocess, self.batch, self.workers)
+
+    def epochs(self) -> int:
+        """That are done."""
+        return max((row["epoch"] for row in self.history.epochs()), default=0)
+
+    def finished(self) -> bool:
+        """Measured, and cleared away."""
+        return self.found.is_file() and not self.run().state.is_file()
+
+    def progress(self) -> list[int]:
+        """Larger, or later, whenever more is safe on disk."""
+        state = self.run().state
+        return [self.epochs(), state.stat().st_mtime_ns if state.is_file() else 0]
+
+    def ap(self) -> float:
+        """The best on val so far; minus infinity where it was not measured."""
+        return self.history.best(self.epochs())
+
+    def seconds(self) -> float:
+        """Of training, without looks at the validation part."""
+        return sum(row["seconds"] for row in self.history.epochs())
+
+    def learning(self) -> Learning:
+        rows = self.history.epochs()
+        val = {row["epoch"]: row["val"]["ap"] for row in rows if "val" in row}
+        return Learning(
+            tuple(row["losses"]["total"] for row in rows),
+            {epoch: math.nan if ap is None else ap for epoch, ap in val.items()},
+        )
+
+
+class Effort(NamedTuple):
+    """Seconds that a step of training takes, and a picture of looking, of proposing; and bytes of the network."""
+
+    step: float
+    picture: float
+    propose: float
+    bytes: int
+
+
+def train(job: Job, until: int) -> None:
+    """Train to the end of epoch `until`, from wherever the job is, and look at the validation part there.
+
+    Raises DivergedError, whatever the device raises when its memory does not do, and StoppedError.
+    """
+    if job.epochs() >= until:
+        return
+    training, run = job.begin(), job.run()
+    if run.state.is_file():
+        training.resume(run.state)
+    if training.epoch >= until:
+        return
+    measured = {row["epoch"] for row in job.history.epochs() if "val" in row}  # before it was killed
+    with stopping(training) as caught:
+        saved = time.monotonic()
+        for step in training.steps():
+            if step.epoch is not None:
+                line = run.finish(step.epoch, measure=step.epoch.number in (until, *measured))
+                print(f"{job}: {line}", file=sys.stderr, flush=True)
+            if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
+                training.save(run.state)
+                saved = time.monotonic()
+            if step.epoch is not None and step.epoch.number == until:
+                return
+    raise StoppedError(f"stopped in epoch {training.epoch + 1} of {job}", caught[0])
+
+
+def measure(job: Job) -> None:
+    """Detect on the test part with what was best on val, and keep what was found; clear away what training needs."""
+    if not job.found.is_file():
+        loaded = load_detector(job.best, choose_device(job.device))
+        found = detect_dataset(loaded.detector, job.parts["test"], job.cell.preprocess, job.batch, job.workers)
+        if not all(one.boxes.isfinite().all() and one.scores.isfinite().all() for one in found):
+            raise ValueError("it finds boxes or scores in the test part that are not finite")
+        save_found(job.found, found)
+    for path in (job.run().state, job.run().last):
+        path.unlink(missing_ok=True)
+
+
+def pace(job: Job) -> Effort:
+    """How fast a job would go, from a few steps on a few pictures; nothing is written."""
+    few = {part: dataset.select(range(min(len(dataset), _PICTURES))) for part, dataset in job.parts.items()}
+    few["train"] = job.parts["train"].select(range(min(len(job.parts["train"]), _STEPS * job.batch)))
+    training = replace(job, parts=few, training=replace(job.training, epochs=_STEPS), workers=0).begin()
+    detector, proposing = training.detector, 0.0
+    if detector.propose is not None:
+        sources = [source for dataset in few.values() for source in sources_of(dataset)]
+        warm(detector.propose, sources[:1])  # what is compiled at the first call is no picture's time
+        started = time.perf_counter()
+        warm(detector.propose, sources)
+        proposing = (time.perf_counter() - started) / len(sources)
+    steps, last = [], time.perf_counter()
+    for _ in islice(training.steps(progress=False), _STEPS):
+        steps.append(time.perf_counter() - last)
+        last = time.perf_counter()
+    pictures = []
+    for _ in range(2):
+        started = time.perf_counter()
+        detect_dataset(detector, few["val"], job.cell.preprocess, job.batch, progress=False)
+        pictures.append((time.perf_counter() - started) / len(few["val"]))
+    size = sum(value.numel() * value.element_size() for value in detector.state_dict().values())
+    return Effort(statistics.median(steps[1:] or steps), pictures[-1], proposing, size)
+
+
+def save_found(path: Path, found: Sequence[Detections]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    boxes, scores, labels = (torch.cat([getattr(one, name) for one in found]).numpy() for name in _COLUMNS)
+    counts = np.array([len(one) for one in found])
+    with partial.open("wb") as file:
+        np.savez_compressed(file, counts=counts, boxes=boxes, scores=scores, labels=labels)
+    os.replace(partial, path)
+
+
+def load_found(path: Path) -> list[Detections]:
+    """What `save_found` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        columns = [torch.from_numpy(file[name]) for name in _COLUMNS]
+        counts = file["counts"].tolist()
+    return [Detections(*rows) for rows in zip(*(column.split(counts) for column in columns), strict=True)]

@@ -1,0 +1,80 @@
+"""What a long command has found out so far: one JSON file, whole on disk after every change, to go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from boxwright.version import __version__
+
+
+class Record:
+    """A JSON object with "settings", "configs", and parts that begin empty and are `set` one after the other."""
+
+    def __init__(
+        self,
+        path: Path,
+        command: str,
+        settings: Mapping[str, Any],
+        configs: Mapping[str, Any],
+        parts: Iterable[str],
+        said: str = "",
+    ) -> None:
+        """Goes on from what is there. Raises ValueError where that was made otherwise.
+
+        command   of boxwright, that writes such files: "lineage"
+        settings  what must be the same for results to stand side by side
+        configs   dataclasses; of one that is there already no number may have changed
+        said      how the user called it; what he typed, if not given
+        """
+        self.path = path
+        made = {"settings": dict(settings), "configs": {name: asdict(config) for name, config in configs.items()}}
+        made = json.loads(json.dumps(made))  # as it comes back from disk: lists for tuples
+        self.content: dict[str, Any] = {**made, **{part: {} for part in parts}}
+        if path.is_file():
+            old = _read(path, command, self.content.keys())
+            _refuse_changes(path, old, made)
+            self.content = {**old, "configs": old["configs"] | made["configs"]}
+        self.content |= {"command": said or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
+
+    def set(self, part: str, value: Any) -> None:
+        """All or nothing: until the new file is whole, the old one stays."""
+        self.content[part] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(self.content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+
+def _read(path: Path, command: str, expected: Iterable[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); move it away, or give another --out") from error
+    if not isinstance(content, dict) or not content.keys() >= set(expected):
+        raise ValueError(f"{path} was not written by boxwright {command}; move it away, or give another --out")
+    return content
+
+
+def _refuse_changes(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    changes = _changes(old["settings"], new["settings"])
+    for name in (name for name in new["configs"] if name in old["configs"]):
+        changes += [f"{name} {change}" for change in _changes(old["configs"][name], new["configs"][name])]
+    if changes:
+        raise ValueError(
+            f"{path} was made with other settings: {'; '.join(changes)}. Give the same ones, or another --out"
+        )
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys]

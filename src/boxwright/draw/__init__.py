@@ -1,0 +1,1 @@
+"""Images for people: boxes on photographs, samples of a dataset, curves of a training run."""

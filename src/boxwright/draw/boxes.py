@@ -1,0 +1,119 @@
+"""Boxes with readable labels on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from zlib import crc32
+
+import numpy as np
+import PIL.Image
+import torch
+from PIL import ImageDraw, ImageFont
+from torch import Tensor
+
+from boxwright.boxes.geometry import intersection
+
+Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+# Hues far apart from each other that stand out on grass, sky, skin and in the dark.
+PALETTE: tuple[Color, ...] = (
+    (230, 25, 75), (60, 180, 75), (255, 225, 25), (67, 120, 255), (245, 130, 49), (170, 60, 220), (66, 212, 244),
+    (240, 50, 230), (160, 230, 60), (0, 160, 150), (185, 120, 45), (250, 170, 195), (200, 170, 255),
+)  # fmt: skip
+
+
+def class_colors(names: Iterable[str]) -> dict[str, Color]:
+    """A colour per class: a name has the same one in every model, unless another class before it took it.
+
+    Colours repeat only where there are more classes than the palette has.
+    """
+    colors: dict[str, Color] = {}
+    free: list[int] = []
+    for name in dict.fromkeys(names):
+        free = free or list(range(len(PALETTE)))
+        wanted = crc32(name.encode()) % len(PALETTE)
+        place = min(free, key=lambda index: (index - wanted) % len(PALETTE))  # the wanted one, else the next free
+        free.remove(place)
+        colors[name] = PALETTE[place]
+    return colors
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Tensor | np.ndarray,
+    names: Sequence[str],
+    scores: Sequence[float] | None = None,
+    palette: Iterable[str] | None = None,
+) -> PIL.Image.Image:
+    """A copy of the picture with a rectangle and a label per box; the best, which comes first, is drawn on top.
+
+    image    uint8 (H, W, 3), RGB
+    boxes    (D, 4), xyxy in pixels
+    names    the class of each box
+    scores   of each box, written as a per cent after its name
+    palette  all class names, so that one class has one colour in every picture; without it those in `names`
+    """
+    if not len(boxes) == len(names) == len(scores if scores is not None else names):
+        raise ValueError(f"expected a name and a score for each of {len(boxes)} boxes, got {len(names)} names")
+    picture = PIL.Image.fromarray(image)
+    canvas = ImageDraw.Draw(picture)
+    colors = class_colors([*(palette or ()), *names])
+    side = (picture.width * picture.height) ** 0.5
+    line = max(1, round(side / 180))
+    font = ImageFont.load_default(size=max(11, round(side / 30)))
+    corners = [[float(side) for side in box] for box in boxes]
+    for row in reversed(range(len(corners))):
+        _rectangle(canvas, corners[row], colors[names[row]], line, picture.size)
+    texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]
+    places = _place_labels(canvas, corners, texts, font, line + 1, picture.size)
+    for row in reversed(range(len(corners))):
+        _label(canvas, places[row], texts[row], colors[names[row]], font, line + 1)
+    return picture
+
+
+def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line: int, size: tuple[int, int]) -> None:
+    # A box's far side lies between pixels: the last pixel inside is one less. A box on the border stays visible.
+    left, top = (min(max(round(value), 0), limit - 1) for value, limit in zip(box[:2], size, strict=True))
+    right, bottom = (min(max(round(value) - 1, 0), limit - 1) for value, limit in zip(box[2:], size, strict=True))
+    canvas.rectangle([left, top, max(left, right), max(top, bottom)], outline=color, width=line)
+
+
+def _place_labels(
+    canvas: ImageDraw.ImageDraw, boxes: list[list[float]], texts: list[str], font: Font, pad: int, size: tuple[int, int]
+) -> list[list[int]]:
+    """Where each label goes, xyxy: the best chooses first, each takes the spot that covers least of those before."""
+    places: list[list[int]] = []
+    for box, text in zip(boxes, texts, strict=True):
+        left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
+        spots = _spots(box, int(right - left) + 2 * pad, int(bottom - top) + 2 * pad, size)
+        covered = intersection(torch.tensor(spots)[:, None], torch.tensor(places).reshape(1, -1, 4)).sum(1)
+        places.append(spots[int(covered.argmin())])
+    return places
+
+
+def _spots(box: list[float], width: int, height: int, size: tuple[int, int]) -> list[list[int]]:
+    """Places for a label of this width and height, inside the picture, the most usual first."""
+    left, top, right, bottom = (round(side) for side in box)
+    last = max(0, size[0] - width), max(0, size[1] - height)
+    corners = [(left, top), (right - width, top), (left, bottom - height)]  # inside the box
+    if bottom + height <= size[1]:
+        corners.insert(2, (left, bottom))  # below
+    if top >= height:
+        corners = [(left, top - height), (right - width, top - height), *corners]  # above
+    starts = [(min(max(x, 0), last[0]), min(max(y, 0), last[1])) for x, y in corners]
+    return [[x, y, x + width, y + height] for x, y in starts]
+
+
+def _label(canvas: ImageDraw.ImageDraw, place: list[int], text: str, color: Color, font: Font, pad: int) -> None:
+    left, top, _, _ = canvas.textbbox((0, 0), text, font=font)
+    x, y, right, bottom = place
+    canvas.rectangle([x, y, right - 1, bottom - 1], fill=color)
+    canvas.text((x + pad - left, y + pad - top), text, fill=_readable_on(color), font=font)
+
+
+def _readable_on(color: Color) -> Color:
+    """Black or white, whichever contrasts more: relative luminance as in WCAG 2, section 1.4.3."""
+    linear = [(v / 255 / 12.92) if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in color]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)

@@ -1,0 +1,74 @@
+"""Samples of a dataset on one picture: the quickest way to see that boxes are where they should be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import PIL.Image
+
+from boxwright.data.augment import Augment, Sample
+from boxwright.data.dataset import Dataset
+from boxwright.data.image import ImageError, read_image
+from boxwright.data.preprocess import Preprocess
+from boxwright.draw.boxes import draw_boxes
+
+_CELL = Preprocess(mode="letterbox", height=320, width=320)
+_GAP = 8
+
+
+def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Augment | None = None) -> PIL.Image.Image:
+    """Up to `count` random samples with their boxes in rows and columns; those that cannot be read are passed over.
+
+    augment  shows them as training varies them, except for the scale, which a cell would undo
+    """
+    rng = np.random.default_rng(seed)
+    order = iter(rng.permutation(len(dataset)).tolist())
+    cells: list[PIL.Image.Image] = []
+    for index in order:
+        if len(cells) == count:
+            break
+        try:
+            sample = _read(dataset, index)
+        except ImageError:
+            continue
+        if augment is not None:
+            sample = augment(sample, rng, lambda rng: _read_any(dataset, rng))
+        cells.append(_draw(sample, dataset.names))
+    if not cells:
+        raise ImageError(f"none of the {len(dataset)} pictures can be read; `boxwright data check` says why")
+    columns = math.ceil(math.sqrt(len(cells)))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    step = _CELL.width + _GAP
+    sheet = PIL.Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP * (len(rows) + 1)), "white")
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            middle = ((_CELL.width - cell.width) // 2, (height - cell.height) // 2)
+            sheet.paste(cell, (_GAP + column * step + middle[0], top + middle[1]))
+        top += height + _GAP
+    return sheet
+
+
+def _read(dataset: Dataset, index: int) -> Sample:
+    """The picture as its annotation sees it: upright, or unturned where only that has the annotated size."""
+    image = read_image(dataset.path(index))
+    size = dataset.size(index)
+    if image.shape[:2] != size and image.shape[1::-1] == size:
+        image = read_image(dataset.path(index), upright=False)
+    return Sample(image, dataset.target(index))
+
+
+def _read_any(dataset: Dataset, rng: np.random.Generator) -> Sample:
+    while True:
+        try:
+            return _read(dataset, int(rng.integers(len(dataset))))
+        except ImageError:
+            continue  # one at least can be read: the sample that asks for company
+
+
+def _draw(sample: Sample, names: tuple[str, ...]) -> PIL.Image.Image:
+    image, resize = _CELL(np.ascontiguousarray(sample.image))
+    boxes = resize.forward(sample.target.boxes)
+    return draw_boxes(image, boxes, [names[label] for label in sample.target.labels.tolist()], palette=names)

@@ -1,1 +1,0 @@
-"""Detectors at work: training, evaluation, checkpoints, prediction."""

@@ -1,0 +1,1 @@
+"""Measurements of a trained detector: AP on a dataset, time by stage, memory."""

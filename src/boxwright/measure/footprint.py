@@ -1,0 +1,93 @@
+"""What a process that only detects takes: its memory, and its time to the first boxes.
+
+python -m boxwright.measure.footprint CHECKPOINT DEVICE STARTED PICTURE ...    prints a `Footprint` as a line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from boxwright.checkpoint import load_detector
+from boxwright.device import choose_device
+from boxwright.predict.predictor import Predictor, uncached
+
+
+class Footprint(NamedTuple):
+    """Of a process that loads a detector and looks at pictures one by one.
+
+    memory         bytes that were in main memory at most; None where the system does not say
+    device_memory  bytes of a CUDA GPU that tensors took at most, without what CUDA takes for itself; None elsewhere
+    first          seconds from the start of the process to the boxes of the first picture, files being at hand in the
+                   system's cache
+    """
+
+    memory: int | None
+    device_memory: int | None
+    first: float
+
+
+def footprint(
+    checkpoint: Path, paths: Sequence[Path], device: str | torch.device = "cpu", timeout: float = 600.0
+) -> Footprint:
+    """Measured in a fresh process, which proposes for every picture anew where the detector is told where to look.
+
+    Raises RuntimeError with the last line of the process where it fails, TimeoutError after `timeout` seconds.
+    """
+    if not paths:
+        raise ValueError("a footprint is that of looking at one picture at least, got none")
+    arguments = [str(checkpoint), str(device), repr(time.time()), *map(str, paths)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what this one found
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "boxwright.measure.footprint", *arguments],
+            env=environment, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{checkpoint} took more than {timeout:g} s for {len(paths)} pictures") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode} (-9: out of memory?)"]
+        raise RuntimeError(f"detecting with {checkpoint} failed in a process of its own: {said[-1]}")
+    return Footprint(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measure(checkpoint: Path, device: torch.device, started: float, paths: Sequence[Path]) -> Footprint:
+    """Of this process, which the clock `time.time` saw start at `started`."""
+    loaded = load_detector(checkpoint, device)
+    predictor = Predictor(loaded.detector, loaded.names, loaded.preprocess, device=device)
+    first = 0.0
+    with uncached(predictor.detector):
+        for path in paths:
+            predictor(path)
+            first = first or time.time() - started
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return Footprint(_most_memory(), gpu, first)
+
+
+def _most_memory() -> int | None:
+    """Bytes of this process that were in main memory at most."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux ru_maxrss would be that of the parent, if that is the larger
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+if __name__ == "__main__":
+    checkpoint, device, started, *paths = sys.argv[1:]
+    measured = _measure(Path(checkpoint), choose_device(device), float(started), [Path(path) for path in paths])
+    print(json.dumps(measured._asdict()))

@@ -1,0 +1,1 @@
+"""Detectors at work: from images to named boxes in the pixels of each image."""

@@ -1,0 +1,58 @@
+"""Results as files that other tools read: COCO and YOLO."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwright.boxes.geometry import xyxy_to_cxcywh
+from boxwright.predict.predictor import Result
+
+
+class CocoFile:
+    """A COCO JSON that grows by one result after the other and is written at the end of a `with`.
+
+    It has images, categories and annotations, so that it opens as a dataset to correct by hand; each annotation has its
+    score besides, so that the "annotations" are also a COCO results list.
+    """
+
+    def __init__(self, path: str | Path, classes: Sequence[str]) -> None:
+        self.path = Path(path)
+        self.classes = tuple(classes)
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def __enter__(self) -> CocoFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Writes also when what came between failed, unless it failed at once: what was found is not lost."""
+        if exception[0] is not None and not self.images:
+            return
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.classes)]
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(content), encoding="utf-8")
+
+    def add(self, result: Result) -> None:
+        """The picture's file name is relative to the JSON's folder."""
+        if result.path is None:
+            raise ValueError("a COCO file names its pictures, this result has no path; save the picture first")
+        image_id = len(self.images) + 1
+        name = Path(os.path.relpath(result.path.resolve(), self.path.resolve().parent)).as_posix()
+        height, width = result.size
+        self.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        for entry in result.to_coco(image_id):
+            area = entry["bbox"][2] * entry["bbox"][3]
+            self.annotations.append({"id": len(self.annotations) + 1, **entry, "area": area, "iscrowd": 0})
+
+
+def yolo_lines(result: Result) -> str:
+    """A line per detection: label, then center and size of the box as fractions of the picture's width and height."""
+    height, width = result.size
+    scale = result.boxes.new_tensor([width, height, width, height])
+    rows = zip(result.labels.tolist(), (xyxy_to_cxcywh(result.boxes) / scale).tolist(), strict=True)
+    return "".join(f"{label} {' '.join(f'{value:.6f}' for value in box)}\n" for label, box in rows)

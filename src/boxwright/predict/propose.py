@@ -1,0 +1,124 @@
+"""Proposals of many pictures on all cores: for `boxwright propose`, and before a training that needs them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.boxes.geometry import pairwise_iou
+from boxwright.data.dataset import Dataset
+from boxwright.data.image import ImageError, ImageSource, read_image
+from boxwright.measure.speed import cores
+from boxwright.proposals import Cached, FromFile, Propose, picture_key
+from boxwright.types import Size
+
+_AHEAD = 4  # pictures per worker that are begun before the first is asked for
+
+
+class Source(NamedTuple):
+    """Where a picture comes from, and the size its annotation says, which tells whether to turn it upright."""
+
+    path: ImageSource
+    size: Size | None = None
+
+    def read(self) -> np.ndarray:
+        """As the picture is loaded in training: the same pixels, so the same key."""
+        image = read_image(self.path)
+        if self.size is not None and self.size != image.shape[:2] == self.size[::-1]:  # annotated without EXIF
+            image = read_image(self.path, upright=False)
+        return image
+
+
+class Proposed(NamedTuple):
+    """The proposals of a picture, or what is wrong with it.
+
+    key    `picture_key`
+    boxes  (P, 4) float32 xyxy, best first
+    known  they had been computed before
+    error  why the picture cannot be read; then it has no boxes
+    """
+
+    source: Source
+    key: str = ""
+    boxes: np.ndarray = np.zeros((0, 4), np.float32)
+    known: bool = False
+    error: str = ""
+
+
+def sources_of(dataset: Dataset) -> list[Source]:
+    return [Source(dataset.path(index), dataset.size(index)) for index in range(len(dataset))]
+
+
+def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None = None) -> Iterator[Proposed]:
+    """The proposals of each picture, in the order of `sources`.
+
+    propose  any proposer. The kernels of selective search and Pillow's decoders let go of the interpreter's lock, so
+             threads fill all cores, and compile the kernels once
+    workers  threads; as many as this process has cores if not given
+
+    Raises ValueError, with the picture's path, where the proposer refuses it: a file that does not know it.
+    """
+    workers = workers or cores()
+    waiting: deque[Future[Proposed]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for source in sources:
+                waiting.append(pool.submit(_propose, propose, source))
+                if len(waiting) >= _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def warm(
+    propose: Propose,
+    sources: Iterable[Source],
+    workers: int | None = None,
+    progress: Callable[[], object] | None = None,
+) -> list[str]:
+    """Have a proposer that remembers compute what it does not know yet, over all cores.
+
+    propose   a `Cached` is filled; a `FromFile` is asked whether it knows every picture: ValueError where it does not.
+              Any other remembers nothing, and nothing is done
+    progress  called after each picture, `Progress.update` for one
+    returns   a line for each picture that cannot be read
+    """
+    broken = []
+    if isinstance(propose, Cached | FromFile):
+        for proposed in propose_all(propose, sources, workers):
+            if proposed.error:
+                broken.append(proposed.error)
+            if progress is not None:
+                progress()
+    return broken
+
+
+def _propose(propose: Propose, source: Source) -> Proposed:
+    try:
+        image = source.read()
+    except ImageError as error:
+        return Proposed(source, error=str(error))
+    known = isinstance(propose, Cached | FromFile) and propose.has(image)
+    try:
+        boxes = propose(image)
+    except ValueError as error:
+        raise ValueError(f"{source.path}: {error}") from error
+    return Proposed(source, picture_key(image), boxes, known)
+
+
+def best_overlaps(boxes: np.ndarray, objects: Tensor, counts: Sequence[int]) -> Tensor:
+    """The IoU of each object with that of the first proposals that fits it best, for several numbers of them.
+
+    boxes (P, 4), objects (G, 4), counts (C,) >= 1 -> (C, G); 0 where there is no proposal
+    """
+    overlaps = pairwise_iou(torch.from_numpy(boxes).float(), objects)  # (P, G)
+    overlaps = torch.cat([overlaps.new_zeros(1, len(objects)), overlaps])
+    return torch.stack([overlaps[: count + 1].amax(dim=0) for count in counts])

@@ -1,1 +1,0 @@
-"""Pictures for people: boxes on photographs, curves of a training run."""

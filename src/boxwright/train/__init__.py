@@ -1,0 +1,1 @@
+"""Training: configuration, loop, distribution over processes, the folder of a run, fine-tuning."""

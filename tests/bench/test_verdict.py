@@ -1,0 +1,333 @@
+"""Frontier, constraints and verdict over small made-up entries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from boxwright.bench.result import ClassQuality, Entry, Quality, Speed, State
+from boxwright.bench.verdict import QUANTITIES, Constraint, fastest, frontier, judge, seconds
+from boxwright.metrics.compare import Interval
+
+CAT = ClassQuality(objects=20, ap=0.5, ap50=0.75, recall=0.875, precision=0.7, threshold=0.4)
+
+
+def speed(p50: float) -> Speed:
+    """p95 is twice p50; p50 is known to a tenth."""
+    return Speed(
+        p50=Interval(p50, 0.9 * p50, 1.1 * p50),
+        p95=Interval(2 * p50, 1.9 * p50, 2.1 * p50),
+        stages={"network": p50},
+        throughput=2 / p50,
+    )
+
+
+def entry(
+    name: str,
+    ap: float | None,
+    ms: float | None,
+    state: State = "finished",
+    spread: float = 0.01,
+    memory: int | None = None,
+) -> Entry:
+    quality = None
+    if ap is not None:
+        sizes = {"small": ap - 0.25, "medium": ap, "large": math.nan}
+        ap50 = Interval(ap + 0.25, ap + 0.125, ap + 0.375)
+        quality = Quality(Interval(ap, ap - spread, ap + spread), ap50, (ap,), sizes, {"cat": CAT})
+    times = {} if ms is None else {"eager": speed(ms / 1000)}
+    return Entry(name, "ssd", "vgg16", 320, None, state, quality=quality, speed=times, memory=memory)
+
+
+def constraints(*texts: str) -> list[Constraint]:
+    return [Constraint.parse(text) for text in texts]
+
+
+class TestSpeed:
+    def test_of_the_fastest_runtime(self):
+        both = Entry("a", "ssd", "vgg16", 320, None, "finished", speed={"eager": speed(0.04), "compiled": speed(0.03)})
+        assert seconds(both) == 0.03
+        assert fastest(both) == ("compiled", both.speed["compiled"])
+        assert Constraint.parse("p95<1s").value(both) == 0.06
+
+    def test_a_runtime_without_a_time_is_not_it(self):
+        unknown = Entry("a", "ssd", "vgg16", 320, None, "finished", speed={"compiled": speed(math.nan)})
+        assert fastest(unknown) is None
+        assert math.isnan(seconds(unknown))
+
+
+class TestFrontier:
+    def test_fastest_first_without_the_beaten(self):
+        entries = [entry("slow", 0.6, 90), entry("beaten", 0.5, 50), entry("middle", 0.55, 40), entry("fast", 0.3, 10)]
+        assert frontier(entries) == ("fast", "middle", "slow")
+
+    def test_as_fast_and_worse_is_beaten(self):
+        assert frontier([entry("a", 0.5, 10), entry("b", 0.6, 10)]) == ("b",)
+
+    def test_as_good_and_slower_is_beaten(self):
+        assert frontier([entry("a", 0.5, 20), entry("b", 0.5, 10)]) == ("b",)
+
+    def test_twins_are_both_on_it(self):
+        assert set(frontier([entry("a", 0.5, 10), entry("b", 0.5, 10)])) == {"a", "b"}
+
+    def test_only_who_came_to_the_end_and_was_measured(self):
+        entries = [
+            entry("stopped", 0.9, 1, state="stopped"),
+            entry("failed", 0.9, 1, state="failed"),
+            entry("unseen", None, 1),
+            entry("untimed", 0.9, None),
+            entry("unknown", math.nan, 1),
+            entry("guest", 0.4, 30, state="guest"),
+        ]
+        assert frontier(entries) == ("guest",)
+
+    def test_of_nobody(self):
+        assert frontier([]) == ()
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("text", "quantity", "label", "operator", "bound"),
+        [
+            ("p95<30ms", "p95", None, "<", 0.03),
+            ("p50<=0.1s", "p50", None, "<=", 0.1),
+            ("p50 < 250 us", "p50", None, "<", 0.00025),
+            ("first<5s", "first", None, "<", 5),
+            ("ap>0.5", "ap", None, ">", 0.5),
+            ("ap>.5", "ap", None, ">", 0.5),
+            ("ap50>=70%", "ap50", None, ">=", 0.7),
+            ("ap_small>.3", "ap_small", None, ">", 0.3),
+            ("recall[cat]>0.9", "recall", "cat", ">", 0.9),
+            ("precision[traffic light] > 80 %", "precision", "traffic light", ">", 0.8),
+            ("ap[a[1]>2]>.5", "ap", "a[1]>2", ">", 0.5),
+            ("ap50[cat]>.5", "ap50", "cat", ">", 0.5),
+            ("throughput>20", "throughput", None, ">", 20),
+            ("throughput>20/s", "throughput", None, ">", 20),
+            ("memory<1GB", "memory", None, "<", 10**9),
+            ("memory<1.5kB", "memory", None, "<", 1500),
+            ("device_memory<2GiB", "device_memory", None, "<", 2**31),
+            ("file<20mb", "file", None, "<", 20_000_000),
+            ("file<512B", "file", None, "<", 512),
+            ("parameters<5M", "parameters", None, "<", 5_000_000),
+            ("flops<3e9", "flops", None, "<", 3e9),
+            ("flops<3G", "flops", None, "<", 3e9),
+        ],
+    )
+    def test_good_ones(self, text: str, quantity: str, label: str | None, operator: str, bound: float):
+        found = Constraint.parse(text)
+        assert (found.quantity, found.label, found.operator, found.bound) == (quantity, label, operator, bound)
+        assert str(found) == text
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", 'expected a constraint like "p95<30ms"'),
+            ("p95", 'expected a constraint like "p95<30ms"'),
+            ("p95=30ms", 'expected a constraint like "p95<30ms"'),
+            ("p95<fast", 'expected a constraint like "p95<30ms"'),
+            ("p95<-3ms", 'expected a constraint like "p95<30ms"'),
+            ("p59<30ms", r'no quantity "p59" \(did you mean "p95"\?\); the quantities are ap, ap50, .*throughput'),
+            ("memroy<1GB", 'did you mean "memory"'),
+            ("beauty>3", 'there is no quantity "beauty"; the quantities are ap'),
+            ("p95<30", r'expected the unit of p95 \(us, ms, s\), got ""'),
+            ("memory<3M", r'expected the unit of memory \(B, kB, MB, GB, KiB, MiB, GiB\), got "M"'),
+            ("ap>.5ms", r'expected the unit of ap \(none, %\), got "ms"'),
+            ("parameters<5MB", 'expected the unit of parameters'),
+            ("ap>50", "ap is a fraction; expected 0 to 1"),
+            ("recall>.9", r"expected recall\[CLASS\]"),
+            ("p95[cat]<30ms", r"p95 is not known of a single class; expected one of ap\[CLASS\], ap50\["),
+        ],
+    )  # fmt: skip
+    def test_bad_ones(self, text: str, message: str):
+        with pytest.raises(ValueError, match=message):
+            Constraint.parse(text)
+
+    def test_a_class_that_the_data_does_not_know(self):
+        constraint = Constraint.parse("recall[cta]>.9")
+        with pytest.raises(ValueError, match=r'no class "cta" \(did you mean "cat"\?\); it has dog, cat'):
+            constraint.check(("dog", "cat"))
+
+    def test_a_class_that_it_knows(self):
+        Constraint.parse("recall[cat]>.9").check(("dog", "cat"))
+        Constraint.parse("p95<30ms").check(())
+
+
+class TestConstraint:
+    one = Entry(
+        "a", "ssd", "vgg16", 320, None, "finished",
+        quality=entry("", 0.5, None).quality, speed={"eager": speed(0.02)},
+        parameters=5_000_000, flops=3_000_000_000, file=20_000_000, memory=2**30, device_memory=10**9, first=2.5,
+    )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("ap>0", 0.5), ("ap50>0", 0.75), ("ap_small>0", 0.25), ("ap_medium>0", 0.5), ("ap[cat]>0", 0.5),
+            ("ap50[cat]>0", 0.75), ("recall[cat]>0", 0.875), ("precision[cat]>0", 0.7), ("p50<1s", 0.02),
+            ("p95<1s", 0.04), ("throughput>1", 100), ("first<1s", 2.5), ("memory<1B", 2**30),
+            ("device_memory<1B", 1e9), ("file<1B", 2e7), ("parameters<1", 5e6), ("flops<1", 3e9),
+        ],
+    )  # fmt: skip
+    def test_value(self, text: str, value: float):
+        assert Constraint.parse(text).value(self.one) == value
+
+    @pytest.mark.parametrize("text", ["ap_large>0", "recall[dog]>0"])
+    def test_what_this_data_does_not_show_is_not_known(self, text: str):
+        assert math.isnan(Constraint.parse(text).value(self.one))
+
+    @pytest.mark.parametrize("text", [f"{name}{'[cat]' * (kind.read is None)}" for name, kind in QUANTITIES.items()])
+    def test_of_an_entry_that_failed_nothing_is_known_or_met(self, text: str):
+        failed = Entry("a", "ssd", "vgg16", 320, None, "failed")
+        unit = list(QUANTITIES[text.partition("[")[0]].units)[0]
+        for constraint in constraints(f"{text}<1{unit}", f"{text}>=0{unit}"):
+            assert math.isnan(constraint.value(failed))
+            assert not constraint.met(failed)
+            assert constraint.miss(failed) == math.inf
+
+    @pytest.mark.parametrize(
+        ("text", "met", "miss"),
+        [
+            ("p50<30ms", True, 0),
+            ("p50<20ms", False, 0),
+            ("p50<=20ms", True, 0),
+            ("p50<16ms", False, 0.25),
+            ("p50>16ms", True, 0),
+            ("ap>.5", False, 0),
+            ("ap>=50%", True, 0),
+            ("ap>=80%", False, 0.375),
+            ("throughput>400", False, 0.75),
+            ("p50<0ms", False, math.inf),
+        ],
+    )
+    def test_met_or_missed_by(self, text: str, met: bool, miss: float):
+        constraint = Constraint.parse(text)
+        assert constraint.met(self.one) is met
+        assert constraint.miss(self.one) == pytest.approx(miss)
+
+    @pytest.mark.parametrize(
+        ("text", "shortfall"),
+        [
+            ("p95<30ms", "p95 is 40.0 ms where p95<30ms was asked (33.3 % off)"),
+            ("p95<0.03s", "p95 is 0.0400 s where p95<0.03s was asked (33.3 % off)"),
+            ("ap>.8", "ap is 0.500 where ap>.8 was asked (37.5 % off)"),
+            ("recall[cat]>90%", "recall[cat] is 87.5 % where recall[cat]>90% was asked (2.78 % off)"),
+            ("memory<1GB", "memory is 1.07 GB where memory<1GB was asked (7.37 % off)"),
+            ("throughput>200", "throughput is 100 where throughput>200 was asked (50.0 % off)"),
+            ("p50<0ms", "p50 is 20.0 ms where p50<0ms was asked"),
+            ("ap_large>.5", "ap_large is not known, where ap_large>.5 was asked"),
+        ],
+    )
+    def test_shortfall_is_in_the_users_units(self, text: str, shortfall: str):
+        assert Constraint.parse(text).shortfall(self.one) == shortfall
+
+
+class TestWinner:
+    def test_the_best_where_no_interval_reaches_it(self):
+        verdict = judge([entry("a", 0.5, 10), entry("b", 0.6, 50), entry("c", 0.55, 20)])
+        assert (verdict.winner, verdict.runner_up, verdict.tied, verdict.nearest) == ("b", "c", (), None)
+        assert verdict.frontier == ("a", "c", "b")
+        assert verdict.reasons == (
+            "b has the best AP, 0.600 [0.590, 0.610], and no other is tied with it.",
+            "c comes next: AP 0.550 [0.540, 0.560], 20.0 ms a picture.",
+        )
+
+    def test_a_tie_goes_to_the_faster(self):
+        verdict = judge([entry("a", 0.548, 92), entry("b", 0.541, 41), entry("c", 0.4, 5)])
+        assert (verdict.winner, verdict.runner_up, verdict.tied) == ("b", "a", ("a",))
+        assert verdict.reasons[0] == (
+            "b is tied in AP with the best, a (0.541 [0.531, 0.551] and 0.548 [0.538, 0.558]), "
+            "and takes 41.0 ms a picture instead of 92.0."
+        )
+
+    def test_a_tie_in_both_goes_to_the_better(self):
+        verdict = judge([entry("a", 0.548, 45), entry("b", 0.541, 41)])
+        assert (verdict.winner, verdict.runner_up, verdict.tied) == ("a", "b", ("b",))
+        assert verdict.reasons[0] == (
+            "a has the best AP, 0.548 [0.538, 0.558], and none tied with it is measurably faster."
+        )
+
+    def test_who_is_tied_with_the_winner_need_not_be_with_the_best(self):
+        verdict = judge([entry("best", 0.56, 90), entry("b", 0.545, 40), entry("c", 0.53, 10)])
+        assert (verdict.winner, verdict.runner_up) == ("b", "best")
+        assert verdict.tied == ("best", "c")
+
+    def test_without_times_ap_alone_decides(self):
+        verdict = judge([entry("a", 0.548, None), entry("b", 0.541, None)])
+        assert (verdict.winner, verdict.frontier) == ("a", ())
+        assert "its time is not known" in verdict.reasons[-1]
+
+    def test_a_time_that_is_known_beats_one_that_is_not(self):
+        verdict = judge([entry("a", 0.548, None), entry("b", 0.541, 90)])
+        assert verdict.winner == "b"
+        assert verdict.reasons[0].endswith("whose time is not known, and takes 90.0 ms a picture.")
+
+    def test_a_guest_can_win(self):
+        assert judge([entry("a", 0.5, 10), entry("guest", 0.6, 20, state="guest")]).winner == "guest"
+
+    def test_who_was_stopped_cannot(self):
+        verdict = judge([entry("a", 0.5, 10), entry("b", 0.6, 5, state="stopped")])
+        assert (verdict.winner, verdict.runner_up, verdict.frontier) == ("a", None, ("a",))
+        assert verdict.reasons == ("a has the best AP, 0.500 [0.490, 0.510], and is the only one.",)
+
+    def test_order_does_not_matter(self):
+        entries = [entry("a", 0.548, 92), entry("b", 0.541, 41), entry("c", 0.55, 43), entry("d", 0.3, 4)]
+        first, second = judge(entries), judge(entries[::-1])
+        assert (first.winner, first.runner_up, set(first.tied)) == (second.winner, second.runner_up, set(second.tied))
+
+
+class TestUnderConstraints:
+    entries = [entry("a", 0.4, 10, memory=10**9), entry("b", 0.5, 50, memory=10**9), entry("c", 0.6, 100)]
+
+    def test_the_best_of_those_that_meet_them(self):
+        verdict = judge(self.entries, constraints("p95<=100ms"))
+        assert (verdict.winner, verdict.runner_up, verdict.nearest) == ("b", "a", None)
+        assert verdict.frontier == ("a", "b", "c")
+        assert verdict.reasons[0] == "2 of 3 meet p95<=100ms."
+        assert verdict.reasons[-1] == (
+            "c is better, 0.600 [0.590, 0.610], but p95 is 200 ms where p95<=100ms was asked (100 % off)."
+        )
+
+    def test_all_meet(self):
+        assert judge(self.entries, constraints("p50<1s", "ap>.3")).reasons[0] == "All 3 meet p50<1s and ap>.3."
+
+    def test_one_meets(self):
+        assert judge(self.entries, constraints("p50<20ms")).reasons[0] == "1 of 3 meets p50<20ms."
+
+    def test_the_tied_meet_them_too(self):
+        entries = [entry("a", 0.5, 10), entry("b", 0.5, 100)]
+        assert judge(entries, constraints("p50<20ms")).tied == ()
+
+    def test_nothing_meets(self):
+        verdict = judge(self.entries, constraints("p95<10ms", "ap>80%"))
+        # a misses by 1 and 1/2, b by 9 and 3/8, c by 19 and 1/4.
+        assert (verdict.winner, verdict.runner_up, verdict.tied, verdict.nearest) == (None, None, (), "a")
+        assert verdict.frontier == ("a", "b", "c")
+        assert verdict.reasons == (
+            "Nothing meets p95<10ms and ap>80%.",
+            "a comes nearest: AP 0.400 [0.390, 0.410], 10.0 ms a picture.",
+            "Its p95 is 20.0 ms where p95<10ms was asked (100 % off).",
+            "Its ap is 40.0 % where ap>80% was asked (50.0 % off).",
+        )
+
+    def test_what_is_not_known_is_farthest(self):
+        # c would be the best, but nobody knows its memory.
+        assert judge(self.entries, constraints("memory<1MB")).nearest == "b"
+
+    def test_of_what_misses_by_as_much_the_best(self):
+        assert judge(self.entries[:2], constraints("memory<1MB")).nearest == "b"
+
+
+class TestNobody:
+    def test_took_part(self):
+        assert judge([]).reasons == ("Nobody took part.",)
+
+    def test_came_to_the_end(self):
+        verdict = judge(
+            [entry("a", None, None, state="failed"), entry("b", 0.3, 9, state="stopped"), entry("c", None, 5)],
+            constraints("ap>.1"),
+        )
+        assert (verdict.winner, verdict.runner_up, verdict.nearest, verdict.frontier) == (None, None, None, ())
+        assert verdict.reasons == (
+            "There is nobody to choose from, for nobody's AP is known: 1 failed, 1 stopped, 1 finished.",
+        )

@@ -1,0 +1,172 @@
+"""Pictures in every form give named boxes in their own pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import boxwright
+from boxwright.data.image import ImageError
+from boxwright.device import choose_device
+from boxwright.predict.predictor import Picture, Result
+from halves import NAMES, Halves, halves
+
+IMAGE = np.zeros((200, 301, 3), np.uint8)  # of which the detector sees 64 x 96
+WHOLE, HALF = [0, 0, 301, 200], [0, 0, 150.5, 200]
+
+
+def test_boxes_are_in_pixels_of_the_picture_as_it_was_given():
+    result = halves()(IMAGE, threshold=0.0)
+    torch.testing.assert_close(result.boxes, torch.tensor([WHOLE, HALF], dtype=torch.float32))
+    assert result.names == ["whole", "half"]
+    assert result.labels.tolist() == [0, 1]
+    assert result.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert result.size == (200, 301)
+    assert result.path is None
+
+
+def test_a_score_equal_to_the_threshold_suffices():
+    predictor = halves()
+    assert predictor(IMAGE).names == ["whole"]  # its own threshold is .5
+    exact = float(torch.tensor(0.4))
+    assert predictor(IMAGE, threshold=exact).names == ["whole", "half"]
+    assert predictor(IMAGE, threshold=exact + 1e-6).names == ["whole"]
+    assert len(predictor(IMAGE, threshold=1.0)) == 0
+
+
+def test_only_the_classes_that_are_wanted():
+    predictor = halves()
+    assert predictor(IMAGE, 0.0, classes=["half"]).names == ["half"]
+    assert predictor(IMAGE, 0.0, classes="half").names == ["half"]
+    assert predictor(IMAGE, 0.0, classes=[]).names == []
+    with pytest.raises(ValueError, match="no class is called dog; this model knows whole, half"):
+        predictor(IMAGE, classes=["half", "dog"])
+
+
+def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
+    path = tmp_path / "photo.png"
+    PIL.Image.fromarray(IMAGE).save(path)
+    predictor = halves()
+    for source in (path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), Picture.open(path)):
+        result = predictor(source)
+        assert isinstance(result, Result)
+        torch.testing.assert_close(result.boxes, torch.tensor([WHOLE], dtype=torch.float32))
+        np.testing.assert_array_equal(result.image, IMAGE)
+    assert predictor(path).path == path
+
+
+def test_several_pictures_give_several_results_whatever_the_batch():
+    pictures = [np.zeros((height, 50, 3), np.uint8) for height in (10, 20, 30, 40, 50)]
+    for batch, counts in ((1, [1] * 5), (2, [2, 2, 1]), (8, [5])):
+        predictor = halves()
+        results = predictor(iter(pictures), batch=batch)
+        assert [result.boxes.tolist() for result in results] == [[[0, 0, 50, h]] for h in (10, 20, 30, 40, 50)]
+        assert isinstance(predictor.detector, Halves) and predictor.detector.batches == counts
+    assert halves()([]) == []
+
+
+def test_a_stream_reads_no_further_than_it_is_asked_to():
+    def pictures():
+        yield IMAGE
+        raise AssertionError("the second picture was read before it was needed")
+
+    assert next(halves().stream(pictures())).names == ["whole"]
+
+
+def test_what_is_no_picture_is_said(tmp_path: Path):
+    predictor = halves()
+    with pytest.raises(ImageError, match="no such file"):
+        predictor(tmp_path / "missing.jpg")
+    with pytest.raises(ImageError, match="folder"):
+        predictor(str(tmp_path))
+    with pytest.raises(ImageError, match=r"channels last"):
+        predictor(np.zeros((3, 20, 30), np.uint8))
+
+
+def test_options_that_make_no_sense_are_said_before_anything_is_read():
+    predictor = halves()
+    with pytest.raises(ValueError, match="between 0 and 1, got 50"):
+        predictor.stream([], threshold=50)
+    with pytest.raises(ValueError, match="1 or more, got 0"):
+        predictor.stream([], batch=0)
+    with pytest.raises(ValueError, match="no class is called dog"):
+        predictor.stream([], classes=["dog"])
+
+
+def test_to_dict_is_what_json_can_hold():
+    detections = halves()(IMAGE, 0.0).to_dict()
+    assert detections == {
+        "path": None,
+        "width": 301,
+        "height": 200,
+        "detections": [
+            {"name": "whole", "label": 0, "score": 0.9, "box": [0.0, 0.0, 301.0, 200.0]},
+            {"name": "half", "label": 1, "score": 0.4, "box": [0.0, 0.0, 150.5, 200.0]},
+        ],
+    }
+
+
+def test_to_coco_has_width_and_height_and_the_datasets_own_ids():
+    result = halves()(IMAGE, 0.0)
+    first, second = result.to_coco(image_id=7)
+    assert first == {
+        "image_id": 7,
+        "category_id": 1,
+        "category_name": "whole",
+        "bbox": pytest.approx([0, 0, 301, 200]),
+        "score": pytest.approx(0.9),
+    }
+    assert second["bbox"] == pytest.approx([0, 0, 150.5, 200])
+    assert [entry["category_id"] for entry in result.to_coco(7, {"whole": 90, "half": 3})] == [90, 3]
+
+
+def test_the_summary_counts_by_class():
+    result = halves()(IMAGE, 0.0)
+    assert result.summary() == "1 whole, 1 half"
+    assert repr(result) == "Result(1 whole, 1 half)"
+    assert halves()(IMAGE, 1.0).summary() == "nothing"
+
+
+def test_draw_changes_the_drawing_and_not_the_picture():
+    result = halves()(IMAGE)
+    drawing = np.asarray(result.draw())
+    assert drawing.shape == IMAGE.shape and drawing.any()
+    assert not result.image.any()
+
+
+def test_the_package_gives_its_names_lazily():
+    assert boxwright.Result is Result
+    assert callable(boxwright.load)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        boxwright.nothing  # noqa: B018
+
+
+def test_a_device_that_is_not_there_is_said():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="no device 'gpu': expected auto, cpu, cuda"):
+        choose_device("gpu")
+    with pytest.raises(ValueError, match="'cuda:99' was asked for"):
+        choose_device("cuda:99")
+
+
+def test_labels_and_classes_agree():
+    result = halves()(IMAGE, 0.0)
+    assert result.classes == NAMES
+    assert [result.classes[label] for label in result.labels.tolist()] == result.names
+
+
+def test_a_detector_that_is_told_where_to_look():
+    """Each picture's proposals arrive in pixels of the resized picture."""
+    predictor = halves()
+    seen = []
+    predictor.detector.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
+    slots = predictor.detector.slots
+    predictor.detector.slots = lambda images: (seen.append(images.proposals), slots(images))[1]
+    predictor([IMAGE, IMAGE[:100]], batch=2)
+    assert seen[0].shape == (2, 1, 4)
+    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 128, 43]]), atol=1, rtol=0)

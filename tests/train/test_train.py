@@ -1,0 +1,182 @@
+"""The loop's arithmetic, by hand on a detector of four numbers, and its options."""
+
+from __future__ import annotations
+
+import math
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from boxwright.train.loop import DivergedError, TrainConfig, Training, train
+from boxwright.train.optimize import Average, parameter_groups, schedule
+from shapes import write_shapes
+
+TINY = runpy.run_path(str(Path(__file__).with_name("tiny_run.py")))
+Counter, Noise = TINY["Counter"], TINY["Noise"]
+CPU = torch.device("cpu")
+
+
+def counting(objects: int = 8, **options: Any) -> Training:
+    """A training of the detector that counts, two pictures to a batch."""
+    torch.manual_seed(0)
+    options = {"epochs": 2, "precision": "fp32", **options}
+    return Training(Counter(), Noise([1, 3] * (objects // 2), batch_size=2), TrainConfig(**options))
+
+
+def test_schedule_by_hand() -> None:
+    rates = [schedule(step, steps=12, warmup=0.25) for step in range(13)]
+    assert rates[:3] == [0.25, 0.5, 0.75]  # a quarter of twelve steps to rise
+    assert rates[3] == 1.0
+    assert rates[6] == pytest.approx(0.75)  # a third along half a cosine: (1 + cos 60°) / 2
+    assert rates[12] == pytest.approx(0.0)
+    assert schedule(0, steps=1, warmup=0.0) == 1.0
+
+
+def test_average_by_hand() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    count = torch.tensor(7)
+    layer.register_buffer("count", count)
+    nn.init.constant_(layer.weight, 0.0)
+    average = Average(layer, decay=0.5)
+    for step, (value, expected) in enumerate([(10.0, 9.0), (10.0, 9.0 + 9 / 11), (0.0, (9.0 + 9 / 11) / 4)], 1):
+        nn.init.constant_(layer.weight, value)  # a young average keeps step / (step + 9): 1/10, 2/11, 3/12
+        average.update(step)
+        assert average.weights["weight"].item() == pytest.approx(expected)
+    count += 1
+    average.update(1000)  # an old one keeps its decay
+    assert average.weights["weight"].item() == pytest.approx((9.0 + 9 / 11) / 8)
+    assert average.weights["count"].item() == 8  # whole numbers are not averaged
+
+
+def test_parameter_groups() -> None:
+    detector = TINY["CONFIG"].build(3)
+    config = TrainConfig(backbone_lr=0.25, weight_decay=0.1)
+    shares = {id(p): (g["share"], g["weight_decay"]) for g in parameter_groups(detector, config) for p in g["params"]}
+    of = {name: shares.get(id(parameter)) for name, parameter in detector.named_parameters()}
+    assert of["proposer.head.logits.weight"] == (1.0, 0.1)
+    assert of["proposer.head.logits.bias"] == (1.0, 0.0)
+    learning = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
+    assert {name for name, share in of.items() if share} == learning
+    backbone = {of[name] for name in learning if ".backbone." in name}
+    assert backbone == {(0.25, 0.1), (0.25, 0.0)} or backbone == {(0.25, 0.1)}
+    with pytest.raises(ValueError, match="no parameter of the detector learns"):
+        parameter_groups(detector.requires_grad_(False), config)
+
+
+def test_first_step_by_hand() -> None:
+    """AdamW's first step moves each weight by the rate, whatever the gradient, once it has decayed."""
+    run = counting(lr=0.01, warmup=0.0, weight_decay=0.5, clip=0.0)
+    weight, bias = (p.detach().clone() for p in run.detector.parameters())
+    next(iter(run.steps(progress=False)))
+    moved, shifted = run.detector.parameters()
+    torch.testing.assert_close((moved - weight * (1 - 0.01 * 0.5)).abs(), torch.full((1, 3), 0.01))
+    torch.testing.assert_close((shifted - bias).abs(), torch.full((1,), 0.01))
+
+
+def test_losses_rates_and_numbers_of_steps_and_epochs() -> None:
+    run = counting(lr=0.5)
+    steps = list(run.steps(progress=False))
+    assert [step.number for step in steps] == list(range(1, 9))
+    assert [step.epoch.number if step.epoch else 0 for step in steps] == [0, 0, 0, 1, 0, 0, 0, 2]
+    assert [step.lr for step in steps] == [0.5 * schedule(number, 8, 0.05) for number in range(8)]
+    last = steps[-1].epoch
+    assert last is not None
+    assert last.losses["count"] == pytest.approx(sum(step.losses["count"] for step in steps[4:]) / 4)
+    assert last.losses["total"] == last.losses["count"]
+    assert run.finished and list(run.steps(progress=False)) == []
+
+
+def gradient_norms(run: Training) -> list[float]:
+    """Of each step, as the optimiser sees it."""
+    norms, step = [], run.optimizer.step
+
+    def spy(*arguments: Any) -> None:
+        gradients = [p.grad for p in run.detector.parameters() if p.grad is not None]
+        norms.append(nn.utils.get_total_norm(gradients).item())
+        step(*arguments)
+
+    run.optimizer.step = spy  # type: ignore[method-assign]
+    list(run.steps(progress=False))
+    return norms
+
+
+def test_a_last_step_of_fewer_batches_is_an_average_too() -> None:
+    """Six batches by four and two: the second gradient must not be half as long for having half the batches."""
+    first, second = gradient_norms(counting(objects=12, accumulate=4, epochs=1, clip=0.0, lr=1e-9))
+    assert second == pytest.approx(first, rel=0.1)  # of like pictures, by the same weights
+
+
+def test_clip_bounds_the_gradient() -> None:
+    assert gradient_norms(counting(clip=1e-3, epochs=1)) == pytest.approx([1e-3] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns(precision: str) -> None:
+    config = TrainConfig(epochs=40, lr=0.1, precision=precision)  # type: ignore[arg-type]
+    *_, last = train(Counter(), Noise([1, 3] * 16, 8), config, progress=False)
+    assert last.losses["total"] == pytest.approx(1.0, abs=0.1)  # all it can know is that there are two on average
+
+
+def test_a_loss_that_is_not_finite_is_not_learnt_from() -> None:
+    run = counting()
+    weights = {key: value.clone() for key, value in run.detector.state_dict().items()}
+    loss = run.detector.loss
+    run.detector.loss = lambda images, targets: {**loss(images, targets), "other": torch.tensor(math.nan)}
+    with pytest.raises(DivergedError, match="the loss other is no longer a finite number in epoch 1, batch 1"):
+        list(run.steps(progress=False))
+    assert all(torch.equal(weights[key], value) for key, value in run.detector.state_dict().items())
+
+
+def test_averaged_weights_are_there_for_the_evaluation_only() -> None:
+    run = counting(ema=0.9)
+    next(iter(run.epochs(progress=False)))
+    own = {key: value.clone() for key, value in run.detector.state_dict().items()}
+    with run.averaged() as detector:
+        assert not detector.training
+        assert all(torch.equal(value, run.weights()[key]) for key, value in detector.state_dict().items())
+    assert run.detector.training
+    assert all(torch.equal(value, own[key]) for key, value in run.detector.state_dict().items())
+    assert any(not torch.equal(value, own[key]) for key, value in run.weights().items())
+
+
+def test_without_an_average_the_weights_are_the_detectors() -> None:
+    run = counting(ema=0)
+    assert all(value.data_ptr() == run.detector.state_dict()[key].data_ptr() for key, value in run.weights().items())
+
+
+def test_frozen_parameters_and_statistics_stay(tmp_path: Path) -> None:
+    run = TINY["training"](write_shapes(tmp_path, {"train": 4, "val": 2}), epochs=1)
+    frozen = {name for name, parameter in run.detector.named_parameters() if not parameter.requires_grad}
+    frozen |= {name for name, _ in run.detector.named_buffers()}
+    before = {key: value.clone() for key, value in run.detector.state_dict().items()}
+    list(run.steps(progress=False))
+    changed = {key for key, value in run.detector.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed and not changed & frozen
+
+
+@pytest.mark.parametrize(("batches", "epochs"), [(25, 20), (1, 100), (434, 6), (100_000, 6)])
+def test_epochs_left_open_follow_the_data(batches: int, epochs: int) -> None:
+    assert TrainConfig().resolve(batches, CPU).epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs is 1 or more; got 0"),
+        ({"warmup": 1.5}, "warmup is 0 or more, at most 1; got 1.5"),
+        ({"lr": 0.0}, "lr is greater than 0; got 0.0"),
+        ({"precision": "int8"}, "precision is one of auto, fp32, bf16, fp16; got 'int8'"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        TrainConfig(**options)
+
+
+def test_batches_of_another_process_are_refused() -> None:
+    with pytest.raises(ValueError, match="this is process 0 of 1, but its batches are for 1 of 2"):
+        Training(Counter(), Noise([1] * 8, 2, rank=1, world=2))
