@@ -20,7 +20,7 @@ check: .venv/ready-dev
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-# The site of docs/, in site/; fails where a quotation, a table, a picture or a link does not hold.
+# The site of docs/, in site/; fails where a quotation, a table, a image or a link does not hold.
 docs: .venv/ready-docs
 	$(BIN)/python docs/check.py
 	$(BIN)/zensical build --strict

@@ -1,4 +1,4 @@
-"""How many pictures a second come out as padded float batches: boxwright against torchvision.
+"""How many images a second come out as padded float batches: boxwright against torchvision.
 
     python benchmarks/data_loading.py --preset standard --workers 0 1 2 --rounds 5
     python benchmarks/data_loading.py --data my_dataset/
@@ -6,8 +6,8 @@
 Both read the same files, short side 320 and long side at most 512, with the same augmentations: "light" flips,
 "standard" flips, varies the size, crops by IoU and changes colours. torchvision is `datasets.CocoDetection` wrapped for
 `transforms.v2` on uint8 tensors (or PIL images, --backend pil) behind a DataLoader with kept workers, whose batches are
-padded as uint8 and made float in the main process, as ours are. Each round runs both over all pictures once, in turns;
-the ratio is our pictures per second over theirs in the same round, as its median and its range. With --cpu-time seconds
+padded as uint8 and made float in the main process, as ours are. Each round runs both over all images once, in turns;
+the ratio is our images per second over theirs in the same round, as its median and its range. With --cpu-time seconds
 are those of this process (workers: 0 only), which a busy machine disturbs less.
 """
 
@@ -88,33 +88,33 @@ def torchvisions(annotations: Path, preset: str, workers: int, backend: str) -> 
         v2.SanitizeBoundingBoxes(),
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        pictures = CocoDetection(annotations.parent, str(annotations), transforms=v2.Compose(steps))
-    pictures: Any = wrap_dataset_for_transforms_v2(pictures, target_keys=("boxes", "labels"))
+        images = CocoDetection(annotations.parent, str(annotations), transforms=v2.Compose(steps))
+    images: Any = wrap_dataset_for_transforms_v2(images, target_keys=("boxes", "labels"))
     loader = DataLoader(
-        pictures, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, collate_fn=pad_together
+        images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, collate_fn=pad_together
     )
     return lambda epoch: sum(len(pixels.float()) for pixels, _ in loader)
 
 
 def pad_together(samples: list[tuple[torch.Tensor, dict[str, Any]]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    pictures, targets = zip(*samples, strict=True)
-    height, width = (-(-max(picture.shape[side] for picture in pictures) // 32) * 32 for side in (1, 2))
-    pixels = torch.full((len(pictures), 3, height, width), 114, dtype=torch.uint8)
-    for place, picture in zip(pixels, pictures, strict=True):
-        place[:, : picture.shape[1], : picture.shape[2]] = picture
+    images, targets = zip(*samples, strict=True)
+    height, width = (-(-max(image.shape[side] for image in images) // 32) * 32 for side in (1, 2))
+    pixels = torch.full((len(images), 3, height, width), 114, dtype=torch.uint8)
+    for place, image in zip(pixels, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
     return pixels, list(targets)
 
 
 def measure(runs: dict[str, Callable[[int], int]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Pictures per second of each in each round, after one that starts the workers and fills the file cache."""
+    """Images per second of each in each round, after one that starts the workers and fills the file cache."""
     order = list(runs)
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for epoch in range(rounds + 1):
         for name in order:
             start = clock()
-            pictures = runs[name](epoch)
+            images = runs[name](epoch)
             if epoch > 0:
-                rates[name].append(pictures / (clock() - start))
+                rates[name].append(images / (clock() - start))
         order.reverse()
     return rates
 
@@ -122,9 +122,9 @@ def measure(runs: dict[str, Callable[[int], int]], rounds: int, clock: Callable[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a dataset; its train part is used. Default: synthetic JPEGs")
-    parser.add_argument("--images", type=int, default=400, help="pictures per round, at most")
+    parser.add_argument("--images", type=int, default=400, help="images per round, at most")
     parser.add_argument("--preset", choices=("light", "standard"), default="standard")
-    parser.add_argument("--backend", choices=("tensor", "pil"), default="tensor", help="torchvision's pictures")
+    parser.add_argument("--backend", choices=("tensor", "pil"), default="tensor", help="torchvision's images")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="count processor seconds instead of the clock's")
@@ -141,7 +141,7 @@ def main() -> None:
         annotations = Path(folder) / "annotations.json"
         write_coco(dataset, annotations)
         cores = f"{os.cpu_count()} cores, {platform.machine()}"
-        print(f"{len(dataset)} pictures, {options.preset} augmentation, {options.backend} backend, {cores}")
+        print(f"{len(dataset)} images, {options.preset} augmentation, {options.backend} backend, {cores}")
         for workers in workers_wanted:
             runs = {
                 "boxwright": boxwrights(dataset, options.preset, workers),

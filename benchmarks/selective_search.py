@@ -1,14 +1,14 @@
-"""Selective search against OpenCV contrib's: recall for so many proposals, and time per picture on one thread.
+"""Selective search against OpenCV contrib's: recall for so many proposals, and time per image on one thread.
 
     python benchmarks/selective_search.py --data VOC_FOLDER --images 200
     python benchmarks/selective_search.py --data VOC_FOLDER --images 100 --modes quality --cpu-time
 
-Needs opencv-contrib-python-headless. Both search the same pictures of the dataset's test part in the same mode, one
+Needs opencv-contrib-python-headless. Both search the same images of the dataset's test part in the same mode, one
 after the other, in turns; without --data, scikit-image's photographs, which have no objects: times only. Recall is the
-share of the objects (crowds and difficult ones left out) that one of a picture's first 100, 500 ... proposals overlaps
+share of the objects (crowds and difficult ones left out) that one of an image's first 100, 500 ... proposals overlaps
 with an IoU of .5 or .7; "all" takes every box that a method finds, ranking aside. OpenCV ranks by the paper's formula
-turned upside down: small regions come first. The ratio is OpenCV's time over ours for one picture: its median, and its
-quartiles over the pictures. With --cpu-time seconds are those of the thread, which a busy machine disturbs less.
+turned upside down: small regions come first. The ratio is OpenCV's time over ours for one image: its median, and its
+quartiles over the images. With --cpu-time seconds are those of the thread, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Search = Callable[[np.ndarray], np.ndarray]
 
 
 def opencvs(mode: Literal["fast", "quality"]) -> Search:
-    """OpenCV's boxes (P, 4) xyxy of an RGB picture, in OpenCV's order."""
+    """OpenCV's boxes (P, 4) xyxy of an RGB image, in OpenCV's order."""
 
     def search(image: np.ndarray) -> np.ndarray:
         finder = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
@@ -52,8 +52,8 @@ def opencvs(mode: Literal["fast", "quality"]) -> Search:
     return search
 
 
-def pictures(folder: Path | None, most: int, seed: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Pictures with the boxes (G, 4) of the objects to be found."""
+def make_images(folder: Path | None, most: int, seed: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Images with the boxes (G, 4) of the objects to be found."""
     if folder is None:
         from skimage import data
 
@@ -85,7 +85,7 @@ def compare(mode: Literal["fast", "quality"], options: argparse.Namespace) -> No
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     hits: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
     boxes_of: dict[str, list[int]] = {name: [] for name in methods}
-    for image, objects in pictures(options.data, options.images, options.seed):
+    for image, objects in make_images(options.data, options.images, options.seed):
         shrink = min(1.0, longest / max(image.shape[:2]))
         if shrink < 1:  # so that both search the same pixels, and neither's time has the reduction in it
             image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
@@ -104,10 +104,10 @@ def report(
     mode: str, seconds: dict[str, list[float]], boxes_of: dict[str, list[int]], hits: dict[str, torch.Tensor]
 ) -> None:
     objects = hits["OpenCV"].shape[-1]
-    print(f"\n{mode}: {len(seconds['OpenCV'])} pictures, {objects} objects")
+    print(f"\n{mode}: {len(seconds['OpenCV'])} images, {objects} objects")
     for name in seconds:
         low, middle, high = np.quantile(seconds[name], (0.25, 0.5, 0.75)) * 1000
-        print(f"  {name:10} {middle:7.0f} ms a picture ({low:.0f} to {high:.0f}), {np.mean(boxes_of[name]):.0f} boxes")
+        print(f"  {name:10} {middle:7.0f} ms an image ({low:.0f} to {high:.0f}), {np.mean(boxes_of[name]):.0f} boxes")
     ratios = np.array(seconds["OpenCV"]) / np.array(seconds["boxwright"])
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
     print(f"  ratio      {middle:.1f} (quartiles {low:.1f} to {high:.1f}, least {ratios.min():.1f})")
@@ -123,9 +123,9 @@ def report(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a dataset; its test part is searched")
-    parser.add_argument("--images", type=int, default=100, help="pictures, at most")
+    parser.add_argument("--images", type=int, default=100, help="images, at most")
     parser.add_argument("--modes", nargs="+", choices=("fast", "quality"), default=["fast", "quality"])
-    parser.add_argument("--seed", type=int, default=0, help="chooses the pictures")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the images")
     parser.add_argument("--cpu-time", action="store_true", help="count the thread's seconds instead of the clock's")
     options = parser.parse_args()
     cv2.setNumThreads(1)

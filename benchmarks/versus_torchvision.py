@@ -3,7 +3,7 @@
     python benchmarks/versus_torchvision.py --rounds 20 --size 320 416
 
 Both sides have the same weights in copies of the same backbone, pyramid and heads, the same anchors, as many proposals,
-samples and slots, and get the same pictures; what differs is the detector. Each round runs both once, in an order that
+samples and slots, and get the same images; what differs is the detector. Each round runs both once, in an order that
 alternates; a ratio is torchvision's time over ours in the same round (above 1 ours is faster), printed as its median
 and its quartiles. Logits of the heads are spread at random, so that inference has as many boxes to suppress as its
 limits allow. With `--clock cpu` the time is what this process got of the processor: for a machine that is busy.
@@ -59,8 +59,8 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     theirs = TheirFasterRCNN(
         Maps(ours.features, config.channels),
         rpn_anchor_generator=generator(anchors),
-        rpn_pre_nms_top_n_train=ours.proposer.select.candidates,
-        rpn_pre_nms_top_n_test=ours.proposer.select.candidates,
+        rpn_pre_nms_top_n_train=ours.proposer.select.pre_nms_top_k,
+        rpn_pre_nms_top_n_test=ours.proposer.select.pre_nms_top_k,
         rpn_post_nms_top_n_train=config.proposals,
         rpn_post_nms_top_n_test=config.proposals,
         rpn_batch_size_per_image=config.rpn_samples,
@@ -100,7 +100,7 @@ def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
         Maps(ours.features, config.channels),
         CLASSES,
         anchor_generator=generator(anchors),
-        topk_candidates=ours.anchors.select.candidates,
+        topk_candidates=ours.anchors.select.pre_nms_top_k,
         detections_per_img=config.detections,
         **as_they_come(ours.features, size),
     )
@@ -121,7 +121,7 @@ def generator(anchors: object) -> AnchorGenerator:
 
 
 def as_they_come(features: nn.Module, size: list[int]) -> dict[str, Any]:
-    """torchvision's arguments for pictures that are to be normalised as ours are, and not resized."""
+    """torchvision's arguments for images that are to be normalised as ours are, and not resized."""
     mean, std = (features.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
     return {"image_mean": mean, "image_std": std, "min_size": min(size), "max_size": max(size)}
 
@@ -138,8 +138,8 @@ def give(
     theirs.get_submodule(their).load_state_dict(weights)
 
 
-def pictures(count: int, size: tuple[int, int], device: torch.device) -> tuple[Images, list[Target]]:
-    """Noise, with eight objects in each picture."""
+def make_images(count: int, size: tuple[int, int], device: torch.device) -> tuple[Images, list[Target]]:
+    """Noise, with eight objects in each image."""
     height, width = size
     noise = torch.Generator().manual_seed(0)
     pixels = torch.rand(count, 3, height, width, generator=noise) * 255
@@ -182,8 +182,8 @@ def step(model: nn.Module, losses: dict[str, Tensor]) -> None:
 
 
 def race(name: str, ours: Detector, theirs: nn.Module, options: argparse.Namespace) -> None:
-    """Inference of one picture and of the batch, then training steps."""
-    images, targets = pictures(options.batch, tuple(options.size), torch.device(options.device))
+    """Inference of one image and of the batch, then training steps."""
+    images, targets = make_images(options.batch, tuple(options.size), torch.device(options.device))
     first = name == "faster_rcnn"  # where torchvision counts classes from 1
     their_targets = [{"boxes": target.boxes, "labels": target.labels + first} for target in targets]
 

@@ -129,13 +129,13 @@ def check(page: Path, numbers: Mapping) -> Iterator[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of a page's links and pictures, but for addresses on the web and what stands in code."""
+    """The targets of a page's links and images, but for addresses on the web and what stands in code."""
     targets = [match["target"] for match in LINK.finditer(FENCE.sub("", text))]
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def unused_images() -> Iterator[str]:
-    """Pictures that no page shows."""
+    """Images that no page shows."""
     shown = {(page.parent / link).resolve() for page in pages() for link in links(page.read_text(encoding="utf-8"))}
     for image in sorted((DOCS / "learn" / "images").iterdir()):
         if image.resolve() not in shown:

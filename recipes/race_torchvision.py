@@ -1,9 +1,9 @@
-"""torchvision's Faster R-CNN, trained by torchvision's own losses, as a guest in a race against ours.
+"""torchvision's Faster R-CNN, trained by torchvision's own losses, as an external model in a race against ours.
 
     python recipes/race_torchvision.py --data my_dataset/ --epochs 6
 
 It gets heads, assignment, RoI align and suppression as torchvision has them by default, over the backbone, pyramid and
-anchors of ours, as many proposals and samples, and the pictures, augmentation, optimiser and epochs that all cells get.
+anchors of ours, as many proposals and samples, and the images, augmentation, optimiser and epochs that all cells get.
 In the race it is asked as its users ask it: open the file, call the model.
 """
 
@@ -20,7 +20,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from boxwright import checkpoint
-from boxwright.bench import Guest, Race, Rules, grid, race
+from boxwright.bench import ExternalModel, Race, Rules, grid, race
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
@@ -52,9 +52,9 @@ class Learner(Detector):
         self.model = model
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        pictures = [picture[:, :height, :width] / 255 for picture, (height, width) in
+        arrays = [image[:, :height, :width] / 255 for image, (height, width) in
                     zip(images.pixels, images.sizes.tolist(), strict=True)]  # fmt: skip
-        return self.model(pictures, [{"boxes": one.boxes, "labels": one.labels + 1} for one in targets])
+        return self.model(arrays, [{"boxes": one.boxes, "labels": one.labels + 1} for one in targets])
 
 
 def build(classes: int, size: int) -> FasterRCNN:
@@ -105,12 +105,12 @@ def main(
 
     @torch.inference_mode()
     def detect(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-        picture = torch.from_numpy(read_image(path)).permute(2, 0, 1) / 255
-        found = model([picture])[0]
+        image = torch.from_numpy(read_image(path)).permute(2, 0, 1) / 255
+        found = model([image])[0]
         return found["boxes"], found["scores"], found["labels"] - 1
 
-    cells = [*grid(["ssd", "faster_rcnn"], sizes=[size]), Guest("torchvision-faster_rcnn", detect)]
-    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, pictures=0)
+    cells = [*grid(["ssd", "faster_rcnn"], sizes=[size]), ExternalModel("torchvision-faster_rcnn", detect)]
+    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, images=0)
 
 
 if __name__ == "__main__":

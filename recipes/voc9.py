@@ -34,7 +34,7 @@ BUNDLED = Path(__file__).parents[1] / "src/boxwright/zoo/voc9.safetensors"
 
 
 def learn(data: Path, out: Path = Path("runs/voc9-3"), workers: int = 1) -> None:
-    """Three epochs from ImageNet weights, flipped and zoomed pictures only."""
+    """Three epochs from ImageNet weights, flipped and zoomed images only."""
     config = TrainConfig(epochs=3, lr=7e-4, backbone_lr=0.4, weight_decay=0.02, ema=0.995, precision="bf16")
     _stage(data, out, config, Augment(scale=(0.7, 1.1)), None, workers)
 

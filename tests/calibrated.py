@@ -1,6 +1,6 @@
 """Detectors with random weights that find dozens of things of varied classes in photographs, and photographs.
 
-Batch norms take their statistics from pictures, and all other layers are scaled until what they say of pictures has a
+Batch norms take their statistics from images, and all other layers are scaled until what they say of images has a
 wanted mean and deviation.
 """
 
@@ -52,7 +52,7 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 def calibrate(model: Any, look: Callable[[], object], background: float = 0.0) -> None:
-    """Set the norms, and shift and scale all other layers, while `look` calls the model on pictures.
+    """Set the norms, and shift and scale all other layers, while `look` calls the model on images.
 
     Every channel gets mean and deviation 1 (Salimans, Kingma 2016, "Weight Normalization", section 3), those of the
     last layers what `LAST` says. Without it a random network is chaos: rounding errors grow a thousandfold.

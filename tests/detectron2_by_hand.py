@@ -1,6 +1,6 @@
 """Detectron2's detectors, written down from its documented definitions: what ours are compared with.
 
-Detectron2 does not install everywhere, so here are plain functions of a state dict in its names, of pictures in blue,
+Detectron2 does not install everywhere, so here are plain functions of a state dict in its names, of images in blue,
 green, red. https://github.com/facebookresearch/detectron2: modeling/backbone/{resnet,fpn}.py, anchor_generator.py,
 box_regression.py, poolers.py, proposal_generator/proposal_utils.py, roi_heads/fast_rcnn.py, meta_arch/retinanet.py,
 postprocessing.py.
@@ -143,7 +143,7 @@ def backbone(state: State, kind: str, pixels: Tensor) -> list[Tensor]:
 
 
 def anchors(features: Tensor, stride: int, sizes: tuple[float, ...]) -> Tensor:
-    """Row by row, cell by cell, size by size, each in three ratios; the first is centred on the picture's corner."""
+    """Row by row, cell by cell, size by size, each in three ratios; the first is centred on the image's corner."""
     cell = []
     for size in sizes:
         for ratio in (0.5, 1.0, 2.0):
@@ -299,7 +299,7 @@ class Reference:
         self.proposals = torch.zeros(0, 4)
 
     def __call__(self, pixels: Tensor, size: tuple[int, int], proposals: Tensor | None = None) -> Found:
-        """Blue, green, red (1, 3, H, W) without their mean, padded with zeros, of a picture of `size`."""
+        """Blue, green, red (1, 3, H, W) without their mean, padded with zeros, of an image of `size`."""
         self.maps = backbone(self.state, self.kind, pixels)
         if proposals is None:
             boxes = self.anchors()
@@ -322,15 +322,15 @@ class Reference:
         return [anchors(*each) for each in zip(self.maps, self.strides, sizes, strict=True)]
 
 
-def prepare(picture: np.ndarray, divisor: int) -> tuple[Tensor, tuple[int, int]]:
+def prepare(image: np.ndarray, divisor: int) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 (H, W, 3) as the reference takes it: ResizeShortestEdge, blue first, no mean, zeros behind."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = SHORT / min(height, width)
     sides = (SHORT, scale * width) if height < width else (scale * height, SHORT)
     if max(sides) > LONG:
         sides = tuple(side * (LONG / max(sides)) for side in sides)
     height, width = (int(side + 0.5) for side in sides)
-    resized = np.asarray(Image.fromarray(picture[:, :, ::-1].copy()).resize((width, height), Image.Resampling.BILINEAR))
+    resized = np.asarray(Image.fromarray(image[:, :, ::-1].copy()).resize((width, height), Image.Resampling.BILINEAR))
     pixels = torch.from_numpy(resized.astype("float32")).permute(2, 0, 1) - MEAN
     pad = (0, -width % divisor, 0, -height % divisor)
     return F.pad(pixels, pad)[None], (height, width)

@@ -13,7 +13,7 @@ NAMES = ("whole", "half")
 
 
 class Halves(Detector):
-    """Finds a "whole" that is the picture (score .9) and a "half" that is its left half (score .4), and keeps count."""
+    """Finds a "whole" that is the image (score .9) and a "half" that is its left half (score .4), and keeps count."""
 
     def __init__(self) -> None:
         super().__init__()

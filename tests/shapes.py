@@ -20,7 +20,7 @@ SMALL = Size(96, 128)
 
 
 def draw_shapes(seed: int, index: int, size: Size = SMALL, most: int = 4) -> tuple[np.ndarray, Target]:
-    """Picture (H, W, 3) uint8 number `index` with one to `most` shapes that do not touch, and their boxes.
+    """Image (H, W, 3) uint8 number `index` with one to `most` shapes that do not touch, and their boxes.
 
     A box is the smallest that holds every pixel of its shape, so its edges are whole numbers. Neither colour nor size
     tells the class. A function of the arguments alone.
@@ -50,9 +50,9 @@ def write_shapes(
     format: str = "coco",
     size: Size = SMALL,
 ) -> Path:
-    """Write such pictures as a dataset that `open_dataset` reads, and return its folder.
+    """Write such images as a dataset that `open_dataset` reads, and return its folder.
 
-    count   how many pictures, or how many for each of "train", "val", "test"
+    count   how many images, or how many for each of "train", "val", "test"
     format  "coco" (JSON beside images/), "voc" (as published) or "yolo" (data.yaml; classes.txt without parts)
     """
     writers = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}
@@ -80,7 +80,7 @@ def _drawn(indices: range, seed: int, size: Size) -> Drawn:
 
 
 def _place(rng: np.random.Generator, size: Size) -> tuple[int, np.ndarray]:
-    """A label and the (H, W) mask of its shape, wholly inside the picture."""
+    """A label and the (H, W) mask of its shape, wholly inside the image."""
     label = int(rng.integers(len(NAMES)))
     radius = rng.uniform(0.08, 0.25) * min(size)
     x = rng.uniform(radius, size.width - radius)

@@ -14,22 +14,24 @@ SOURCE = Path(__file__).parents[1] / "src" / "boxwright"
 ROWS = (
     ("cli",),
     ("bench",),
-    ("report", "zoo"),
-    ("engine",),
+    ("zoo",),
+    ("train",),
+    ("measure",),
+    ("predict",),
+    ("checkpoint",),
     ("detectors",),
-    ("assign", "losses", "layers", "backbones", "proposals", "metrics", "data"),
+    ("assign", "losses", "layers", "backbones", "proposals", "metrics", "data", "draw"),
     ("boxes",),
-    ("types",),
+    ("types", "version", "device", "files", "ops", "progress", "units"),
 )
 
 STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "proposals")
 """A dataset or a metric works with anybody's model, and a model knows neither."""
 
-UPWARDS = {("engine/predict.py", "boxwright.draw.boxes")}
-"""`result.draw()`: drawing is looked up when it is asked for."""
+UPWARDS: set[tuple[str, str]] = set()
 
 ONLY = {
-    "matplotlib": {"report/plots.py", "bench/plots.py"},
+    "matplotlib": {"draw/plots.py", "bench/report/plots.py"},
     "hotcoco": {"metrics/coco.py"},
     "numba": {"proposals/compiled.py"},
 }

@@ -1,4 +1,4 @@
-"""Synthetic pictures: boxes against the pixels themselves, and the same dataset through all three formats."""
+"""Synthetic images: boxes against the pixels themselves, and the same dataset through all three formats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_shapes_fill_their_boxes_as_geometry_says() -> None:
         assert np.mean(shares[NAMES.index(name)]) == pytest.approx(expected, abs=0.02)
 
 
-def test_the_same_arguments_give_the_same_picture() -> None:
+def test_the_same_arguments_give_the_same_image() -> None:
     image, target = draw_shapes(3, 5)
     again, same = draw_shapes(3, 5)
     assert (image == again).all() and torch.equal(target.boxes, same.boxes)

@@ -1,4 +1,4 @@
-"""Figures of the task and of what came before proposals: overlap, AP, a box for the whole picture, windows, NMS."""
+"""Figures of the task and of what came before proposals: overlap, AP, a box for the whole image, windows, NMS."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def task() -> None:
 
 
 def localizer() -> None:
-    """The picture is the reference, the box four numbers against it."""
+    """The image is the reference, the box four numbers against it."""
     image, result = astronaut(), bundled()(astronaut())
     height, width = image.shape[:2]
     whole, box = torch.tensor([0.0, 0.0, width, height]), result.boxes[0]

@@ -47,7 +47,7 @@ def save(figure: Figure, name: str) -> Path:
 
 
 def show(panel: Axes, image: np.ndarray, title: str = "", fade: float = 0.0) -> None:
-    """A picture, its pixels the coordinates; `fade` whitens it so that what is drawn on it stands out."""
+    """An image, its pixels the coordinates; `fade` whitens it so that what is drawn on it stands out."""
     height, width = image.shape[:2]
     pale = image if not fade else (image * (1 - fade) + 255 * fade).astype(np.uint8)
     panel.imshow(pale, extent=(0, width, height, 0), interpolation="bilinear")
@@ -71,7 +71,7 @@ def draw(panel: Axes, boxes: Iterable[Sequence[float]], color: str = BLUE, width
 
 
 def label(panel: Axes, x: float, y: float, text: str, color: str = BLUE, **options) -> None:
-    """A word on a picture."""
+    """A word on an image."""
     box = {"facecolor": color, "edgecolor": "none", "pad": 2.0}
     panel.text(x, y, text, color="white", fontsize=9, bbox=box, **{"va": "bottom", "ha": "left", **options})
 
@@ -101,7 +101,7 @@ def bundled() -> Predictor:
 
 
 def batch(image: np.ndarray) -> tuple[Images, float]:
-    """A picture as voc9 sees it, and how many of its pixels are one of the photograph's."""
+    """An image as voc9 sees it, and how many of its pixels are one of the photograph's."""
     from boxwright.data.batch import to_images
 
     resized, resize = bundled().preprocess(image)

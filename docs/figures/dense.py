@@ -6,7 +6,7 @@ import torch
 from canvas import BLUE, COLORS, GREEN, GREY, ORANGE, astronaut, axes, draw, label, save, show
 from proposing import OBJECTS, show_heat
 
-from boxwright.assign import ByCenter
+from boxwright.assign import CenterAssigner
 from boxwright.detectors import FCOSConfig, SSDConfig
 from boxwright.losses import centerness, focal
 from boxwright.types import Target
@@ -42,7 +42,7 @@ def default_boxes() -> None:
 
 
 def focal_loss() -> None:
-    """The loss by how sure the right answer is, and whose loss it is that a picture has."""
+    """The loss by how sure the right answer is, and whose loss it is that an image has."""
     figure, (curves, shares) = axes(8.6, 3.2, 2, width_ratios=(1.3, 1))
     right = torch.linspace(0.005, 0.999, 300)
     label_0 = torch.zeros(1, dtype=torch.int64)
@@ -80,7 +80,7 @@ def center() -> None:
     fine = torch.arange(SIDE / 8) * 8.0
     cells = torch.stack([x, y, x + stride, y + stride], -1).flatten(0, 1)
     other = torch.tensor([[0.0, 0.0, side, side] for side in (stride / 2, stride * 2)])  # neighbouring levels
-    assigned = ByCenter(config.radius, config.reach)(torch.cat([cells, other]), TARGET[:1])[: len(cells)]
+    assigned = CenterAssigner(config.radius, config.reach)(torch.cat([cells, other]), TARGET[:1])[: len(cells)]
     middles = (cells[:, :2] + cells[:, 2:]) / 2
     figure, panels = axes(8.4, 3.7, 2, width_ratios=(1, 1.13))
     show(panels[0], astronaut(), f"points of stride {stride}: who learns, and what", fade=0.3)

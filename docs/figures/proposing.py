@@ -110,7 +110,7 @@ def anchors() -> None:
 
 
 def show_heat(panel, image: np.ndarray, heat: np.ndarray, cell: float, top: float = 1.0):
-    """A map over the picture it was made of; `cell` is the side of one of its cells in pixels."""
+    """A map over the image it was made of; `cell` is the side of one of its cells in pixels."""
     height, width = heat.shape
     show(panel, image, fade=0.2)
     extent = (0, width * cell, height * cell, 0)

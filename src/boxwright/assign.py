@@ -1,6 +1,7 @@
 """Who must learn what: from candidate boxes and objects to an object per candidate, and which candidates count.
 
-By overlap: Faster R-CNN (Ren et al. 2015, section 3.1.2) and, with `claim`, SSD (Liu et al. 2016, section 2.2).
+By overlap: Faster R-CNN (Ren et al. 2015, section 3.1.2) and, with `match_best_prior`, SSD (Liu et al. 2016, section
+2.2).
 By position: a point near the centre of an object learns it (FCOS, Tian et al. 2019, section 3.2, ICCV; centre sampling:
 its journal version, PAMI 2020).
 Sampling: which of the assigned candidates count in the loss.
@@ -22,7 +23,7 @@ IGNORED = -2
 
 
 @dataclass(frozen=True)
-class ByOverlap:
+class MaxIoUAssigner:
     """Positive from IoU `high` up, background below `low`, ignored in between.
 
     rescue  also gives every object the candidates that overlap it most, however little (the paper's rule (i))
@@ -33,8 +34,8 @@ class ByOverlap:
 
     high: float = 0.5
     low: float = 0.5
-    rescue: bool = False
-    claim: bool = False
+    allow_low_quality_matches: bool = False
+    match_best_prior: bool = False
     crowd: float = 0.5
 
     def __call__(self, candidates: Tensor, target: Target) -> Tensor:
@@ -48,11 +49,11 @@ class ByOverlap:
             overlaps = pairwise_iou(target.boxes[objects], candidates)  # (G, A)
             best, row = overlaps.max(0)
             positive = best >= self.high
-            if self.rescue:
+            if self.allow_low_quality_matches:
                 most = overlaps.amax(1, keepdim=True).clamp(min=1e-6)
                 positive = positive | (overlaps >= most).any(0)
             assigned = torch.where(best >= self.low, IGNORED, assigned)
-            if self.claim:
+            if self.match_best_prior:
                 claims = torch.arange(len(objects), device=row.device)
                 claimed = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), claims, "amax")
                 positive, row = positive | (claimed >= 0), torch.where(claimed >= 0, claimed, row)
@@ -65,7 +66,7 @@ class ByOverlap:
 
 
 @dataclass(frozen=True)
-class ByCenter:
+class CenterAssigner:
     """A point inside an object is positive if it is near its centre and its level is for objects of that size.
 
     Of several objects a point learns the smallest. A candidate stands for its centre, its width for the stride of its
@@ -102,13 +103,13 @@ class ByCenter:
         return torch.where(smallest < torch.inf, row, assigned)
 
 
-def everything(assigned: Tensor, losses: Tensor | None = None) -> Tensor:
+def all_valid_anchors(assigned: Tensor, losses: Tensor | None = None) -> Tensor:
     """All that is not ignored, as a mask."""
     return assigned != IGNORED
 
 
 @dataclass(frozen=True)
-class Balanced:
+class BalancedSampler:
     """`count` candidates of each image at random, at most the fraction `positive` of them positive.
 
     Background fills what positives leave free (Faster R-CNN, section 3.1.3: 256 at 1/2; Fast R-CNN, section 2.3: 1/4).
@@ -127,7 +128,7 @@ class Balanced:
 
 
 @dataclass(frozen=True)
-class HardNegatives:
+class HardNegativeMining:
     """All positives of an image, and `ratio` times as much background: what costs most (SSD, section 2.2).
 
     least  background of an image where that would be fewer; at 0 an image without objects teaches nothing (the paper)

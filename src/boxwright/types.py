@@ -91,10 +91,10 @@ class Detections(_Rows):
 
 @dataclass(frozen=True, eq=False)
 class Images(_Rows):
-    """A batch of pictures padded at the right and the bottom to one size.
+    """A batch of images padded at the right and the bottom to one size.
 
     pixels     (N, 3, H, W) float32, RGB, 0..255
-    sizes      (N, 2) int64, height and width of each picture inside its padding
+    sizes      (N, 2) int64, height and width of each image inside its padding
     proposals  (N, P, 4) float32, xyxy in pixels of the batch: where to look, for detectors that are told from outside;
                a row without extent is none. P is 0 if left out
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from boxwright.assign import BACKGROUND, IGNORED, ByCenter
+from boxwright.assign import BACKGROUND, IGNORED, CenterAssigner
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.types import Target
 
-ANYWHERE = ByCenter(radius=float("inf"))
+ANYWHERE = CenterAssigner(radius=float("inf"))
 
 
 def cells(height: int, width: int) -> Tensor:
@@ -36,8 +36,8 @@ def test_only_points_near_the_middle() -> None:
     """A centre at 20: at radius 1.5 the points less than 12 pixels away."""
     wide = target((0.0, 0.0, 40.0, 8.0))
     assert ANYWHERE(cells(1, 5), wide).tolist() == [0] * 5
-    assert ByCenter(radius=1.5)(cells(1, 5), wide).tolist() == [BACKGROUND, 0, 0, 0, BACKGROUND]
-    assert ByCenter(radius=0.5)(cells(1, 5), wide).tolist() == [BACKGROUND, BACKGROUND, 0, BACKGROUND, BACKGROUND]
+    assert CenterAssigner(radius=1.5)(cells(1, 5), wide).tolist() == [BACKGROUND, 0, 0, 0, BACKGROUND]
+    assert CenterAssigner(radius=0.5)(cells(1, 5), wide).tolist() == [BACKGROUND, BACKGROUND, 0, BACKGROUND, BACKGROUND]
 
 
 def test_of_two_objects_the_smaller() -> None:
@@ -47,7 +47,7 @@ def test_of_two_objects_the_smaller() -> None:
 
 def test_levels_are_for_sizes() -> None:
     """Cells of strides 8, 16 and 32 around one point: at reach 2 they learn what ends within 16, 32 and any pixels."""
-    middle, by_size = 100.0, ByCenter(reach=2.0)
+    middle, by_size = 100.0, CenterAssigner(reach=2.0)
     around = torch.tensor([[middle - half] * 2 + [middle + half] * 2 for half in (4.0, 8.0, 16.0)])
     for half, expected in ((10.0, [0, -1, -1]), (20.0, [-1, 0, -1]), (40.0, [-1, -1, 0]), (16.0, [0, 0, -1])):
         box = (middle - half, middle - half, middle + half, middle + half)
@@ -61,8 +61,8 @@ def test_points_in_a_crowd_are_neither_learnt_nor_background() -> None:
 
 
 def test_without_objects_everything_is_background() -> None:
-    assert ByCenter()(cells(2, 2), Target.empty()).tolist() == [BACKGROUND] * 4
+    assert CenterAssigner()(cells(2, 2), Target.empty()).tolist() == [BACKGROUND] * 4
 
 
 def test_an_object_without_extent_is_nobodys() -> None:
-    assert ByCenter()(cells(1, 2), target((4.0, 4.0, 4.0, 4.0))).tolist() == [BACKGROUND] * 2
+    assert CenterAssigner()(cells(1, 2), target((4.0, 4.0, 4.0, 4.0))).tolist() == [BACKGROUND] * 2

@@ -57,10 +57,10 @@ def test_a_real_cat(name: str, size: int, probability: float) -> None:
     import numpy as np
     from PIL import Image
 
-    picture = Image.fromarray(data.chelsea()).resize((size, size), Image.Resampling.BICUBIC)
+    image = Image.fromarray(data.chelsea()).resize((size, size), Image.Resampling.BICUBIC)
     network = build_classifier(name, pretrained=True).eval()
     mean, std = (torch.tensor(values)[:, None, None] for values in (network.pixel_mean, network.pixel_std))
-    x = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) - mean) / std
+    x = (torch.from_numpy(np.array(image)).permute(2, 0, 1) - mean) / std
     with torch.no_grad():
         scores = network(x[None]).softmax(1)[0]
     assert scores.argmax().item() == EGYPTIAN_CAT

@@ -18,7 +18,7 @@ from boxwright.measure.speed import STAGES
 from boxwright.metrics.compare import Interval
 
 DETECTORS = {"faster_rcnn": (0.56, 61.0), "ssd": (0.51, 22.0), "retinanet": (0.545, 48.0), "fcos": (0.50, 44.0)}
-"""AP and ms a picture at 320 pixels."""
+"""AP and ms an image at 320 pixels."""
 LITE, MOBILE = "efficientnet_lite0", "mobilenet_v3_large"
 BLOOD = ("rbc", "wbc", "platelets")
 VOC = (
@@ -44,11 +44,13 @@ def quality(ap: float, classes: Sequence[str], missing: str = "") -> Quality:
     return Quality(interval(ap, 0.021), interval(1.5 * ap, 0.027), (ap - 0.004, ap + 0.004), sizes, table)
 
 
-def speed(ms: float, proposes: bool = False, guest: bool = False) -> Speed:
+def speed(ms: float, proposes: bool = False, external_model: bool = False) -> Speed:
     mean = ms * 1.03e-3
     shares = (0.16, 0.06, 0.12 if proposes else 0.0, 0.58 if proposes else 0.7, 0.06, 0.02)
-    stages = {"detect": mean} if guest else {name: mean * part for name, part in zip(STAGES, shares, strict=True)}
-    throughput = float("nan") if guest else 2.3e3 / ms
+    stages = (
+        {"detect": mean} if external_model else {name: mean * part for name, part in zip(STAGES, shares, strict=True)}
+    )
+    throughput = float("nan") if external_model else 2.3e3 / ms
     return Speed(interval(ms * 1e-3, ms * 1.6e-5), interval(ms * 1.3e-3, ms * 5e-5), stages, throughput)
 
 
@@ -103,9 +105,11 @@ def cell(
     )
 
 
-def guest(classes: Sequence[str] = BLOOD, name: str = "torchvision fasterrcnn_mobilenet_v3") -> Entry:
+def external_model(classes: Sequence[str] = BLOOD, name: str = "torchvision fasterrcnn_mobilenet_v3") -> Entry:
     known = Entry(name, "torchvision", "", 320, None, "guest", quality=quality(0.487, classes))
-    return replace(known, speed={"its own": speed(39.0, guest=True)}, parameters=18_900_000, memory=720_000_000)
+    return replace(
+        known, speed={"its own": speed(39.0, external_model=True)}, parameters=18_900_000, memory=720_000_000
+    )
 
 
 def rungs(cells: Sequence[Entry]) -> tuple[Rung, ...]:
@@ -135,7 +139,7 @@ def race(
     gpu: bool = False,
     missing: str = "",
 ) -> Race:
-    """Four detectors, two cells that were stopped, one that failed, a guest."""
+    """Four detectors, two cells that were stopped, one that failed, an external model."""
     cells = [
         cell(detector, size, backbone, classes, "finished", runtimes, gpu, missing)
         for backbone in backbones
@@ -143,7 +147,7 @@ def race(
         for size in sizes
     ]
     cells += [cell("ssd", 224, state="stopped"), cell("fcos", 640, state="stopped")]
-    cells += [cell("retinanet", 800, state="failed"), guest(classes)]
+    cells += [cell("retinanet", 800, state="failed"), external_model(classes)]
     return of(cells, meets)
 
 
@@ -158,7 +162,7 @@ def of(cells: Sequence[Entry], meets: bool = True) -> Race:
         command=COMMAND,
         made="2026-11-23, boxwright 0.5.0",
         settings={
-            "data": "/data/bccd", "training pictures": 205, "validation pictures": 87, "test pictures": 72,
+            "data": "/data/bccd", "training images": 205, "validation images": 87, "test images": 72,
             "classes": 3, "augment": "standard", "epochs": 12, "batch": 8, "lr": 0.002, "seeds": (0, 1),
             "machine": {"device": "cpu", "name": "AMD EPYC 9R14", "cores": 2, "threads": 1, "torch": "2.15.0"},
         },

@@ -17,7 +17,7 @@ def test_every_combination_once():
     assert {cell.config.backbone for cell in cells} == {"efficientnet_lite0", "resnet50"}
 
 
-def test_pictures_are_as_boxwright_train_has_them():
+def test_images_are_as_boxwright_train_has_them():
     (cell,) = grid(("fcos",), sizes=(320,))
     assert (cell.preprocess.short, cell.preprocess.long, cell.size) == (320, 416, 320)
 

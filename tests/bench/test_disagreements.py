@@ -1,4 +1,4 @@
-"""The pictures on which two cells differ most are found, drawn thrice, and those that cannot be read passed over."""
+"""The images on which two cells differ most are found, drawn thrice, and those that cannot be read passed over."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_only_what_scores_at_least_the_threshold_of_its_class_is_shown():
     assert side("a", both, thresholds=(math.nan, 0.0)).shown(0).labels.tolist() == [1]
 
 
-def test_pictures_are_ranked_by_how_far_right_minus_wrong_are_apart():
+def test_images_are_ranked_by_how_far_right_minus_wrong_are_apart():
     #            1 right       1 wrong            1 right       1 right, 2 wrong      nothing
     first = side("a", found(0.9), found(0.9, box=AWAY), found(0.9), found(0.9, 0.8, 0.7), found())
     #             nothing  1 right       1 right       1 right       nothing above the threshold
@@ -62,13 +62,13 @@ def test_pictures_are_ranked_by_how_far_right_minus_wrong_are_apart():
     assert disagreements(first, first, targets) == []
 
 
-def test_both_cells_must_have_looked_at_all_pictures():
-    with pytest.raises(ValueError, match="each of 2 pictures, got 1 of a and 2 of b"):
+def test_both_cells_must_have_looked_at_all_images():
+    with pytest.raises(ValueError, match="each of 2 images, got 1 of a and 2 of b"):
         disagreements(side("a", found()), side("b", found(), found()), [target()] * 2)
 
 
 def dataset(folder: Path, count: int, width: int = 80, height: int = 80) -> Dataset:
-    """Grey pictures, each with a cat."""
+    """Grey images, each with a cat."""
     images = [{"id": i, "file_name": f"{i}.png", "width": width, "height": height} for i in range(count)]
     boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": (10, 20, 30, 40)} for i in range(count)]
     for i in range(count):
@@ -84,7 +84,7 @@ def decode(source: str) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(body))))
 
 
-def test_a_picture_is_shown_thrice_with_its_boxes(tmp_path: Path):
+def test_a_image_is_shown_thrice_with_its_boxes(tmp_path: Path):
     first, second = side("first", found(0.9, box=AWAY)), side("second", found(0.9))
     (shown,) = show(first, second, dataset(tmp_path, 1))
     assert shown.caption == "0.png"
@@ -95,25 +95,25 @@ def test_a_picture_is_shown_thrice_with_its_boxes(tmp_path: Path):
     ]
     cat = np.array(class_colors(["cat", "dog"])["cat"])
     for panel, box in zip(shown.panels, (CAT, AWAY, CAT), strict=True):
-        picture = decode(panel.source)
-        assert picture.shape[:2] == (panel.height, panel.width) == (480, 480)  # six times as large
+        image = decode(panel.source)
+        assert image.shape[:2] == (panel.height, panel.width) == (480, 480)  # six times as large
         left, bottom = int(6 * box[0]), int(6 * box[3]) - 1
-        edge = picture[bottom, left : left + 90].astype(int).mean(axis=0)
+        edge = image[bottom, left : left + 90].astype(int).mean(axis=0)
         assert np.abs(edge - cat).sum() < np.abs(edge - 100).sum()  # the lower side of the box; WebP blurs colours
         assert "0.png" in panel.alt
 
 
-def test_a_large_picture_is_made_smaller_with_its_boxes(tmp_path: Path):
+def test_a_large_image_is_made_smaller_with_its_boxes(tmp_path: Path):
     first, second = side("first", found()), side("second", found(0.9, box=(0.0, 0.0, 960.0, 480.0)))
     (shown,) = show(first, second, dataset(tmp_path, 1, width=960, height=480))
     assert {(panel.width, panel.height) for panel in shown.panels} == {(480, 240)}
     assert np.abs(decode(shown.panels[2].source)[238, 5:475].astype(int) - 100).max(axis=1).mean() > 40
 
 
-def test_a_picture_that_cannot_be_read_is_passed_over(tmp_path: Path):
-    pictures = dataset(tmp_path, 4)
+def test_a_image_that_cannot_be_read_is_passed_over(tmp_path: Path):
+    images = dataset(tmp_path, 4)
     (tmp_path / "1.png").write_bytes(b"")
     first, second = side("first", *[found()] * 4), side("second", *[found(0.9)] * 4)
-    assert [one.caption for one in show(first, second, pictures, count=2)] == ["0.png", "2.png"]
-    assert [one.caption for one in show(first, second, pictures)] == ["0.png", "2.png", "3.png"]
-    assert show(first, second, pictures, count=0) == []
+    assert [one.caption for one in show(first, second, images, count=2)] == ["0.png", "2.png"]
+    assert [one.caption for one in show(first, second, images)] == ["0.png", "2.png", "3.png"]
+    assert show(first, second, images, count=0) == []

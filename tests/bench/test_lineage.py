@@ -46,13 +46,13 @@ def test_proposals_are_asked_of_the_bare_proposer_and_once_for_all_who_share_it(
 
     propose = Cached(Counting(count=2), tmp_path)
     detectors = {"one": Told(propose), "two": Told(propose), "own": Told(None)}
-    pictures = [np.zeros((32, 64, 3), np.uint8), np.full((32, 32, 3), 9, np.uint8)]
-    times = take_times(detectors, pictures, Preprocess(short=64, long=128), rounds=1)
+    images = [np.zeros((32, 64, 3), np.uint8), np.full((32, 32, 3), 9, np.uint8)]
+    times = take_times(detectors, images, Preprocess(short=64, long=128), rounds=1)
     assert len(asked) == 2 + 2 * 2  # for the cache, then in a round to warm up and one that counts
     assert [len(part) for part in times["one"]] == [2, 2]
     assert times["one"].proposals == times["two"].proposals
     assert [len(part) for part in times["own"]] == [0, 2]
-    assert detectors["one"].seen[0].tolist()[0][0] == [0, 0, 128, 64]  # the whole picture, in pixels of the batch
+    assert detectors["one"].seen[0].tolist()[0][0] == [0, 0, 128, 64]  # the whole image, in pixels of the batch
     assert detectors["own"].seen[0].shape == (1, 0, 4)
 
 
@@ -60,10 +60,10 @@ def test_what_proposing_ahead_took(tmp_path: Path):
     parts = open_dataset(write_shapes(tmp_path / "data", {"train": 3, "val": 1, "test": 2}))
     propose = Cached(SlidingWindow(count=5), tmp_path / "cache")
     before = propose_ahead(propose, (parts["train"], parts["test"]))
-    assert [(one["pictures"], one["new"]) for one in before] == [(3, 3), (2, 2)]
+    assert [(one["images"], one["new"]) for one in before] == [(3, 3), (2, 2)]
     assert all(one["seconds"] > 0 for one in before)
     again = propose_ahead(propose, (parts["train"], parts["test"]))
-    assert [(one["pictures"], one["new"]) for one in again] == [(3, 0), (2, 0)]
+    assert [(one["images"], one["new"]) for one in again] == [(3, 0), (2, 0)]
 
 
 def test_a_smaller_subset_is_part_of_a_larger_one(tmp_path: Path):
@@ -77,7 +77,7 @@ def test_a_smaller_subset_is_part_of_a_larger_one(tmp_path: Path):
 
 def test_a_sample_passes_over_what_cannot_be_read(tmp_path: Path):
     dataset = open_dataset(write_shapes(tmp_path, {"train": 2, "test": 4}))["test"]
-    dataset.path(1).write_bytes(b"no picture")
+    dataset.path(1).write_bytes(b"no image")
     assert len(sample(dataset, 4, 0)) == 3
     assert len(sample(dataset, 2, 0)) == 2
 

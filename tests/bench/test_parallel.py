@@ -214,7 +214,7 @@ def test_a_failure_is_the_tasks_own(pool):
     assert answers["fine"] == "fine"
     assert isinstance(answers["raise"], FileNotFoundError)
     assert answers["raise"].filename == "there.jpg"
-    assert str(answers["raise own"]) == "_OddError: picture 7"
+    assert str(answers["raise own"]) == "_OddError: image 7"
     assert isinstance(answers["die"], RuntimeError)
     assert "its process ended, as when memory runs out or somebody kills it; Ray: Worker" in str(answers["die"])
 
@@ -294,9 +294,9 @@ class _OddError(Exception):
 
 def _go_wrong(how: str) -> str:
     if how == "raise":
-        raise FileNotFoundError(errno.ENOENT, "no such picture", "there.jpg")
+        raise FileNotFoundError(errno.ENOENT, "no such image", "there.jpg")
     if how == "raise own":
-        raise _OddError("picture", 7)
+        raise _OddError("image", 7)
     if how == "die":
         os._exit(3)
     return how

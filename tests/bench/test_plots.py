@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.made_up import LITE, MOBILE, cell, guest, of, race
+from bench.made_up import LITE, MOBILE, cell, external_model, of, race
 from boxwright.bench.report.placing import Box, Label, covered, place
 from boxwright.bench.report.points import COLORS, IN_THE_DARK, INK, PAPER, bounds, corners, label, measured, styles
 from boxwright.bench.report.svg import Link, inline
@@ -83,7 +83,10 @@ def test_labels_say_what_tells_cells_apart():
     few = replace(many, name="few", proposals=50)
     assert label(of([one]), one) == "320 winner"
     assert label(of([many, few]), few).startswith("320, 50 proposals")
-    assert label(of([one, guest(name="a very long name of somebody's model")]), guest(name="g" * 30)) == "g" * 23 + "…"
+    assert (
+        label(of([one, external_model(name="a very long name of somebody's model")]), external_model(name="g" * 30))
+        == "g" * 23 + "…"
+    )
 
 
 def test_labels_cover_neither_points_nor_each_other():
@@ -156,12 +159,12 @@ def cell_named(made: Race, name: str) -> Entry:
 
 def test_the_same_race_gives_the_same_file():
     one = of([cell("ssd", 320)])
-    assert plots.picture(plots.draw_frontier(one), "svg") == plots.picture(plots.draw_frontier(one), "svg")
-    assert plots.picture(plots.draw_frontier(one), "png").startswith(b"\x89PNG")
+    assert plots.encode(plots.draw_frontier(one), "svg") == plots.image(plots.draw_frontier(one), "svg")
+    assert plots.encode(plots.draw_frontier(one), "png").startswith(b"\x89PNG")
 
 
 def test_stages_add_up_and_are_named():
-    text = plots.svg_text(plots.draw_stages(of([cell("faster_rcnn", 320), guest(name="$x_$ <model>")])))
+    text = plots.svg_text(plots.draw_stages(of([cell("faster_rcnn", 320), external_model(name="$x_$ <model>")])))
     for name in (*STAGES, "detect", "$x_$ &lt;model&gt;", "62.8", "40.2"):
         assert f">{name}</text>" in text, name
 

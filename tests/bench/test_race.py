@@ -1,4 +1,4 @@
-"""A race from end to end on a few drawn pictures: its result, and that it goes on after it was killed."""
+"""A race from end to end on a few drawn images: its result, and that it goes on after it was killed."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from bench.tiny_race import CELLS, PARTS, RULES, TRAINING, patch, run
 from boxwright.bench.plan import checks
 from boxwright.bench.result import Race
 from boxwright.bench.run import job
-from boxwright.bench.run import state as course
-from boxwright.bench.run.external import Guest
+from boxwright.bench.run import state as race_state
+from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, load_found
 from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli.train import Train
@@ -121,7 +121,7 @@ def test_what_is_in_the_folder(folder: Path, whole: Race):
 def test_a_finished_race_is_only_written_again(data: Path, folder: Path, whole: Race, monkeypatch: pytest.MonkeyPatch):
     before = read(folder)
     for name in ("train", "measure", "pace"):
-        monkeypatch.setattr(course, name, lambda *_, **__: pytest.fail("this was done before"))
+        monkeypatch.setattr(race_state, name, lambda *_, **__: pytest.fail("this was done before"))
     again = run(data, folder, constraints=["file<1GB"])
     assert lasting(again)[:2] == lasting(whole)[:2]
     assert [entry.speed for entry in again.entries] == [entry.speed for entry in whole.entries]
@@ -153,7 +153,7 @@ def test_killed_in_the_middle_it_comes_to_the_same(data: Path, whole: Race, fold
 
 
 def test_stopped_between_epochs_it_goes_on(data: Path, whole: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    train, done = course.train, []
+    train, done = race_state.train, []
 
     def stops(job: Any, until: int) -> None:
         if len(done) == 3:
@@ -162,7 +162,7 @@ def test_stopped_between_epochs_it_goes_on(data: Path, whole: Race, tmp_path: Pa
         train(job, until)
 
     with monkeypatch.context() as patched, pytest.raises(StoppedError):
-        patched.setattr(course, "train", stops)
+        patched.setattr(race_state, "train", stops)
         run(data, tmp_path)
     assert lasting(run(data, tmp_path)) == lasting(whole)
 
@@ -180,15 +180,15 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    train = course.train
+    train = race_state.train
 
     def diverges(job: Any, until: int) -> None:
         if job.cell.name == "retina" and job.training.seed == 1:
             raise DivergedError("the loss is no longer a finite number\nand more")
         train(job, until)
 
-    monkeypatch.setattr(course, "train", diverges)
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    monkeypatch.setattr(race_state, "train", diverges)
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     done = run(data, tmp_path, [CELLS[1], CELLS[3]])
     failed, finished = done.entries
     assert (failed.state, finished.state) == ("failed", "finished")
@@ -203,7 +203,7 @@ def test_a_cell_that_cannot_begin_fails_before_the_plan(data: Path, tmp_path: Pa
             raise RuntimeError("out of memory: tried to allocate 4 GiB")
         return Effort(0.1, 0.01, 0.0, 1000)
 
-    monkeypatch.setattr(course, "pace", small)
+    monkeypatch.setattr(race_state, "pace", small)
     done = run(data, tmp_path, [CELLS[1], CELLS[3]])
     assert done.entries[0].reason == "RuntimeError: out of memory: tried to allocate 4 GiB"
     assert done.entries[1].state == "finished"
@@ -212,14 +212,14 @@ def test_a_cell_that_cannot_begin_fails_before_the_plan(data: Path, tmp_path: Pa
 def test_a_job_that_ends_the_process_is_given_up_after_three_times(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    train = course.train
+    train = race_state.train
 
     def dies(job: Any, until: int) -> None:
         if job.cell.name == "retina":
             raise KilledError
         train(job, until)
 
-    monkeypatch.setattr(course, "train", dies)
+    monkeypatch.setattr(race_state, "train", dies)
     for _ in range(3):
         with pytest.raises(KilledError):
             run(data, tmp_path, [CELLS[1], CELLS[3]])
@@ -234,7 +234,7 @@ def test_who_is_asked_to_stop_often_is_not_given_up(data: Path, tmp_path: Path, 
         raise StoppedError("stopped", signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(course, "train", stops)
+        patched.setattr(race_state, "train", stops)
         for _ in range(5):
             with pytest.raises(StoppedError):
                 run(data, tmp_path, [CELLS[3]])
@@ -242,34 +242,34 @@ def test_who_is_asked_to_stop_often_is_not_given_up(data: Path, tmp_path: Path, 
 
 
 def test_what_failed_is_tried_again_if_wanted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
 
     def full(job: Any, until: int) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(course, "train", full)
+        patched.setattr(race_state, "train", full)
         assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "failed"
     assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "failed"
     assert run(data, tmp_path, [CELLS[3]], retry=True).entries[0].state == "finished"
 
 
 def test_a_cell_that_finds_nonsense_has_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     nonsense = Detections(torch.full((1, 4), math.nan), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     monkeypatch.setattr(job, "detect_dataset", lambda *_: [nonsense])
     (entry,) = run(data, tmp_path, [CELLS[3]]).entries
     assert entry.state == "failed" and "not finite" in entry.reason
 
 
-def test_a_test_picture_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+def test_a_test_image_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     data = write_shapes(tmp_path / "shapes", PARTS)
     broken = open_dataset(data)["test"].path(1)
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.warns(UserWarning, match="cannot be read"):
         done = run(data, tmp_path / "out", [CELLS[3]])
-    assert broken.name in done.settings["test pictures that cannot be read"]
+    assert broken.name in done.settings["test images that cannot be read"]
     assert broken.name in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -283,7 +283,7 @@ def test_data_that_changed_are_other_data(data: Path, folder: Path, whole: Race)
 def test_where_the_parts_were_drawn_the_commands_draw_the_same(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 1.0))
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     splits = open_dataset(data, seed=3)
     splits.made = True
     done = run(splits, tmp_path, [CELLS[3]], training=replace(TRAINING, seed=3))  # type: ignore[arg-type]
@@ -304,10 +304,10 @@ def test_a_disk_that_fills_up_ends_it_and_nothing_is_lost(data: Path, tmp_path: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(course, "measure", full)
+        patched.setattr(race_state, "measure", full)
         run(data, tmp_path, [CELLS[3]])
     assert not read(tmp_path)["failed"]
-    monkeypatch.setattr(course, "train", lambda *_, **__: pytest.fail("this was learnt before"))
+    monkeypatch.setattr(race_state, "train", lambda *_, **__: pytest.fail("this was learnt before"))
     assert run(data, tmp_path, [CELLS[3]]).entries[0].state == "finished"
 
 
@@ -318,16 +318,20 @@ def test_anybodys_model_is_a_guest(data: Path, tmp_path: Path):
         looked.append(path)
         return {"boxes": np.array([[0.0, 0.0, 10.0, 10.0]]), "scores": [0.5], "labels": [1]}
 
-    done = run(data, tmp_path, [CELLS[3], Guest("mine", detect)])
-    guest = done.entries[1]
-    assert (guest.state, guest.detector, guest.parameters) == ("guest", "", None)
-    assert guest.quality is not None and len(guest.quality.seeds) == 1
-    assert list(guest.speed) == ["own"] and set(guest.speed["own"].stages) == {"detect"}
-    assert len(looked) == 4 + 3 * 3  # every test picture, then two and one before them, in three rounds
+    done = run(data, tmp_path, [CELLS[3], ExternalModel("mine", detect)])
+    external_model = done.entries[1]
+    assert (external_model.state, external_model.detector, external_model.parameters) == ("guest", "", None)
+    assert external_model.quality is not None and len(external_model.quality.seeds) == 1
+    assert list(external_model.speed) == ["own"] and set(external_model.speed["own"].stages) == {"detect"}
+    assert len(looked) == 4 + 3 * 3  # every test image, then two and one before them, in three rounds
 
 
 def test_only_guests(data: Path, tmp_path: Path):
-    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("blind too", lambda path: ([], [], []))])
+    done = run(
+        data,
+        tmp_path,
+        [ExternalModel("blind", lambda path: NOTHING), ExternalModel("blind too", lambda path: ([], [], []))],
+    )
     assert [entry.state for entry in done.entries] == ["guest", "guest"]
     assert done.verdict.winner in ("blind", "blind too")
 
@@ -343,7 +347,9 @@ def test_only_guests(data: Path, tmp_path: Path):
     ],
 )
 def test_a_guest_that_gives_something_else(data: Path, tmp_path: Path, answer: Any, said: str):
-    done = run(data, tmp_path, [Guest("blind", lambda path: NOTHING), Guest("odd", lambda path: answer)])
+    done = run(
+        data, tmp_path, [ExternalModel("blind", lambda path: NOTHING), ExternalModel("odd", lambda path: answer)]
+    )
     assert [entry.state for entry in done.entries] == ["guest", "failed"]
     assert re.search(said, done.entries[1].reason)
 
@@ -373,7 +379,7 @@ def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Pat
 
 def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="takes one cell or more"):
-        course.Course([], data, RULES, TRAINING)
+        race_state.RaceState([], data, RULES, TRAINING)
     with pytest.raises(ValueError, match="each name is in a race once, as is the folder of that name; got ssd, ssd"):
         run(data, tmp_path, [CELLS[3], CELLS[3]])
     with pytest.raises(ValueError, match="got a/b, A_b"):

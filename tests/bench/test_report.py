@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench.made_up import BLOOD, LITE, cell, guest, of, race
+from bench.made_up import BLOOD, LITE, cell, external_model, of, race
 from boxwright import bench
 from boxwright.bench.report import page as pages
 from boxwright.bench.report import write as report
@@ -194,7 +194,7 @@ def test_every_point_is_a_link_to_its_row_that_says_its_numbers(made: Race, page
     measured = [place for place, entry in enumerate(made.entries) if entry.quality or entry.state == "stopped"]
     assert sorted(one["href"] for one in links) == sorted(f"#row-{place}" for place in measured * 2)  # wide and narrow
     first = next(one for one in links if one["href"] == "#row-0")
-    numbers = "AP 0.560 [0.539, 0.585] on the test pictures, 41.5 ms a picture (p50), p95 53.9 ms"
+    numbers = "AP 0.560 [0.539, 0.585] on the test images, 41.5 ms an image (p50), p95 53.9 ms"
     assert first["aria-label"] == f"{made.entries[0].name}: {numbers}"
 
 
@@ -230,11 +230,11 @@ def test_tables_scroll_in_a_box_that_a_keyboard_reaches(page: Page):
 
 
 def test_names_from_outside_are_text(tmp_path: Path):
-    """Class names, guests, reasons, settings, captions: all of them are somebody's."""
+    """Class names, external models, reasons, settings, captions: all of them are somebody's."""
     evil = cell("ssd", 320, classes=(SCRIPT, "b"))
     evil = replace(evil, name=SCRIPT, backbone=SCRIPT, detector=SCRIPT, learning={}, memory=None)
     broken = replace(cell("fcos", 320, state="failed"), reason=SCRIPT)
-    made = of([evil, broken, guest((SCRIPT, "b"), name=f"guest {SCRIPT}")])
+    made = of([evil, broken, external_model((SCRIPT, "b"), name=f"guest {SCRIPT}")])
     made = replace(made, title=SCRIPT, command=SCRIPT, settings={SCRIPT: [SCRIPT], "machine": {SCRIPT: SCRIPT}},
                    plan=(SCRIPT,), commands={SCRIPT: SCRIPT}, differences={SCRIPT: {SCRIPT: SCRIPT}})  # fmt: skip
     panels = tuple(Panel(SCRIPT, '"><script>', "data:,", 1, 1) for _ in range(3))
@@ -305,7 +305,7 @@ def test_csv_takes_any_name():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "22.0 ms a picture"]),
+        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "22.0 ms an image"]),
         (lambda: race(meets=False), ["No cell meets the constraints", f"The nearest is ssd-{LITE}-320: AP 0.510"]),
         (lambda: of([cell("ssd", 320, state="failed")]), ["No cell came to its end", "out of memory", "No cell was"]),
         (lambda: of([cell("ssd", 224, state="stopped")]), ["No cell came to its end", "put out after epoch 4"]),
@@ -320,7 +320,7 @@ def test_a_race_of_any_outcome_has_a_page(make: Callable[[], Race], words: list[
 
 
 def test_entries_that_are_not_whole_have_a_page():
-    """Measured in one way and not in the other, a guest that failed, numbers that are not known."""
+    """Measured in one way and not in the other, an external model that failed, numbers that are not known."""
     whole, nan = cell("ssd", 320), Interval(*[math.nan] * 3)
     assert whole.quality is not None
     speed = replace(whole.speed["eager"], p50=nan, p95=nan, stages={})
@@ -369,7 +369,7 @@ def test_the_control_says_whether_times_can_be_compared():
     assert "do not overlap: the machine changed by 25.0 %" in drift
 
 
-def test_pictures_are_in_the_page_or_said_to_be_left_out():
+def test_images_are_in_the_page_or_said_to_be_left_out():
     panels = tuple(Panel(f"cell {n}", f"alt {n}", f"data:image/webp;base64,{n}", 48, 32) for n in range(3))
     shown = without_drawings(race(), (Disagreement("cat.jpg", panels),))
     assert [(one["src"], one["alt"]) for one in shown.named("img")] == [(panel.source, panel.alt) for panel in panels]
@@ -378,7 +378,7 @@ def test_pictures_are_in_the_page_or_said_to_be_left_out():
 
 
 def test_runtimes_are_compared_where_there_are_several():
-    assert "Runtimes" not in without_drawings(race()).text  # a guest's own is not one of them
+    assert "Runtimes" not in without_drawings(race()).text  # an external model's own is not one of them
     text = without_drawings(race(runtimes=("eager", "compiled"))).text
     assert "1.47 times" in text and "BackendError: no C++ compiler" in text
 
@@ -391,7 +391,7 @@ def test_classes_that_only_some_know_have_a_row():
 def test_a_headline_has_the_numbers():
     title, sentence = headline(of([cell("ssd", 320)]))
     assert title == f"ssd-{LITE}-320 wins"
-    assert sentence == "AP 0.510 [0.489, 0.535] on the test pictures, 22.0 ms a picture (p50), p95 28.6 ms."
+    assert sentence == "AP 0.510 [0.489, 0.535] on the test images, 22.0 ms an image (p50), p95 28.6 ms."
 
 
 @pytest.mark.parametrize(

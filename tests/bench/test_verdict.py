@@ -229,7 +229,7 @@ class TestWinner:
         assert verdict.frontier == ("a", "c", "b")
         assert verdict.reasons == (
             "b has the best AP, 0.600 [0.590, 0.610], and no other is tied with it.",
-            "c comes next: AP 0.550 [0.540, 0.560], 20.0 ms a picture.",
+            "c comes next: AP 0.550 [0.540, 0.560], 20.0 ms an image.",
         )
 
     def test_a_tie_goes_to_the_faster(self):
@@ -237,7 +237,7 @@ class TestWinner:
         assert (verdict.winner, verdict.runner_up, verdict.tied) == ("b", "a", ("a",))
         assert verdict.reasons[0] == (
             "b is tied in AP with the best, a (0.541 [0.531, 0.551] and 0.548 [0.538, 0.558]), "
-            "and takes 41.0 ms a picture instead of 92.0."
+            "and takes 41.0 ms an image instead of 92.0."
         )
 
     def test_a_tie_in_both_goes_to_the_better(self):
@@ -260,7 +260,7 @@ class TestWinner:
     def test_a_time_that_is_known_beats_one_that_is_not(self):
         verdict = judge([entry("a", 0.548, None), entry("b", 0.541, 90)])
         assert verdict.winner == "b"
-        assert verdict.reasons[0].endswith("whose time is not known, and takes 90.0 ms a picture.")
+        assert verdict.reasons[0].endswith("whose time is not known, and takes 90.0 ms an image.")
 
     def test_a_guest_can_win(self):
         assert judge([entry("a", 0.5, 10), entry("guest", 0.6, 20, state="guest")]).winner == "guest"
@@ -305,7 +305,7 @@ class TestUnderConstraints:
         assert verdict.frontier == ("a", "b", "c")
         assert verdict.reasons == (
             "Nothing meets p95<10ms and ap>80%.",
-            "a comes nearest: AP 0.400 [0.390, 0.410], 10.0 ms a picture.",
+            "a comes nearest: AP 0.400 [0.390, 0.410], 10.0 ms an image.",
             "Its p95 is 20.0 ms where p95<10ms was asked (100 % off).",
             "Its ap is 40.0 % where ap>80% was asked (50.0 % off).",
         )

@@ -18,9 +18,9 @@ from boxwright.bench.plan.rules import Rules
 from boxwright.bench.race import race
 from boxwright.bench.report import write as report
 from boxwright.bench.result import Race
-from boxwright.bench.run import state as course
+from boxwright.bench.run import state as race_state
 from boxwright.bench.run import timing
-from boxwright.bench.run.external import Guest
+from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, Job
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig, RetinaNetConfig, SSDConfig
@@ -43,7 +43,7 @@ PARTS = {"train": 8, "val": 4, "test": 4}
 
 def pace(job: Job) -> Effort:
     """As if it had been measured."""
-    return Effort(step=0.1, picture=0.01 * len(job.cell.name), propose=0.0, bytes=1000)
+    return Effort(step=0.1, image=0.01 * len(job.cell.name), propose=0.0, bytes=1000)
 
 
 def footprint(*_: Any) -> Footprint:
@@ -60,14 +60,14 @@ def patch(monkeypatch: pytest.MonkeyPatch, drawn: bool = False) -> None:
     """What takes long, or differs from run to run, made up; the report is drawn if wanted."""
     if not drawn:
         monkeypatch.setattr(report, "_draw", lambda race: ({}, {}))
-    monkeypatch.setattr(course, "pace", pace)
+    monkeypatch.setattr(race_state, "pace", pace)
     monkeypatch.setattr(timing, "footprint", footprint)
-    monkeypatch.setattr(course, "make_plan", halved)
+    monkeypatch.setattr(race_state, "make_plan", halved)
 
 
-def run(data: Path, out: Path, cells: list[Cell | Guest] | None = None, **options: Any) -> Race:
+def run(data: Path, out: Path, cells: list[Cell | ExternalModel] | None = None, **options: Any) -> Race:
     """The tiny race; `options` are those of `race`."""
-    return race(cells or [*CELLS], data, **{"rules": RULES, "training": TRAINING, "out": out, "pictures": 1, **options})
+    return race(cells or [*CELLS], data, **{"rules": RULES, "training": TRAINING, "out": out, "images": 1, **options})
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_fitted_anchors_agree_with_torchvision() -> None:
     theirs = AnchorGenerator(sizes, (ratios,) * 2)(
         ImageList(torch.zeros(1, 3, 160, 96), [(160, 96)]), [torch.zeros(1, 1, 5, 3), torch.zeros(1, 1, 3, 2)]
     )
-    ours = AnchorGrid(sizes, ratios, strides, rounded=True, fitted=True)([(5, 3), (3, 2)])
+    ours = AnchorGrid(sizes, ratios, strides, rounded=True, stride_from_feature_map=True)([(5, 3), (3, 2)])
     assert torch.equal(torch.cat(ours), theirs[0])
     assert xyxy_to_cxcywh(ours[1])[-1, :2].tolist() == [48, 106]
 
@@ -87,7 +87,9 @@ def test_fitted_default_boxes_agree_with_torchvision() -> None:
     (expected,) = theirs(
         ImageList(torch.zeros(1, 3, 160, 160), [(160, 160)]), [torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3)]
     )
-    ours = DefaultBoxes(tuple(160 * scale for scale in scales), ratios, (32, 64), fitted=True)([(5, 5), (3, 3)])
+    ours = DefaultBoxes(tuple(160 * scale for scale in scales), ratios, (32, 64), stride_from_feature_map=True)(
+        [(5, 5), (3, 3)]
+    )
     torch.testing.assert_close(torch.cat(ours), expected, atol=1e-4, rtol=0)
 
 
@@ -108,7 +110,7 @@ def test_default_boxes_by_hand() -> None:
 
 
 def test_default_boxes_agree_with_torchvision() -> None:
-    """Those of SSD300, whose last are cut to the picture, although 315 lies beyond it."""
+    """Those of SSD300, whose last are cut to the image, although 315 lies beyond it."""
     ratios, strides, side = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)), (8, 16, 32, 64, 100, 300), 300
     scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
     theirs = DefaultBoxGenerator(

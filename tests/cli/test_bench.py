@@ -1,4 +1,4 @@
-"""`boxwright bench` as a user calls it, on a few drawn pictures."""
+"""`boxwright bench` as a user calls it, on a few drawn images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from bench.tiny_race import PARTS, patch
-from boxwright.bench.run import state as course
+from boxwright.bench.run import state as race_state
 from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli import main
 from shapes import write_shapes
 
 SMALL = shlex.split(
     "--detectors ssd retinanet --backbones mobilenet_v3_small --sizes 64 --seeds 1 --epochs 1 --no-pretrained --batch 2"
-    " --timed 1 --rounds 1 --workers 0 --precision fp32 --device cpu --pictures 0"
+    " --timed 1 --rounds 1 --workers 0 --precision fp32 --device cpu --images 0"
 )
 NAMES = ["ssd-mobilenet_v3_small-64", "retinanet-mobilenet_v3_small-64"]
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     patch(monkeypatch)
-    monkeypatch.setattr(course, "make_plan", lambda *_, **__: course.Plan(1, (), 60.0))
+    monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 60.0))
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,14 @@ def test_a_dry_run_burns_nothing(data: Path, tmp_path: Path, capsys: pytest.Capt
 def test_a_dry_run_tells_what_would_fail(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    pace = course.pace
+    pace = race_state.pace
 
     def fails(job: Any) -> Any:
         if job.cell.detector == "ssd":
             raise RuntimeError("out of memory")
         return pace(job)
 
-    monkeypatch.setattr(course, "pace", fails)
+    monkeypatch.setattr(race_state, "pace", fails)
     assert run(data, tmp_path / "new", "--dry-run") == 1
     assert f"{NAMES[0]} would fail: RuntimeError: out of memory" in capsys.readouterr().out
 
@@ -91,14 +91,14 @@ def test_a_dry_run_tells_what_would_fail(
 def test_a_cell_that_failed_is_exit_status_1(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    train = course.train
+    train = race_state.train
 
     def fails(job: Any, until: int) -> None:
         if job.cell.detector == "ssd":
             raise RuntimeError("out of memory")
         train(job, until)
 
-    monkeypatch.setattr(course, "train", fails)
+    monkeypatch.setattr(race_state, "train", fails)
     assert run(data, tmp_path) == 1
     shown = capsys.readouterr()
     assert f"{NAMES[0]} failed: seed 0: RuntimeError: out of memory" in shown.out
@@ -111,7 +111,7 @@ def test_stopped_it_says_how_to_go_on(
     def stops(job: Any, until: int) -> None:
         raise StoppedError("stopped in epoch 1 of somebody", signal.SIGINT)
 
-    monkeypatch.setattr(course, "train", stops)
+    monkeypatch.setattr(race_state, "train", stops)
     assert run(data, tmp_path) == 130
     assert "stopped in epoch 1 of somebody; the same command goes on" in capsys.readouterr().err
 
@@ -123,7 +123,7 @@ def test_stopped_it_says_how_to_go_on(
         (["--sizes", "8"], "sizes are 32 or more, got 8"),
         (["--constraint", "p95<30"], "unit of p95"),
         (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),
-        (["--pictures", "-1"], "--pictures is 0 or more"),
+        (["--images", "-1"], "--images is 0 or more"),
         (["--device", "gpu"], "there is no device 'gpu'"),
         (["--backbones", "nonet"], "there is no backbone 'nonet'"),
     ],
@@ -148,7 +148,7 @@ def test_where_no_cell_can_be_trained_it_says_why(
     def fails(job: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(course, "pace", fails)
+    monkeypatch.setattr(race_state, "pace", fails)
     assert run(data, tmp_path / "new") == run(data, tmp_path / "new", "--dry-run") == 1
     said = f"no cell of this race can be trained: {NAMES[0]}: RuntimeError: out of memory; {NAMES[1]}"
     assert said in capsys.readouterr().err

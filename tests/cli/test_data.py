@@ -18,7 +18,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def break_box(dataset: Path) -> tuple[Path, int]:
-    """Makes the first box of the first picture 0 wide; the file and line of its <bndbox> or nearby."""
+    """Makes the first box of the first image 0 wide; the file and line of its <bndbox> or nearby."""
     file = sorted((dataset / "Annotations").glob("*.xml"))[0]
     text = file.read_text()
     start = text.index("<xmin>") + len("<xmin>")
@@ -46,8 +46,8 @@ def test_a_problem_has_its_file_line_and_mend(dataset: Path, capsys: pytest.Capt
 
 def test_ten_places_of_a_kind_are_enough_unless_all_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     dataset = write_shapes(tmp_path / "many", {"train": 13}, format="voc")
-    for picture in (dataset / "JPEGImages").iterdir():
-        picture.unlink()
+    for image in (dataset / "JPEGImages").iterdir():
+        image.unlink()
     assert cli.main(["data", "check", str(dataset)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "error: missing image (13)" and sum("mend:" in line for line in lines) == 10

@@ -1,4 +1,4 @@
-"""`boxwright detect` on good pictures, bad ones, and folders of both, with a detector whose answer is known."""
+"""`boxwright detect` on good images, bad ones, and folders of both, with a detector whose answer is known."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def save(path: str, height: int = 30, width: int = 40) -> Path:
 
 @pytest.fixture
 def mixed() -> Path:
-    """A folder as they are found in the wild: a photo, four broken files, and four unusual pictures."""
+    """A folder as they are found in the wild: a photo, four broken files, and four unusual images."""
     folder = save("mixed/photo.jpg").parent
     rng = np.random.default_rng(0)
     (folder / "empty.jpg").write_bytes(b"")
     PIL.Image.fromarray(rng.integers(0, 256, (200, 300, 3), np.uint8)).save(folder / "truncated.jpg")
     (folder / "truncated.jpg").write_bytes((folder / "truncated.jpg").read_bytes()[:9000])
-    (folder / "text.jpg").write_text("this is no picture\n")
+    (folder / "text.jpg").write_text("this is no image\n")
     PIL.Image.new("RGB", (1, 1)).save(folder / "one-pixel.png")
     PIL.Image.new("RGB", (4000, 3000)).save(folder / "12-megapixel.jpg")
     PIL.Image.new("CMYK", (50, 20)).save(folder / "cmyk.jpg")
@@ -49,7 +49,7 @@ def mixed() -> Path:
 def test_a_folder_with_bad_files_is_done_but_for_those(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["detect", str(mixed), "--json", "--coco", "all.json", "--yolo", "labels"]) == 1
     shown = capsys.readouterr()
-    for name, reason in (("empty", "empty file"), ("truncated", "breaks off"), ("text", "this is no picture")):
+    for name, reason in (("empty", "empty file"), ("truncated", "breaks off"), ("text", "this is no image")):
         assert [line for line in shown.err.splitlines() if f"{name}.jpg" in line and reason in line], name
     assert "Traceback" not in shown.err and "3 could not be read" in shown.err
     good = {"12-megapixel.jpg": (4000, 3000), "animated.gif": (30, 20), "cmyk.jpg": (50, 20)}
@@ -72,16 +72,16 @@ def test_the_table_has_a_row_per_detection(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["detect", "cat.jpg", "dog.jpg", "--threshold", "0.3"]) == 0
     shown = capsys.readouterr()
     assert [line.split() for line in shown.out.splitlines()] == [
-        ["picture", "class", "score", "left", "top", "right", "bottom"],
+        ["image", "class", "score", "left", "top", "right", "bottom"],
         ["cat.jpg", "whole", "0.900", "0", "0", "40", "30"],
         ["cat.jpg", "half", "0.400", "0", "0", "20", "30"],
         ["dog.jpg", "whole", "0.900", "0", "0", "30", "20"],
         ["dog.jpg", "half", "0.400", "0", "0", "15", "20"],
     ]
-    assert "found 2 whole, 2 half in 2 pictures" in shown.err and "written: detections" in shown.err
+    assert "found 2 whole, 2 half in 2 images" in shown.err and "written: detections" in shown.err
 
 
-def test_many_pictures_have_a_row_each(capsys: pytest.CaptureFixture[str]):
+def test_many_images_have_a_row_each(capsys: pytest.CaptureFixture[str]):
     for number in range(11):
         save(f"many/{number:02}.png")
     assert cli.main(["detect", "many", "--threshold", "0.3", "--batch", "4"]) == 0
@@ -143,17 +143,17 @@ def test_globs_and_what_they_do_not_find(capsys: pytest.CaptureFixture[str]):
     assert len(shown.out.splitlines()) == 1
     assert "b*.jpg: nothing matches" in shown.err
     assert "missing.jpg: there is no such file or folder" in shown.err
-    assert "nothing-in-here: there is no picture in this folder" in shown.err
+    assert "nothing-in-here: there is no image in this folder" in shown.err
 
 
-def test_pictures_drawn_earlier_are_not_looked_at_again(capsys: pytest.CaptureFixture[str]):
+def test_images_drawn_earlier_are_not_looked_at_again(capsys: pytest.CaptureFixture[str]):
     save("cat.jpg")
     for _ in range(2):
         assert cli.main(["detect", ".", "--json"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_a_picture_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
+def test_a_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
     before = save("photos/cat.jpg").read_bytes()
     assert cli.main(["detect", "photos", "--out", "photos"]) == 1
     assert "give another --out" in capsys.readouterr().err
@@ -163,12 +163,12 @@ def test_a_picture_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "which pictures?"),
+        ([], "which images?"),
         (["cat.jpg", "--classes", "dog"], "no class is called dog; this model knows whole, half"),
         (["cat.jpg", "--threshold", "50"], "between 0 and 1, got 50"),
         (["cat.jpg", "--batch", "0"], "1 or more, got 0"),
-        (["--classes", "half", "cat.jpg"], "which pictures?"),
-        (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the pictures before it"),
+        (["--classes", "half", "cat.jpg"], "which images?"),
+        (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the images before it"),
         (["missing.jpg"], "no such file"),
         (["cat.jpg", "--out", "found.jsonl"], "--out names a folder, and found.jsonl is a file"),
         (["cat.jpg", "--yolo", "cat.jpg"], "--yolo names a folder, and cat.jpg is a file"),

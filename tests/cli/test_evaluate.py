@@ -19,7 +19,7 @@ def known_detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(folder: Path, names: dict[str, list[float]], file: str = "test.json") -> Path:
-    """Three pictures of 40 x 30, each with one box xywh per class."""
+    """Three images of 40 x 30, each with one box xywh per class."""
     images = [{"id": i, "file_name": f"{i}.png", "width": 40, "height": 30} for i in range(3)]
     for i in range(3):
         PIL.Image.new("RGB", (40, 30), (i, i, i)).save(folder / f"{i}.png")

@@ -28,8 +28,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two photographs, which cost less than the four of boxwright."""
     folder = tmp_path_factory.mktemp("photos")
     for name in ("chelsea", "coffee"):
-        picture = Image.open(Path(zoo.__file__).parent / "photos" / f"{name}.webp")
-        picture.resize((120, 80)).save(folder / f"{name}.png")
+        image = Image.open(Path(zoo.__file__).parent / "photos" / f"{name}.webp")
+        image.resize((120, 80)).save(folder / f"{name}.png")
     return folder
 
 
@@ -39,7 +39,7 @@ def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = source.build(NAME, len(NAMES))
     shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
-    calibrate(model.eval(), lambda: source.answer(model, 1, [*shown, *(picture[::-1, ::-1] for picture in shown)]))
+    calibrate(model.eval(), lambda: source.answer(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
     torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
     return path

@@ -1,4 +1,4 @@
-"""`boxwright lineage` from end to end on a few drawn pictures: goes on, refuses, and survives a step that fails."""
+"""`boxwright lineage` from end to end on a few drawn images: goes on, refuses, and survives a step that fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_is_in_the_folder(whole: Path, data: Path):
     content = read(whole)
     assert list(content["steps"]) == list(content["times"]) == ["fast_rcnn", "faster_rcnn"]
     settings = content["settings"]
-    assert (settings["training pictures"], settings["test pictures"], settings["epochs"]) == (4, 3, 1)
+    assert (settings["training images"], settings["test images"], settings["epochs"]) == (4, 3, 1)
     assert settings["data"] == str(data.resolve()) and settings["torch"]
     assert content["command"].split()[0] == "boxwright"
     for name, step in content["steps"].items():
@@ -61,7 +61,7 @@ def test_what_is_in_the_folder(whole: Path, data: Path):
         assert best.metadata["metrics"]["test"]["ap50"] == step["ap50"]
     assert content["times"]["fast_rcnn"]["proposals"]["median"] > 0
     assert content["times"]["faster_rcnn"]["proposals"] == {}
-    assert content["proposals"]["train"]["pictures"] == 4
+    assert content["proposals"]["train"]["images"] == 4
     names = {path.name for path in whole.iterdir()}
     assert names == {"lineage.json", "lineage.png", "lineage.svg", "fast_rcnn.safetensors", "faster_rcnn.safetensors"}
 
@@ -78,7 +78,7 @@ def test_a_finished_lineage_is_only_shown_again(
     rows = [line.split() for line in shown.out.splitlines()]
     assert ["Fast", "R-CNN", "1.00", "1.00", "1.00"] in rows  # as fast as itself
     assert "finished before: fast_rcnn, faster_rcnn" in shown.err
-    assert "same for all: mobilenet_v3_small, 64 to 96 pixels · 4 training and 3 test pictures" in shown.err
+    assert "same for all: mobilenet_v3_small, 64 to 96 pixels · 4 training and 3 test images" in shown.err
     assert "proposer sliding_window" in shown.err  # a setting that the other has not
     assert run(data, whole, "--json") == 0
     assert json.loads(capsys.readouterr().out)["steps"] == read(whole)["steps"]
@@ -139,12 +139,12 @@ def test_stopped_in_the_second_step_it_keeps_the_first(data: Path, tmp_path: Pat
     assert read(tmp_path)["steps"] == step
 
 
-def test_without_matplotlib_there_is_no_picture(
+def test_without_matplotlib_there_is_no_image(
     whole: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(sys.modules, "boxwright.draw.plots", None)
     assert run(data, whole) == 0
-    assert "no picture" in capsys.readouterr().err
+    assert "no image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_without_matplotlib_there_is_no_picture(
     [
         (["--steps", "rnn"], "--steps takes different ones of .*; got rnn"),
         (["--steps", "fast_rcnn", "fast_rcnn"], "different ones"),
-        (["--images", "7"], "--images asks for 7 pictures; the train part has 6"),
+        (["--images", "7"], "--images asks for 7 images; the train part has 6"),
         (["--test-images", "0"], "--test-images is 1 or more, got 0"),
         (["--device", "gpu"], "there is no device 'gpu'"),
         (["--proposer", "nobody"], "nobody"),

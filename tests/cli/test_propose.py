@@ -1,4 +1,4 @@
-"""`boxwright propose` on datasets, on folders of pictures good and bad, and into a file that grows."""
+"""`boxwright propose` on datasets, on folders of images good and bad, and into a file that grows."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def dataset() -> Path:
 
 @pytest.fixture
 def folder() -> Path:
-    """Two pictures, one of them in a subfolder, and one that is none."""
+    """Two images, one of them in a subfolder, and one that is none."""
     path = Path("photos")
     (path / "more").mkdir(parents=True)
     for name, color in (("red.png", (200, 0, 0)), ("more/blue.png", (0, 0, 200))):
-        picture = PIL.Image.new("RGB", (60, 40), color)
-        picture.paste((240, 240, 240), (10, 10, 40, 30))
-        picture.save(path / name)
-    (path / "text.jpg").write_text("this is no picture\n")
+        image = PIL.Image.new("RGB", (60, 40), color)
+        image.paste((240, 240, 240), (10, 10, 40, 30))
+        image.save(path / name)
+    (path / "text.jpg").write_text("this is no image\n")
     return path
 
 
 def test_a_dataset_has_its_recall(dataset: Path, capsys: Capture):
     assert cli.main(["propose", str(dataset), "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    assert (numbers["pictures"], numbers["known"], numbers["failed"]) == (5, 0, [])
+    assert (numbers["images"], numbers["known"], numbers["failed"]) == (5, 0, [])
     assert 1 < numbers["proposals"] < 2000 and numbers["objects"] >= 5
     assert list(numbers["recall"]) == ["0.5", "0.7"] and list(numbers["recall"]["0.5"]) == [
         "100",
@@ -57,13 +57,13 @@ def test_a_dataset_has_its_recall(dataset: Path, capsys: Capture):
 def test_the_second_time_everything_is_known(dataset: Path, capsys: Capture):
     assert cli.main(["propose", str(dataset), "--split", "val"]) == 0
     first, objects, head, *rows = capsys.readouterr().out.splitlines()
-    assert first.startswith("2 pictures in ") and " 0 of them known already; " in first
+    assert first.startswith("2 images in ") and " 0 of them known already; " in first
     assert objects.startswith("share of the ") and head.split() == ["100", "500", "1000", "2000"]
     assert [row.split()[:2] for row in rows] == [["IoU", "0.5"], ["IoU", "0.7"]]
     assert all(cell.endswith("%") for row in rows for cell in row.split()[2:])
     assert cli.main(["propose", str(dataset), "--json", "--count", "10"]) == 0  # what is kept does for fewer
     again = json.loads(capsys.readouterr().out)
-    assert (again["pictures"], again["known"]) == (5, 2) and again["proposals"] <= 10
+    assert (again["images"], again["known"]) == (5, 2) and again["proposals"] <= 10
 
 
 def test_what_it_keeps_is_what_training_looks_for(folder: Path):
@@ -73,12 +73,12 @@ def test_what_it_keeps_is_what_training_looks_for(folder: Path):
     assert not propose.has(read_image(folder / "more" / "blue.png"))
 
 
-def test_a_folder_with_a_bad_picture_is_done_but_for_that(folder: Path, capsys: Capture):
+def test_a_folder_with_a_bad_image_is_done_but_for_that(folder: Path, capsys: Capture):
     assert cli.main(["propose", str(folder), "--out", "found/boxes.safetensors", "--draw", "drawn"]) == 1
     shown = capsys.readouterr()
-    assert "text.jpg: expected a picture, found text that begins 'this is no picture" in shown.err
-    assert "photos is no dataset, so its pictures are searched" in shown.err
-    assert shown.out.startswith("2 pictures in ") and shown.out.endswith("1 could not be read\n")
+    assert "text.jpg: expected an image, found text that begins 'this is no image" in shown.err
+    assert "photos is no dataset, so its images are searched" in shown.err
+    assert shown.out.startswith("2 images in ") and shown.out.endswith("1 could not be read\n")
     propose = FromFile(Path("found/boxes.safetensors"))
     assert [0, 0, 60, 40] in propose(read_image(folder / "red.png")).tolist()
     assert {path.name.split("-")[1] for path in Path("drawn").iterdir()} == {"red.jpg", "blue.jpg"}
@@ -93,7 +93,7 @@ def test_a_file_grows(folder: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "propose for which pictures?"),
+        ([], "propose for which images?"),
         (["missing.jpg"], "missing.jpg: there is no such file or folder"),
         (["photos", "--count", "0"], "--count is 1 or more, got 0"),
         (["photos", "--workers", "0"], "--workers is 1 or more, got 0"),

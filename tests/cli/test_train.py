@@ -1,4 +1,4 @@
-"""`boxwright train` from end to end on a few drawn pictures."""
+"""`boxwright train` from end to end on a few drawn images."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_without_parts_they_are_drawn_and_written_down(tmp_path: Path, monkeypat
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector of circles and cats that sees pictures as 64 x 96 pixels, and whose weights have a licence."""
+    """A detector of circles and cats that sees images as 64 x 96 pixels, and whose weights have a licence."""
     torch.manual_seed(5)
     config = RetinaNetConfig("mobilenet_v3_small", channels=16, depth=1, frozen_stages=1)
     path = tmp_path_factory.mktemp("model") / "cats.safetensors"
@@ -175,7 +175,7 @@ def test_a_detector_that_is_named_begins_with_the_options_of_the_model(model: Pa
     assert read("fcos") == FCOSConfig()
 
 
-def test_sizes_of_pictures_change_the_preprocessing_of_the_model(model: Path) -> None:
+def test_sizes_of_images_change_the_preprocessing_of_the_model(model: Path) -> None:
     before = load_detector(model).preprocess
     assert train._with_size(Train()).preprocess == Preprocess(short=320, long=416)
     assert train._with_size(Train(preprocess=before)).preprocess == before

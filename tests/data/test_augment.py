@@ -27,7 +27,7 @@ SEEDS = range(40)
 
 
 def painted(boxes: list[list[int]], size: tuple[int, int] = (120, 160), first: int = 0) -> Sample:
-    """A black picture with each box filled in a colour of its own; its label says which."""
+    """A black image with each box filled in a colour of its own; its label says which."""
     image = np.zeros((*size, 3), np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(boxes):
         image[y1:y2, x1:x2] = COLORS[first + number]
@@ -130,7 +130,7 @@ def test_iou_crop_shows_an_object_by_the_minimum(min_iou: float) -> None:
     sample = painted([[40, 30, 120, 100]])
     cuts = [IoUCrop(min_ious=(min_iou,), trials=500)(sample, np.random.default_rng(seed)) for seed in SEEDS]
     shapes = {cut.image.shape[:2] for cut in cuts}
-    assert (120, 160) in shapes and len(shapes) > 10  # the whole picture is one of the choices
+    assert (120, 160) in shapes and len(shapes) > 10  # the whole image is one of the choices
     for cut in cuts:
         height, width = cut.image.shape[:2]
         assert width / height == pytest.approx(160 / 120, rel=0.05)
@@ -140,7 +140,7 @@ def test_iou_crop_shows_an_object_by_the_minimum(min_iou: float) -> None:
         assert visible * width * height / (width * height + hidden) >= min_iou or (height, width) == (120, 160)
 
 
-def test_iou_crop_without_objects_or_with_an_impossible_minimum_keeps_the_picture() -> None:
+def test_iou_crop_without_objects_or_with_an_impossible_minimum_keeps_the_image() -> None:
     rng = np.random.default_rng(0)
     for sample in (painted([]), painted([[0, 0, 1, 1]])):
         assert all(IoUCrop(min_ious=(0.9,))(sample, rng).image.shape == sample.image.shape for _ in range(20))
@@ -161,7 +161,7 @@ def test_multi_scale_stays_in_its_range_and_uses_it() -> None:
     assert np.median(zooms) == pytest.approx(1.0, abs=0.05)
 
 
-def test_mosaic_has_the_first_pictures_size_and_a_bit_of_all_four() -> None:
+def test_mosaic_has_the_first_images_size_and_a_bit_of_all_four() -> None:
     plain = [painted([], (90, 130)), *(painted([], size) for size in ((50, 50), (20, 200), (300, 40)))]
     for number, sample in enumerate(plain):
         sample.image[:] = COLORS[number]
@@ -196,7 +196,7 @@ def test_color_jitter_by_hand() -> None:
         return ColorJitter(**none | options)(Sample(image, Target.empty()), np.random.default_rng(3)).image
 
     assert np.ptp(jittered(brightness=0.5)) == 0 and jittered(brightness=0.5)[0, 0, 0] != 100
-    for option in ("contrast", "saturation", "hue"):  # a grey picture is its own mean, and has no chroma
+    for option in ("contrast", "saturation", "hue"):  # a grey image is its own mean, and has no chroma
         assert np.abs(jittered(**{option: 0.5}).astype(int) - 100).max() <= 1, option
 
 
@@ -229,10 +229,10 @@ def test_presets_are_functions_of_sample_and_generator(name: str) -> None:
 
 
 @pytest.mark.parametrize("sample", [painted([]), painted([], (1, 1)), painted([[0, 0, 1, 1]], (1, 1))])
-def test_pictures_without_objects_and_of_one_pixel_pass(sample: Sample) -> None:
-    everything = Augment(flip=1, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.5, 2))
+def test_images_without_objects_and_of_one_pixel_pass(sample: Sample) -> None:
+    all_valid_anchors = Augment(flip=1, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.5, 2))
     for seed in range(10):
-        out = everything(sample, np.random.default_rng(seed), lambda rng: painted([], (1, 1)))
+        out = all_valid_anchors(sample, np.random.default_rng(seed), lambda rng: painted([], (1, 1)))
         assert 0 not in out.image.shape and out.target.boxes.shape[1:] == (4,)
 
 

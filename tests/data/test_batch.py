@@ -45,8 +45,8 @@ class Folder:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Eleven pictures, wide and tall by turns, with a white object on noise; the label is the index."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """Eleven images, wide and tall by turns, with a white object on noise; the label is the index."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     paths, sizes, targets = [], [], []
     for index in range(11):
         height, width = (40, 60) if index % 2 else (60, 40)
@@ -93,15 +93,15 @@ def test_letterbox_has_one_shape_and_refuses_what_does_not_fit() -> None:
     preprocess = Preprocess("letterbox", height=96, width=64, fill=0)
     images = to_images([np.full((10, 10, 3), 9, np.uint8)], preprocess)
     assert images.pixels.shape == (1, 3, 96, 64) and images.pixels.sum() == 9 * 300
-    with pytest.raises(ValueError, match="pictures fit the canvas 96x64"):
+    with pytest.raises(ValueError, match="images fit the canvas 96x64"):
         to_images([np.zeros((97, 10, 3), np.uint8)], preprocess)
 
 
 def test_padding_of_the_models_mean_is_zero_once_normalised() -> None:
     mean = (103.53, 116.28, 123.675)
-    picture = np.full((20, 40, 3), 250, np.uint8)
+    image = np.full((20, 40, 3), 250, np.uint8)
     for fill, colour in ((mean, mean), ((1, 2.0, 3), (1, 2, 3))):
-        images = to_images([picture], Preprocess(fill=fill))
+        images = to_images([image], Preprocess(fill=fill))
         centered = images.pixels - torch.tensor(colour).view(3, 1, 1)
         assert images.pixels.shape == (1, 3, 32, 64) and images.pixels.dtype == torch.float32
         assert (centered[..., 20:, :] == 0).all() and (centered[..., 40:] == 0).all()
@@ -110,7 +110,7 @@ def test_padding_of_the_models_mean_is_zero_once_normalised() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pixels_are_not_rounded_on_their_way(dataset: Folder, workers: int) -> None:
-    """Pictures 40 wide become 32: pixel 1 is 1.5 * 40/32 - 0.5 = 1.375 of the way, between the pixels 1 and 2."""
+    """Images 40 wide become 32: pixel 1 is 1.5 * 40/32 - 0.5 = 1.375 of the way, between the pixels 1 and 2."""
     preprocess = Preprocess(short=32, long=64, resample="plain", rounding="floor", fill=(0.25, 0.5, 0.75))
     (batch, *_) = Batches.in_order(dataset, preprocess, batch_size=1, workers=workers)
     assert batch.images.sizes.tolist() == [[48, 32]] and batch.images.pixels.shape == (1, 3, 64, 32)
@@ -122,7 +122,7 @@ def test_pixels_are_not_rounded_on_their_way(dataset: Folder, workers: int) -> N
 
 @pytest.mark.parametrize("preset", ["light", "strong"])
 def test_training_works_with_every_way_to_resample(dataset: Folder, preset: str) -> None:
-    """Each resamples the very same augmented pictures, so that targets are equal and pixels alike."""
+    """Each resamples the very same augmented images, so that targets are equal and pixels alike."""
     usual = list(Batches(dataset, FIXED, PRESETS[preset], 3))
     for options in ({"resample": "plain"}, {"resample": "pillow"}, {"fill": (114.0, 114.5, 114.0)}):
         other = Batches(dataset, replace(FIXED, **options), PRESETS[preset], 3)
@@ -135,7 +135,7 @@ def test_training_works_with_every_way_to_resample(dataset: Folder, preset: str)
             assert (one.images.pixels - two.images.pixels).abs().mean() < 6
 
 
-def test_an_epoch_is_every_picture_once_in_an_order_of_its_own(dataset: Folder) -> None:
+def test_an_epoch_is_every_image_once_in_an_order_of_its_own(dataset: Folder) -> None:
     batches = Batches(dataset, SMALL, batch_size=4, drop_last=False)
     first, again, second = indices(batches, 0), indices(batches, 0), indices(batches, 1)
     assert len(batches) == len(first) == 3
@@ -169,8 +169,8 @@ def test_ranks_share_an_epoch_evenly(dataset: Folder, shuffle: bool, batch_size:
     assert len({len(batches) for batches in ranks} | {len(share) for share in seen}) == 1
     for step in zip(*seen, strict=True):
         assert len({len(share) for share in step}) == 1
-    everything = [index for share in seen for batch in share for index in batch]
-    assert len(everything) == 12 and set(everything) == set(range(11))
+    all_valid_anchors = [index for share in seen for batch in share for index in batch]
+    assert len(all_valid_anchors) == 12 and set(all_valid_anchors) == set(range(11))
 
 
 def test_starting_late_equals_having_gone_there_and_loads_nothing_before(dataset: Folder) -> None:
@@ -218,34 +218,32 @@ def test_loading_can_travel_to_spawned_workers(dataset: Folder) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_replaced_by_the_next_with_one_warning(
-    dataset: Folder, tmp_path: Path, workers: int
-) -> None:
+def test_a_broken_image_is_replaced_by_the_next_with_one_warning(dataset: Folder, tmp_path: Path, workers: int) -> None:
     dataset.paths[4] = tmp_path / "gone.jpg"
     dataset.paths[5] = tmp_path / "text.jpg"
-    dataset.paths[5].write_text("no picture")
+    dataset.paths[5].write_text("no image")
     batches = Batches(dataset, SMALL, batch_size=4, drop_last=False, workers=workers)
     with pytest.warns(UserWarning) as caught:
         first = indices(batches, 0)
     message = str(caught[0].message)
-    assert len(caught) == 1 and message.startswith("2 of 11 pictures cannot be read and were replaced")
-    assert "gone.jpg: expected a picture, found no such file" in message and "text.jpg" in message
+    assert len(caught) == 1 and message.startswith("2 of 11 images cannot be read and were replaced")
+    assert "gone.jpg: expected an image, found no such file" in message and "text.jpg" in message
     assert sorted(sum(first, [])) == [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10]
     assert sorted(batches.broken) == [4, 5]
     assert sorted(sum(indices(batches, 1), [])) == [0, 1, 2, 3, 6, 6, 6, 7, 8, 9, 10]  # and no second warning
 
 
-def test_a_broken_picture_is_left_out_of_an_evaluation(dataset: Folder, tmp_path: Path) -> None:
+def test_a_broken_image_is_left_out_of_an_evaluation(dataset: Folder, tmp_path: Path) -> None:
     dataset.paths[4] = tmp_path / "gone.jpg"
     dataset.paths[5] = tmp_path / "gone too.jpg"
-    with pytest.warns(UserWarning, match="2 of 11 pictures cannot be read and were left out"):
+    with pytest.warns(UserWarning, match="2 of 11 images cannot be read and were left out"):
         seen = indices(Batches.in_order(dataset, SMALL, batch_size=2))
     assert seen == [[0, 1], [2, 3], [6, 7], [8, 9], [10]]
 
 
 def test_nothing_readable_is_an_error(dataset: Folder, tmp_path: Path) -> None:
     dataset.paths[:] = [tmp_path / "gone.jpg"] * 11
-    with pytest.raises(ImageError, match="none of the 11 pictures can be read"):
+    with pytest.raises(ImageError, match="none of the 11 images can be read"):
         list(Batches(dataset, SMALL).epoch(0))
 
 
@@ -274,7 +272,7 @@ def test_augmentation_does_not_ask_for_shuffling(dataset: Folder) -> None:
     assert (plain.images.pixels[..., :32] - flipped.images.pixels[..., :32].flip(-1)).abs().max() <= 1
 
 
-def test_areas_shrink_with_their_pictures(dataset: Folder) -> None:
+def test_areas_shrink_with_their_images(dataset: Folder) -> None:
     (batch, *_) = Batches.in_order(dataset, SMALL, batch_size=1)
     assert batch.images.sizes.tolist() == [[48, 32]]  # from 60x40
     assert batch.targets[0].area.item() == pytest.approx(480 * 0.8 * 0.8)
@@ -303,7 +301,7 @@ def test_a_large_jpeg_is_decoded_small_and_its_boxes_follow(tmp_path: Path) -> N
     assert (batch.images.pixels - full.images.pixels).abs().mean() < 3
 
 
-def test_boxes_annotated_without_regard_to_exif_fit_the_picture_as_stored(dataset: Folder, tmp_path: Path) -> None:
+def test_boxes_annotated_without_regard_to_exif_fit_the_image_as_stored(dataset: Folder, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for path, stored in ((tmp_path / "annotated stored.png", True), (tmp_path / "annotated upright.png", False)):
@@ -327,7 +325,7 @@ def test_an_empty_dataset_is_refused() -> None:
 
 
 def bright(image: np.ndarray) -> np.ndarray:
-    """Proposes what is white, and the whole picture in every wide one: (1 or 2, 4)."""
+    """Proposes what is white, and the whole image in every wide one: (1 or 2, 4)."""
     rows, columns = np.nonzero(image[..., 0] == 255)
     boxes = [(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
     height, width = image.shape[:2]
@@ -336,7 +334,7 @@ def bright(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("preset", ["light", "standard", "strong"])
 def test_proposals_move_as_objects_do(dataset: Folder, preset: str) -> None:
-    """Objects are what is white, so each is one of the proposals still; those are clipped where the picture ends."""
+    """Objects are what is white, so each is one of the proposals still; those are clipped where the image ends."""
     batches = Batches(dataset, SMALL, PRESETS[preset], 4, propose=bright)
     plain = Batches(dataset, SMALL, PRESETS[preset], 4)
     for epoch in range(3):
@@ -354,21 +352,21 @@ def test_proposals_move_as_objects_do(dataset: Folder, preset: str) -> None:
 
 def test_proposals_end_in_rows_of_zeros(dataset: Folder) -> None:
     batch = next(iter(Batches.in_order(dataset, SMALL, 2, propose=bright)))
-    assert batch.images.proposals.shape == (2, 2, 4)  # the tall picture has one proposal, the wide one two
+    assert batch.images.proposals.shape == (2, 2, 4)  # the tall image has one proposal, the wide one two
     assert batch.images.proposals[0, 1].tolist() == [0, 0, 0, 0]
     torch.testing.assert_close(batch.images.proposals[0, :1], batch.targets[0].boxes)
     assert batch.images.proposals[1, 1].tolist() == [0, 0, 48, 32]
 
 
-def test_a_picture_without_proposals(dataset: Folder) -> None:
+def test_a_image_without_proposals(dataset: Folder) -> None:
     batch = next(iter(Batches(dataset, SMALL, Augment(), 4, propose=lambda image: np.zeros((0, 4), np.float32))))
     assert batch.images.proposals.shape == (4, 0, 4) and all(len(target) for target in batch.targets)
 
 
-def test_pictures_to_images_with_proposals() -> None:
-    pictures = [np.zeros((20, 40, 3), np.uint8)] * 2
+def test_images_to_images_with_proposals() -> None:
+    arrays = [np.zeros((20, 40, 3), np.uint8)] * 2
     one = torch.tensor([[1.0, 2, 3, 4]])
-    assert to_images(pictures, SMALL).proposals.shape == (2, 0, 4)
-    images = to_images(pictures, SMALL, [one, torch.zeros(0, 4)])
+    assert to_images(arrays, SMALL).proposals.shape == (2, 0, 4)
+    images = to_images(arrays, SMALL, [one, torch.zeros(0, 4)])
     assert images.proposals.tolist() == [[[1, 2, 3, 4]], [[0, 0, 0, 0]]]
     assert images[1:].proposals.shape == (1, 1, 4) and images.to("cpu").proposals.shape == (2, 1, 4)

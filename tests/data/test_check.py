@@ -18,7 +18,7 @@ from shapes import write_shapes
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Six sound pictures: 0 to 3 for training, 4 and 5 for validation."""
+    """Six sound images: 0 to 3 for training, 4 and 5 for validation."""
     return write_shapes(tmp_path / "coco", {"train": 4, "val": 2})
 
 
@@ -74,7 +74,7 @@ def test_missing_image(coco: Path) -> None:
 def test_unreadable_image(spoil: str, coco: Path, yolo: Path) -> None:
     for file in (coco / "images" / "00001.png", yolo / "images" / "train" / "00001.png"):
         whole = file.read_bytes()
-        file.write_bytes({"empty": b"", "text": b"not a picture", "truncated": whole[: len(whole) // 2]}[spoil])
+        file.write_bytes({"empty": b"", "text": b"not an image", "truncated": whole[: len(whole) // 2]}[spoil])
     assert found(only(coco)) == found(only(yolo)) == ("unreadable image", "00001.png", None, "error")
 
 
@@ -147,10 +147,10 @@ def test_duplicate_image(coco: Path) -> None:
     assert "copy.bmp shows the same as" in only(coco).message and "00000.png" in only(coco).message
 
 
-def test_the_same_picture_in_two_splits(coco: Path) -> None:
+def test_the_same_image_in_two_splits(coco: Path) -> None:
     line = change(coco / "val.json", "images", 1)
     (coco / "images" / "00005.png").write_bytes((coco / "images" / "00001.png").read_bytes())
-    assert found(only(coco)) == ("picture in two splits", "val.json", line, "error")
+    assert found(only(coco)) == ("image in two splits", "val.json", line, "error")
     assert "in val shows the same as" in only(coco).message
 
 
@@ -170,7 +170,7 @@ def test_wrong_size(coco: Path, voc: Path) -> None:
     assert found(only(voc)) == ("wrong size", "00000.xml", 3, "warning")
 
 
-def test_a_size_from_before_the_picture_was_turned(tmp_path: Path) -> None:
+def test_a_size_from_before_the_image_was_turned(tmp_path: Path) -> None:
     coco = write_shapes(tmp_path, {"train": 2, "val": 1}, size=Size(64, 128))
     change(coco / "train.json", "images", 0, width=64, height=128)
     assert "EXIF" in only(coco).mend
@@ -192,13 +192,13 @@ def test_annotation_without_image(coco: Path, yolo: Path) -> None:
     assert found(only(yolo)) == ("annotation without image", "x.txt", 1, "error")
 
 
-def test_pictures_that_nothing_names(voc: Path) -> None:
+def test_images_that_nothing_names(voc: Path) -> None:
     for number in range(25):
         Image.new("L", (9, 9), number).save(voc / "JPEGImages" / f"x{number:02d}.png")
     problems = check(voc)
-    assert {problem.kind for problem in problems} == {"picture not listed"} and len(problems) == 21
-    assert found(problems[1]) == ("picture not listed", "x00.png", None, "note")
-    assert "5 further pictures" in problems[0].message
+    assert {problem.kind for problem in problems} == {"image not listed"} and len(problems) == 21
+    assert found(problems[1]) == ("image not listed", "x00.png", None, "note")
+    assert "5 further images" in problems[0].message
 
 
 def test_broken_files_among_good_ones(voc: Path, coco: Path, yolo: Path) -> None:
@@ -232,7 +232,7 @@ def test_errors_come_first_and_say_where_in_one_line(coco: Path) -> None:
     assert str(problems[0]).startswith(f"{coco / 'val.json'}:{line}: error: degenerate box: box (1, 1, 1, 1)")
 
 
-def test_progress_counts_pictures(coco: Path) -> None:
+def test_progress_counts_images(coco: Path) -> None:
     calls: list[tuple[int, int]] = []
     check(coco, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(i + 1, 6) for i in range(6)]

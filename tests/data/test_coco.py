@@ -1,4 +1,4 @@
-"""COCO JSON: every usual place of file and pictures, classes, ids, and what is wrong with an entry on which line."""
+"""COCO JSON: every usual place of file and images, classes, ids, and what is wrong with an entry on which line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from boxwright.data.formats import DatasetError, coco, open_dataset, read_parts
 from boxwright.data.formats.reading import Problem
 
 
-def picture(path: Path, shade: int = 0) -> None:
+def make_image(path: Path, shade: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (shade, 0, 0)).save(path)
 
 
 def document(*names: str, **changes: Any) -> dict[str, Any]:
-    """A picture of 40×30 for each name, with one box of class `dog`, whose category id comes after `cat`'s."""
+    """An image of 40×30 for each name, with one box of class `dog`, whose category id comes after `cat`'s."""
     content = {
         "images": [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names)],
         "annotations": [
@@ -49,7 +49,7 @@ LAYOUTS = {
     "annotations and parts": ("annotations/train.json", "train/a.png"),
     "annotations and parts of images": ("annotations/train.json", "images/train/a.png"),
     "Roboflow": ("train/_annotations.coco.json", "train/a.png"),
-    "beside the pictures": ("train.json", "a.png"),
+    "beside the images": ("train.json", "a.png"),
     "one more folder": ("download/train.json", "download/images/a.png"),
 }
 
@@ -58,7 +58,7 @@ LAYOUTS = {
 def test_layouts(layout: str, tmp_path: Path) -> None:
     for part in ("train", "val"):
         file, image = (tmp_path / name.replace("train", part) for name in LAYOUTS[layout])
-        picture(image.with_name(f"{part}.png"))
+        make_image(image.with_name(f"{part}.png"))
         write(file, document(f"{part}.png"))
     splits = open_dataset(tmp_path)
     assert list(splits) == ["train", "val"] and splits.format == "coco" and not splits.made
@@ -71,20 +71,20 @@ def test_layouts(layout: str, tmp_path: Path) -> None:
 
 def test_valid_means_val(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
-        picture(tmp_path / part / "a.png")
+        make_image(tmp_path / part / "a.png")
         write(tmp_path / part / "_annotations.coco.json", document("a.png"))
     assert list(open_dataset(tmp_path)) == ["train", "val", "test"]
 
 
 def test_a_file_with_the_name_of_a_part_is_that_part(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "a.png")
+    make_image(tmp_path / "images" / "a.png")
     assert list(open_dataset(write(tmp_path / "test.json", document("a.png")))) == ["test"]
 
 
 def test_one_json_without_parts_is_divided(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(10)]
     for i, name in enumerate(names):
-        picture(tmp_path / "images" / name, shade=i)
+        make_image(tmp_path / "images" / name, shade=i)
     write(tmp_path / "annotations.json", document(*names))
     splits = open_dataset(tmp_path)
     assert splits.made and set(splits) == {"train", "val", "test"}
@@ -92,7 +92,7 @@ def test_one_json_without_parts_is_divided(tmp_path: Path) -> None:
 
 
 def test_other_json_files_are_passed_over(tmp_path: Path) -> None:
-    picture(tmp_path / "val2017" / "a.png")
+    make_image(tmp_path / "val2017" / "a.png")
     write(tmp_path / "annotations" / "instances_val2017.json", document("a.png"))
     write(tmp_path / "annotations" / "captions_val2017.json", document("a.png"))
     write(tmp_path / "package.json", {"name": "nothing to do with it"})
@@ -108,14 +108,14 @@ def test_two_files_for_one_part_are_a_question(tmp_path: Path) -> None:
 
 
 def test_names_with_folders_and_of_other_machines(tmp_path: Path) -> None:
-    picture(tmp_path / "images" / "deep" / "a.png")
-    picture(tmp_path / "images" / "b.png")
+    make_image(tmp_path / "images" / "deep" / "a.png")
+    make_image(tmp_path / "images" / "b.png")
     assert len(open_dataset(write(tmp_path / "val.json", document("deep/a.png")))["val"]) == 1
     assert len(open_dataset(write(tmp_path / "val.json", document("C:\\data\\b.png")))["val"]) == 1
 
 
 def test_ids_as_strings_crowd_and_difficult(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     content = document("a.png")
     content["images"][0]["id"] = content["annotations"][0]["image_id"] = "n0001"
     content["annotations"][0] |= {"iscrowd": 1, "difficult": 1, "segmentation": {"counts": "abc", "size": [30, 40]}}
@@ -125,7 +125,7 @@ def test_ids_as_strings_crowd_and_difficult(tmp_path: Path) -> None:
 
 
 def test_parts_share_the_order_of_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     write(tmp_path / "train.json", document("a.png"))
     write(tmp_path / "val.json", document("a.png", categories=[{"id": 18, "name": "cow"}, {"id": 19, "name": "cat"}]))
     splits = open_dataset(tmp_path)
@@ -134,7 +134,7 @@ def test_parts_share_the_order_of_classes(tmp_path: Path) -> None:
 
 
 def test_a_category_that_only_heads_others_is_no_class(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     head = {"id": 0, "name": "pets", "supercategory": "none"}
     categories = [head, *({"id": i, "name": name, "supercategory": "pets"} for i, name in [(17, "cat"), (18, "dog")])]
     content = document("a.png", categories=categories)
@@ -143,8 +143,8 @@ def test_a_category_that_only_heads_others_is_no_class(tmp_path: Path) -> None:
     assert open_dataset(write(tmp_path / "val.json", content))["val"].names == ("pets", "cat", "dog")
 
 
-def test_a_missing_size_is_read_from_the_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+def test_a_missing_size_is_read_from_the_image(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
     content = document("a.png")
     del content["images"][0]["width"], content["images"][0]["height"]
     assert open_dataset(write(tmp_path / "val.json", content))["val"].size(0) == (30, 40)
@@ -176,7 +176,7 @@ BROKEN = [
 def test_a_broken_entry_is_named_with_its_line(
     kind: str, content: dict[str, Any], section: str, message: str, tmp_path: Path
 ) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     file = write(tmp_path / "val.json", content)
     lines = [number for number, line in enumerate(file.read_text().splitlines(), 1) if line == "  {"]
     expected = lines[{"images": 1, "annotations": 3, "categories": 5}[section]]
@@ -186,7 +186,7 @@ def test_a_broken_entry_is_named_with_its_line(
 
 
 def test_opening_leaves_broken_entries_out_and_counts_them(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     content = document("a.png", "a.png", "gone.png")
     content["annotations"][0]["bbox"] = [1, 2, 0, 5]
     content["annotations"][1]["category_id"] = 99
@@ -199,7 +199,7 @@ def test_opening_leaves_broken_entries_out_and_counts_them(tmp_path: Path) -> No
 
 
 def test_boxes_over_the_border_are_cut_there(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     content = document("a.png")
     content["annotations"][0]["bbox"] = [-5, 10, 50, 50]
     target = open_dataset(write(tmp_path / "val.json", content))["val"].target(0)
@@ -207,8 +207,8 @@ def test_boxes_over_the_border_are_cut_there(tmp_path: Path) -> None:
 
 
 def test_a_wrong_size_does_not_cost_boxes(tmp_path: Path) -> None:
-    """The JSON says 20×10, but the picture is 40×30, and the box lies well inside it."""
-    picture(tmp_path / "a.png")
+    """The JSON says 20×10, but the image is 40×30, and the box lies well inside it."""
+    make_image(tmp_path / "a.png")
     content = document("a.png")
     content["images"][0] |= {"width": 20, "height": 10}
     content["annotations"][0]["bbox"] = [25, 15, 10, 10]
@@ -246,6 +246,6 @@ def test_elements_are_those_of_the_json_module(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     (tmp_path / "val.json").write_text(json.dumps(document("a.png")), encoding="utf-8-sig")
     assert len(open_dataset(tmp_path)["val"]) == 1

@@ -17,8 +17,8 @@ from shapes import write_shapes
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of 200 different one-pixel pictures."""
+def make_images(tmp_path: Path) -> Path:
+    """A folder of 200 different one-pixel images."""
     for i in range(200):
         Image.fromarray(np.array([[[i, 0, 0]]], np.uint8)).save(tmp_path / f"{i:03d}.png")
     return tmp_path
@@ -42,19 +42,19 @@ def dataset_of(paths: list[Path]) -> Dataset:
 
 
 def parts_of(paths: list[Path], seed: int = 0, shares: dict[str, float] | None = None) -> dict[str, str]:
-    """Which part each picture is in, by its name."""
+    """Which part each image is in, by its name."""
     parts = draw_parts(dataset_of(paths), seed, shares)
     return {data.path(i).name: part for part, data in parts.items() for i in range(len(data))}
 
 
-def test_shares_are_met_on_average(pictures: Path) -> None:
-    paths = sorted(pictures.iterdir())
+def test_shares_are_met_on_average(make_images: Path) -> None:
+    paths = sorted(make_images.iterdir())
     counts = np.array([list(parts_of(paths, seed).values()).count("train") for seed in range(8)])
     assert abs(counts.mean() - 160) < 3 * np.sqrt(200 * 0.8 * 0.2 / 8)
 
 
-def test_a_place_depends_on_content_and_seed_alone(pictures: Path) -> None:
-    paths = sorted(pictures.iterdir())
+def test_a_place_depends_on_content_and_seed_alone(make_images: Path) -> None:
+    paths = sorted(make_images.iterdir())
     all_of_them = parts_of(paths)
     assert len(all_of_them) == 200 and set(all_of_them.values()) == {"train", "val", "test"}
     some = parts_of(paths[50:][::-1])
@@ -62,24 +62,24 @@ def test_a_place_depends_on_content_and_seed_alone(pictures: Path) -> None:
     assert parts_of(paths, seed=1) != all_of_them
 
 
-def test_copies_stay_together(pictures: Path) -> None:
-    paths = sorted(pictures.iterdir())
+def test_copies_stay_together(make_images: Path) -> None:
+    paths = sorted(make_images.iterdir())
     for path in paths:
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
-    parts = parts_of(sorted(pictures.iterdir()))
+    parts = parts_of(sorted(make_images.iterdir()))
     assert all(parts[path.name] == parts[f"copy-{path.name}"] for path in paths)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, {"train"}), (2, {"train", "val"}), (3, {"train", "val", "test"})])
-def test_the_smallest_datasets_have_as_many_parts_as_pictures(count: int, expected: set[str], pictures: Path) -> None:
+def test_the_smallest_datasets_have_as_many_parts_as_images(count: int, expected: set[str], make_images: Path) -> None:
     for first in range(20):
-        parts = parts_of(sorted(pictures.iterdir())[first : first + count])
+        parts = parts_of(sorted(make_images.iterdir())[first : first + count])
         assert set(parts.values()) == expected and len(parts) == count
 
 
-def test_one_picture_many_times_is_one_part(pictures: Path) -> None:
-    assert set(parts_of([pictures / "000.png"] * 5).values()) <= {"train", "val", "test"}
-    assert len(draw_parts(dataset_of([pictures / "000.png"] * 5), 0)) == 1
+def test_one_image_many_times_is_one_part(make_images: Path) -> None:
+    assert set(parts_of([make_images / "000.png"] * 5).values()) <= {"train", "val", "test"}
+    assert len(draw_parts(dataset_of([make_images / "000.png"] * 5), 0)) == 1
 
 
 def test_training_alone_gives_a_tenth_to_validation(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_path_of_no_use(name: str, message: str, tmp_path: Path) -> None:
         open_dataset(tmp_path / name)
 
 
-def test_no_usable_picture_is_an_error(tmp_path: Path) -> None:
+def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
     write_shapes(tmp_path, {"train": 2, "val": 1})
     for file in (tmp_path / "images").iterdir():
         file.unlink()

@@ -23,7 +23,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def photo(width: int = 64, height: int = 48) -> Image.Image:
-    """A smooth picture without symmetry."""
+    """A smooth image without symmetry."""
     y, x = np.mgrid[0:height, 0:width]
     channels = (255 * x / width, 255 * y / height, 255 * (x + y) / (width + height))
     return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
@@ -104,7 +104,7 @@ def test_exif_orientation_by_hand() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture() -> None:
+def test_damaged_exif_does_not_cost_the_image() -> None:
     data = encoded(photo(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert read_image(data).shape == (48, 64, 3)
 
@@ -131,12 +131,12 @@ def test_reduced_and_turned_jpeg_reports_the_upright_size() -> None:
     ("content", "found", "mend"),
     [
         (b"", "an empty file", "copy it again"),
-        (b"dear diary, this is no picture", "text that begins 'dear diary", "remove it"),
-        (b"<!DOCTYPE html><html>404", "a web page", "download the picture again"),
+        (b"dear diary, this is no image", "text that begins 'dear diary", "remove it"),
+        (b"<!DOCTYPE html><html>404", "a web page", "download the image again"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS pointer", "git lfs pull"),
         (bytes(range(200, 256)), "56 bytes of no format", "convert it"),
-        (encoded(photo(200, 200), "JPEG")[:1500], "the JPEG picture of 200x200 pixels breaks off", "copy or export"),
-        (png(photo(200, 200))[:400], "the PNG picture of 200x200 pixels breaks off", "copy or export"),
+        (encoded(photo(200, 200), "JPEG")[:1500], "the JPEG image of 200x200 pixels breaks off", "copy or export"),
+        (png(photo(200, 200))[:400], "the PNG image of 200x200 pixels breaks off", "copy or export"),
     ],
     ids=["empty", "text", "html", "lfs", "noise", "truncated JPEG", "truncated PNG"],
 )
@@ -190,7 +190,7 @@ def test_boolean_array() -> None:
     ("array", "message"),
     [
         (np.zeros((3, 20, 30), np.uint8), "move the channels last"),
-        (np.zeros((8, 20, 30, 3), np.uint8), "one picture at a time"),
+        (np.zeros((8, 20, 30, 3), np.uint8), "one image at a time"),
         (np.zeros((20, 30, 2), np.uint8), r"got shape \(20, 30, 2\)"),
         (np.zeros((0, 30, 3), np.uint8), r"got shape \(0, 30, 3\)"),
         (np.full((2, 3, 3), 200.0), "expected floats in 0..1, got 200..200"),

@@ -96,7 +96,7 @@ def test_each_axis_has_its_own_factor() -> None:
     assert edge.tolist()[0] == pytest.approx([240.0, 111 * 320 / 333, 480.0, 320.0])
 
 
-def test_back_clips_to_the_picture() -> None:
+def test_back_clips_to_the_image() -> None:
     way = Resize(Size(100, 200), Size(50, 100))
     assert way.back(torch.tensor([[-3.0, -3.0, 120.0, 60.0]])).tolist() == [[0.0, 0.0, 200.0, 100.0]]
     assert way.back(torch.zeros(0, 4)).shape == (0, 4)
@@ -150,13 +150,13 @@ def test_plain_looks_at_four_pixels_and_antialias_at_all() -> None:
         (Preprocess("stretch", resample="plain"), np.float32),
     ],
 )
-def test_pictures_are_float_where_grey_levels_would_be_rounded(preprocess: Preprocess, dtype: type) -> None:
+def test_images_are_float_where_grey_levels_would_be_rounded(preprocess: Preprocess, dtype: type) -> None:
     for side in (40, 512):  # the latter stays as it is
-        picture, _ = preprocess(np.full((side, 512, 3), 7, np.uint8))
-        assert picture.dtype == preprocess.dtype == dtype and (picture == 7).all()
+        image, _ = preprocess(np.full((side, 512, 3), 7, np.uint8))
+        assert image.dtype == preprocess.dtype == dtype and (image == 7).all()
 
 
-def test_resize_takes_read_only_pictures_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_resize_takes_read_only_images_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     image = np.zeros((10, 10, 3), np.uint8)
     image.flags.writeable = False
     assert resize(image, Size(5, 5)).shape == (5, 5, 3)

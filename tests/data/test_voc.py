@@ -17,7 +17,7 @@ DOG = (
 )
 
 
-def picture(path: Path, shade: int = 0) -> None:
+def make_image(path: Path, shade: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (shade, 0, 0)).save(path)
 
@@ -37,7 +37,7 @@ def problems_of(folder: Path) -> list[Problem]:
 
 
 def test_the_first_pixel_is_one(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     corners = "<xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>30</ymax>"
     xml(tmp_path / "a.xml", f"{DOG}<object><name>all</name><bndbox>{corners}</bndbox></object>")
     target = open_dataset(tmp_path)["train"].target(0)
@@ -46,7 +46,7 @@ def test_the_first_pixel_is_one(tmp_path: Path) -> None:
 
 def test_as_published(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "unlisted"):
-        picture(tmp_path / "VOC2007" / "JPEGImages" / f"{name}.jpg")
+        make_image(tmp_path / "VOC2007" / "JPEGImages" / f"{name}.jpg")
         xml(tmp_path / "VOC2007" / "Annotations" / f"{name}.xml", DOG.replace("dog", f"dog{name}"), f"{name}.jpg")
     lists = tmp_path / "VOC2007" / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_as_published(tmp_path: Path) -> None:
 def test_trainval_and_test_give_a_part_of_training_to_validation(tmp_path: Path) -> None:
     names = [f"{i:02d}" for i in range(12)]
     for i, name in enumerate(names):
-        picture(tmp_path / "JPEGImages" / f"{name}.png", shade=i)
+        make_image(tmp_path / "JPEGImages" / f"{name}.png", shade=i)
         xml(tmp_path / "Annotations" / f"{name}.xml", filename=f"{name}.png")
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -86,7 +86,7 @@ def test_trainval_and_test_give_a_part_of_training_to_validation(tmp_path: Path)
     ],
 )
 def test_layouts(annotation: str, image: str, tmp_path: Path) -> None:
-    picture(tmp_path / image)
+    make_image(tmp_path / image)
     xml(tmp_path / annotation)
     (tmp_path / annotation).with_name("._a.xml").write_bytes(b"\x00\x05 what a Mac leaves in an archive")
     dataset = open_dataset(tmp_path)["train"]
@@ -95,7 +95,7 @@ def test_layouts(annotation: str, image: str, tmp_path: Path) -> None:
 
 def test_roboflow_export(tmp_path: Path) -> None:
     for part in ("train", "valid", "test"):
-        picture(tmp_path / part / "a_png.rf.0123.png")
+        make_image(tmp_path / part / "a_png.rf.0123.png")
         xml(tmp_path / part / "a_png.rf.0123.xml", filename="a_png.rf.0123.png")
     splits = open_dataset(tmp_path)
     assert list(splits) == ["train", "val", "test"]
@@ -104,7 +104,7 @@ def test_roboflow_export(tmp_path: Path) -> None:
 
 def test_a_stale_file_name_loses_against_the_name_of_the_xml(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        make_image(tmp_path / f"{name}.png")
     xml(tmp_path / "a.xml", filename="b.png")
     assert open_dataset(tmp_path)["train"].path(0).name == "a.png"
     (tmp_path / "a.xml").rename(tmp_path / "c.xml")
@@ -112,7 +112,7 @@ def test_a_stale_file_name_loses_against_the_name_of_the_xml(tmp_path: Path) -> 
 
 
 def test_difficult_is_kept_and_parts_of_objects_are_no_objects(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
     head = f"<part><name>head</name>{box}</part>"
     xml(tmp_path / "a.xml", DOG.replace("<difficult>0", "<difficult>1").replace("</object>", f"{head}</object>") + DOG)
@@ -121,7 +121,7 @@ def test_difficult_is_kept_and_parts_of_objects_are_no_objects(tmp_path: Path) -
 
 
 def test_a_list_of_labels_gives_the_order_and_finds_the_unknown(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     xml(tmp_path / "a.xml", DOG + DOG.replace("dog", "dgo"))
     (tmp_path / "labels.txt").write_text("dog\ncat\n")
     (problem,) = problems_of(tmp_path)
@@ -147,7 +147,7 @@ def test_a_list_of_labels_gives_the_order_and_finds_the_unknown(tmp_path: Path) 
 def test_a_broken_file_is_named_with_its_line(
     objects: str, size: str, kind: str, line: int, message: str, tmp_path: Path
 ) -> None:
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     file = xml(tmp_path / "a.xml", objects, size=size)
     (problem,) = problems_of(tmp_path)
     assert (problem.kind, problem.file, problem.line) == (kind, str(file), line)
@@ -156,7 +156,7 @@ def test_a_broken_file_is_named_with_its_line(
 
 def test_a_broken_file_among_good_ones_costs_itself_only(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        make_image(tmp_path / f"{name}.png")
         xml(tmp_path / f"{name}.xml")
     (tmp_path / "b.xml").write_text("")
     with pytest.warns(UserWarning, match="1 × malformed annotation"):
@@ -164,14 +164,14 @@ def test_a_broken_file_among_good_ones_costs_itself_only(tmp_path: Path) -> None
     assert len(dataset) == 1 and dataset.image_id(0) == "a"
 
 
-def test_a_size_of_zero_is_read_from_the_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+def test_a_size_of_zero_is_read_from_the_image(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
     xml(tmp_path / "a.xml", size="0,0")
     assert open_dataset(tmp_path)["train"].size(0) == (30, 40)
 
 
 def test_lists_that_name_what_is_not_there(tmp_path: Path) -> None:
-    picture(tmp_path / "JPEGImages" / "a.png")
+    make_image(tmp_path / "JPEGImages" / "a.png")
     xml(tmp_path / "Annotations" / "a.xml")
     xml(tmp_path / "Annotations" / "b.xml", filename="b.png")
     file = tmp_path / "ImageSets" / "Main" / "train.txt"

@@ -10,11 +10,11 @@ from PIL import Image
 from boxwright.data.formats import DatasetError, open_dataset, read_parts
 from boxwright.data.formats.reading import Problem
 
-DOG = "1 0.5 0.5 0.5 0.2\n"  # of a picture of 40×30: 10, 12, 30, 18
+DOG = "1 0.5 0.5 0.5 0.2\n"  # of an image of 40×30: 10, 12, 30, 18
 NAMES = "names: [cat, dog]\n"
 
 
-def picture(path: Path, shade: int = 0) -> None:
+def make_image(path: Path, shade: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 30), (shade, 0, 0)).save(path)
 
@@ -26,8 +26,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def one(folder: Path, label: str = DOG, head: str = NAMES) -> Path:
-    """A dataset of one picture whose label file is returned."""
-    picture(folder / "images" / "val" / "a.png")
+    """A dataset of one image whose label file is returned."""
+    make_image(folder / "images" / "val" / "a.png")
     write(folder / "data.yaml", f"{head}val: images/val\n")
     return write(folder / "labels" / "val" / "a.txt", label)
 
@@ -45,7 +45,7 @@ YAMLS = {
     "Roboflow": ("train: ../train/images\nval: ../val/images\n", NESTED),
     "Roboflow in Colab": ("train: /content/x/train/images\nval: /content/x/val/images\n", NESTED),
     "parts without images": ("train: train\nval: val\n", NESTED),
-    "labels beside the pictures": ("train: train\nval: val\n", "train/a.png"),
+    "labels beside the images": ("train: train\nval: val\n", "train/a.png"),
     "several folders": ("train: [images/train]\nval:\n- images/val\ntest:\n", PARTED),
 }
 
@@ -56,7 +56,7 @@ def test_yaml(case: str, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     for part in ("train", "val"):
         place = image.replace("train", part)
-        picture(folder / place)
+        make_image(folder / place)
         write((folder / place.replace("images", "labels")).with_suffix(".txt"), DOG)
     file = write(folder / "data.yaml", NAMES + parts)
     for source in (folder, file):
@@ -83,9 +83,9 @@ def test_names(names: str, expected: tuple[str, ...], tmp_path: Path) -> None:
     assert splits.names == expected and splits["val"].target(0).labels.tolist() == [1]
 
 
-def test_lists_of_pictures(tmp_path: Path) -> None:
+def test_lists_of_images(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        picture(tmp_path / "images" / f"{name}.png")
+        make_image(tmp_path / "images" / f"{name}.png")
         write(tmp_path / "labels" / f"{name}.txt", DOG)
     write(tmp_path / "val.txt", "./images/b.png\n\n./images/gone.png\n")
     write(tmp_path / "dataset.yaml", NAMES + "val: val.txt\n")
@@ -108,7 +108,7 @@ def test_lists_of_pictures(tmp_path: Path) -> None:
     ],
 )
 def test_folders_without_yaml(image: str, label: str, classes: str, part: str, tmp_path: Path) -> None:
-    picture(tmp_path / image)
+    make_image(tmp_path / image)
     write(tmp_path / label, DOG)
     write(tmp_path / classes, "cat\ndog\n")
     splits = open_dataset(tmp_path)
@@ -118,15 +118,15 @@ def test_folders_without_yaml(image: str, label: str, classes: str, part: str, t
 
 def test_classes_nobody_names_are_called_by_their_number(tmp_path: Path) -> None:
     for part, index in (("train", 10), ("val", 2)):
-        picture(tmp_path / "images" / part / "a.png")
+        make_image(tmp_path / "images" / part / "a.png")
         write(tmp_path / "labels" / part / "a.txt", DOG.replace("1", str(index), 1))
     splits = open_dataset(tmp_path)
     assert splits.names == ("2", "10") and splits["train"].target(0).labels.tolist() == [1]
 
 
-def test_a_picture_without_labels_is_background(tmp_path: Path) -> None:
+def test_a_image_without_labels_is_background(tmp_path: Path) -> None:
     one(tmp_path, "")
-    picture(tmp_path / "images" / "val" / "b.png")
+    make_image(tmp_path / "images" / "val" / "b.png")
     dataset = open_dataset(tmp_path)["val"]
     assert len(dataset) == 2 and len(dataset.boxes) == 0
 
@@ -142,7 +142,7 @@ def test_keypoints_are_passed_over(tmp_path: Path) -> None:
     assert open_dataset(tmp_path)["val"].target(0).boxes.tolist() == [[10, 12, 30, 18]]
 
 
-def test_shares_are_of_the_upright_picture(tmp_path: Path) -> None:
+def test_shares_are_of_the_upright_image(tmp_path: Path) -> None:
     one(tmp_path)
     tags = Image.Exif()
     tags[0x0112] = 6  # a quarter turn
@@ -153,7 +153,7 @@ def test_shares_are_of_the_upright_picture(tmp_path: Path) -> None:
 
 def test_equal_names_in_two_folders_keep_apart(tmp_path: Path) -> None:
     for folder in ("x", "y"):
-        picture(tmp_path / "images" / "val" / folder / "a.png")
+        make_image(tmp_path / "images" / "val" / folder / "a.png")
         write(tmp_path / "labels" / "val" / folder / "a.txt", DOG)
     write(tmp_path / "data.yaml", NAMES + "val: images/val\n")
     dataset = open_dataset(tmp_path)["val"]
@@ -187,7 +187,7 @@ def test_a_label_file_that_is_no_text(tmp_path: Path) -> None:
     assert problems_of(tmp_path)[0].kind == "malformed annotation"
 
 
-def test_labels_without_a_picture(tmp_path: Path) -> None:
+def test_labels_without_a_image(tmp_path: Path) -> None:
     file = one(tmp_path).with_name("b.txt")
     write(file, DOG)
     (problem,) = problems_of(tmp_path)

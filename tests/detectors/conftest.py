@@ -1,4 +1,4 @@
-"""Small detectors, one of them of every kind, and a picture that they have learnt by heart."""
+"""Small detectors, one of them of every kind, and an image that they have learnt by heart."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Small(NamedTuple):
     options  of its config
     single   it answers one object: the larger one is all there is to find
     tight    overlap of its boxes with the objects that it has learnt by heart
-    stable   the same where the picture is flipped or padded
+    stable   the same where the image is flipped or padded
     """
 
     options: dict[str, Any] = {}
@@ -55,7 +55,7 @@ VARIANTS = {name: (name, {}) for name in DETECTORS} | {
 
 
 class Learnt(NamedTuple):
-    """A detector, the config that built it, the picture and its mirror image, these padded, and what is on them."""
+    """A detector, the config that built it, the image and its mirror image, these padded, and what is on them."""
 
     config: Any
     detector: Detector
@@ -74,7 +74,7 @@ def small(variant: str) -> Any:
     return DETECTORS[name](**(shared | SMALL.get(name, Small()).options | options))
 
 
-def picture_and_mirror() -> tuple[Images, list[Target]]:
+def image_and_mirror() -> tuple[Images, list[Target]]:
     """A red and a blue rectangle on grey noise, and the same from left to right; proposals are around and about."""
     noise = torch.Generator().manual_seed(0)
     pixels = 100 + 40 * torch.rand(3, HEIGHT, WIDTH, generator=noise)
@@ -103,10 +103,10 @@ def on_canvas(images: Images) -> Images:
 
 
 @pytest.fixture(scope="session", params=VARIANTS)
-def learnt(request: pytest.FixtureRequest) -> Learnt:
-    """Ninety steps on one picture and its mirror image, with and without padding."""
+def trained(request: pytest.FixtureRequest) -> Learnt:
+    """Ninety steps on one image and its mirror image, with and without padding."""
     torch.manual_seed(1)
-    config, (images, targets) = small(request.param), picture_and_mirror()
+    config, (images, targets) = small(request.param), image_and_mirror()
     traits = SMALL.get(VARIANTS[request.param][0], Small())
     if traits.single:
         targets = [target[target.area == target.area.max()] for target in targets]

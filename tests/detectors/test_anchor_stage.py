@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwright.assign import Balanced, ByOverlap, HardNegatives, everything
+from boxwright.assign import BalancedSampler, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Dense
@@ -27,8 +27,8 @@ def stage(classes: int = 2, **parts: Any) -> AnchorStage:
         "head": AnchorHead(4, 1, classes, depth=1, shared=True),
         "anchors": GRID,
         "codec": DeltaCodec(),
-        "assign": ByOverlap(high=0.7, low=0.3),
-        "sample": everything,
+        "assign": MaxIoUAssigner(high=0.7, low=0.3),
+        "sample": all_valid_anchors,
         "class_loss": binary_cross_entropy,
         "box_loss": DeltaLoss(beta=0),
         "select": Select(),
@@ -101,7 +101,7 @@ def test_sums_are_divided_by_samples_or_by_positives() -> None:
 
 def test_only_samples_count() -> None:
     torch.manual_seed(0)
-    sampled = stage(sample=Balanced(4, positive=0.5), divide_by="samples")
+    sampled = stage(sample=BalancedSampler(4, positive=0.5), divide_by="samples")
     losses = sampled.loss(silent(), [target(ANCHORS[1] + torch.tensor([1.0, 0.0, 1.0, 0.0]))])
     assert losses["class"].item() == pytest.approx(2 * math.log(2))  # 4 anchors, 2 logits each, over 4
     assert losses["box"].item() == pytest.approx(0.125 / 4)
@@ -133,7 +133,7 @@ def test_ignored_anchors_cost_nothing() -> None:
 def test_a_crowd_is_not_learnt_and_costs_nothing() -> None:
     """A crowd over the upper half: the three anchors and the two large ones inside are left out."""
     crowd = torch.tensor([0.0, 0.0, 32.0, 8.0])
-    losses = stage(assign=ByOverlap(0.7, 0.3, crowd=0.4)).loss(silent(), [target(crowd, crowd=True)])
+    losses = stage(assign=MaxIoUAssigner(0.7, 0.3, crowd=0.4)).loss(silent(), [target(crowd, crowd=True)])
     assert losses["class"].item() == pytest.approx(2 * 3 * math.log(2))
     assert losses["box"].item() == 0
 
@@ -183,7 +183,7 @@ def test_hard_negatives_see_the_losses() -> None:
     dense.logits[:] = -20.0
     dense.logits[0, 1, 1] = 20.0
     dense.logits[0, [3, 7], 0] = 5.0
-    losses = stage(sample=HardNegatives(ratio=3.0)).loss(dense, [target(ANCHORS[1])])
+    losses = stage(sample=HardNegativeMining(ratio=3.0)).loss(dense, [target(ANCHORS[1])])
     assert losses["class"].item() == pytest.approx(2 * math.log1p(math.exp(5)))
 
 

@@ -16,7 +16,7 @@ from boxwright.types import Images, Size, Target
 
 
 class Case(NamedTuple):
-    """One picture of noise: what is on it, its size, and what is proposed to those who are told; if None, anything."""
+    """One image of noise: what is on it, its size, and what is proposed to those who are told; if None, anything."""
 
     objects: Tensor
     size: Size = Size(64, 96)
@@ -30,7 +30,7 @@ OBJECT = torch.tensor([[10.0, 5.0, 60.0, 45.0]])
 
 
 def anywhere(count: int, size: Size) -> Tensor:
-    """So many boxes (count, 4) inside a picture."""
+    """So many boxes (count, 4) inside an image."""
     corners = torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(0)).sort(dim=1).values
     return (corners * torch.tensor([size.width, size.height])).flatten(1)
 
@@ -40,7 +40,7 @@ CASES = {
     "no place for proposals": Case(OBJECT, proposals=torch.zeros(0, 4)),
     "no proposal and nothing": Case(torch.zeros(0, 4), proposals=torch.zeros(20, 4)),
     "20 x 30 pixels": Case(torch.tensor([[2.0, 2.0, 25.0, 18.0]]), Size(20, 30)),
-    "a picture of a pixel": Case(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), Size(1, 1)),
+    "an image of a pixel": Case(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), Size(1, 1)),
     "a strip lower than any window": Case(torch.tensor([[3.0, 1.0, 300.0, 7.0]]), Size(8, 400)),
     "one class": Case(OBJECT, classes=1),
     "two hundred classes": Case(OBJECT, classes=200, label=199),
@@ -48,7 +48,7 @@ CASES = {
     "only a crowd": Case(OBJECT, crowd=True),
     "a box without extent": Case(torch.tensor([[20.0, 20.0, 20.0, 20.0]])),
     "a box without width beside an object": Case(torch.cat([torch.tensor([[20.0, 5.0, 20.0, 50.0]]), OBJECT])),
-    "a box beyond the picture": Case(torch.tensor([[-500.0, 10.0, 2000.0, 900.0]])),
+    "a box beyond the image": Case(torch.tensor([[-500.0, 10.0, 2000.0, 900.0]])),
 }
 
 

@@ -29,7 +29,7 @@ def network(name: str, small_configs: dict[str, Any]) -> Network:
 
 
 def batch(images: int, proposes: bool = False) -> tuple[Tensor, ...]:
-    """Noise, the last picture smaller than its canvas; where somebody proposes, boxes anywhere, the last one none."""
+    """Noise, the last image smaller than its canvas; where somebody proposes, boxes anywhere, the last one none."""
     noise = torch.Generator().manual_seed(images)
     pixels = 255 * torch.rand(images, 3, 64, 96, generator=noise)
     sizes = torch.tensor([[64, 96]] * (images - 1) + [[60, 80]])

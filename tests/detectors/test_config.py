@@ -46,7 +46,7 @@ def test_conventions_of_other_libraries() -> None:
     theirs: Any = replace(config, conventions="torchvision").build(1)
     pool = theirs.regions.pool
     assert isinstance(pool, RegionAlign) and not pool.aligned and ours.regions.pool.aligned
-    assert theirs.proposer.anchors.rounded and theirs.proposer.anchors.fitted
+    assert theirs.proposer.anchors.rounded and theirs.proposer.anchors.stride_from_feature_map
     assert theirs.regions.select.smallest == 1e-2
     with pytest.raises(ValueError, match="boxwright, torchvision, detectron2, got 'mmdet'"):
         replace(config, conventions="mmdet").build(1)  # type: ignore[arg-type]
@@ -55,10 +55,10 @@ def test_conventions_of_other_libraries() -> None:
 def test_the_head_of_regions_may_convolve_first() -> None:
     config = FasterRCNNConfig(**NARROW, head_convolutions=2, head_layers=1, hidden=24)
     detector: Any = config.build(3)
-    convolved, connected = detector.regions.head.hidden
+    convolved, mlp_head = detector.regions.head.hidden
     assert [type(layer).__name__ for layer in convolved] == ["Conv2d", "ReLU"] * 2
-    assert [type(layer).__name__ for layer in connected] == ["Flatten", "Linear", "ReLU"]
-    assert connected[1].out_features == 24
+    assert [type(layer).__name__ for layer in mlp_head] == ["Flatten", "Linear", "ReLU"]
+    assert mlp_head[1].out_features == 24
 
 
 def test_last_levels_of_an_ssd_may_leave_out_the_border() -> None:

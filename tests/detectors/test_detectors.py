@@ -34,112 +34,116 @@ def total(detector: Detector, images: Images, targets: list[Target]) -> Tensor:
     return torch.stack(list(detector.loss(images, targets).values())).sum()
 
 
-def test_learns_one_picture_by_heart(learnt: Any) -> None:
-    for found, target in zip(learnt.detector.detect(learnt.images), learnt.targets, strict=True):
+def test_learns_one_image_by_heart(trained: Any) -> None:
+    for found, target in zip(trained.detector.detect(trained.images), trained.targets, strict=True):
         assert torch.equal(best(found).labels, target.labels)
         assert best(found).scores.min() > 0.6
-        assert iou(best(found).boxes, target.boxes).min() > learnt.traits.tight
+        assert iou(best(found).boxes, target.boxes).min() > trained.traits.tight
 
 
-def test_flipping_the_picture_flips_the_boxes(learnt: Any) -> None:
+def test_flipping_the_image_flips_the_boxes(trained: Any) -> None:
     """To a few pixels: no stack of strided convolutions is quite symmetric, and this one learnt both sides."""
-    found, mirrored = (best(one) for one in learnt.detector.detect(learnt.images))
+    found, mirrored = (best(one) for one in trained.detector.detect(trained.images))
     assert torch.equal(found.labels, mirrored.labels)
-    assert iou(hflip(found.boxes, learnt.images.pixels.shape[3]), mirrored.boxes).min() > learnt.traits.stable
+    assert iou(hflip(found.boxes, trained.images.pixels.shape[3]), mirrored.boxes).min() > trained.traits.stable
 
 
-def test_neighbours_in_a_batch_change_nothing(learnt: Any) -> None:
-    one, height, width = learnt.padded[:1], *learnt.padded.pixels.shape[2:]
+def test_neighbours_in_a_batch_change_nothing(trained: Any) -> None:
+    one, height, width = trained.padded[:1], *trained.padded.pixels.shape[2:]
     noise = 255 * torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     sizes = torch.cat([one.sizes, torch.tensor([[height, width]])])
     both = Images(torch.cat([one.pixels, noise]), sizes, one.proposals.repeat(2, 1, 1))
-    alone, beside = (best(learnt.detector.detect(images)[0]) for images in (one, both))
+    alone, beside = (best(trained.detector.detect(images)[0]) for images in (one, both))
     torch.testing.assert_close(beside.boxes, alone.boxes, atol=1e-2, rtol=0)
     torch.testing.assert_close(beside.scores, alone.scores, atol=1e-4, rtol=0)
     assert torch.equal(beside.labels, alone.labels)
 
 
-def test_padding_changes_little(learnt: Any) -> None:
+def test_padding_changes_little(trained: Any) -> None:
     """Convolutions see grey instead of nothing beyond the border. No box reaches into it."""
-    height, width = learnt.images.pixels.shape[2:]
-    for plain, found in zip(learnt.detector.detect(learnt.images), learnt.detector.detect(learnt.padded), strict=True):
+    height, width = trained.images.pixels.shape[2:]
+    for plain, found in zip(
+        trained.detector.detect(trained.images), trained.detector.detect(trained.padded), strict=True
+    ):
         assert found.boxes.min() >= 0 and found.boxes[:, 2].max() <= width and found.boxes[:, 3].max() <= height
         assert torch.equal(best(plain).labels, best(found).labels)
-        assert iou(best(plain).boxes, best(found).boxes).min() > learnt.traits.stable
+        assert iou(best(plain).boxes, best(found).boxes).min() > trained.traits.stable
 
 
-def test_save_and_load_give_the_same_boxes(learnt: Any, tmp_path: Path) -> None:
+def test_save_and_load_give_the_same_boxes(trained: Any, tmp_path: Path) -> None:
     path = tmp_path / "detector.safetensors"
-    save_detector(path, learnt.detector, learnt.config, ("red", "blue"), Preprocess())
+    save_detector(path, trained.detector, trained.config, ("red", "blue"), Preprocess())
     loaded = load_detector(path)
-    for before, after in zip(learnt.detector.detect(learnt.images), loaded.detector.detect(learnt.images), strict=True):
+    for before, after in zip(
+        trained.detector.detect(trained.images), loaded.detector.detect(trained.images), strict=True
+    ):
         assert torch.equal(before.boxes, after.boxes)
         assert torch.equal(before.scores, after.scores)
         assert torch.equal(before.labels, after.labels)
 
 
-def test_bfloat16_finds_the_same(learnt: Any) -> None:
+def test_bfloat16_finds_the_same(trained: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = learnt.detector.detect(learnt.images)
-    for plain, found in zip(learnt.detector.detect(learnt.images), reduced, strict=True):
+        reduced = trained.detector.detect(trained.images)
+    for plain, found in zip(trained.detector.detect(trained.images), reduced, strict=True):
         assert found.boxes.dtype == found.scores.dtype == torch.float32
         assert torch.equal(best(plain).labels, best(found).labels)
         assert iou(best(plain).boxes, best(found).boxes).min() > 0.9
 
 
-def test_detections_come_best_first_and_lie_in_the_picture(learnt: Any) -> None:
-    for found in learnt.detector.detect(learnt.images):
-        assert len(found) <= learnt.config.detections
+def test_detections_come_best_first_and_lie_in_the_image(trained: Any) -> None:
+    for found in trained.detector.detect(trained.images):
+        assert len(found) <= trained.config.detections
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         overlaps = pairwise_iou(found.boxes, found.boxes).triu(1)
         same = found.labels[:, None] == found.labels
         assert not (same & (overlaps > 0.5)).any()
 
 
-def test_forward_is_the_door_to_both(learnt: Any) -> None:
+def test_forward_is_the_door_to_both(trained: Any) -> None:
     torch.manual_seed(0)
-    losses = learnt.detector(learnt.images, learnt.targets)
+    losses = trained.detector(trained.images, trained.targets)
     torch.manual_seed(0)
-    assert losses == learnt.detector.loss(learnt.images, learnt.targets)
-    found = learnt.detector(learnt.images)
-    assert [len(one) for one in found] == [len(one) for one in learnt.detector.detect(learnt.images)]
+    assert losses == trained.detector.loss(trained.images, trained.targets)
+    found = trained.detector(trained.images)
+    assert [len(one) for one in found] == [len(one) for one in trained.detector.detect(trained.images)]
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("empty", ["none", "one", "all"])
 def test_every_parameter_learns_with_and_without_objects(
-    learnt: Any, empty: str, precision: torch.dtype | None
+    trained: Any, empty: str, precision: torch.dtype | None
 ) -> None:
     """DistributedDataParallel waits for the gradient of every parameter: none may be missing."""
-    targets = {"none": learnt.targets, "one": [learnt.targets[0], Target.empty()], "all": [Target.empty()] * 2}[empty]
-    learnt.detector.zero_grad(set_to_none=True)
+    targets = {"none": trained.targets, "one": [trained.targets[0], Target.empty()], "all": [Target.empty()] * 2}[empty]
+    trained.detector.zero_grad(set_to_none=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with torch.autocast("cpu", precision, enabled=precision is not None):
-            loss = total(learnt.detector, learnt.images, targets)
+            loss = total(trained.detector, trained.images, targets)
         loss.backward()
     assert loss.isfinite() and loss > 0
-    wanted = {name: parameter for name, parameter in learnt.detector.named_parameters() if parameter.requires_grad}
+    wanted = {name: parameter for name, parameter in trained.detector.named_parameters() if parameter.requires_grad}
     assert not [name for name, parameter in wanted.items() if parameter.grad is None]
     assert not [name for name, parameter in wanted.items() if not parameter.grad.isfinite().all()]
 
 
-def test_box_losses_of_empty_pictures_are_zero(learnt: Any) -> None:
-    losses = learnt.detector.loss(learnt.images, [Target.empty()] * 2)
+def test_box_losses_of_empty_images_are_zero(trained: Any) -> None:
+    losses = trained.detector.loss(trained.images, [Target.empty()] * 2)
     assert all(value.item() == 0 for name, value in losses.items() if "box" in name)
 
 
-def test_a_crowd_over_everything_leaves_nothing_to_learn(learnt: Any) -> None:
-    losses = learnt.detector.loss(learnt.images, [everywhere(crowd=True)] * 2)
+def test_a_crowd_over_everything_leaves_nothing_to_learn(trained: Any) -> None:
+    losses = trained.detector.loss(trained.images, [everywhere(crowd=True)] * 2)
     assert all(value.item() == 0 for value in losses.values())
-    assert total(learnt.detector, learnt.images, [everywhere()] * 2) > 0
+    assert total(trained.detector, trained.images, [everywhere()] * 2) > 0
 
 
-def test_the_seed_decides_the_loss(learnt: Any) -> None:
+def test_the_seed_decides_the_loss(trained: Any) -> None:
     torch.manual_seed(5)
-    first = total(learnt.detector, learnt.images, learnt.targets)
+    first = total(trained.detector, trained.images, trained.targets)
     torch.manual_seed(5)
-    assert torch.equal(total(learnt.detector, learnt.images, learnt.targets), first)
+    assert torch.equal(total(trained.detector, trained.images, trained.targets), first)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -22,7 +22,7 @@ TARGETS = [Target(torch.tensor([[5.0, 5.0, 42.0, 48.0]]), torch.tensor([1])), Ta
 
 
 def test_proposals_are_clipped_and_those_without_extent_are_none() -> None:
-    """The second picture is 80 x 50: a box beyond its right border has nothing left."""
+    """The second image is 80 x 50: a box beyond its right border has nothing left."""
     beyond = torch.tensor([[-5.0, 3.0, 200.0, 20.0], [85.0, 5.0, 95.0, 20.0], [0.0, 0.0, 0.0, 0.0]])
     slots = given(Images(PIXELS, SIZES, torch.stack([beyond, beyond])))
     assert slots.boxes[0, 0].tolist() == [0, 3, 96, 20] and slots.boxes[1, 0].tolist() == [0, 3, 80, 20]

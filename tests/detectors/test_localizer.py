@@ -1,4 +1,4 @@
-"""The localizer: the picture as a proposal, the largest object as what there is to learn."""
+"""The localizer: the image as a proposal, the largest object as what there is to learn."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def images(count: int = 1) -> Images:
 
 
 def localizer(**options: Any) -> Localizer:
-    """Three classes; says that of every picture class 1 is the likeliest, then 0, then 2, then background."""
+    """Three classes; says that of every image class 1 is the likeliest, then 0, then 2, then background."""
     torch.manual_seed(0)
     detector = LocalizerConfig(**(vars(CONFIG) | options)).build(3).eval()
     head = detector.region.head
@@ -38,7 +38,7 @@ def localizer(**options: Any) -> Localizer:
     return detector
 
 
-def test_the_picture_without_its_padding_is_the_proposal() -> None:
+def test_the_image_without_its_padding_is_the_proposal() -> None:
     proposals = whole(images(2))
     assert proposals.boxes.tolist() == [[[0, 0, 96, 64]], [[0, 0, 80, 60]]]
     assert proposals.valid.tolist() == [[True], [True]]
@@ -57,14 +57,14 @@ def test_the_picture_without_its_padding_is_the_proposal() -> None:
     ],
     ids=["second", "first", "equal", "crowd", "only a crowd", "none", "without extent"],
 )
-def test_the_picture_learns_the_largest_object(objects: Target, learnt: int) -> None:
+def test_the_image_learns_the_largest_object(objects: Target, trained: int) -> None:
     """The objects, which the region stage adds to the candidates, learn nothing themselves."""
     candidates = torch.cat([torch.tensor([[0.0, 0.0, 96.0, 64.0]]), objects.boxes])
-    assert largest(candidates, objects).tolist() == [learnt] + [IGNORED] * len(objects)
+    assert largest(candidates, objects).tolist() == [trained] + [IGNORED] * len(objects)
 
 
 def test_losses_by_hand() -> None:
-    """An object as large as the picture is where the head says it is; half as wide in the middle, it is ln 2 off."""
+    """An object as large as the image is where the head says it is; half as wide in the middle, it is ln 2 off."""
     detector = localizer()
     losses = detector.loss(images(), [target(SMALL, [0.0, 0.0, 96.0, 64.0])])
     assert losses["class"].item() == pytest.approx(-torch.tensor(0.4).log().item())
@@ -84,7 +84,7 @@ def test_the_box_loss_has_its_weight() -> None:
 
 @pytest.mark.parametrize("agnostic", [True, False])
 def test_answers_the_likeliest_class(agnostic: bool) -> None:
-    """A tenth of the picture further up: class 1 alone, or all alike."""
+    """A tenth of the image further up: class 1 alone, or all alike."""
     detector = localizer(agnostic=agnostic)
     deltas: Tensor = detector.region.head.deltas.bias.data.view(-1, 4)  # type: ignore[union-attr, operator]
     deltas[0 if agnostic else 1, 1] = -10 * 0.1
@@ -100,7 +100,7 @@ def test_several_answers_are_of_several_classes() -> None:
     assert found.labels.tolist() == [1, 0, 2]
 
 
-def test_a_picture_that_is_background_has_no_answer() -> None:
+def test_a_image_that_is_background_has_no_answer() -> None:
     detector = localizer()
     detector.region.head.logits.bias.data[3] = 9.0  # type: ignore[union-attr, index]
     assert len(detector.detect(images())[0]) == 0

@@ -57,7 +57,7 @@ def test_no_layer_runs_on_a_region() -> None:
             layer.register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
     with torch.no_grad():
         detector.slots(Images(PIXELS, SIZES))
-    assert set(rows) == {2}  # pictures, not 40 regions
+    assert set(rows) == {2}  # images, not 40 regions
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from boxwright.detectors import RCNN, RCNNConfig
 from boxwright.detectors.rcnn import nothing_shared
-from boxwright.detectors.region_stage import Averaged, RegionHead
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead
 from boxwright.detectors.select import best, least_background
 from boxwright.layers.warp import WarpRegions
 from boxwright.types import Images, Target
@@ -26,15 +26,15 @@ class Colours(nn.Module):
 
 
 def test_a_region_is_what_lies_in_its_box() -> None:
-    """A picture red on the left and blue on the right: the network reads the colour of each half, and of both."""
+    """An image red on the left and blue on the right: the network reads the colour of each half, and of both."""
     pixels = torch.zeros(1, 3, 40, 80)
     pixels[:, 0, :, :40], pixels[:, 2, :, 40:] = 200.0, 100.0
     boxes = torch.tensor([[[4.0, 4.0, 36.0, 36.0], [44.0, 4.0, 76.0, 36.0], [0.0, 0.0, 80.0, 40.0]]])
     config = RCNNConfig(**SMALL)
     regions = config.regions(
-        WarpRegions(16, context=0), RegionHead(Averaged(Colours()), 3, 2, agnostic=True), classes=2
+        WarpRegions(16, context=0), RegionHead(GlobalAveragePool(Colours()), 3, 2, agnostic=True), classes=2
     )
-    pooled = Averaged(Colours())(regions.pool(nothing_shared(pixels), boxes))
+    pooled = GlobalAveragePool(Colours())(regions.pool(nothing_shared(pixels), boxes))
     colours = torch.tensor([[200.0, 0.0, 0.0], [0.0, 0.0, 100.0], [100.0, 0.0, 50.0]])
     torch.testing.assert_close(pooled, colours, atol=0.5, rtol=0)  # the border between them is sampled unevenly
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwright.assign import Balanced, ByOverlap
+from boxwright.assign import BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.detectors.region_stage import Averaged, RegionHead, RegionStage, connected
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, RegionStage, mlp_head
 from boxwright.detectors.select import Select, least_background
 from boxwright.losses import DeltaLoss
 from boxwright.types import Slots, Target
@@ -46,8 +46,8 @@ def stage(logits: Tensor | None = None, deltas: Tensor | None = None, **parts: A
         "pool": Counting(),
         "head": Speaker(logits, deltas),
         "codec": DeltaCodec(),
-        "assign": ByOverlap(0.5, 0.5),
-        "sample": Balanced(8, positive=0.5),
+        "assign": MaxIoUAssigner(0.5, 0.5),
+        "sample": BalancedSampler(8, positive=0.5),
         "box_loss": DeltaLoss(beta=0),
         "select": Select(slots=4),
     }
@@ -66,7 +66,7 @@ def target(*boxes: Tensor, labels: tuple[int, ...] = (1,), crowd: bool = False) 
 
 @pytest.mark.parametrize(("agnostic", "predictions"), [(True, 1), (False, 5)])
 def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, predictions: int) -> None:
-    head = RegionHead(connected(4 * 7 * 7, 16), 16, classes=5, agnostic=agnostic)
+    head = RegionHead(mlp_head(4 * 7 * 7, 16), 16, classes=5, agnostic=agnostic)
     logits, deltas = head(torch.randn(3, 4, 7, 7))
     assert logits.shape == (3, 6) and deltas.shape == (3, predictions, 4)
 
@@ -75,7 +75,7 @@ def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, pre
 def test_a_network_on_every_region_says_the_mean_of_its_last_map(answer: str) -> None:
     regions = torch.arange(16.0).reshape(2, 2, 2, 2)
     network = nn.Identity() if answer == "map" else Fine()
-    assert Averaged(network)(regions).tolist() == [[1.5, 5.5], [9.5, 13.5]]
+    assert GlobalAveragePool(network)(regions).tolist() == [[1.5, 5.5], [9.5, 13.5]]
 
 
 class Fine(nn.Module):

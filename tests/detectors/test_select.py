@@ -100,18 +100,18 @@ def test_who_competes_with_whom(within: str, kept: list[float]) -> None:
 
 
 def test_refuses_another_competition() -> None:
-    with pytest.raises(ValueError, match="class, level or image, got 'picture'"):
-        Select(within="picture")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="class, level or image, got 'image'"):
+        Select(within="image")  # type: ignore[arg-type]
 
 
-def test_boxes_are_clipped_to_their_picture_before_they_compete() -> None:
-    """Outside the picture they differ, inside they are the same; what lies in the padding is gone."""
+def test_boxes_are_clipped_to_their_image_before_they_compete() -> None:
+    """Outside the image they differ, inside they are the same; what lies in the padding is gone."""
     boxes = row((0, 0, 20, 20), (0, 0, 90, 90), (30, 30, 50, 50))
     slots = Select(slots=3)(boxes, candidates([0.9, 0.8, 0.7]), torch.tensor([[20, 20]]))
     assert slots.boxes[slots.valid].tolist() == [[0, 0, 20, 20]]
 
 
-def test_each_picture_has_its_own_size() -> None:
+def test_each_image_has_its_own_size() -> None:
     boxes, found = row((0, 0, 90, 90)), candidates([0.9])
     batch = Candidates(*(column.expand(2, -1) for column in found))
     slots = Select(slots=1)(boxes.expand(2, -1, -1), batch, torch.tensor([[20, 30], [50, 40]]))

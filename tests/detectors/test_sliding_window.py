@@ -58,7 +58,7 @@ def test_windows_of_all_sizes_and_shapes_are_everywhere() -> None:
     assert sides >= {(32, 32), (40, 24), (24, 40), (45, 46), (64, 64), (80, 48), (48, 64)}
 
 
-def test_windows_end_where_their_picture_does() -> None:
+def test_windows_end_where_their_image_does() -> None:
     logits, windows = detector().classify(images(padding=32))
     assert windows[0, :, 2].max() == 96 and windows[0, :, 3].max() == 64
     assert logits.shape[1] > detector().classify(images())[0].shape[1]
@@ -80,15 +80,15 @@ def test_loss_by_hand() -> None:
 
 
 def test_windows_in_the_padding_do_not_learn() -> None:
-    """A picture of 8 x 8 pixels, and 96 more of padding: all that is learnt of it lies in those 8."""
+    """An image of 8 x 8 pixels, and 96 more of padding: all that is learnt of it lies in those 8."""
     one = detector(samples=100_000)
     seen = []
 
-    def everything(assigned: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    def all_valid_anchors(assigned: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         seen.append(assigned >= -1)
         return seen[-1]
 
-    one.sample = everything
+    one.sample = all_valid_anchors
     tiny = images(8, 8, padding=96)
     one.loss(tiny, [Target.empty()])
     _, windows = one.classify(tiny)
@@ -96,7 +96,7 @@ def test_windows_in_the_padding_do_not_learn() -> None:
     assert 0 < seen[0].sum() < 100 and torch.equal(seen[0], extent > 0)
 
 
-def test_a_picture_smaller_than_a_window_is_one_itself() -> None:
+def test_a_image_smaller_than_a_window_is_one_itself() -> None:
     _, windows = detector().classify(images(20, 30))
     assert [0.0, 0.0, 30.0, 20.0] in windows[0].tolist()
 

@@ -40,8 +40,8 @@ def test_regions_are_read_in_every_grid() -> None:
     torch.testing.assert_close(pooled[..., :16].amax(-1), pooled[..., 16])  # the single cell is the maximum of all
 
 
-def test_small_regions_are_read_from_the_magnified_picture() -> None:
-    """Regions of less than 224 pixels, of a map that is the one of the picture at twice its size."""
+def test_small_regions_are_read_from_the_magnified_image() -> None:
+    """Regions of less than 224 pixels, of a map that is the one of the image at twice its size."""
     detector: Any = SPPNetConfig(backbone="mobilenet_v3_small", zooms=(2, 1)).build(2).eval()
     pool, maps = detector.regions.pool, detector.features(PIXELS)
     assert pool.strides == (8, 16) and [tuple(features.shape[2:]) for features in maps] == [(8, 12), (4, 6)]

@@ -43,7 +43,7 @@ def area():
 
 NUMBERS = {
     "speed": {
-        "columns": {"ap": "AP", "time": "ms a picture"},
+        "columns": {"ap": "AP", "time": "ms an image"},
         "how": "Printed by `x`.",
         "rows": {"ssd": {"ap": ".50", "time": 7}, "ssd --lite": {"ap": None}, "fcos": {}},
     }
@@ -77,7 +77,7 @@ def test_a_name_that_is_not_there_is_named(names: str) -> None:
 
 def test_a_table_has_the_rows_asked_for_and_says_how_it_was_measured() -> None:
     assert check.table(NUMBERS, "speed", ["ssd --lite", "ssd"]) == (
-        "|  | AP | ms a picture |\n| --- | ---: | ---: |\n| ssd --lite |  |  |\n| ssd | .50 | 7 |\n\nPrinted by `x`.\n"
+        "|  | AP | ms an image |\n| --- | ---: | ---: |\n| ssd --lite |  |  |\n| ssd | .50 | 7 |\n\nPrinted by `x`.\n"
     )
 
 
@@ -110,7 +110,7 @@ def test_filling_twice_changes_nothing_and_the_name_of_a_row_may_have_spaces() -
         ('```python title="src/boxwright/types.py"\n```\n', "not written as docs/check.py describes"),
         ("<!-- numbers speed ssd -->\n\nold\n\n<!-- end -->\n", "is not what its source says any more"),
         ("<!-- numbers speed ssd -->\n", "is not closed"),
-        ("![A picture](images/none.png)\n", "links to images/none.png"),
+        ("![An image](images/none.png)\n", "links to images/none.png"),
         ("[a page](none.md#part)\n", "links to none.md#part"),
     ],
 )
@@ -157,7 +157,7 @@ def test_the_commands_of_the_pages_are_understood(command: str, monkeypatch: pyt
     assert main(words) == 0
 
 
-def test_pages_are_in_the_menu_and_pictures_are_small() -> None:
+def test_pages_are_in_the_menu_and_images_are_small() -> None:
     menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     for page in check.pages():
         assert f'"{page.relative_to(check.DOCS).as_posix()}"' in menu

@@ -1,4 +1,4 @@
-"""Boxes and labels are where they should be, inside the picture, and legible."""
+"""Boxes and labels are where they should be, inside the image, and legible."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_a_rectangle_lies_on_the_first_and_last_pixel_of_its_box():
 @pytest.mark.parametrize(
     "box",
     [
-        [0, 0, 200, 100],  # the whole picture: the label goes inside
+        [0, 0, 200, 100],  # the whole image: the label goes inside
         [150, 50, 200, 100],  # at the right border: it is pushed to the left
         [0, 95, 10, 100],
-        [-50, -50, 500, 500],  # beyond the picture
+        [-50, -50, 500, 500],  # beyond the image
         [200, 100, 200, 100],  # on its corner, without area
     ],
 )
@@ -71,11 +71,11 @@ def test_no_rectangle_crosses_a_label():
     assert dog[20, 30] and dog[70, 30] and not dog[45, 30] and tuple(drawing[49, 30]) == colors["cat"]
 
 
-def test_a_picture_of_one_pixel_can_be_drawn_on():
+def test_a_image_of_one_pixel_can_be_drawn_on():
     assert draw_boxes(gray(1, 1), torch.tensor([[0.0, 0.0, 1.0, 1.0]]), ["cat"], [0.5]).size == (1, 1)
 
 
-def test_labels_grow_with_the_picture():
+def test_labels_grow_with_the_image():
     def label_height(side: int) -> int:
         drawing = np.asarray(draw_boxes(gray(side, side), torch.tensor([[0.0, 0.0, 1.0, 1.0]]), ["cat"]))
         return int((drawing != 100).any(axis=2).any(axis=1).sum())
@@ -89,7 +89,7 @@ def test_the_best_detection_is_on_top():
     assert tuple(drawing[89, 50]) == class_colors(["cat", "dog"])["cat"]
 
 
-def test_nothing_found_leaves_the_picture_as_it_is():
+def test_nothing_found_leaves_the_image_as_it_is():
     np.testing.assert_array_equal(np.asarray(draw_boxes(gray(20, 30), torch.zeros(0, 4), [], [])), gray(20, 30))
 
 

@@ -1,4 +1,4 @@
-"""A sheet of samples has a cell per picture that can be read, with the boxes where they are."""
+"""A sheet of samples has a cell per image that can be read, with the boxes where they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from boxwright.draw.samples import contact_sheet
 
 
 def dataset(folder: Path, count: int, box: tuple[int, int, int, int] = (10, 20, 30, 40), height: int = 80):
-    """Grey pictures, 80 wide, each with a box xywh."""
+    """Grey images, 80 wide, each with a box xywh."""
     images = [{"id": i, "file_name": f"{i}.png", "width": 80, "height": height} for i in range(count)]
     boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i in range(count)]
     for i in range(count):
@@ -27,7 +27,7 @@ def dataset(folder: Path, count: int, box: tuple[int, int, int, int] = (10, 20, 
     return open_dataset(folder / "test.json")["test"]
 
 
-def test_boxes_grow_with_their_picture(tmp_path: Path):
+def test_boxes_grow_with_their_image(tmp_path: Path):
     sheet = np.asarray(contact_sheet(dataset(tmp_path, 1)))
     assert sheet.shape == (336, 336, 3)  # a cell of 320 and 8 around it
     colored = (sheet == class_colors(["cat"])["cat"]).all(axis=2)
@@ -35,25 +35,25 @@ def test_boxes_grow_with_their_picture(tmp_path: Path):
     assert not colored[8 + 4 * 60, :].any()
 
 
-def test_as_many_cells_as_there_are_pictures_that_can_be_read(tmp_path: Path):
-    pictures = dataset(tmp_path, 5)
-    assert contact_sheet(pictures, count=2).size == (2 * 328 + 8, 328 + 8)
+def test_as_many_cells_as_there_are_images_that_can_be_read(tmp_path: Path):
+    images = dataset(tmp_path, 5)
+    assert contact_sheet(images, count=2).size == (2 * 328 + 8, 328 + 8)
     (tmp_path / "3.png").write_bytes(b"")
-    assert contact_sheet(pictures, count=12).size == (2 * 328 + 8, 2 * 328 + 8)  # four are left
+    assert contact_sheet(images, count=12).size == (2 * 328 + 8, 2 * 328 + 8)  # four are left
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(ImageError, match="none of the 5 pictures"):
-        contact_sheet(pictures)
+    with pytest.raises(ImageError, match="none of the 5 images"):
+        contact_sheet(images)
 
 
-def test_rows_are_as_high_as_their_pictures(tmp_path: Path):
-    pictures = dataset(tmp_path, 3, box=(10, 5, 30, 20), height=40)
-    assert contact_sheet(pictures).size == (2 * 328 + 8, 2 * 168 + 8)
+def test_rows_are_as_high_as_their_images(tmp_path: Path):
+    images = dataset(tmp_path, 3, box=(10, 5, 30, 20), height=40)
+    assert contact_sheet(images).size == (2 * 328 + 8, 2 * 168 + 8)
 
 
 def test_the_seed_decides_what_is_shown(tmp_path: Path):
-    pictures = dataset(tmp_path, 8)
+    images = dataset(tmp_path, 8)
     for augment in (None, PRESETS["strong"]):
-        once, again, other = (np.asarray(contact_sheet(pictures, 4, seed, augment)) for seed in (1, 1, 2))
+        once, again, other = (np.asarray(contact_sheet(images, 4, seed, augment)) for seed in (1, 1, 2))
         np.testing.assert_array_equal(once, again)
         assert once.shape == other.shape and (once != other).any()

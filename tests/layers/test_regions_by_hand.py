@@ -16,7 +16,7 @@ LENGTH = {"height": 12, "width": 17}  # of the map, which covers 96 x 136 pixels
 
 
 def random_regions() -> Tensor:
-    """Within the picture, over each of its edges, outside of it, tiny, without extent, inverted."""
+    """Within the image, over each of its edges, outside of it, tiny, without extent, inverted."""
     noise = torch.Generator().manual_seed(0)
     corner = torch.rand(30, 2, generator=noise) * torch.tensor([136.0, 96.0]) - 10
     boxes = torch.cat([corner, corner + torch.rand(30, 2, generator=noise) * 90], dim=1)

@@ -29,17 +29,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("pictures")
+def make_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{number} of two.png" for number in (1, 2)]
     for path in paths:
         PIL.Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
     return paths
 
 
-def test_a_process_says_what_it_took(checkpoint: Path, pictures: list[Path]):
+def test_a_process_says_what_it_took(checkpoint: Path, make_images: list[Path]):
     started = time.perf_counter()
-    found = footprint(checkpoint, pictures)
+    found = footprint(checkpoint, make_images)
     passed = time.perf_counter() - started
     assert 0 < found.first < passed
     assert found.device_memory is None
@@ -47,29 +47,29 @@ def test_a_process_says_what_it_took(checkpoint: Path, pictures: list[Path]):
         assert found.memory is not None and 2**26 < found.memory < 2**32  # torch alone is more than 64 MB
 
 
-def test_what_went_wrong_is_the_last_that_it_said(tmp_path: Path, pictures: list[Path]):
+def test_what_went_wrong_is_the_last_that_it_said(tmp_path: Path, make_images: list[Path]):
     with pytest.raises(RuntimeError, match=r"nothing.safetensors failed in a process of its own: .*no such file"):
-        footprint(tmp_path / "nothing.safetensors", pictures)
+        footprint(tmp_path / "nothing.safetensors", make_images)
 
 
-def test_a_process_that_takes_too_long_is_ended(checkpoint: Path, pictures: list[Path]):
-    with pytest.raises(TimeoutError, match=r"best.safetensors took more than 0.01 s for 2 pictures"):
-        footprint(checkpoint, pictures, timeout=0.01)
+def test_a_process_that_takes_too_long_is_ended(checkpoint: Path, make_images: list[Path]):
+    with pytest.raises(TimeoutError, match=r"best.safetensors took more than 0.01 s for 2 images"):
+        footprint(checkpoint, make_images, timeout=0.01)
 
 
-def test_one_picture_at_least(checkpoint: Path):
-    with pytest.raises(ValueError, match="one picture at least"):
+def test_one_image_at_least(checkpoint: Path):
+    with pytest.raises(ValueError, match="one image at least"):
         footprint(checkpoint, [])
 
 
-def test_proposals_are_those_of_new_pictures(
-    checkpoint: Path, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_proposals_are_those_of_new_images(
+    checkpoint: Path, make_images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Nothing is looked up on disk, and nothing left there."""
     loaded = load_detector(checkpoint)
     loaded.detector.propose = Cached(SlidingWindow(count=5), tmp_path / "cache")
     monkeypatch.setattr(measuring, "load_detector", lambda *_: loaded)
-    found = measuring._measure(checkpoint, torch.device("cpu"), time.time() - 100, pictures)
+    found = measuring._measure(checkpoint, torch.device("cpu"), time.time() - 100, make_images)
     assert 100 < found.first < 200
     assert not (tmp_path / "cache").exists()
 

@@ -18,7 +18,7 @@ from boxwright.detectors import Detector, FasterRCNNConfig, FastRCNNConfig, Reti
 from boxwright.detectors.select import Select
 from boxwright.measure.speed import (
     STAGES,
-    Spread,
+    Quartiles,
     flops,
     in_turn,
     machine,
@@ -47,8 +47,8 @@ PREPROCESS = Preprocess(short=64, long=96)
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three pictures of noise, which the preprocessing makes 64 x 96, 96 x 64 and 64 x 64."""
-    folder, noise = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """Three images of noise, which the preprocessing makes 64 x 96, 96 x 64 and 64 x 64."""
+    folder, noise = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     found = [folder / f"{number}.png" for number in range(3)]
     for path, size in zip(found, ((80, 120), (120, 80), (80, 80)), strict=True):
         PIL.Image.fromarray(noise.integers(0, 255, (*size, 3), np.uint8)).save(path)
@@ -69,8 +69,8 @@ def selects(detector: Detector) -> list[object]:
 
 
 def test_the_quartiles_of_five_numbers():
-    assert Spread.of([50.0, 10.0, 40.0, 20.0, 30.0]) == (30, 20, 40)
-    assert Spread.of([3.0]) == (3, 3, 3)
+    assert Quartiles.of([50.0, 10.0, 40.0, 20.0, 30.0]) == (30, 20, 40)
+    assert Quartiles.of([3.0]) == (3, 3, 3)
 
 
 def test_every_task_has_its_turn_at_a_place_before_the_next():
@@ -146,7 +146,7 @@ def test_a_contestant_that_raises_is_out_and_the_others_go_on(last: int, files: 
 
 
 def test_times_of_nothing_are_none():
-    with pytest.raises(ValueError, match="one picture and in one round at least, got 0 and 3"):
+    with pytest.raises(ValueError, match="one image and in one round at least, got 0 and 3"):
         take_latencies({}, [])
     with pytest.raises(ValueError, match="got 1 and 0"):
         take_latencies({}, [Path("a")], rounds=0)
@@ -218,7 +218,7 @@ def test_the_network_is_what_is_left_of_detecting(paths: list[Path], monkeypatch
 
 
 class Counting(SlidingWindow):
-    """Keeps count of the pictures that it was asked for."""
+    """Keeps count of the images that it was asked for."""
 
     asked: list[tuple[int, ...]] = []
 
@@ -227,7 +227,7 @@ class Counting(SlidingWindow):
         return super().__call__(image)
 
 
-def test_a_picture_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path: Path, paths: list[Path]):
+def test_a_image_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path: Path, paths: list[Path]):
     known = Cached(Counting(count=7), tmp_path / "cache", count=5)
     told = predictor(SMALL["fast_rcnn"].build(3))
     told.detector.propose = known
@@ -248,13 +248,13 @@ def test_a_picture_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path
 def test_throughput_is_of_full_batches_in_turn(paths: list[Path]):
     one, two = halves(), halves()
     measured = throughput({"one": one, "two": two}, paths, batch=2, rounds=2)
-    assert isinstance(one.detector, Halves) and one.detector.batches == [2] * 3 * 3  # 3 pictures are 2 batches of 2
+    assert isinstance(one.detector, Halves) and one.detector.batches == [2] * 3 * 3  # 3 images are 2 batches of 2
     assert measured.failures == {} and all(rate > 0 for rate in measured.rates.values())
     with pytest.raises(ValueError, match="1 or more, got 0"):
         throughput({"one": one}, paths, batch=0)
 
 
-def test_throughput_counts_pictures_over_seconds(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_throughput_counts_images_over_seconds(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
     """Half a second a batch of four, in a clock of its own; the first round, at nine a batch, does not count."""
 
     class Slow(Halves):
@@ -287,7 +287,7 @@ def test_percentiles_are_numpys_and_their_intervals_are_around_them():
     assert percentile(seconds, 50, seed=1) != percentile(seconds, 50)
 
 
-def test_the_interval_is_that_of_drawing_rounds_and_pictures_one_by_one():
+def test_the_interval_is_that_of_drawing_rounds_and_images_one_by_one():
     random = np.random.default_rng(1)
     seconds = random.gamma(4.0, size=(3, 1)) + random.gamma(4.0, size=(1, 12))
     drawn = []
@@ -305,7 +305,7 @@ def test_two_rounds_that_differ_can_be_seen_in_the_interval():
 
 @pytest.mark.parametrize("shape", [(3,), (0, 4), (3, 0)])
 def test_a_percentile_of_nothing_is_refused(shape: tuple[int, ...]):
-    with pytest.raises(ValueError, match="rounds, pictures"):
+    with pytest.raises(ValueError, match="rounds, images"):
         percentile(np.zeros(shape), 50)
 
 
@@ -332,7 +332,7 @@ def test_operations_and_parameters_by_hand(paths: list[Path]):
     assert parameters(Two()) == (8 * 3 * 3**2 + 8) + (8 * 5**2 + 8) + (8 * 4 + 4)
 
 
-def test_operations_are_counted_in_every_detector_and_the_more_the_larger_the_picture(paths: list[Path]):
+def test_operations_are_counted_in_every_detector_and_the_more_the_larger_the_image(paths: list[Path]):
     for name in SMALL:
         counted = [flops(small(name), path) for path in paths]
         assert counted[0] > counted[2] > 0
@@ -363,11 +363,11 @@ def test_more_shapes_than_torch_would_compile():
         return graph.forward
 
     compiled = Compiled(Two(), backend=count)
-    pictures = [torch.zeros(1, 3, 32 * height, 32) for height in range(1, 11)]
+    images = [torch.zeros(1, 3, 32 * height, 32) for height in range(1, 11)]
     for _ in range(2):
-        for pixels in pictures:
+        for pixels in images:
             compiled.detect(Images(pixels, torch.tensor([pixels.shape[2:]])))
-    assert len(programs) == len(pictures)
+    assert len(programs) == len(images)
 
 
 def test_the_machine_is_named():

@@ -1,4 +1,4 @@
-"""The bootstrap by hand, and against COCO's evaluation of data in which the drawn pictures really lie twice."""
+"""The bootstrap by hand, and against COCO's evaluation of data in which the drawn images really lie twice."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def target(boxes: list[list[float]], labels: list[int] | None = None, **flags: l
     return Target(torch.tensor(boxes), torch.tensor(labels or [0] * len(boxes)), **columns)
 
 
-def scene(seed: int, n_pictures: int = 12, tied: bool = False) -> tuple[list[Detections], list[Target]]:
-    """Small pictures with crowds, doubles, boxes on a grid (so that IoUs are equal), and one class 130 times in one.
+def scene(seed: int, n_images: int = 12, tied: bool = False) -> tuple[list[Detections], list[Target]]:
+    """Small images with crowds, doubles, boxes on a grid (so that IoUs are equal), and one class 130 times in one.
 
-    Scores are shared by many pictures; within one they differ, unless `tied`.
+    Scores are shared by many images; within one they differ, unless `tied`.
     """
     rng = np.random.default_rng(seed)
     found, targets = [], []
-    for number in range(n_pictures):
+    for number in range(n_images):
         n_objects = 0 if number == 3 else int(rng.integers(1, 7))
         corners = rng.integers(0, 12, (n_objects, 2)) * 4.0
         objects = np.concatenate([corners, corners + rng.choice([16.0, 20.0, 40.0], (n_objects, 2))], axis=1)
@@ -62,7 +62,7 @@ def scene(seed: int, n_pictures: int = 12, tied: bool = False) -> tuple[list[Det
 
 
 class TestByHand:
-    """Two pictures with an object each: it is found in the first; in the second nothing is but a surer mistake."""
+    """Two images with an object each: it is found in the first; in the second nothing is but a surer mistake."""
 
     found = [detections([HERE], [0.9]), detections([THERE], [0.95])]
     targets = [target([HERE]), target([HERE])]
@@ -123,9 +123,9 @@ class TestAgainstCoco:
         assert ap50.value == pytest.approx(expected.ap50, abs=1e-12)
 
     @pytest.mark.parametrize("seed", range(4))
-    def test_drawing_a_picture_twice_is_having_it_twice(self, seed: int):
+    def test_drawing_a_image_twice_is_having_it_twice(self, seed: int):
         found, targets = scene(seed)
-        draws = resample(len(targets), 1, replicates=8, seed=seed).pictures
+        draws = resample(len(targets), 1, replicates=8, seed=seed).images
         drawn = resampled_ap(rank(found, targets, NAMES), draws)
         for times, ap, ap50 in zip(draws, *drawn, strict=True):
             there = np.repeat(np.arange(len(targets)), times)
@@ -166,15 +166,15 @@ class TestAgainstCoco:
 
 
 class TestInterval:
-    def test_it_narrows_with_the_root_of_the_pictures(self):
-        def width(n_pictures: int) -> float:
-            rng = np.random.default_rng(n_pictures)
+    def test_it_narrows_with_the_root_of_the_images(self):
+        def width(n_images: int) -> float:
+            rng = np.random.default_rng(n_images)
             boxes = [HERE, THERE]
             found = [
                 detections(boxes, rng.uniform(size=2).tolist()) if rng.uniform() < 0.7 else NOTHING
-                for _ in range(n_pictures)
+                for _ in range(n_images)
             ]
-            _, low, high = ap_interval([found], [target(boxes)] * n_pictures, ("a",), replicates=400).ap
+            _, low, high = ap_interval([found], [target(boxes)] * n_images, ("a",), replicates=400).ap
             return high - low
 
         assert width(50) / width(800) == pytest.approx(4, rel=0.3)
@@ -220,16 +220,16 @@ class TestInterval:
 class TestDraws:
     def test_as_many_as_there_are(self):
         draws = resample(7, 3, replicates=40)
-        assert draws.pictures.shape == (40, 7) and draws.seeds.shape == (40, 3)
-        assert (draws.pictures.sum(axis=1) == 7).all() and (draws.seeds.sum(axis=1) == 3).all()
-        assert (draws.pictures.mean(axis=0) < 2).all() and draws.pictures.max() > 1
+        assert draws.images.shape == (40, 7) and draws.seeds.shape == (40, 3)
+        assert (draws.images.sum(axis=1) == 7).all() and (draws.seeds.sum(axis=1) == 3).all()
+        assert (draws.images.mean(axis=0) < 2).all() and draws.images.max() > 1
 
-    def test_detectors_with_more_seeds_see_the_same_pictures(self):
-        assert (resample(7, 3, 40).pictures == resample(7, 1, 40).pictures).all()
+    def test_detectors_with_more_seeds_see_the_same_images(self):
+        assert (resample(7, 3, 40).images == resample(7, 1, 40).images).all()
 
     @pytest.mark.parametrize("counts", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
     def test_none_of_something(self, counts: tuple[int, int, int]):
-        with pytest.raises(ValueError, match="at least one (picture|seed|replicate), got 0"):
+        with pytest.raises(ValueError, match="at least one (image|seed|replicate), got 0"):
             resample(*counts)
 
 
@@ -239,7 +239,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("found", "targets", "message"),
         [
-            ([], targets, "expected detections for each of 1 pictures, got 0"),
+            ([], targets, "expected detections for each of 1 images, got 0"),
             ([detections([HERE], [0.5], [1])], targets, r"detections\[0\] has a label outside 0..0"),
             ([NOTHING], [target([HERE], [-1])], r"targets\[0\] has a label outside 0..0"),
             ([detections([HERE], [math.nan])], targets, r"detections\[0\] has a box or score that is not finite"),

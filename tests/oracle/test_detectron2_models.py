@@ -64,10 +64,10 @@ def spread(state: State, name: str, outputs: Tensor, mean: float | Tensor, devia
     state[f"{name}.bias"] = (state[f"{name}.bias"] - outputs.mean(0)) * scale + mean
 
 
-def calibrated(kind: str, picture: np.ndarray, **options: Any) -> Reference:
+def calibrated(kind: str, image: np.ndarray, **options: Any) -> Reference:
     """A reference whose heads say something else of every place and class."""
     model = Reference(kind, random_state(kind, **options))
-    pixels, size = prepare(picture, 32)
+    pixels, size = prepare(image, 32)
     model.maps = backbone(model.state, kind, pixels)
     if kind == "retinanet":
         logits, deltas = (torch.cat(parts) for parts in zip(*dense(model.state, model.maps), strict=True))
@@ -75,7 +75,7 @@ def calibrated(kind: str, picture: np.ndarray, **options: Any) -> Reference:
         spread(model.state, "head.bbox_pred", deltas.view(-1, 36), 0.0, 0.3)
         return model
     if kind == "fast":
-        boxes = proposals_of(picture)[:PROPOSALS]
+        boxes = proposals_of(image)[:PROPOSALS]
     else:
         logits, deltas = (torch.cat(parts) for parts in zip(*rpn(model.state, model.maps), strict=True))
         cell = 15 if kind in ONE_MAP else 3
@@ -92,9 +92,9 @@ def calibrated(kind: str, picture: np.ndarray, **options: Any) -> Reference:
     return model
 
 
-def proposals_of(picture: np.ndarray) -> Tensor:
-    """Boxes all over the resized picture."""
-    _, (height, width) = prepare(picture, 1)
+def proposals_of(image: np.ndarray) -> Tensor:
+    """Boxes all over the resized image."""
+    _, (height, width) = prepare(image, 1)
     noise = torch.Generator().manual_seed(3)
     corner = torch.rand(PROPOSALS, 2, generator=noise) * torch.tensor([0.7 * width, 0.7 * height])
     extent = 16 + 120 * torch.rand(PROPOSALS, 2, generator=noise)
@@ -125,7 +125,7 @@ def photos() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, photos: list[np.ndarray]) -> tuple[Reference, Any, Preprocess]:
-    """The reference of a kind, our detector with its weights, and our way to prepare pictures."""
+    """The reference of a kind, our detector with its weights, and our way to prepare images."""
     kind, classes = request.param, 1 if request.param.startswith("RPN") else CLASSES
     foreign = detectron2.foreign(f"detectron2:{MODELS[kind]}")
     options = NARROW.get(kind, {})
@@ -143,9 +143,9 @@ def pair(request: pytest.FixtureRequest, photos: list[np.ndarray]) -> tuple[Refe
     return model, detector, replace(foreign.preprocess, short=SHORT, long=LONG)
 
 
-def ours_of(pictures: list[np.ndarray], preprocess: Preprocess, kind: str) -> Images:
-    resized = [preprocess(picture)[0] for picture in pictures]
-    boxes = [proposals_of(picture) for picture in pictures] if kind == "fast" else None
+def ours_of(images: list[np.ndarray], preprocess: Preprocess, kind: str) -> Images:
+    resized = [preprocess(image)[0] for image in images]
+    boxes = [proposals_of(image) for image in images] if kind == "fast" else None
     return to_images(resized, preprocess=preprocess, proposals=boxes)
 
 
@@ -163,10 +163,10 @@ def their_order(values: Tensor, sizes: int) -> Tensor:
 @torch.inference_mode()
 def test_layer_by_layer(pair, photos: list[np.ndarray]) -> None:
     theirs, detector, preprocess = pair
-    picture = photos[1]
-    images = ours_of([picture], preprocess, theirs.kind)
-    proposals = proposals_of(picture) if theirs.kind == "fast" else None
-    pixels, size = prepare(picture, preprocess.divisor)
+    image = photos[1]
+    images = ours_of([image], preprocess, theirs.kind)
+    proposals = proposals_of(image) if theirs.kind == "fast" else None
+    pixels, size = prepare(image, preprocess.divisor)
     theirs(pixels, size, proposals)
 
     assert images.sizes.tolist() == [list(size)]
@@ -202,23 +202,23 @@ def test_same_boxes(pair, photos: list[np.ndarray], together: int, rows: list[tu
     """One by one, and in batches, where Detectron2 too pads to the largest."""
     theirs, detector, preprocess = pair
     many = {"FPN": len(photos), "C4": 2}.get(theirs.kind, 3)
-    pictures = photos[: many if together == 1 else min(many, together)]
+    arrays = photos[: many if together == 1 else min(many, together)]
     count, box, score, labels = 0, 0.0, 0.0, set()
-    for start in range(0, len(pictures), together):
-        batch = pictures[start : start + together]
+    for start in range(0, len(arrays), together):
+        batch = arrays[start : start + together]
         images = ours_of(batch, preprocess, theirs.kind)
-        for picture, found in zip(batch, detector.detect(images), strict=True):
-            pixels, size = prepare(picture, 1)
+        for image, found in zip(batch, detector.detect(images), strict=True):
+            pixels, size = prepare(image, 1)
             height, width = images.pixels.shape[2:]
             pixels = F.pad(pixels, (0, width - pixels.shape[3], 0, height - pixels.shape[2]))
-            expected = theirs(pixels, size, proposals_of(picture) if theirs.kind == "fast" else None)
+            expected = theirs(pixels, size, proposals_of(image) if theirs.kind == "fast" else None)
             assert len(found) == len(expected.boxes)
             assert torch.equal(found.labels, expected.labels)
             box = max(box, (found.boxes - expected.boxes).abs().max().item())
             score = max(score, (found.scores - expected.scores).abs().max().item())
             count, labels = count + len(found), labels | set(found.labels.tolist())
-    rows.append((MODELS[theirs.kind], together, len(pictures), count, len(labels), f"{box:.1e}", f"{score:.1e}"))
-    assert count > 24 * len(pictures) and (len(labels) > 5 or theirs.kind.startswith("RPN"))
+    rows.append((MODELS[theirs.kind], together, len(arrays), count, len(labels), f"{box:.1e}", f"{score:.1e}"))
+    assert count > 24 * len(arrays) and (len(labels) > 5 or theirs.kind.startswith("RPN"))
     assert box < 1e-3 and score < 1e-5
 
 

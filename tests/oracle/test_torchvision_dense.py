@@ -1,6 +1,6 @@
 """From the head's outputs to detections as torchvision's SSD, RetinaNet and FCOS do it.
 
-They keep boxes that have no extent once clipped to the picture, which we drop: without these all is the same.
+They keep boxes that have no extent once clipped to the image, which we drop: without these all is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.ssd import SSD
 
-from boxwright.assign import ByOverlap, everything
+from boxwright.assign import MaxIoUAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.boxes.codec import Codec, DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
@@ -46,8 +46,8 @@ def ours(codec: Codec, select: Select, logits: Tensor, deltas: Tensor, quality: 
         head=nn.Identity(),
         anchors=GRID,
         codec=codec,
-        assign=ByOverlap(),
-        sample=everything,
+        assign=MaxIoUAssigner(),
+        sample=all_valid_anchors,
         class_loss=focal,
         box_loss=DeltaLoss(),
         select=select,
@@ -96,7 +96,7 @@ def test_retinanet() -> None:
     )
     outputs = {"cls_logits": by_level(logits), "bbox_regression": by_level(deltas)}
     (expected,) = theirs.postprocess_detections(outputs, [list(ANCHORS.split(LEVELS))], [SIZE])
-    found = ours(DeltaCodec(), Select(score=0.05, iou=0.5, candidates=100, slots=MANY), logits, deltas)
+    found = ours(DeltaCodec(), Select(score=0.05, iou=0.5, pre_nms_top_k=100, slots=MANY), logits, deltas)
     assert_same(found, expected)
 
 
@@ -109,5 +109,5 @@ def test_fcos() -> None:
         "bbox_ctrness": by_level(quality[..., None]),
     }
     (expected,) = theirs.postprocess_detections(outputs, [list(ANCHORS.split(LEVELS))], [SIZE])
-    select = Select(score=0.2, iou=0.6, candidates=100, slots=MANY)
+    select = Select(score=0.2, iou=0.6, pre_nms_top_k=100, slots=MANY)
     assert_same(ours(DistanceCodec("relu"), select, logits, deltas, quality), expected)

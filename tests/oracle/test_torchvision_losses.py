@@ -1,6 +1,6 @@
 """Losses of the stages against torchvision's formulas, from the same outputs, anchors and assignments.
 
-torchvision divides RetinaNet's losses by the positives of each picture and averages: our "own_positives". Its box loss
+torchvision divides RetinaNet's losses by the positives of each image and averages: our "own_positives". Its box loss
 is plain L1; ours has that at beta 0.
 """
 
@@ -20,7 +20,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from boxwright.assign import Balanced, ByCenter, ByOverlap, HardNegatives, everything
+from boxwright.assign import BalancedSampler, CenterAssigner, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.boxes.codec import DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
@@ -46,7 +46,7 @@ def outputs(columns: int, images: int = 1) -> tuple[Tensor, Tensor]:
     return logits.requires_grad_(), deltas.mul_(0.5).requires_grad_()
 
 
-def pictures(images: int) -> list[Target]:
+def make_images(images: int) -> list[Target]:
     """The first has all objects, each further one an object less."""
     return [Target(OBJECTS[: len(OBJECTS) - image], LABELS[: len(LABELS) - image]) for image in range(images)]
 
@@ -69,19 +69,28 @@ def assert_same(ours: Losses, theirs: dict[str, Tensor], names: dict[str, str], 
 
 
 def anchor_stage(**parts: Any) -> AnchorStage:
-    defaults = {"head": nn.Identity(), "anchors": GRID, "codec": DeltaCodec(), "sample": everything, "select": Select()}
+    defaults = {
+        "head": nn.Identity(),
+        "anchors": GRID,
+        "codec": DeltaCodec(),
+        "sample": all_valid_anchors,
+        "select": Select(),
+    }
     return AnchorStage(**(defaults | parts))
 
 
 RPN = anchor_stage(
-    assign=ByOverlap(0.7, 0.3, rescue=True),
-    sample=Balanced(10_000, positive=1.0),
+    assign=MaxIoUAssigner(0.7, 0.3, allow_low_quality_matches=True),
+    sample=BalancedSampler(10_000, positive=1.0),
     class_loss=binary_cross_entropy,
     box_loss=DeltaLoss(),
     divide_by="samples",
 )
 RETINANET = anchor_stage(
-    assign=ByOverlap(0.5, 0.4, rescue=True), class_loss=focal, box_loss=DeltaLoss(beta=0), divide_by="own_positives"
+    assign=MaxIoUAssigner(0.5, 0.4, allow_low_quality_matches=True),
+    class_loss=focal,
+    box_loss=DeltaLoss(beta=0),
+    divide_by="own_positives",
 )
 
 
@@ -95,7 +104,7 @@ class Backbone(nn.Module):
 def test_region_proposal_network(images: int) -> None:
     """With all anchors sampled that are not ignored, so that chance has no say."""
     logits, deltas = outputs(1, images)
-    targets = [target.replace(labels=torch.zeros_like(target.labels)) for target in pictures(images)]
+    targets = [target.replace(labels=torch.zeros_like(target.labels)) for target in make_images(images)]
     ours = RPN.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     generator = AnchorGenerator(((32,), (64,)), ((0.5, 1.0, 2.0),) * 2)
@@ -111,11 +120,11 @@ def test_region_proposal_network(images: int) -> None:
 def test_ssd(images: int) -> None:
     """Hard negatives included. torchvision's first class is the background, our last column."""
     logits, deltas = outputs(CLASSES + 1, images)
-    codec, targets = DeltaCodec((10.0, 10.0, 5.0, 5.0)), pictures(images)
+    codec, targets = DeltaCodec((10.0, 10.0, 5.0, 5.0)), make_images(images)
     stage = anchor_stage(
         codec=codec,
-        assign=ByOverlap(0.5, 0.5, claim=True),
-        sample=HardNegatives(least=0),
+        assign=MaxIoUAssigner(0.5, 0.5, match_best_prior=True),
+        sample=HardNegativeMining(least=0),
         class_loss=cross_entropy,
         box_loss=DeltaLoss(codec, beta=1.0),
         softmax=True,
@@ -132,7 +141,7 @@ def test_ssd(images: int) -> None:
 @pytest.mark.parametrize("images", [1, 3])
 def test_retinanet(images: int) -> None:
     logits, deltas = outputs(CLASSES, images)
-    targets = pictures(images)
+    targets = make_images(images)
     ours = RETINANET.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     head = RetinaNetHead(8, 3, CLASSES)
@@ -151,11 +160,11 @@ def test_fcos(images: int) -> None:
     logits, sides = (output[:, : len(cells)].detach().requires_grad_() for output in outputs(CLASSES, images))
     middle = torch.randn(images, len(cells), generator=torch.Generator().manual_seed(2)).requires_grad_()
     codec, large = DistanceCodec("relu"), Target(torch.tensor([[3.5, 2.0, 126.0, 95.0]]), torch.tensor([2]))
-    targets = [*pictures(images)[1:], large]
+    targets = [*make_images(images)[1:], large]
     stage = anchor_stage(
         anchors=points,
         codec=codec,
-        assign=ByCenter(),
+        assign=CenterAssigner(),
         class_loss=focal,
         box_loss=OverlapLoss(codec),
         quality_loss=centerness_loss,
@@ -199,8 +208,8 @@ def test_region_head() -> None:
         pool=told,
         head=Told(),
         codec=codec,
-        assign=ByOverlap(0.5, 0.5),
-        sample=Balanced(count, positive=1.0),
+        assign=MaxIoUAssigner(0.5, 0.5),
+        sample=BalancedSampler(count, positive=1.0),
         box_loss=DeltaLoss(codec),
         select=Select(),
     )

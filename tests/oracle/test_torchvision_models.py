@@ -30,7 +30,7 @@ SIDES = {name: (320, 640) if "mobilenet" in name else (160, 256) for name in sou
 """The shorter and the longer side of what the models see here. An SSD has its own size always."""
 
 BACKGROUND = {"ssd300_vgg16": 4.0, "ssdlite320_mobilenet_v3_large": 8.0}
-"""What makes a background of most of a picture; 4.5 for regions."""
+"""What makes a background of most of an image; 4.5 for regions."""
 
 
 @cache

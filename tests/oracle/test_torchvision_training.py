@@ -1,4 +1,4 @@
-"""One step of training: torchvision's losses and gradients from the same weights, pictures and sampled indices.
+"""One step of training: torchvision's losses and gradients from the same weights, images and sampled indices.
 
 Both draw the first of what they may draw. Norms keep their statistics in both, and do not learn in ours. In float64: of
 random weights, which amplify what is rounded, some activation always lies so near to the kink of its ReLU that rounding
@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from boxwright.assign import HardNegatives
+from boxwright.assign import HardNegativeMining
 from boxwright.losses import DeltaLoss, OverlapLoss
 from boxwright.types import Images, Target
 from boxwright.zoo.torchvision import foreign
@@ -38,7 +38,7 @@ def like_torchvisions_fcos(detector: Any) -> None:
 
 
 def like_torchvisions_ssd(detector: Any) -> None:
-    detector.anchors.sample = HardNegatives(ratio=3.0, least=0)
+    detector.anchors.sample = HardNegativeMining(ratio=3.0, least=0)
 
 
 REGIONS = {
@@ -57,7 +57,7 @@ MODELS: dict[str, tuple[dict[str, str], Callable[[Any], None]]] = {
 
 
 def theirs_of(name: str, side: int, pixels: Tensor) -> Any:
-    """torchvision's model, random but sane: norms know the statistics of the pictures. Looks at them as they are."""
+    """torchvision's model, random but sane: norms know the statistics of the images. Looks at them as they are."""
     columns = CLASSES + (0 if name.startswith(("retinanet", "fcos")) else 1)
     torch.manual_seed(0)
     build = getattr(torchvision.models.detection, name)
@@ -123,8 +123,8 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
         for key, value in theirs.state_dict().items()
     }
     converted = about.convert(gradients, CLASSES)
-    learnt = {key: parameter for key, parameter in ours.named_parameters() if parameter.grad is not None}
-    assert len(learnt) == sum(parameter.requires_grad for parameter in ours.parameters()) > 30
-    for key, parameter in learnt.items():
+    trained = {key: parameter for key, parameter in ours.named_parameters() if parameter.grad is not None}
+    assert len(trained) == sum(parameter.requires_grad for parameter in ours.parameters()) > 30
+    for key, parameter in trained.items():
         difference = (parameter.grad - converted[key]).norm() / converted[key].norm().clamp(min=1e-12)  # type: ignore[operator]
         assert difference < 1e-4, f"{key}: {difference:.1e}"

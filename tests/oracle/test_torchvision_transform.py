@@ -1,4 +1,4 @@
-"""Pictures resized, padded and normalised as torchvision's GeneralizedRCNNTransform does it."""
+"""Images resized, padded and normalised as torchvision's GeneralizedRCNNTransform does it."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ SIZES = [
 ]
 
 
-def picture(size: Size) -> np.ndarray:
+def make_image(size: Size) -> np.ndarray:
     """(H, W, 3) uint8"""
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def ours(pictures: list[np.ndarray], preprocess: Preprocess) -> tuple[Images, Tensor]:
+def ours(arrays: list[np.ndarray], preprocess: Preprocess) -> tuple[Images, Tensor]:
     """The images, and their pixels once normalised."""
-    images = to_images([preprocess(image)[0] for image in pictures], preprocess)
+    images = to_images([preprocess(image)[0] for image in arrays], preprocess)
     mean, std = (torch.tensor([255 * level for level in levels]).view(3, 1, 1) for levels in (MEAN, STD))
     return images, (images.pixels - mean) / std
 
 
-def theirs(pictures: list[np.ndarray], transform: GeneralizedRCNNTransform) -> tuple[list[tuple[int, int]], Tensor]:
-    images, _ = transform([torch.from_numpy(image).permute(2, 0, 1) / 255 for image in pictures])
+def theirs(arrays: list[np.ndarray], transform: GeneralizedRCNNTransform) -> tuple[list[tuple[int, int]], Tensor]:
+    images, _ = transform([torch.from_numpy(image).permute(2, 0, 1) / 255 for image in arrays])
     return images.image_sizes, images.tensors
 
 
-def assert_equal(pictures: list[np.ndarray], preprocess: Preprocess, transform: GeneralizedRCNNTransform) -> None:
-    images, pixels = ours(pictures, preprocess)
-    sizes, expected = theirs(pictures, transform)
+def assert_equal(arrays: list[np.ndarray], preprocess: Preprocess, transform: GeneralizedRCNNTransform) -> None:
+    images, pixels = ours(arrays, preprocess)
+    sizes, expected = theirs(arrays, transform)
     assert images.sizes.tolist() == [list(size) for size in sizes]
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-5)
 
@@ -59,11 +59,11 @@ def assert_equal(pictures: list[np.ndarray], preprocess: Preprocess, transform: 
 def test_canvas_of_the_short_side(short: int, long: int, divisor: int) -> None:
     preprocess = Preprocess(short=short, long=long, divisor=divisor, fill=FILL, resample="plain", rounding="floor")
     transform = GeneralizedRCNNTransform(short, long, list(MEAN), list(STD), size_divisible=divisor).eval()
-    pictures = [picture(size) for size in SIZES]
-    for image in pictures:
+    images = [make_image(size) for size in SIZES]
+    for image in images:
         assert_equal([image], preprocess, transform)
-    assert_equal(pictures[:3], preprocess, transform)
-    assert_equal(pictures, preprocess, transform)
+    assert_equal(images[:3], preprocess, transform)
+    assert_equal(images, preprocess, transform)
 
 
 @pytest.mark.parametrize(("height", "width"), [(75, 75), (60, 80)])
@@ -72,7 +72,7 @@ def test_canvas_of_a_fixed_size(height: int, width: int) -> None:
     transform = GeneralizedRCNNTransform(
         75, 75, list(MEAN), list(STD), size_divisible=1, fixed_size=(width, height)
     ).eval()
-    assert_equal([picture(size) for size in SIZES], preprocess, transform)
+    assert_equal([make_image(size) for size in SIZES], preprocess, transform)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_sizes_on_a_grid(short: int, long: int, sides: Sequence[int]) -> None:
 
 def test_boxes_there_and_back() -> None:
     before = Size(333, 500)
-    _, way = Preprocess(resample="plain", rounding="floor", short=200, long=280)(picture(before))
+    _, way = Preprocess(resample="plain", rounding="floor", short=200, long=280)(make_image(before))
     boxes = torch.tensor([[1.5, 20, 333, 222.25], [0, 0, 500, 333]])
     expected = resize_boxes(boxes, list(way.before), list(way.after))
     assert way.after == (186, 280)  # 186.48

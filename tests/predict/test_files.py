@@ -50,7 +50,7 @@ def test_a_coco_file_keeps_what_was_found_before_an_error(tmp_path: Path, photos
     assert len(json.loads(path.read_text())["annotations"]) == 1
 
 
-def test_a_coco_file_needs_the_pictures_name(tmp_path: Path):
+def test_a_coco_file_needs_the_images_name(tmp_path: Path):
     with pytest.raises(ValueError, match="has no path"):
         CocoFile(tmp_path / "found.json", NAMES).add(halves()(np.zeros((9, 9, 3), np.uint8)))
 

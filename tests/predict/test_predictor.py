@@ -1,4 +1,4 @@
-"""Pictures in every form give named boxes in their own pixels."""
+"""Images in every form give named boxes in their own pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 import boxwright
 from boxwright.data.image import ImageError
 from boxwright.device import choose_device
-from boxwright.predict.predictor import Picture, Result
+from boxwright.predict.predictor import InputImage, Result
 from halves import NAMES, Halves, halves
 
 IMAGE = np.zeros((200, 301, 3), np.uint8)  # of which the detector sees 64 x 96
 WHOLE, HALF = [0, 0, 301, 200], [0, 0, 150.5, 200]
 
 
-def test_boxes_are_in_pixels_of_the_picture_as_it_was_given():
+def test_boxes_are_in_pixels_of_the_image_as_it_was_given():
     result = halves()(IMAGE, threshold=0.0)
     torch.testing.assert_close(result.boxes, torch.tensor([WHOLE, HALF], dtype=torch.float32))
     assert result.names == ["whole", "half"]
@@ -51,7 +51,7 @@ def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
     path = tmp_path / "photo.png"
     PIL.Image.fromarray(IMAGE).save(path)
     predictor = halves()
-    for source in (path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), Picture.open(path)):
+    for source in (path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), InputImage.open(path)):
         result = predictor(source)
         assert isinstance(result, Result)
         torch.testing.assert_close(result.boxes, torch.tensor([WHOLE], dtype=torch.float32))
@@ -59,25 +59,25 @@ def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
     assert predictor(path).path == path
 
 
-def test_several_pictures_give_several_results_whatever_the_batch():
-    pictures = [np.zeros((height, 50, 3), np.uint8) for height in (10, 20, 30, 40, 50)]
+def test_several_images_give_several_results_whatever_the_batch():
+    images = [np.zeros((height, 50, 3), np.uint8) for height in (10, 20, 30, 40, 50)]
     for batch, counts in ((1, [1] * 5), (2, [2, 2, 1]), (8, [5])):
         predictor = halves()
-        results = predictor(iter(pictures), batch=batch)
+        results = predictor(iter(images), batch=batch)
         assert [result.boxes.tolist() for result in results] == [[[0, 0, 50, h]] for h in (10, 20, 30, 40, 50)]
         assert isinstance(predictor.detector, Halves) and predictor.detector.batches == counts
     assert halves()([]) == []
 
 
 def test_a_stream_reads_no_further_than_it_is_asked_to():
-    def pictures():
+    def images():
         yield IMAGE
-        raise AssertionError("the second picture was read before it was needed")
+        raise AssertionError("the second image was read before it was needed")
 
-    assert next(halves().stream(pictures())).names == ["whole"]
+    assert next(halves().stream(images())).names == ["whole"]
 
 
-def test_what_is_no_picture_is_said(tmp_path: Path):
+def test_what_is_no_image_is_said(tmp_path: Path):
     predictor = halves()
     with pytest.raises(ImageError, match="no such file"):
         predictor(tmp_path / "missing.jpg")
@@ -131,7 +131,7 @@ def test_the_summary_counts_by_class():
     assert halves()(IMAGE, 1.0).summary() == "nothing"
 
 
-def test_draw_changes_the_drawing_and_not_the_picture():
+def test_draw_changes_the_drawing_and_not_the_image():
     result = halves()(IMAGE)
     drawing = np.asarray(result.draw())
     assert drawing.shape == IMAGE.shape and drawing.any()
@@ -161,7 +161,7 @@ def test_labels_and_classes_agree():
 
 
 def test_a_detector_that_is_told_where_to_look():
-    """Each picture's proposals arrive in pixels of the resized picture."""
+    """Each image's proposals arrive in pixels of the resized image."""
     predictor = halves()
     seen = []
     predictor.detector.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from boxwright.proposals import Cached, SelectiveSearch, SlidingWindow, picture_key
+from boxwright.proposals import Cached, SelectiveSearch, SlidingWindow, image_key
 from boxwright.proposals.cache import default_folder
 
 
@@ -29,7 +29,7 @@ class Newer(Square):
     version: ClassVar[int] = 2
 
 
-PICTURE = np.full((5, 6, 3), 2, np.uint8)
+IMAGE = np.full((5, 6, 3), 2, np.uint8)
 
 
 def files(folder: Path) -> list[Path]:
@@ -37,41 +37,41 @@ def files(folder: Path) -> list[Path]:
 
 
 def test_the_key_is_the_content():
-    assert picture_key(PICTURE) == picture_key(PICTURE.copy()) == picture_key(np.asfortranarray(PICTURE))
-    assert len(picture_key(PICTURE)) == 32
-    changed = PICTURE.copy()
+    assert image_key(IMAGE) == image_key(IMAGE.copy()) == image_key(np.asfortranarray(IMAGE))
+    assert len(image_key(IMAGE)) == 32
+    changed = IMAGE.copy()
     changed[4, 5, 2] += 1
-    others = [changed, PICTURE.reshape(6, 5, 3), PICTURE[:4]]
-    assert len({picture_key(image) for image in [PICTURE, *others]}) == 4
+    others = [changed, IMAGE.reshape(6, 5, 3), IMAGE[:4]]
+    assert len({image_key(image) for image in [IMAGE, *others]}) == 4
 
 
-def test_a_picture_is_computed_once(tmp_path: Path):
+def test_a_image_is_computed_once(tmp_path: Path):
     propose = Square()
     cached = Cached(propose, tmp_path)
-    assert not cached.has(PICTURE) and files(tmp_path) == []
-    first = cached(PICTURE)
-    assert np.array_equal(first, propose(PICTURE)) and cached.has(PICTURE)
+    assert not cached.has(IMAGE) and files(tmp_path) == []
+    first = cached(IMAGE)
+    assert np.array_equal(first, propose(IMAGE)) and cached.has(IMAGE)
     (kept,) = files(tmp_path)
     np.save(kept, first + 1)  # to see that it is read
-    assert np.array_equal(cached(PICTURE), first + 1)
-    assert np.array_equal(Cached(Square(), tmp_path)(PICTURE), first + 1)
-    assert not cached.has(PICTURE[1:])
+    assert np.array_equal(cached(IMAGE), first + 1)
+    assert np.array_equal(Cached(Square(), tmp_path)(IMAGE), first + 1)
+    assert not cached.has(IMAGE[1:])
 
 
 def test_other_options_and_other_versions_are_kept_apart(tmp_path: Path):
     proposers = Square(3), Square(4), Newer(3), SlidingWindow(), SlidingWindow(stride=0.5)
     for propose in proposers:
         cached = Cached(propose, tmp_path)
-        assert not cached.has(PICTURE)
-        assert np.array_equal(cached(PICTURE), propose(PICTURE))
+        assert not cached.has(IMAGE)
+        assert np.array_equal(cached(IMAGE), propose(IMAGE))
     assert len(files(tmp_path)) == len(proposers)
 
 
 def test_what_is_kept_does_for_fewer(tmp_path: Path):
-    Cached(Square(), tmp_path)(PICTURE)
+    Cached(Square(), tmp_path)(IMAGE)
     few = Cached(Square(), tmp_path, count=1)
-    assert few.has(PICTURE) and few(PICTURE).shape == (1, 4)
-    assert Cached(Square(), tmp_path)(PICTURE).shape == (2, 4)
+    assert few.has(IMAGE) and few(IMAGE).shape == (1, 4)
+    assert Cached(Square(), tmp_path)(IMAGE).shape == (2, 4)
 
 
 def damage(kind: str, path: Path) -> None:
@@ -90,12 +90,12 @@ def damage(kind: str, path: Path) -> None:
 )
 def test_a_damaged_file_is_computed_anew(kind: str, tmp_path: Path):
     cached = Cached(Square(), tmp_path)
-    boxes = cached(PICTURE)
+    boxes = cached(IMAGE)
     (kept,) = files(tmp_path)
     whole = kept.read_bytes()
     damage(kind, kept)
-    assert not cached.has(PICTURE)
-    assert np.array_equal(cached(PICTURE), boxes)
+    assert not cached.has(IMAGE)
+    assert np.array_equal(cached(IMAGE), boxes)
     assert files(tmp_path) == [kept] and kept.read_bytes() == whole
 
 
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     cached = Cached(Square(), tmp_path / "file" / "folder")
     with pytest.warns(UserWarning, match="BOXWRIGHT_CACHE"):
-        assert np.array_equal(cached(PICTURE), Square()(PICTURE))
+        assert np.array_equal(cached(IMAGE), Square()(IMAGE))
 
 
 def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -112,14 +112,14 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(np, "save", full)
     with pytest.warns(UserWarning, match="No space left on device"):
-        assert len(Cached(Square(), tmp_path)(PICTURE)) == 2
+        assert len(Cached(Square(), tmp_path)(IMAGE)) == 2
     assert files(tmp_path) == []
 
 
 def _many_times(folder: Path) -> None:
     for shade in range(60):
-        picture = np.full((4, 4, 3), shade, np.uint8)
-        assert np.array_equal(Cached(Square(), folder)(picture), Square()(picture))
+        image = np.full((4, 4, 3), shade, np.uint8)
+        assert np.array_equal(Cached(Square(), folder)(image), Square()(image))
 
 
 def test_processes_share_a_folder(tmp_path: Path):

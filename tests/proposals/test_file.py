@@ -15,13 +15,13 @@ from boxwright.proposals import (
     SelectiveSearch,
     SlidingWindow,
     build_proposer,
-    picture_key,
+    image_key,
     read_proposals,
     write_proposals,
 )
 
-PICTURE = np.full((5, 6, 3), 2, np.uint8)
-KEY = picture_key(PICTURE)
+IMAGE = np.full((5, 6, 3), 2, np.uint8)
+KEY = image_key(IMAGE)
 BOXES = np.array([[0, 0, 6, 5], [1, 1, 3, 2], [2, 0, 4, 4]], np.float32)
 
 
@@ -41,24 +41,24 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_boxes_come_back(path: Path):
     propose = FromFile(path)
-    assert propose.has(PICTURE) and not propose.has(PICTURE[1:])
-    assert propose(PICTURE).dtype == np.float32 and np.array_equal(propose(PICTURE), BOXES)
-    assert np.array_equal(FromFile(path, count=2)(PICTURE), BOXES[:2])
-    assert np.array_equal(pickle.loads(pickle.dumps(propose))(PICTURE), BOXES)
+    assert propose.has(IMAGE) and not propose.has(IMAGE[1:])
+    assert propose(IMAGE).dtype == np.float32 and np.array_equal(propose(IMAGE), BOXES)
+    assert np.array_equal(FromFile(path, count=2)(IMAGE), BOXES[:2])
+    assert np.array_equal(pickle.loads(pickle.dumps(propose))(IMAGE), BOXES)
     assert {key: each.tolist() for key, each in read_proposals(path).items()} == {KEY: BOXES.tolist()}
 
 
-def test_a_picture_that_is_not_in_it(path: Path):
-    with pytest.raises(ValueError, match=r"picture of 6x4 pixels .*boxwright propose PICTURE --out .*proposals\."):
-        FromFile(path)(PICTURE[1:])
+def test_a_image_that_is_not_in_it(path: Path):
+    with pytest.raises(ValueError, match=r"image of 6x4 pixels .*boxwright propose IMAGE --out .*proposals\."):
+        FromFile(path)(IMAGE[1:])
 
 
 def test_a_file_that_is_written_anew_is_read_anew(path: Path):
     propose = FromFile(path)
-    propose(PICTURE)
-    other = {picture_key(PICTURE[1:]): BOXES[:1]}
+    propose(IMAGE)
+    other = {image_key(IMAGE[1:]): BOXES[:1]}
     write_npz(path, other) if path.suffix == ".npz" else write_proposals(path, other, "by hand")
-    assert propose.has(PICTURE[1:]) and not propose.has(PICTURE)
+    assert propose.has(IMAGE[1:]) and not propose.has(IMAGE)
 
 
 def test_what_is_written_says_who_proposed(tmp_path: Path):
@@ -73,20 +73,20 @@ def test_what_is_written_says_who_proposed(tmp_path: Path):
 def test_what_is_no_boxes(wrong: np.ndarray, tmp_path: Path):
     write_npz(tmp_path / "odd.npz", {KEY: wrong})
     with pytest.raises(ValueError, match=r"no finite boxes \(P, 4\)"):
-        FromFile(tmp_path / "odd.npz")(PICTURE)
+        FromFile(tmp_path / "odd.npz")(IMAGE)
 
 
 def test_a_file_with_pickles_is_not_unpickled(tmp_path: Path):
     write_npz(tmp_path / "pickled.npz", {KEY: np.array([object()], dtype=object)})
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        FromFile(tmp_path / "pickled.npz")(PICTURE)
+        FromFile(tmp_path / "pickled.npz")(IMAGE)
 
 
 @pytest.mark.parametrize("name", ["text.safetensors", "text.npz"])
 def test_a_damaged_file(name: str, tmp_path: Path):
     (tmp_path / name).write_text("neither of the two")
     with pytest.raises(ValueError, match=f"{name} cannot be read as proposals .*write it again"):
-        FromFile(tmp_path / name)(PICTURE)
+        FromFile(tmp_path / name)(IMAGE)
 
 
 def test_other_kinds_of_files(tmp_path: Path):
@@ -109,6 +109,6 @@ def test_names_that_nobody_has(tmp_path: Path):
     with pytest.raises(ValueError, match="selective_search, selective_search_quality, sliding_window, or the path"):
         build_proposer("edge_boxes", 10)
     with pytest.raises(FileNotFoundError, match=r"missing\.npz: there is no such file .*boxwright propose DATA --out"):
-        build_proposer(str(tmp_path / "missing.npz"), 10)(PICTURE)
+        build_proposer(str(tmp_path / "missing.npz"), 10)(IMAGE)
     with pytest.raises(ValueError, match="count is 1 or more, got 0"):
         build_proposer("sliding_window", 0)

@@ -94,7 +94,7 @@ def test_blur_is_opencvs():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 9), (3, 2)])
-def test_blur_of_a_picture_smaller_than_the_blur(shape: tuple[int, int]):
+def test_blur_of_a_image_smaller_than_the_blur(shape: tuple[int, int]):
     planes = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     expected = cv2.GaussianBlur(planes[0].astype(np.float32), (0, 0), 0.8)
     np.testing.assert_allclose(smooth(planes, gaussian(0.8))[0], expected, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The whole search: what every picture gives, and that it finds what OpenCV's finds."""
+"""The whole search: what every image gives, and that it finds what OpenCV's finds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_square_on_a_plain_ground():
 
 @pytest.mark.parametrize("mode", ["fast", "quality"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 1), (2, 2), (30, 40), (2, 700), (120, 90)])
-def test_every_picture_has_distinct_boxes_inside_it(shape: tuple[int, int], mode):
+def test_every_image_has_distinct_boxes_inside_it(shape: tuple[int, int], mode):
     for image in (noise(*shape), np.full((*shape, 3), 200, np.uint8)):
         boxes = SelectiveSearch(mode, longest=200)(image)
         assert boxes.dtype == np.float32 and boxes.shape[1] == 4
@@ -42,7 +42,7 @@ def test_every_picture_has_distinct_boxes_inside_it(shape: tuple[int, int], mode
         assert [0, 0, shape[1], shape[0]] in boxes.tolist()
 
 
-def test_a_uniform_picture_is_one_region():
+def test_a_uniform_image_is_one_region():
     assert SelectiveSearch()(np.full((50, 60, 3), 99, np.uint8)).tolist() == [[0, 0, 60, 50]]
 
 
@@ -56,9 +56,9 @@ def test_the_seed_changes_the_order_only():
 
 def test_count_keeps_the_best():
     image = photos.chelsea()[:150, 100:300]
-    everything = SelectiveSearch(count=10**6)(image)
-    assert len(everything) > 60
-    assert np.array_equal(SelectiveSearch(count=25)(image), everything[:25])
+    all_valid_anchors = SelectiveSearch(count=10**6)(image)
+    assert len(all_valid_anchors) > 60
+    assert np.array_equal(SelectiveSearch(count=25)(image), all_valid_anchors[:25])
 
 
 def test_large_regions_tend_to_come_first():
@@ -68,7 +68,7 @@ def test_large_regions_tend_to_come_first():
     assert np.median(areas[:third]) > 1.5 * np.median(areas[-third:])
 
 
-def test_a_large_picture_is_searched_reduced_and_its_boxes_scaled_back():
+def test_a_large_image_is_searched_reduced_and_its_boxes_scaled_back():
     image = photos.chelsea()
     reduced = np.asarray(Image.fromarray(image).resize((200, 133), Image.Resampling.BILINEAR))
     assert image.shape == (300, 451, 3)
@@ -79,7 +79,7 @@ def test_a_large_picture_is_searched_reduced_and_its_boxes_scaled_back():
     assert np.array_equal(SelectiveSearch(longest=200)(reduced), SelectiveSearch(longest=500)(reduced))
 
 
-def test_a_view_of_a_picture_is_a_picture():
+def test_a_view_of_a_image_is_a_image():
     image = noise(40, 60)
     assert np.array_equal(SelectiveSearch()(np.asfortranarray(image)), SelectiveSearch()(image))
     assert np.array_equal(SelectiveSearch()(image[:, ::-1]), SelectiveSearch()(image[:, ::-1].copy()))
@@ -109,8 +109,8 @@ def test_options_that_make_no_sense(wrong: dict, message: str):
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))])
-def test_what_is_no_picture(wrong: np.ndarray):
-    with pytest.raises(ValueError, match="a proposer takes a uint8 RGB picture"):
+def test_what_is_no_image(wrong: np.ndarray):
+    with pytest.raises(ValueError, match="a proposer takes a uint8 RGB image"):
         SelectiveSearch()(wrong)
 
 
@@ -120,10 +120,10 @@ import sys
 import boxwright.proposals as proposals
 assert not {"numba", "torch", "PIL"} & set(sys.modules), "imported with the package"
 sys.modules["numba"] = None  # as if it were not installed
-for use in (lambda: proposals.build_proposer("selective_search"), lambda: proposals.SelectiveSearch()(picture)):
+for use in (lambda: proposals.build_proposer("selective_search"), lambda: proposals.SelectiveSearch()(image)):
     try:
         import numpy
-        picture = numpy.zeros((2, 2, 3), numpy.uint8)
+        image = numpy.zeros((2, 2, 3), numpy.uint8)
         use()
     except ImportError as error:
         print(error)

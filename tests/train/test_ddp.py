@@ -19,7 +19,7 @@ Counter, one_epoch_and_a_step = TINY["Counter"], TINY["one_epoch_and_a_step"]
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes says of its trainings; all pictures of process 1 are without objects."""
+    """What each of two processes says of its trainings; all images of process 1 are without objects."""
     folder = tmp_path_factory.mktemp("pair")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -46,7 +46,7 @@ def test_both_end_with_the_same_weights_after_the_same_steps(told: list[dict[str
 def test_processes_and_accumulation_equal_one_larger_batch(
     told: list[dict[str, Any]], batch_size: int, accumulate: int
 ) -> None:
-    """For a loss that is a mean over pictures."""
+    """For a loss that is a mean over images."""
     alone = one_epoch_and_a_step(Counter, batch_size=batch_size, accumulate=accumulate)
     assert alone["steps"] == told[0]["counter"]["steps"]
     for name in ("weights", "averages"):

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def counting(objects: int = 8, **options: Any) -> Training:
-    """A training of the detector that counts, two pictures to a batch."""
+    """A training of the detector that counts, two images to a batch."""
     torch.manual_seed(0)
     options = {"epochs": 2, "precision": "fp32", **options}
     return Training(Counter(), Noise([1, 3] * (objects // 2), batch_size=2), TrainConfig(**options))
@@ -107,7 +107,7 @@ def gradient_norms(run: Training) -> list[float]:
 def test_a_last_step_of_fewer_batches_is_an_average_too() -> None:
     """Six batches by four and two: the second gradient must not be half as long for having half the batches."""
     first, second = gradient_norms(counting(objects=12, accumulate=4, epochs=1, clip=0.0, lr=1e-9))
-    assert second == pytest.approx(first, rel=0.1)  # of like pictures, by the same weights
+    assert second == pytest.approx(first, rel=0.1)  # of like images, by the same weights
 
 
 def test_clip_bounds_the_gradient() -> None:

@@ -29,7 +29,7 @@ PREPROCESS = Preprocess(short=64, long=96)
 
 
 def training(data: Path, workers: int = 0, **options) -> Training:
-    """Two epochs of four steps of two batches of two pictures; `options` are those of TrainConfig."""
+    """Two epochs of four steps of two batches of two images; `options` are those of TrainConfig."""
     torch.manual_seed(0)
     detector = CONFIG.build(classes=3).to(memory_format=torch.channels_last)
     part = open_dataset(data)["train"]
@@ -38,7 +38,7 @@ def training(data: Path, workers: int = 0, **options) -> Training:
 
 
 class Counter(Detector):
-    """Guesses from a picture's mean colour how many objects are in it: a loss that is a mean over pictures."""
+    """Guesses from an image's mean colour how many objects are in it: a loss that is a mean over images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Counter(Detector):
 
 
 class Noise:
-    """Batches of noise from memory, with what `Training` wants to know of them; `objects` says how many, by picture."""
+    """Batches of noise from memory, with what `Training` wants to know of them; `objects` says how many, by image."""
 
     def __init__(self, objects: list[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.dataset, self.objects, self.batch_size, self.rank, self.world = objects, objects, batch_size, rank, world

@@ -97,7 +97,7 @@ def test_colours_and_anchors_change_places() -> None:
     assert state[stem][0, :, 0, 0].tolist() == [0, 1, 2]  # theirs stay as they are
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     """Padding is the mean, so that it is zero for the network; only a pyramid wants a multiple of 32."""
     fpn, c4, x101 = (detectron2.foreign(name) for name in (FPN, C4, "faster_rcnn_X_101_32x8d_FPN_3x"))
     assert fpn.preprocess.fill == fpn.config.pixel_mean == (123.675, 116.28, 103.53)

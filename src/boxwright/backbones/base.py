@@ -44,7 +44,7 @@ class Head(NamedTuple):
 class Network(nn.Module):
     """A classification network that says where its stages are. Its `state_dict` is the original's.
 
-    Takes normalised pictures (N, 3, H, W), gives class scores (N, classes) before the softmax.
+    Takes normalised images (N, 3, H, W), gives class scores (N, classes) before the softmax.
     """
 
     stages: tuple[Stage, ...]
@@ -78,7 +78,7 @@ def run_stage(network: nn.Module, stage: Stage, x: Tensor) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Normalised pictures (N, 3, H, W) to one map per level.
+    """Normalised images (N, 3, H, W) to one map per level.
 
     channels    one number per level
     strides     one number per level, as a rule 2**level (dilated, level 5 has 16)
@@ -121,7 +121,7 @@ class StagedBackbone(Backbone):
         self.body = freeze_norms(network) if norm == "frozen" else network
         for stage in self.stages[:frozen_stages]:
             for name in stage.modules:
-                # Neither parameters nor the picture want a gradient, so autograd records nothing of this part.
+                # Neither parameters nor the image want a gradient, so autograd records nothing of this part.
                 self.body.set_submodule(name, freeze_norms(self.body.get_submodule(name)).requires_grad_(False))
         self._outputs = frozenset(outputs)
         self.channels = tuple(network.stages[index].channels for index in outputs)

@@ -12,7 +12,7 @@ from boxwright.backbones.base import Head, Network, check_norm, keep
 from boxwright.layers.conv import freeze_norms, run
 
 REGION = 14
-"""Cells of a region for a last stage: it leaves 7x7 of them, as the network has for a picture of 224x224."""
+"""Cells of a region for a last stage: it leaves 7x7 of them, as the network has for an image of 224x224."""
 
 
 class Tail(nn.Module):

@@ -9,6 +9,6 @@ from boxwright.bench.plan.cells import Cell, grid
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.race import race
 from boxwright.bench.result import Race
-from boxwright.bench.run.external import Guest
+from boxwright.bench.run.external import ExternalModel
 
-__all__ = ["Cell", "Guest", "Race", "Rules", "grid", "race"]
+__all__ = ["Cell", "ExternalModel", "Race", "Rules", "grid", "race"]

@@ -1,4 +1,4 @@
-"""Detectors measured side by side: one recipe to train them all, and their times taken in turn on the same pictures."""
+"""Detectors measured side by side: one recipe to train them all, and their times taken in turn on the same images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Cost(NamedTuple):
     """What a detector takes, in seconds, and what it is worth; NaN where that is not known.
 
     training            of the whole run
-    proposals, network  of one test picture; `proposals` is 0 where the detector looks for itself
+    proposals, network  of one test image; `proposals` is 0 where the detector looks for itself
     """
 
     name: str
@@ -59,12 +59,12 @@ class Cost(NamedTuple):
 
     @property
     def whole(self) -> float:
-        """Of one test picture."""
+        """Of one test image."""
         return self.proposals + self.network
 
 
 class Times(NamedTuple):
-    """Seconds for each picture, round after round, in the same order for every detector.
+    """Seconds for each image, round after round, in the same order for every detector.
 
     proposals  of the bare proposer, on one thread; empty where the detector looks for itself
     network    from pixels, and proposals, to detections
@@ -89,9 +89,9 @@ def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def propose_ahead(propose: Propose, datasets: Iterable[Dataset]) -> list[dict[str, Any]]:
-    """Has a proposer that remembers propose for every picture, on all cores, and says of each dataset what that took:
-    how many pictures were new to it, and the seconds."""
-    bare(propose)(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no picture's time
+    """Has a proposer that remembers propose for every image, on all cores, and says of each dataset what that took:
+    how many images were new to it, and the seconds."""
+    bare(propose)(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no image's time
     taken = []
     for dataset in datasets:
         started, new = time.perf_counter(), 0
@@ -99,7 +99,7 @@ def propose_ahead(propose: Propose, datasets: Iterable[Dataset]) -> list[dict[st
             for proposed in propose_all(propose, sources_of(dataset), cores()):
                 new += not (proposed.known or proposed.error)
                 bar.update()
-        taken.append({"pictures": len(dataset), "new": new, "seconds": time.perf_counter() - started})
+        taken.append({"images": len(dataset), "new": new, "seconds": time.perf_counter() - started})
     return taken
 
 
@@ -130,31 +130,29 @@ def learn(config: Any, recipe: Recipe) -> tuple[Detector, dict[str, Any]]:
 
 
 def take_times(
-    detectors: Mapping[str, Detector], pictures: Iterable[np.ndarray], preprocess: Preprocess, rounds: int = 3
+    detectors: Mapping[str, Detector], images: Iterable[np.ndarray], preprocess: Preprocess, rounds: int = 3
 ) -> dict[str, Times]:
-    """Proposals and network of each detector, one picture at a time, all in turn, so that what the machine does
+    """Proposals and network of each detector, one image at a time, all in turn, so that what the machine does
     meanwhile hits all alike.
 
-    pictures  uint8 RGB (H, W, 3)
-    rounds    through all pictures; one more goes before, uncounted
+    images  uint8 RGB (H, W, 3)
+    rounds    through all images; one more goes before, uncounted
     """
-    pictures = list(pictures)
-    ready = {
-        name: [_ready(detector, picture, preprocess) for picture in pictures] for name, detector in detectors.items()
-    }
+    images = list(images)
+    ready = {name: [_ready(detector, image, preprocess) for image in images] for name, detector in detectors.items()}
     proposers = {name: bare(detector.propose) for name, detector in detectors.items() if detector.propose is not None}
     tasks: dict[Any, Callable[[int], object]] = {}
     for proposer in proposers.values():  # one that several share is asked once
-        tasks[proposer] = lambda place, proposer=proposer: proposer(pictures[place])
+        tasks[proposer] = lambda place, proposer=proposer: proposer(images[place])
     for name, detector in detectors.items():
         detector.eval()
         tasks[name] = lambda place, name=name, detector=detector: _look(detector, ready[name][place])
-    seconds = in_turn(tasks, len(pictures), rounds)
+    seconds = in_turn(tasks, len(images), rounds)
     return {name: Times(seconds[proposers[name]] if name in proposers else [], seconds[name]) for name in detectors}
 
 
 def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
-    """Pictures of a dataset, drawn with the seed among those that can be read; fewer where there are no more."""
+    """Images of a dataset, drawn with the seed among those that can be read; fewer where there are no more."""
     paths = []
     for index in np.random.default_rng(seed).permutation(len(dataset)).tolist():
         if len(paths) == count:
@@ -168,7 +166,7 @@ def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
 
 
 def subset(dataset: Dataset, count: int | None, seed: int) -> Dataset:
-    """So many pictures drawn with the seed, in the dataset's order; all for None. More hold fewer of the same seed."""
+    """So many images drawn with the seed, in the dataset's order; all for None. More hold fewer of the same seed."""
     if count is None:
         return dataset
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
@@ -180,11 +178,11 @@ def _look(detector: Detector, images: Images) -> None:
         torch.cuda.synchronize(images.pixels.device)
 
 
-def _ready(detector: Detector, picture: np.ndarray, preprocess: Preprocess) -> Images:
+def _ready(detector: Detector, image: np.ndarray, preprocess: Preprocess) -> Images:
     """A batch of one, on the detector's device, with the proposals of whoever tells it where to look."""
-    resized, way = preprocess(picture)
+    resized, way = preprocess(image)
     proposals = None
     if detector.propose is not None:
-        found = torch.as_tensor(detector.propose(picture), dtype=torch.float32).reshape(-1, 4)
+        found = torch.as_tensor(detector.propose(image), dtype=torch.float32).reshape(-1, 4)
         proposals = [way.forward(found)]
     return to_images([resized], preprocess, proposals).to(next(detector.parameters()).device)

@@ -28,7 +28,7 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class Quality:
-    """On the test part, means over the seeds. The intervals are for other test pictures and other seeds.
+    """On the test part, means over the seeds. The intervals are for other test images and other seeds.
 
     seeds   AP of each seed
     sizes   AP of "small", "medium" and "large" objects, as COCO has them; nan without such objects
@@ -45,10 +45,10 @@ class Quality:
 class Speed:
     """From a file on disk to boxes in its pixels, warm, in seconds.
 
-    p50, p95    of one picture at a time; the intervals are for other pictures and rounds
-    stages      the mean of each of `boxwright.measure.speed.STAGES`, which sum to the mean of the whole; a guest has
-                the one stage "detect"
-    throughput  pictures a second, many looked at together; nan for a guest
+    p50, p95    of one image at a time; the intervals are for other images and rounds
+    stages      the mean of each of `boxwright.measure.speed.STAGES`, which sum to the mean of the whole; an external
+                model has the one stage "detect"
+    throughput  images a second, many looked at together; nan for an external model
     """
 
     p50: Interval
@@ -69,16 +69,16 @@ class Learning:
 class Entry:
     """What is known of a cell, one that was stopped as well; what is not is nan, None or empty.
 
-    detector     "" for a guest, as is its backbone
-    size         the shorter side of pictures, in pixels; 0 for a guest
+    detector     "" for an external model, as is its backbone
+    size         the shorter side of images, in pixels; 0 for an external model
     proposals    None for a detector that has none
     reason       why it was stopped or failed
     epochs       that it learnt
     seconds      of training, all seeds together
-    speed        by runtime: "eager", "compiled"; "own" for a guest
+    speed        by runtime: "eager", "compiled"; "own" for an external model
     failures     by runtime that did not work, why
     memory       bytes at most of a process that only detects; `device_memory` of what its network took on a GPU
-    flops        of one test picture, an addition and a multiplication counting two
+    flops        of one test image, an addition and a multiplication counting two
     file         bytes of the checkpoint
     first        seconds from the start of a process to its first boxes
     """
@@ -106,7 +106,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell at a rung: its AP on val, the mean of its seeds; its seconds a picture; and whether it went on."""
+    """A cell at a rung: its AP on val, the mean of its seeds; its seconds an image; and whether it went on."""
 
     name: str
     ap: float

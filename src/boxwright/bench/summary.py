@@ -20,7 +20,7 @@ from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
 from boxwright.bench.run.job import Job, load_found
-from boxwright.bench.run.state import Course
+from boxwright.bench.run.state import RaceState
 from boxwright.bench.run.timing import CONTROL, OWN, as_key, found_by
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
@@ -44,40 +44,40 @@ def check_constraints(texts: Sequence[str], names: Sequence[str]) -> list[Constr
     return constraints
 
 
-def conclude(course: Course, constraints: Sequence[Constraint], pictures: int) -> Race:
+def conclude(race_state: RaceState, constraints: Sequence[Constraint], images: int) -> Race:
     """The result, and its report in the race's folder."""
-    entries = [_cell(course, cell) for cell in course.cells.values()]
-    entries += [_guest(course, name) for name in course.guests]
+    entries = [_cell(race_state, cell) for cell in race_state.cells.values()]
+    entries += [_guest(race_state, name) for name in race_state.external_models]
     verdict = judge(entries, constraints)
     chosen = verdict.winner or verdict.nearest
     race = Race(
-        title=course.data.resolve().stem,
-        command=course.record.content["command"],
-        made=_made(course),
-        settings=_settings(course),
-        differences=_differences(course),
+        title=race_state.data.resolve().stem,
+        command=race_state.record.content["command"],
+        made=_made(race_state),
+        settings=_settings(race_state),
+        differences=_differences(race_state),
         entries=tuple(entries),
-        rungs=tuple(course.rungs),
+        rungs=tuple(race_state.rungs),
         verdict=verdict,
-        control=_control(course),
+        control=_control(race_state),
         constraints=tuple(map(str, constraints)),
-        plan=_plan(course),
-        commands=_commands(course, chosen) if chosen in course.cells else {},
+        plan=_plan(race_state),
+        commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
     )
     shown = []
-    if pictures and verdict.winner and verdict.runner_up:
-        first, second = (_side(course, name) for name in (verdict.winner, verdict.runner_up))
-        shown = show(first, second, course.parts["test"], pictures)
-    write(race, course.folder, shown)
+    if images and verdict.winner and verdict.runner_up:
+        first, second = (_side(race_state, name) for name in (verdict.winner, verdict.runner_up))
+        shown = show(first, second, race_state.parts["test"], images)
+    write(race, race_state.folder, shown)
     return race
 
 
-def _cell(course: Course, cell: Cell) -> Entry:
-    jobs, known = course.jobs(cell.name), course.record.content["footprints"].get(cell.name, {})
-    gone = {standing.name: rung for rung in course.rungs for standing in rung.standings if not standing.kept}
+def _cell(race_state: RaceState, cell: Cell) -> Entry:
+    jobs, known = race_state.jobs(cell.name), race_state.record.content["footprints"].get(cell.name, {})
+    gone = {standing.name: rung for rung in race_state.rungs for standing in rung.standings if not standing.kept}
     state, reason = "finished", ""
-    if cell.name in course.failed:
-        state, reason = "failed", course.failed[cell.name]
+    if cell.name in race_state.failed:
+        state, reason = "failed", race_state.failed[cell.name]
     elif cell.name in gone:
         state, reason = "stopped", _put_out(gone[cell.name], cell.name)
     measured = state != "failed"
@@ -85,11 +85,11 @@ def _cell(course: Course, cell: Cell) -> Entry:
         cell.name, cell.detector, cell.config.backbone, cell.size, cell.proposals, state, reason,
         epochs=min(job.epochs() for job in jobs),
         seconds=sum(job.seconds() for job in jobs),
-        quality=_quality([load_found(job.found) for job in jobs], [_thresholds(job) for job in jobs], course)
+        quality=_quality([load_found(job.found) for job in jobs], [_thresholds(job) for job in jobs], race_state)
         if measured else None,
-        speed=_speeds(course, cell.name, course.rules.runtimes) if measured else {},
-        failures={runtime: why for runtime in course.rules.runtimes
-                  if (why := course.record.content["times"].get("failures", {}).get(as_key(cell.name, runtime)))},
+        speed=_speeds(race_state, cell.name, race_state.rules.runtimes) if measured else {},
+        failures={runtime: why for runtime in race_state.rules.runtimes
+                  if (why := race_state.record.content["times"].get("failures", {}).get(as_key(cell.name, runtime)))},
         learning={job.training.seed: job.learning() for job in jobs},
         **known,
     )  # fmt: skip
@@ -100,26 +100,28 @@ def _put_out(rung: Rung, name: str) -> str:
     kept = sum(standing.kept for standing in rung.standings)
     return (
         f"place {place} of {len(rung.standings)} after epoch {rung.epoch}, with AP {fraction(own.ap)} on val and "
-        f"{digits(1000 * own.seconds)} ms a picture; {kept} went on"
+        f"{digits(1000 * own.seconds)} ms an image; {kept} went on"
     )
 
 
-def _guest(course: Course, name: str) -> Entry:
-    failures = course.record.content["times"].get("failures", {})
-    why = course.failed.get(name) or failures.get(as_key(name, OWN), "")
+def _guest(race_state: RaceState, name: str) -> Entry:
+    failures = race_state.record.content["times"].get("failures", {})
+    why = race_state.failed.get(name) or failures.get(as_key(name, OWN), "")
     if why:
         return Entry(name, "", "", 0, None, "failed", why)
-    found = load_found(found_by(course, name))
-    quality = _quality([found], [{}], course)
-    return Entry(name, "", "", 0, None, "guest", quality=quality, speed=_speeds(course, name, (OWN,)))
+    found = load_found(found_by(race_state, name))
+    quality = _quality([found], [{}], race_state)
+    return Entry(name, "", "", 0, None, "guest", quality=quality, speed=_speeds(race_state, name, (OWN,)))
 
 
-def _quality(found: Sequence[list[Detections]], thresholds: Sequence[Mapping[str, float]], course: Course) -> Quality:
+def _quality(
+    found: Sequence[list[Detections]], thresholds: Sequence[Mapping[str, float]], race_state: RaceState
+) -> Quality:
     """Of each seed its detections on the test part, and the scores from which on those of a class count."""
-    test, names = course.parts["test"], course.names
+    test, names = race_state.parts["test"], race_state.names
     targets = targets_of(test)
     evaluated = [evaluate(one, targets, names) for one in found]
-    intervals = ap_interval(found, targets, names, seed=course.training.seed)
+    intervals = ap_interval(found, targets, names, seed=race_state.training.seed)
     sizes = {size: _mean([getattr(one, f"ap_{size}") for one in evaluated]) for size in ("small", "medium", "large")}
     at = [{name: scores.get(name, math.nan) for name in names} for scores in thresholds]
     counted = [recall_precision(one, targets, names, scores) for one, scores in zip(found, at, strict=True)]
@@ -143,92 +145,92 @@ def _thresholds(job: Job) -> dict[str, float]:
     return described.get("thresholds", {})
 
 
-def _speeds(course: Course, name: str, runtimes: Sequence[str]) -> dict[str, Speed]:
-    times = course.record.content["times"]
+def _speeds(race_state: RaceState, name: str, runtimes: Sequence[str]) -> dict[str, Speed]:
+    times = race_state.record.content["times"]
     keys = {runtime: as_key(name, runtime) for runtime in runtimes}
     return {
-        runtime: _speed(times["seconds"][key], times["pictures"], times["throughput"].get(key))
+        runtime: _speed(times["seconds"][key], times["images"], times["throughput"].get(key))
         for runtime, key in keys.items()
         if key in times.get("seconds", {})
     }
 
 
-def _speed(measured: Sequence[Mapping[str, float]], pictures: int, rate: float | None) -> Speed:
-    """From the stages of each look, round after round over the pictures."""
-    seconds = np.array([sum(look.values()) for look in measured]).reshape(-1, pictures)
+def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | None) -> Speed:
+    """From the stages of each look, round after round over the images."""
+    seconds = np.array([sum(look.values()) for look in measured]).reshape(-1, images)
     stages = {stage: statistics.fmean(look[stage] for look in measured) for stage in measured[0]}
     return Speed(percentile(seconds, 50), percentile(seconds, 95), stages, math.nan if rate is None else rate)
 
 
-def _control(course: Course) -> tuple[Interval, Interval] | None:
-    times = course.record.content["times"]
+def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:
+    times = race_state.record.content["times"]
     seconds, first = times.get("seconds", {}), times.get("first")
     if first not in seconds or CONTROL not in seconds:
         return None
-    one, other = (_speed(seconds[key], times["pictures"], None).p50 for key in (first, CONTROL))
+    one, other = (_speed(seconds[key], times["images"], None).p50 for key in (first, CONTROL))
     return one, other
 
 
-def _settings(course: Course) -> dict[str, Any]:
+def _settings(race_state: RaceState) -> dict[str, Any]:
     """What all share, as people read it."""
-    known = dict(course.settings)
+    known = dict(race_state.settings)
     machine = {key: known.pop(key) for key in _MACHINE}
-    rules = course.rules
+    rules = race_state.rules
     return {
         **known,
-        "epochs": course.epochs,
+        "epochs": race_state.epochs,
         "learning rate rule": "linear warm-up, then a cosine to the end of the epochs",
-        "times are of": f"{course.record.content['times'].get('pictures', 0)} pictures; counted rounds: {rules.rounds}",
-        "test pictures that cannot be read": "; ".join(course.record.content["unreadable"]) or "none",
+        "times are of": f"{race_state.record.content['times'].get('images', 0)} images; counted rounds: {rules.rounds}",
+        "test images that cannot be read": "; ".join(race_state.record.content["unreadable"]) or "none",
         "machine": machine,
     }
 
 
-def _differences(course: Course) -> dict[str, dict[str, Any]]:
-    """What a cell has that is not the same in all of them, the size of its pictures first."""
-    own = differences({name: cell.config for name, cell in course.cells.items()})
-    ways = differences({name: cell.preprocess for name, cell in course.cells.items()})
-    return {name: {"detector": cell.detector, **ways[name], **own[name]} for name, cell in course.cells.items()}
+def _differences(race_state: RaceState) -> dict[str, dict[str, Any]]:
+    """What a cell has that is not the same in all of them, the size of its images first."""
+    own = differences({name: cell.config for name, cell in race_state.cells.items()})
+    ways = differences({name: cell.preprocess for name, cell in race_state.cells.items()})
+    return {name: {"detector": cell.detector, **ways[name], **own[name]} for name, cell in race_state.cells.items()}
 
 
-def _plan(course: Course) -> tuple[str, ...]:
-    plan = course.plan
+def _plan(race_state: RaceState) -> tuple[str, ...]:
+    plan = race_state.plan
     assert plan is not None
     rungs = f"halved after epoch {' and '.join(map(str, plan.rungs))}" if plan.rungs else "nobody put out on the way"
-    budget = f", within a budget of {course.rules.budget}" if course.rules.budget else ""
+    budget = f", within a budget of {race_state.rules.budget}" if race_state.rules.budget else ""
     return (
         f"planned: {plan.epochs} epochs, {rungs}, {written(plan.seconds)} at most{budget}",
-        f"taken: {written(course.spent)}",
+        f"taken: {written(race_state.spent)}",
     )
 
 
-def _made(course: Course) -> str:
+def _made(race_state: RaceState) -> str:
     """The day the times were taken, which stays when the report is written again."""
-    day = course.record.content["made"] or date.today().isoformat()
-    if not course.record.content["made"]:
-        course.keep("made", day)
+    day = race_state.record.content["made"] or date.today().isoformat()
+    if not race_state.record.content["made"]:
+        race_state.keep("made", day)
     return f"{day}, boxwright {__version__}"
 
 
-def _side(course: Course, name: str) -> Side:
-    if name in course.guests:
-        return Side(name, load_found(found_by(course, name)), [0.5] * len(course.names))
-    job = course.jobs(name)[0]
+def _side(race_state: RaceState, name: str) -> Side:
+    if name in race_state.external_models:
+        return Side(name, load_found(found_by(race_state, name)), [0.5] * len(race_state.names))
+    job = race_state.jobs(name)[0]
     thresholds = _thresholds(job)
-    return Side(name, load_found(job.found), [thresholds.get(one, math.nan) for one in course.names])
+    return Side(name, load_found(job.found), [thresholds.get(one, math.nan) for one in race_state.names])
 
 
-def _commands(course: Course, name: str) -> dict[str, str]:
+def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     """What one does with a cell."""
-    jobs = course.jobs(name)
+    jobs = race_state.jobs(name)
     job = max(jobs, key=lambda job: job.ap())
-    drawn = course.splits.made  # then the seed says which pictures are in which part, too
-    data, best = shlex.quote(str(course.data)), shlex.quote(str(job.best))
-    height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(course.parts["test"].size(0))])
+    drawn = race_state.splits.made  # then the seed says which images are in which part, too
+    data, best = shlex.quote(str(race_state.data)), shlex.quote(str(job.best))
+    height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.parts["test"].size(0))])
     return {
-        "train it again": train_command(jobs[0] if drawn else job, course.data),
+        "train it again": train_command(jobs[0] if drawn else job, race_state.data),
         "detect": f"boxwright detect photo.jpg --model {best}",
-        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {course.training.seed}" * drawn,
+        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * drawn,
         "fine-tune": f"boxwright train --from {best} --data more_data/",
         "export (Python)": "\n".join(
             [
@@ -236,8 +238,8 @@ def _commands(course: Course, name: str) -> dict[str, str]:
                 "from boxwright.detectors.base import Network",
                 "from boxwright.checkpoint import load_detector",
                 f"detector = load_detector({str(job.best)!r}).detector",
-                f"picture = torch.zeros(1, 3, {height}, {width}), torch.tensor([[{height}, {width}]])",
-                'torch.export.save(torch.export.export(Network(detector), picture), "detector.pt2")',
+                f"image = torch.zeros(1, 3, {height}, {width}), torch.tensor([[{height}, {width}]])",
+                'torch.export.save(torch.export.export(Network(detector), image), "detector.pt2")',
             ]
         ),
     }

@@ -18,20 +18,20 @@ UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 def fastest(entry: Entry) -> tuple[str, Speed] | None:
-    """The runtime in which half of the pictures take least, and its times; None where no time is known."""
+    """The runtime in which half of the images take least, and its times; None where no time is known."""
     known = [(runtime, speed) for runtime, speed in entry.speed.items() if not math.isnan(speed.p50.value)]
     return min(known, key=lambda one: one[1].p50.value, default=None)
 
 
 def seconds(entry: Entry) -> float:
-    """p50 of one picture in the entry's fastest runtime; nan where it is not known."""
+    """p50 of one image in the entry's fastest runtime; nan where it is not known."""
     return _p50(entry).value
 
 
 def frontier(entries: Iterable[Entry]) -> tuple[str, ...]:
     """The names of those that no other beats in AP or speed without losing in the other; fastest first.
 
-    Only who was trained to the end, or is a guest, and has both numbers can be there.
+    Only who was trained to the end, or is an external model, and has both numbers can be there.
     """
     known = sorted(
         (entry for entry in entries if _measured(entry) and not math.isnan(seconds(entry))),
@@ -187,7 +187,7 @@ class Constraint:
 
 
 def judge(entries: Iterable[Entry], constraints: Sequence[Constraint] = ()) -> Verdict:
-    """Who wins among those trained to the end, and guests, that meet all constraints.
+    """Who wins among those trained to the end, and external models, that meet all constraints.
 
     AP first: whoever's interval overlaps that of the best is tied with it, and the fastest of the tied wins; where
     intervals of p50 overlap as well, the higher AP does. The runner-up is found in the same way without the winner.
@@ -237,8 +237,8 @@ def _why(winner: Entry, others: Sequence[Entry]) -> str:
     times = (seconds(winner), seconds(best))
     unit = Unit.of(times)
     if math.isnan(times[1]):
-        return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} a picture."
-    return f"{tie}, and takes {unit.write(times[0])} {_short(unit)} a picture instead of {unit.write(times[1])}."
+        return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} an image."
+    return f"{tie}, and takes {unit.write(times[0])} {_short(unit)} an image instead of {unit.write(times[1])}."
 
 
 def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Sequence[Constraint]) -> list[str]:
@@ -300,7 +300,7 @@ def _beats(one: Entry, other: Entry) -> bool:
 def _numbers(entry: Entry) -> str:
     time = seconds(entry)
     unit = Unit.of([time])
-    speed = "its time is not known" if math.isnan(time) else f"{unit.write(time)} {_short(unit)} a picture"
+    speed = "its time is not known" if math.isnan(time) else f"{unit.write(time)} {_short(unit)} an image"
     return f"AP {_write(_ap(entry))}, {speed}"
 
 

@@ -22,7 +22,7 @@ class Tiling:
 
     strides: tuple[float, ...]
     offset: float
-    fitted: bool
+    stride_from_feature_map: bool
 
     def extents(self, level: int) -> list[Extent]:
         """The anchors of a cell of this level."""
@@ -34,22 +34,22 @@ class Tiling:
         if len(shapes) != len(self.strides):
             name = type(self).__name__
             raise ValueError(f"this {name} has {len(self.strides)} levels, got {len(shapes)} feature maps")
-        picture = [cells * self.strides[0] for cells in shapes[0]]
-        return [self._level(level, shape, picture, device) for level, shape in enumerate(shapes)]
+        image = [cells * self.strides[0] for cells in shapes[0]]
+        return [self._level(level, shape, image, device) for level, shape in enumerate(shapes)]
 
     def step(self, level: int, cells: int, side: float) -> float:
-        """Pixels from one cell to the next where a picture's side has so many of them."""
-        return side / cells if self.fitted else self.strides[level]
+        """Pixels from one cell to the next where an image's side has so many of them."""
+        return side / cells if self.stride_from_feature_map else self.strides[level]
 
     def _level(
-        self, level: int, shape: Sequence[int], picture: Sequence[float], device: torch.device | str | None
+        self, level: int, shape: Sequence[int], image: Sequence[float], device: torch.device | str | None
     ) -> Tensor:
         # Anchors enter as scalars, one addition each: a tensor of them made on the host would have to be copied to the
         # accelerator in every step, which waits for it and cannot be part of a CUDA graph.
         extents, (height, width) = self.extents(level), shape
         ys, xs = (
             (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * self.step(level, cells, side)
-            for cells, side in zip(shape, picture, strict=True)
+            for cells, side in zip(shape, image, strict=True)
         )
         x = torch.stack([xs + sign * w for w, _ in extents for sign in (-1, 1)], dim=-1)  # (W, 2A)
         y = torch.stack([ys + sign * h for _, h in extents for sign in (-1, 1)], dim=-1)  # (H, 2A)
@@ -64,10 +64,10 @@ class AnchorGrid(Tiling):
 
     sizes    per level, the square roots of the anchors' areas, in pixels; as many on every level
     ratios   height / width
-    strides  per level, pixels of the picture from one cell to the next
+    strides  per level, pixels of the image from one cell to the next
     offset   where in its cell an anchor has its centre: 0 the top left corner, 0.5 the middle
     rounded  round the anchor around (0, 0) to whole pixels, as torchvision does (its weights expect it)
-    fitted   from one cell to the next it is the whole pixels that a picture, a multiple of the finest stride, has for
+    fitted   from one cell to the next it is the whole pixels that an image, a multiple of the finest stride, has for
              each cell of the level, as in torchvision: fewer than the stride where the map was rounded up
 
     The anchors of a cell are ordered by ratio, then size: torchvision's order.
@@ -78,7 +78,7 @@ class AnchorGrid(Tiling):
     strides: tuple[float, ...]
     offset: float = 0.0
     rounded: bool = False
-    fitted: bool = False
+    stride_from_feature_map: bool = False
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.strides) or not self.sizes:
@@ -101,7 +101,7 @@ class AnchorGrid(Tiling):
         return len(self.ratios) * len(self.sizes[0])
 
     def step(self, level: int, cells: int, side: float) -> float:
-        return side // cells if self.fitted else self.strides[level]
+        return side // cells if self.stride_from_feature_map else self.strides[level]
 
     def extents(self, level: int) -> list[Extent]:
         extents = [(s / math.sqrt(r) / 2, s * math.sqrt(r) / 2) for r in self.ratios for s in self.sizes[level]]
@@ -115,9 +115,9 @@ class DefaultBoxes(Tiling):
     sizes    sides of the first squares in pixels, one per level and one more: the larger square of a level has the
              geometric mean of its size and the next
     ratios   per level, width / height of the lying boxes, each of which also stands
-    strides  per level, pixels of the picture from one cell to the next
-    limit    pixels; no box is wider or higher (torchvision: the side of the picture)
-    fitted   from one cell to the next it is the picture, a multiple of the finest stride, over the cells of the level
+    strides  per level, pixels of the image from one cell to the next
+    limit    pixels; no box is wider or higher (torchvision: the side of the image)
+    fitted   from one cell to the next it is the image, a multiple of the finest stride, over the cells of the level
 
     The boxes of a cell are the square, the larger square, then lying and standing for each ratio: torchvision's order.
     """
@@ -127,7 +127,7 @@ class DefaultBoxes(Tiling):
     strides: tuple[float, ...]
     offset: float = 0.5
     limit: float = math.inf
-    fitted: bool = False
+    stride_from_feature_map: bool = False
 
     def __post_init__(self) -> None:
         levels = len(self.strides)

@@ -129,7 +129,7 @@ def _survivors(
 def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
     """Shift every group to a place of its own, so that boxes of different groups never overlap.
 
-    In float64: in float32 the shift would cost the boxes of the last groups of a large picture several bits.
+    In float64: in float32 the shift would cost the boxes of the last groups of a large image several bits.
     """
     span = boxes.max() - boxes.min() + 1
     return boxes + (groups * span)[:, None]

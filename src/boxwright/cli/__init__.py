@@ -27,12 +27,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "detect": Command("boxwright.cli.detect", "Detect", "find objects in pictures, folders and globs"),
+    "detect": Command("boxwright.cli.detect", "Detect", "find objects in images, folders and globs"),
     "train": Command("boxwright.cli.train", "Train", "train a detector on your own data"),
     "evaluate": Command("boxwright.cli.evaluate", "Evaluate", "score a detector on annotated data"),
     "data check": Command("boxwright.cli.data", "Check", "name what is wrong in a dataset, where, and how to mend it"),
     "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
-    "propose": Command("boxwright.cli.propose", "Propose", "search pictures for regions that may be objects"),
+    "propose": Command("boxwright.cli.propose", "Propose", "search images for regions that may be objects"),
     "bench": Command("boxwright.cli.bench", "Bench", "race detectors on your data: which one should you take?"),
     "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
     "import": Command("boxwright.cli.import_", "Import", "convert weights of torchvision or Detectron2, with proof"),

@@ -18,7 +18,7 @@ from boxwright.bench.race import race
 from boxwright.bench.report.page import between, ranked
 from boxwright.bench.result import Race
 from boxwright.bench.run.parallel import StoppedError, open_pool, stoppable
-from boxwright.bench.run.state import Course
+from boxwright.bench.run.state import RaceState
 from boxwright.bench.summary import check_constraints
 from boxwright.cli.table import table
 from boxwright.train.loop import TrainConfig
@@ -43,7 +43,7 @@ class Bench:
     backbones: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("efficientnet_lite0",)
     """Backbones; a timm model as timm:NAME."""
     sizes: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = (320,)
-    """The shorter side of pictures in pixels; the longer side is 1.3 times that at most."""
+    """The shorter side of images in pixels; the longer side is 1.3 times that at most."""
     proposals: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...", help_behavior_hint="")] = ()
     """Numbers of proposals, for detectors that have them; each one's own number if not given."""
     constraint: Annotated[
@@ -54,8 +54,8 @@ class Bench:
     """The folder; runs/DATA-bench if not given."""
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Only show the cells, and how long all will take; that takes a few steps of each."""
-    pictures: int = 6
-    """Pictures in the report on which the first two disagree; with 0 it has none of your data's pictures."""
+    images: int = 6
+    """Images in the report on which the first two disagree; with 0 it has none of your data's images."""
     retry: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Try the cells again that failed before."""
     json: bool = False
@@ -67,47 +67,47 @@ class Bench:
         """Exit status: 0 done, 1 where a cell failed, 130 stopped by Ctrl-C, 143 by SIGTERM."""
         if self.data is None:
             raise ValueError("race on which data? Name a dataset with --data")
-        if self.pictures < 0:
-            raise ValueError(f"--pictures is 0 or more, got {self.pictures}")
+        if self.images < 0:
+            raise ValueError(f"--images is 0 or more, got {self.images}")
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
-        course = Course(cells, self.data, self.rules, self.training, self.out)
-        check_constraints(self.constraint, course.names)
+        race_state = RaceState(cells, self.data, self.rules, self.training, self.out)
+        check_constraints(self.constraint, race_state.names)
         if self.dry_run:
-            print(_estimate(course))
-            return 1 if course.failed else 0
+            print(_estimate(race_state))
+            return 1 if race_state.failed else 0
         try:
             with stoppable():
                 done = race(
                     cells, self.data, self.rules, self.training, out=self.out, constraints=self.constraint,
-                    pictures=self.pictures, retry=self.retry, command=shlex.join(["boxwright", *sys.argv[1:]]),
+                    images=self.images, retry=self.retry, command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip
         except StoppedError as stopped:
             print(f"{stopped}; the same command goes on", file=sys.stderr)
             return 128 + stopped.signal
-        results = course.folder / "results.json"
+        results = race_state.folder / "results.json"
         print(results.read_text(encoding="utf-8") if self.json else _told(done), end="")
         print(results.with_name("report.html"), file=sys.stderr)
         return 1 if any(entry.state == "failed" for entry in done.entries) else 0
 
 
-def _estimate(course: Course) -> str:
+def _estimate(race_state: RaceState) -> str:
     """The cells, and what they will take."""
-    with open_pool(course.rules.parallel, course.rules.ray, course.device) as pool:
-        efforts, plan = course.estimate(pool)
-    steps = max(1, len(course.parts["train"]) // course.rules.batch)
+    with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
+        efforts, plan = race_state.estimate(pool)
+    steps = max(1, len(race_state.parts["train"]) // race_state.rules.batch)
     rows = [
-        [name, digits(steps * one.step), digits(1000 * (one.picture + one.propose)), digits(one.bytes / 1e6)]
+        [name, digits(steps * one.step), digits(1000 * (one.image + one.propose)), digits(one.bytes / 1e6)]
         for name, one in efforts.items()
     ]
-    head = ["cell", "seconds an epoch", "ms a picture", "MB"]
+    head = ["cell", "seconds an epoch", "ms an image", "MB"]
     halved = f", halved after {' and '.join(map(str, plan.rungs))}" if plan.rungs else ""
-    lines = [f"{name} would fail: {why}" for name, why in course.failed.items()]
+    lines = [f"{name} would fail: {why}" for name, why in race_state.failed.items()]
     return "\n".join(
         [
             table(head, rows),
             *lines,
-            f"cells: {len(efforts)}, seeds: {course.rules.seeds}, epochs: {plan.epochs}{halved}; "
-            f"{written(plan.seconds)} at most on {course.settings['name']}",
+            f"cells: {len(efforts)}, seeds: {race_state.rules.seeds}, epochs: {plan.epochs}{halved}; "
+            f"{written(plan.seconds)} at most on {race_state.settings['name']}",
         ]
     )
 

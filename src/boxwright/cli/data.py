@@ -61,7 +61,7 @@ class Show:
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
-    """The folder for the pictures, one per part."""
+    """The folder for the images, one per part."""
     samples: int = 12
     """Samples drawn of each part."""
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
@@ -95,7 +95,7 @@ class Show:
 
 
 class _Bar:
-    """`check` tells how many pictures of how many it has decoded; the bar starts with the first, when that is known."""
+    """`check` tells how many images of how many it has decoded; the bar starts with the first, when that is known."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack

@@ -13,9 +13,9 @@ from boxwright.zoo import DEFAULT
 
 @dataclass(frozen=True)
 class Detect:
-    """Find objects in pictures: draw their boxes, list them, write them as JSON, COCO or YOLO."""
+    """Find objects in images: draw their boxes, list them, write them as JSON, COCO or YOLO."""
 
-    sources: Positional[Annotated[tuple[str, ...], arg(metavar="PICTURE ...", help_behavior_hint="")]] = ()
+    sources: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE ...", help_behavior_hint="")]] = ()
     """Files, folders (with their subfolders) and globs such as "photos/*.jpg"."""
     model: str = DEFAULT
     """A bundled model, a .safetensors file or a run's folder; `boxwright models` lists them."""
@@ -26,24 +26,24 @@ class Detect:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
-    """Pictures looked at together; more than one helps on a GPU."""
+    """Images looked at together; more than one helps on a GPU."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
-    """The folder for the pictures with boxes."""
+    """The folder for the images with boxes."""
     no_draw: bool = False
-    """Do not draw pictures with boxes."""
+    """Do not draw images with boxes."""
     json: bool = False
-    """Print a JSON object per picture and line instead of the table."""
+    """Print a JSON object per image and line instead of the table."""
     json_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write the same JSON lines to this file."""
     coco: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write all detections to this COCO JSON."""
     yolo: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Write a YOLO text file per picture to this folder, and classes.txt."""
+    """Write a YOLO text file per image to this folder, and classes.txt."""
 
     def run(self) -> int:
-        """Exit status 1 if a picture could not be read; the others are done."""
+        """Exit status 1 if an image could not be read; the others are done."""
         if not self.sources:
-            raise ValueError("which pictures? Name files, folders or globs, and name them before --classes")
+            raise ValueError("which images? Name files, folders or globs, and name them before --classes")
         from boxwright.cli.detecting import detect
 
         return detect(self)

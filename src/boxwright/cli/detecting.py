@@ -1,4 +1,4 @@
-"""What `boxwright detect` does: every picture read, looked at, drawn, listed and written before the next one."""
+"""What `boxwright detect` does: every image read, looked at, drawn, listed and written before the next one."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.cli.detect import Detect
-from boxwright.cli.images import Found, find_pictures
+from boxwright.cli.images import Found, find_images
 from boxwright.cli.table import table
 from boxwright.data.image import ImageError
 from boxwright.predict.files import CocoFile, yolo_lines
-from boxwright.predict.predictor import Picture, Result
+from boxwright.predict.predictor import InputImage, Result
 from boxwright.zoo import load
 
 if TYPE_CHECKING:
     from boxwright.progress import Progress
 
 _MANY = 10
-"""From more pictures than this the table has one row per picture, and a progress bar shows how far it is."""
+"""From more images than this the table has one row per image, and a progress bar shows how far it is."""
 
 _KEPT = (".jpg", ".jpeg", ".png", ".webp")
-"""Formats that the drawn picture shares with the original; others become JPEG."""
+"""Formats that the drawn image shares with the original; others become JPEG."""
 
 Sink = Callable[[Result], None]
 
 
 def detect(options: Detect) -> int:
-    """Exit status 1 if a picture could not be read; the others are done."""
+    """Exit status 1 if an image could not be read; the others are done."""
     eaten = next((name for name in options.classes if Path(name).is_file()), None)
     if eaten is not None:
-        raise ValueError(f"--classes takes all names up to the next option, {eaten} too; name the pictures before it")
+        raise ValueError(f"--classes takes all names up to the next option, {eaten} too; name the images before it")
     _check_places(options)
-    found, failed = find_pictures(options.sources, options.out)
+    found, failed = find_images(options.sources, options.out)
     for line in failed:
         _complain(line)
     if not found:
@@ -49,8 +49,8 @@ def detect(options: Detect) -> int:
     records = []
     started = time.monotonic()
     with ExitStack() as stack:
-        pictures = _readable(places, failed, stack.enter_context(_progress(len(found))))
-        results = predictor.stream(pictures, options.threshold, options.classes or None, options.batch)
+        images = _readable(places, failed, stack.enter_context(_progress(len(found))))
+        results = predictor.stream(images, options.threshold, options.classes or None, options.batch)
         sinks = list(_sinks(options, places, predictor.names, stack))
         for result in results:
             for sink in sinks:
@@ -62,11 +62,11 @@ def detect(options: Detect) -> int:
     return 1 if failed else 0
 
 
-def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) -> Iterator[Picture]:
-    """The pictures that can be read; the others are named on stderr and in `failed`."""
+def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) -> Iterator[InputImage]:
+    """The images that can be read; the others are named on stderr and in `failed`."""
     for path in paths:
         try:
-            yield Picture.open(path)
+            yield InputImage.open(path)
         except ImageError as error:
             failed.append(str(error))
             _complain(str(error))
@@ -74,12 +74,12 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
             bar.update()
 
 
-def _progress(pictures: int) -> AbstractContextManager[Progress | None]:
-    if pictures <= _MANY:
+def _progress(images: int) -> AbstractContextManager[Progress | None]:
+    if images <= _MANY:
         return nullcontext()
     from boxwright.progress import Progress  # lazily: rich costs a tenth of a second
 
-    return Progress("detect", pictures)
+    return Progress("detect", images)
 
 
 def _sinks(options: Detect, places: dict[Path, Path], names: tuple[str, ...], stack: ExitStack) -> Iterator[Sink]:
@@ -138,7 +138,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _path(result: Result) -> Path:
-    assert result.path is not None  # all our pictures come from files
+    assert result.path is not None  # all our images come from files
     return result.path
 
 
@@ -147,21 +147,21 @@ def _complain(line: str) -> None:
 
 
 def _table(records: list[dict[str, Any]]) -> str:
-    """A row per detection; where there are many pictures, a row per picture."""
+    """A row per detection; where there are many images, a row per image."""
     if len(records) > _MANY:
-        return table(("picture", "found"), [(record["path"], _counted([record]) or "–") for record in records])
+        return table(("image", "found"), [(record["path"], _counted([record]) or "–") for record in records])
     rows = []
     for record in records:
         for one in record["detections"]:
             rows.append((record["path"], one["name"], f"{one['score']:.3f}", *(round(side) for side in one["box"])))
         if not record["detections"]:
             rows.append((record["path"], "–", "", "", "", "", ""))
-    return table(("picture", "class", "score", "left", "top", "right", "bottom"), rows)
+    return table(("image", "class", "score", "left", "top", "right", "bottom"), rows)
 
 
 def _conclusion(options: Detect, records: list[dict[str, Any]], failures: int, seconds: float) -> str:
-    pictures = "1 picture" if len(records) == 1 else f"{len(records)} pictures"
-    parts = [f"found {_counted(records) or 'nothing'} in {pictures} in {seconds:.1f} s"]
+    images = "1 image" if len(records) == 1 else f"{len(records)} images"
+    parts = [f"found {_counted(records) or 'nothing'} in {images} in {seconds:.1f} s"]
     if failures:
         parts.append(f"{failures} could not be read")
     written = [None if options.no_draw or not records else options.out, options.json_file, options.coco, options.yolo]

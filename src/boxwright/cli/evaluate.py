@@ -1,4 +1,4 @@
-"""`boxwright evaluate`: COCO's numbers of a model on annotated pictures."""
+"""`boxwright evaluate`: COCO's numbers of a model on annotated images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # --help is to answer without torch
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score a model on annotated pictures: COCO's twelve numbers, AP per class, precision-recall curves."""
+    """Score a model on annotated images: COCO's twelve numbers, AP per class, precision-recall curves."""
 
     model: Positional[Annotated[str, arg(metavar="MODEL")]] = DEFAULT
     """A bundled model, a .safetensors file or a run's folder."""
@@ -29,15 +29,15 @@ class Evaluate:
     seed: int = 0
     """For datasets without parts: the seed they were drawn with in training."""
     batch: int = 8
-    """Pictures looked at together."""
+    """Images looked at together."""
     workers: int = 0
-    """Processes that load pictures."""
+    """Processes that load images."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     json: bool = False
     """Print everything as JSON, curves too, instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Draw the precision-recall curves to this picture (.png, .svg, .pdf); needs boxwright[plots]."""
+    """Draw the precision-recall curves to this image (.png, .svg, .pdf); needs boxwright[plots]."""
 
     def run(self) -> None:
         """Raises ValueError where the model and the dataset share no class."""

@@ -1,4 +1,4 @@
-"""From the files, folders and globs of a command line to pictures, and where what is made of each goes."""
+"""From the files, folders and globs of a command line to images, and where what is made of each goes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from boxwright.data.image import IMAGE_SUFFIXES, is_picture
+from boxwright.data.image import IMAGE_SUFFIXES, is_image
 
 
 class Found(NamedTuple):
-    """A picture, and its place: the path, without suffix, that files made from it get inside their folder."""
+    """An image, and its place: the path, without suffix, that files made from it get inside their folder."""
 
     path: Path
     place: Path
 
 
-def find_pictures(sources: Sequence[str], not_in: Path) -> tuple[list[Found], list[str]]:
-    """All pictures, each once, in the order of the sources; and a line about each source that gave none.
+def find_images(sources: Sequence[str], not_in: Path) -> tuple[list[Found], list[str]]:
+    """All images, each once, in the order of the sources; and a line about each source that gave none.
 
     Folders are looked through with their subfolders, except for hidden files and the folder `not_in`, which holds what
-    an earlier run drew. Pictures whose places would be the same get a number.
+    an earlier run drew. Images whose places would be the same get a number.
     """
     found: dict[Path, Path] = {}
     missing: list[str] = []
@@ -37,8 +37,8 @@ def find_pictures(sources: Sequence[str], not_in: Path) -> tuple[list[Found], li
 def _expand(source: str, not_in: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(source)
     if path.is_dir():
-        for picture in _walk(path, not_in):
-            yield picture, picture.relative_to(path)
+        for image in _walk(path, not_in):
+            yield image, image.relative_to(path)
     elif path.exists():
         yield path, Path(path.name)
     elif glob.has_magic(source):
@@ -53,7 +53,7 @@ def _walk(folder: Path, not_in: Path) -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and Path(parent, name).resolve() != not_in
         )
         for name in sorted(files):
-            if is_picture(name):
+            if is_image(name):
                 yield Path(parent, name)
 
 
@@ -72,6 +72,6 @@ def _distinct(places: Iterable[Path]) -> Iterator[Path]:
 
 def _nothing(source: str) -> str:
     if Path(source).is_dir():
-        return f"{source}: there is no picture in this folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
+        return f"{source}: there is no image in this folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}"
     what = "nothing matches" if glob.has_magic(source) else "there is no such file or folder; check the path"
     return f"{source}: {what}"

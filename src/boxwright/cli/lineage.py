@@ -1,4 +1,4 @@
-"""`boxwright lineage`: what each idea from R-CNN to a single stage was worth, measured anew on your own pictures.
+"""`boxwright lineage`: what each idea from R-CNN to a single stage was worth, measured anew on your own images.
 
 The charts are those of Girshick 2015 ("Fast R-CNN", table 4) and of Ren et al. 2015 ("Faster R-CNN", table 5): training
 time, test time with and without the proposals, and quality.
@@ -24,7 +24,7 @@ from boxwright.data.image import read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.device import choose_device
-from boxwright.measure.speed import Spread, cores, machine
+from boxwright.measure.speed import Quartiles, cores, machine
 from boxwright.train.loop import TrainConfig
 from boxwright.units import Unit, fraction
 from boxwright.version import __version__
@@ -50,9 +50,9 @@ class Lineage:
     backbone: str = "efficientnet_lite0"
     """The one that all of them have."""
     images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Learn from so many of the training pictures, drawn with the seed; from all if not given."""
+    """Learn from so many of the training images, drawn with the seed; from all if not given."""
     test_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Measure AP on so many of the test pictures, drawn with the seed; on all if not given."""
+    """Measure AP on so many of the test images, drawn with the seed; on all if not given."""
     proposer: str = "selective_search"
     """Who tells where to look, where a detector is told: selective_search, sliding_window, or a file of proposals."""
     proposals: int = 300
@@ -60,15 +60,15 @@ class Lineage:
     region_samples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Proposals an image to learn from; each detector's own number if not given, which is smaller for R-CNN."""
     size: tuple[int, int] = (320, 416)
-    """The picture as the detectors see it, in pixels: its shorter side, and what its longer side may reach at most."""
+    """The image as the detectors see it, in pixels: its shorter side, and what its longer side may reach at most."""
     batch: int = 8
-    """Pictures in a step of the training."""
+    """Images in a step of the training."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """The backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
     timed: int = 10
-    """Test pictures that the test time is taken on, three times each."""
+    """Test images that the test time is taken on, three times each."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Processes that load pictures for training; one core less than there are, at most 4, if not given."""
+    """Processes that load images for training; one core less than there are, at most 4, if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     json: bool = False
@@ -118,10 +118,10 @@ class Lineage:
             if name not in splits:
                 raise ValueError(f"{self.data} has no {name} part; it has {', '.join(splits)}")
             if wanted is not None and wanted > len(splits[name]):
-                raise ValueError(f"{option} asks for {wanted} pictures; the {name} part has {len(splits[name])}")
+                raise ValueError(f"{option} asks for {wanted} images; the {name} part has {len(splits[name])}")
             chosen[name] = subset(splits[name], wanted, seed)
             if not len(chosen[name].boxes):
-                raise ValueError(f"{self.data}: the pictures chosen of the {name} part hold no object")
+                raise ValueError(f"{self.data}: the images chosen of the {name} part hold no object")
         preprocess = Preprocess(short=self.size[0], long=self.size[1])
         steps = len(Batches(chosen["train"], preprocess, batch_size=self.batch))
         training = self.training.resolve(steps, device)
@@ -135,8 +135,8 @@ class Lineage:
         same = ("backbone", "proposer", "proposals", "size", "batch", "pretrained", "timed")
         return {
             "data": str(_given(self.data).resolve()),
-            "training pictures": len(recipe.train),
-            "test pictures": len(recipe.test),
+            "training images": len(recipe.train),
+            "test images": len(recipe.test),
             "classes": recipe.train.names,
             **{name: getattr(self, name) for name in same},
             "augment": _AUGMENT,
@@ -177,14 +177,14 @@ def _take_times(options: Lineage, recipe: Recipe, record: Steps) -> None:
     if not names or list(record.content["times"]) == names:
         return
     detectors = {name: load_detector(record.checkpoint(name), recipe.device).detector for name in names}
-    pictures = map(read_image, sample(recipe.test, options.timed, recipe.training.seed))
-    taken = take_times(detectors, pictures, recipe.preprocess)
+    images = map(read_image, sample(recipe.test, options.timed, recipe.training.seed))
+    taken = take_times(detectors, images, recipe.preprocess)
     parts = {name: times._asdict() for name, times in taken.items()}
     record.set("times", {name: {part: _described(one) for part, one in of.items()} for name, of in parts.items()})
 
 
 def _described(seconds: list[float]) -> dict[str, Any]:
-    return {**Spread.of(seconds)._asdict(), "seconds": [round(one, 6) for one in seconds]} if seconds else {}
+    return {**Quartiles.of(seconds)._asdict(), "seconds": [round(one, 6) for one in seconds]} if seconds else {}
 
 
 def _given(path: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""What `boxwright lineage` has found out so far: on disk, as a table, as a picture."""
+"""What `boxwright lineage` has found out so far: on disk, as a table, as an image."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _caption(settings: Mapping[str, Any]) -> str:
     return " · ".join(
         [
             f"{settings['backbone']}, {' to '.join(map(str, settings['size']))} pixels",
-            f"{settings['training pictures']} training and {settings['test pictures']} test pictures",
+            f"{settings['training images']} training and {settings['test images']} test images",
             f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)}, {settings['proposals']} proposals",
             f"{settings['name']}, network on {settings['threads']} of {settings['cores']} cores, proposals on 1",
         ]
@@ -69,7 +69,7 @@ def report(record: Steps, steps: Sequence[str]) -> str:
     """What each step takes and is worth; how many times less it takes than the first that is finished; what failed."""
     content, costs = record.content, [record.cost(name) for name in steps]
     hours, seconds = Unit.of(cost.training for cost in costs), Unit.of(cost.whole for cost in costs)
-    head = ["", f"training, {hours.name}", "milliseconds a picture", f"test, {seconds.name} a picture", "proposals",
+    head = ["", f"training, {hours.name}", "milliseconds an image", f"test, {seconds.name} an image", "proposals",
             "network", "quartiles", "AP", "AP50"]  # fmt: skip
     rows, ratios = [], []
     first = next((cost for cost in costs if math.isfinite(cost.training)), costs[0])
@@ -92,9 +92,9 @@ def report(record: Steps, steps: Sequence[str]) -> str:
 
 def _ahead(content: Mapping[str, Any]) -> str:
     train, cores = content["proposals"]["train"], content["settings"]["cores"]
-    known = train["pictures"] - train["new"]
-    return f"proposals for the training pictures, not counted above: {train['seconds']:.1f} s on {cores} cores" + (
-        f"; those of {known} of the {train['pictures']} were known before" if known else f" for {train['pictures']}"
+    known = train["images"] - train["new"]
+    return f"proposals for the training images, not counted above: {train['seconds']:.1f} s on {cores} cores" + (
+        f"; those of {known} of the {train['images']} were known before" if known else f" for {train['images']}"
     )
 
 
@@ -103,7 +103,7 @@ def draw(record: Steps, steps: Sequence[str]) -> None:
     try:
         from boxwright.draw.plots import draw_costs
     except ImportError as error:
-        say(f"no picture: {error}")
+        say(f"no image: {error}")
         return
     settings, costs = record.content["settings"], [record.cost(name) for name in steps]
     title = f"{costs[0].name} to {costs[-1].name} on {Path(settings['data']).stem}"

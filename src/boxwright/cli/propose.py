@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.images import find_pictures
+from boxwright.cli.images import find_images
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:  # --help is to answer without torch
@@ -27,33 +27,33 @@ _THRESHOLDS = (0.5, 0.7)
 
 @dataclass(frozen=True)
 class Propose:
-    """Search pictures for regions that may be objects, on all cores, and keep their boxes for training and detection.
+    """Search images for regions that may be objects, on all cores, and keep their boxes for training and detection.
 
-    They are kept in $BOXWRIGHT_CACHE or ~/.cache/boxwright; a picture that was searched before costs next to nothing.
+    They are kept in $BOXWRIGHT_CACHE or ~/.cache/boxwright; an image that was searched before costs next to nothing.
     With a dataset, the share of its objects that proposals find is measured.
     """
 
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="")]] = ()
-    """A dataset (its folder, COCO JSON or YOLO YAML); or pictures, folders with pictures and globs."""
+    """A dataset (its folder, COCO JSON or YOLO YAML); or images, folders with images and globs."""
     mode: Annotated[Literal["fast", "quality"], arg(metavar="fast|quality")] = "fast"
     """How thoroughly: quality takes about three times as long."""
     count: int = 2000
-    """Proposals of a picture, at most."""
+    """Proposals of an image, at most."""
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
     """Only this part of a dataset."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Pictures searched at the same time; as many as there are cores if not given."""
+    """Images searched at the same time; as many as there are cores if not given."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Write the boxes to this .safetensors file; what an existing one has of other pictures stays in it."""
+    """Write the boxes to this .safetensors file; what an existing one has of other images stays in it."""
     draw: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Draw each picture with its best proposals into this folder."""
+    """Draw each image with its best proposals into this folder."""
     top: int = 20
     """How many proposals are drawn."""
     json: bool = False
     """Print the numbers as a JSON object."""
 
     def run(self) -> int:
-        """Exit status 1 if a picture could not be read; the others are done."""
+        """Exit status 1 if an image could not be read; the others are done."""
         self._check()
         from boxwright.predict.propose import propose_all
         from boxwright.progress import Progress
@@ -84,7 +84,7 @@ class Propose:
 
     def _check(self) -> None:
         if not self.sources:
-            raise ValueError("propose for which pictures? Name a dataset, or files, folders or globs")
+            raise ValueError("propose for which images? Name a dataset, or files, folders or globs")
         for name in ("count", "workers", "top"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -95,12 +95,12 @@ class Propose:
             raise ValueError(f"--draw names a folder, and {self.draw} is a file; give another")
 
     def _sources(self) -> tuple[list[Source], list[Tensor], list[str]]:
-        """The pictures; of a dataset the objects (G, 4) in each, else none; and a line about each path without any."""
+        """The images; of a dataset the objects (G, 4) in each, else none; and a line about each path without any."""
         from boxwright.predict.propose import Source, sources_of
 
         splits = self._dataset()
         if splits is None:
-            found, missing = find_pictures(self.sources, self.draw or Path("proposals"))
+            found, missing = find_images(self.sources, self.draw or Path("proposals"))
             return [Source(path) for path, _ in found], [], missing
         if self.split is not None and self.split not in splits:
             raise ValueError(f"{self.sources[0]} has no {self.split} part; it has {', '.join(splits)}")
@@ -110,7 +110,7 @@ class Propose:
         return [source for part in parts for source in sources_of(part)], objects, []
 
     def _dataset(self) -> Splits | None:
-        """None where pictures are named, which is what a folder without annotations has as well."""
+        """None where images are named, which is what a folder without annotations has as well."""
         from boxwright.data.formats import DatasetError, open_dataset
 
         path = Path(self.sources[0])
@@ -122,14 +122,14 @@ class Propose:
             except DatasetError:
                 if self.split is not None:
                     raise
-                _complain(f"{path} is no dataset, so its pictures are searched")
+                _complain(f"{path} is no dataset, so its images are searched")
         if self.split is not None:
             raise ValueError(f"--split is for one dataset; {', '.join(self.sources)} is none")
         return None
 
 
 class _Tally:
-    """What came of the pictures so far."""
+    """What came of the images so far."""
 
     def __init__(self, failed: list[str]) -> None:
         self.failed = failed
@@ -155,7 +155,7 @@ class _Tally:
     def numbers(self) -> dict[str, Any]:
         """What --json prints; recall is there where objects are, by IoU and number of proposals."""
         numbers: dict[str, Any] = {
-            "pictures": len(self.found),
+            "images": len(self.found),
             "known": self.known,
             "failed": self.failed,
             "seconds": round(time.monotonic() - self.started, 3),
@@ -176,8 +176,8 @@ class _Tally:
     def text(self) -> str:
         numbers = self.numbers()
         lines = [
-            f"{numbers['pictures']} pictures in {numbers['seconds']:.1f} s, {self.known} of them known already; "
-            f"{numbers['proposals']:.0f} proposals a picture"
+            f"{numbers['images']} images in {numbers['seconds']:.1f} s, {self.known} of them known already; "
+            f"{numbers['proposals']:.0f} proposals an image"
         ]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be read")
@@ -191,12 +191,12 @@ class _Tally:
         return "\n".join(lines)
 
 
-def _draw(picture: np.ndarray, boxes: np.ndarray, path: Path) -> None:
+def _draw(image: np.ndarray, boxes: np.ndarray, path: Path) -> None:
     """The boxes, each with its rank."""
     from boxwright.draw.boxes import draw_boxes
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_boxes(picture, boxes, [str(rank + 1) for rank in range(len(boxes))]).save(path, quality=90)
+    draw_boxes(image, boxes, [str(rank + 1) for rank in range(len(boxes))]).save(path, quality=90)
 
 
 def _complain(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`boxwright train`: the worked example of the training loop, from a folder of annotated pictures to checkpoints."""
+"""`boxwright train`: the worked example of the training loop, from a folder of annotated images to checkpoints."""
 
 from __future__ import annotations
 
@@ -63,29 +63,29 @@ class Train:
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the run in this folder, with its options; only --device and --workers may be given too."""
     start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
-    """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and its size of pictures are
+    """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and its size of images are
     the defaults; classes that have the names of its own begin with what it knows of them."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Learn only these, in this order; all if not given."""
     size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT", help_behavior_hint="")] = None
-    """The picture as the detector sees it, in pixels: its shorter side, and what its longer side may reach at most.
+    """The image as the detector sees it, in pixels: its shorter side, and what its longer side may reach at most.
     For letterbox and stretch: height and width. 320 416 if not given."""
     resize: Annotated[
         Literal["short_side", "letterbox", "stretch"] | None,
         tyro.conf.arg(metavar="{short_side,letterbox,stretch}", help_behavior_hint=""),
     ] = None
-    """How pictures get their size; letterbox and stretch give all of them the same. short_side if not given."""
+    """How images get their size; letterbox and stretch give all of them the same. short_side if not given."""
     preprocess: tyro.conf.Suppress[tyro.conf.Fixed[Preprocess]] = Preprocess(short=320, long=416)
     """What `size` and `resize` change; that of the model which is fine-tuned takes its place."""
     augment: Literal["none", "light", "standard", "strong"] = "standard"
-    """How much training pictures are varied; more pays in longer runs."""
+    """How much training images are varied; more pays in longer runs."""
     batch: int = 8
-    """Pictures in a step, shared among the processes of torchrun."""
+    """Images in a step, shared among the processes of torchrun."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """The backbone starts from ImageNet weights (boxwright[pretrained]), without --from; with --no-pretrained from
     random ones."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Processes that load pictures; one core less than there are, at most 4, if not given."""
+    """Processes that load images; one core less than there are, at most 4, if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     log_every: int = 10
@@ -198,7 +198,7 @@ def _draw_curves(run: Run) -> None:
     try:
         from boxwright.draw.plots import draw_curves
     except ImportError:
-        return  # without matplotlib there is no picture; the numbers are in log.jsonl
+        return  # without matplotlib there is no image; the numbers are in log.jsonl
     draw_curves(epochs, run.folder / "curves.png")
 
 
@@ -226,7 +226,7 @@ def new_folder(wanted: Path) -> Path:
 
 
 def _propose(detector: Detector, parts: dict[str, Dataset]) -> None:
-    """What is slow and does not learn, once and over all cores; pictures that cannot be read are named in training."""
+    """What is slow and does not learn, once and over all cores; images that cannot be read are named in training."""
     if detector.propose is None:
         return
     from boxwright.predict.propose import sources_of, warm
@@ -299,9 +299,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _introduction(options: Train, training: Training, parts: dict[str, Dataset], folder: Path) -> str:
     learning = sum(p.numel() for p in training.detector.parameters() if p.requires_grad) / 1e6
-    pictures = ", ".join(f"{part} {len(dataset)}" for part, dataset in parts.items())
+    images = ", ".join(f"{part} {len(dataset)}" for part, dataset in parts.items())
     return (
-        f"{options.data}: {pictures} pictures; {len(parts['train'].names)} classes: {', '.join(parts['train'].names)}\n"
+        f"{options.data}: {images} images; {len(parts['train'].names)} classes: {', '.join(parts['train'].names)}\n"
         f"{type(training.detector).__name__} on {options.detector.backbone}, {learning:.1f} M parameters learn; "
         f"{training.total_epochs} epochs of {training.steps_per_epoch} steps in {training.config.precision} "
         f"on {training.device}\n{folder}/"

@@ -1,4 +1,4 @@
-"""Augmentation of a picture and its boxes together; every transform is a small function of (sample, random generator).
+"""Augmentation of an image and its boxes together; every transform is a small function of (sample, random generator).
 
 Cropping and zooming out follow SSD (Liu et al. 2016, "SSD: Single Shot MultiBox Detector", section 2.2 and 3.6), the
 mosaic YOLOv4 (Bochkovskiy et al. 2020, section 3.3).
@@ -21,11 +21,11 @@ from boxwright.types import Size, Target
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture and what is in it.
+    """An image and what is in it.
 
     image   uint8 RGB (H, W, 3)
-    target  boxes in pixels of this picture
-    zoom    how much larger than usual `Preprocess` makes the picture; it resizes anyway, so resizing twice is saved
+    target  boxes in pixels of this image
+    zoom    how much larger than usual `Preprocess` makes the image; it resizes anyway, so resizing twice is saved
     """
 
     image: np.ndarray
@@ -58,20 +58,20 @@ class MultiScale:
         return replace(sample, zoom=float(self.draw(rng, 1)[0]))
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Zooms for `count` samples: drawn ahead for an epoch, they let pictures of like size share a batch."""
+        """Zooms for `count` samples: drawn ahead for an epoch, they let images of like size share a batch."""
         return np.exp(rng.uniform(math.log(self.low), math.log(self.high), count))
 
 
 @dataclass(frozen=True)
 class IoUCrop:
-    """A random part of the picture that overlaps at least one object by a random minimal IoU, or the whole picture.
+    """A random part of the image that overlaps at least one object by a random minimal IoU, or the whole image.
 
-    min_ious   the minima to choose from; one more choice is to leave the picture whole
-    smallest   least height and width of the part, as a fraction of the picture's
-    aspect     most that the part's width/height may differ from the picture's, as a factor either way. 1 keeps pictures
+    min_ious   the minima to choose from; one more choice is to leave the image whole
+    smallest   least height and width of the part, as a fraction of the image's
+    aspect     most that the part's width/height may differ from the image's, as a factor either way. 1 keeps images
                that were put into one batch for their like shape alike; objects are not distorted either way
     visible    least fraction of an object's box that has to stay inside for the object to stay
-    trials     parts drawn before giving up, which leaves the picture whole
+    trials     parts drawn before giving up, which leaves the image whole
     """
 
     min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -101,10 +101,10 @@ class IoUCrop:
 
 @dataclass(frozen=True)
 class ZoomOut:
-    """The picture somewhere on a larger grey canvas, so that objects become small.
+    """The image somewhere on a larger grey canvas, so that objects become small.
 
-    largest  height and width of the canvas, at most, in those of the picture
-    limit    pixels the canvas's longer side is kept to, by shrinking picture and canvas together
+    largest  height and width of the canvas, at most, in those of the image
+    limit    pixels the canvas's longer side is kept to, by shrinking image and canvas together
     fill     grey level
     """
 
@@ -144,8 +144,8 @@ class ColorJitter:
         color = _RGB_FROM_YIQ @ np.array(((1, 0, 0), (0, cos, -sin), (0, sin, cos))) @ _YIQ_FROM_RGB
         grey = brightness * float(sample.image[::8, ::8].mean())  # contrast turns about it; a sample of pixels will do
         affine = np.column_stack((brightness * contrast * color, np.full(3, (1 - contrast) * grey)))  # (3, 4)
-        picture = Image.fromarray(np.ascontiguousarray(sample.image))
-        return replace(sample, image=np.array(picture.convert("RGB", tuple(affine.ravel().tolist()))))
+        image = Image.fromarray(np.ascontiguousarray(sample.image))
+        return replace(sample, image=np.array(image.convert("RGB", tuple(affine.ravel().tolist()))))
 
 
 _YIQ_FROM_RGB = np.array(((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)))
@@ -154,9 +154,9 @@ _RGB_FROM_YIQ = np.linalg.inv(_YIQ_FROM_RGB)
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four pictures in one, meeting at a random point; each fills its quarter with a random part of itself.
+    """Four images in one, meeting at a random point; each fills its quarter with a random part of itself.
 
-    margin   least distance of the meeting point from the border, as a fraction of the picture
+    margin   least distance of the meeting point from the border, as a fraction of the image
     visible  as in `IoUCrop`
     """
 
@@ -174,7 +174,7 @@ class Mosaic:
         targets = []
         for left, top, right, bottom in ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)):
             cell = Size(bottom - top, right - left)
-            if 0 in cell:  # a picture of one or two pixels
+            if 0 in cell:  # an image of one or two pixels
                 continue
             part = _random_part(sample if not targets else others(rng), cell, rng, self.visible)
             canvas[top:bottom, left:right] = resize(part.image, cell)
@@ -183,7 +183,7 @@ class Mosaic:
 
 
 def crop(sample: Sample, window: Sequence[int] | np.ndarray, visible: float) -> Sample:
-    """The part of the picture inside the window (x1, y1, x2, y2), whole pixels.
+    """The part of the image inside the window (x1, y1, x2, y2), whole pixels.
 
     Boxes are clipped. An object stays if its centre is inside and at least `visible` of its box; a crowd region
     stays if anything of it is inside. Areas shrink with their boxes.
@@ -228,7 +228,7 @@ def _scaled(size: Size, factor: float) -> Size:
 
 
 def _moved(target: Target, before: Size, after: Size, left: int, top: int) -> Target:
-    """The target of a picture that was resized and put at (left, top) of another."""
+    """The target of an image that was resized and put at (left, top) of another."""
     x, y = after.width / before.width, after.height / before.height
     offset = torch.tensor((left, top, left, top), dtype=target.boxes.dtype)
     return target.replace(boxes=scale(target.boxes, x, y) + offset, area=target.area * (x * y))
@@ -252,7 +252,7 @@ class Augment:
     zoom_out: float = 0.0
     mosaic: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
-    """Least and greatest size of the picture, in the usual ones."""
+    """Least and greatest size of the image, in the usual ones."""
 
     def __post_init__(self) -> None:
         for name in ("flip", "color", "crop", "zoom_out", "mosaic"):

@@ -1,4 +1,4 @@
-"""Batches of pictures and targets; what happens to a sample depends on (seed, epoch, index) alone."""
+"""Batches of images and targets; what happens to a sample depends on (seed, epoch, index) alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.data.augment import Augment, MultiScale
-from boxwright.data.load import ORDER, PROPOSAL, ZOOM, Load, Loaded, Pictures, Pool, Propose, Task, generator, pad
+from boxwright.data.load import (
+    ORDER,
+    PROPOSAL,
+    ZOOM,
+    AnnotatedImages,
+    Load,
+    Loaded,
+    Pool,
+    Propose,
+    Task,
+    generator,
+    pad,
+)
 from boxwright.data.preprocess import Preprocess, Resize
 from boxwright.types import Images, Size, Target
 
-__all__ = ["Batch", "Batches", "Pictures", "Propose", "to_batch", "to_images"]
+__all__ = ["Batch", "Batches", "AnnotatedImages", "Propose", "to_batch", "to_images"]
 
-_POOL, _STRIP = 64, 8  # batches whose pictures are sorted among themselves by aspect, and those then by size
+_POOL, _STRIP = 64, 8  # batches whose images are sorted among themselves by aspect, and those then by size
 
 
 class Batch(NamedTuple):
-    """A batch; `indices` and `resizes` lead from each of its pictures back to the dataset and to original pixels."""
+    """A batch; `indices` and `resizes` lead from each of its images back to the dataset and to original pixels."""
 
     images: Images
     targets: list[Target]
@@ -30,40 +42,40 @@ class Batch(NamedTuple):
 
 
 def to_images(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     preprocess: Preprocess | None = None,
     proposals: Sequence[Tensor] | None = None,
 ) -> Images:
-    """Resized pictures (H, W, 3) padded at the right and the bottom to the canvas of `preprocess`.
+    """Resized images (H, W, 3) padded at the right and the bottom to the canvas of `preprocess`.
 
-    proposals  for each picture boxes (P, 4) in its pixels once resized; the shorter lists end in rows of zeros
+    proposals  for each image boxes (P, 4) in its pixels once resized; the shorter lists end in rows of zeros
     """
-    pixels, sizes = pad(pictures, preprocess or Preprocess())
+    pixels, sizes = pad(images, preprocess or Preprocess())
     return Images(_to_float(pixels), sizes, None if proposals is None else _stack(proposals))  # type: ignore[arg-type]
 
 
 def to_batch(
     samples: Sequence[tuple[np.ndarray, Target]], preprocess: Preprocess | None = None
 ) -> tuple[Images, list[Target]]:
-    """As `to_images`, for pictures with their targets. Padding moves no box."""
-    pictures, targets = zip(*samples, strict=True)
-    return to_images(pictures, preprocess), list(targets)
+    """As `to_images`, for images with their targets. Padding moves no box."""
+    images, targets = zip(*samples, strict=True)
+    return to_images(images, preprocess), list(targets)
 
 
 class Batches:
     """Batches of a dataset: shuffled and augmented to train on, or in order to evaluate.
 
     augment     None for evaluation
-    batch_size  pictures per batch and rank
+    batch_size  images per batch and rank
     seed        with the epoch, all that chance depends on; the number of workers changes nothing
     workers     processes that load ahead, kept from epoch to epoch, one epoch at a time; 0 loads in this process
-    rank, world this process's share: of every `batch_size * world` pictures each rank gets as many, so that all
-                ranks see equally many batches; where they do not come out even, the first pictures come twice
+    rank, world this process's share: of every `batch_size * world` images each rank gets as many, so that all
+                ranks see equally many batches; where they do not come out even, the first images come twice
     shuffle     a new order each epoch
-    group       put pictures of like shape into a batch, which saves padding
+    group       put images of like shape into a batch, which saves padding
     drop_last   leave out what does not fill a batch at the end of a shuffled epoch; a lone unfilled batch stays
     device      where images and targets go; pixels travel in the dtype of `preprocess`
-    propose     from a picture to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move as the picture
+    propose     from an image to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move as the image
                 does and become the proposals of the `Images`, as many rows as the longest list of the batch has
 
     A sample that cannot be read is replaced by the next one that can, or left out where `shuffle` is off. One
@@ -72,7 +84,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Pictures,
+        dataset: AnnotatedImages,
         preprocess: Preprocess,
         augment: Augment | None = None,
         batch_size: int = 8,
@@ -106,7 +118,7 @@ class Batches:
     @classmethod
     def in_order(
         cls,
-        dataset: Pictures,
+        dataset: AnnotatedImages,
         preprocess: Preprocess,
         batch_size: int = 8,
         *,
@@ -116,7 +128,7 @@ class Batches:
         device: torch.device | str = "cpu",
         propose: Propose | None = None,
     ) -> Batches:
-        """For evaluation: every picture, as it is. With several ranks the last may come twice: count indices once."""
+        """For evaluation: every image, as it is. With several ranks the last may come twice: count indices once."""
         return cls(
             dataset,
             preprocess,
@@ -185,7 +197,7 @@ class Batches:
 
 
 def _grouped(order: np.ndarray, sizes: np.ndarray, together: int) -> np.ndarray:
-    """The order with pictures of like size (N, 2) side by side: pools sorted by aspect, then strips of them by size."""
+    """The order with images of like size (N, 2) side by side: pools sorted by aspect, then strips of them by size."""
     aspects, sides = sizes[:, 1] / sizes[:, 0], sizes.min(axis=1)
     order = _sorted_in_runs(order, aspects, _POOL * together)
     return _sorted_in_runs(order, sides, _STRIP * together)
@@ -202,7 +214,7 @@ def _to_float(pixels: Tensor) -> Tensor:
 
 
 def _stack(proposals: Sequence[Tensor]) -> Tensor:
-    """Boxes (P, 4) of each picture to (N, the greatest P, 4)."""
+    """Boxes (P, 4) of each image to (N, the greatest P, 4)."""
     return nn.utils.rnn.pad_sequence(list(proposals), batch_first=True)
 
 
@@ -210,4 +222,4 @@ def _warn(broken: dict[int, str], known: int, count: int, replaced: bool) -> Non
     new = list(broken.values())[known:]
     what = "were replaced by others" if replaced else "were left out"
     shown = "\n  ".join(new[:5]) + (f"\n  and {len(new) - 5} more" if len(new) > 5 else "")
-    warnings.warn(f"{len(broken)} of {count} pictures cannot be read and {what}:\n  {shown}", stacklevel=3)
+    warnings.warn(f"{len(broken)} of {count} images cannot be read and {what}:\n  {shown}", stacklevel=3)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, where, and how to mend it: every picture decoded, every annotation looked at."""
+"""What is wrong with a dataset, where, and how to mend it: every image decoded, every annotation looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from boxwright.data.formats import DatasetError, Problem, read_parts
 from boxwright.data.formats.reading import ImageRow, Reading, build, unreadable
-from boxwright.data.image import is_picture, read_image
+from boxwright.data.image import is_image, read_image
 from boxwright.types import Size
 
 __all__ = ["Problem", "check"]
@@ -20,7 +20,7 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 _LISTED_APIECE = 20
 
 Look = tuple[bytes, Size] | Problem
-"""A picture's fingerprint and size, or why it cannot be read."""
+"""An image's fingerprint and size, or why it cannot be read."""
 
 
 def check(
@@ -29,10 +29,10 @@ def check(
     """All problems of a dataset, errors first, then by file and line; [] where nothing is wrong.
 
     path      as for `open_dataset`
-    progress  called with the number of pictures decoded and their total
+    progress  called with the number of images decoded and their total
     workers   threads that decode
 
-    Two pictures are the same where they decode to the same pixels, whatever their files are called. Never raises for
+    Two images are the same where they decode to the same pixels, whatever their files are called. Never raises for
     what is in the dataset: one that cannot be opened at all is one problem.
     """
     source = Path(path)
@@ -46,7 +46,7 @@ def check(
     looks = _look_at_all(readings.values(), progress, workers)
     problems += [look for look in looks.values() if isinstance(look, Problem)]
     problems += _same_names(names, source)
-    problems += _same_pictures(readings, looks)
+    problems += _same_images(readings, looks)
     problems += _not_listed(readings.values())
     for reading in readings.values():
         problems += _wrong_sizes(reading, looks)
@@ -96,9 +96,9 @@ def _wrong_sizes(reading: Reading, looks: dict[str, Look]) -> Iterator[Problem]:
         message = f"says {said}, but {image.path} is {true}"
         turned = image.size == look[1][::-1]
         mend = "write the true size; look whether the boxes fit" + (
-            ", for they may have been drawn on the picture before it was turned upright by its EXIF tag"
+            ", for they may have been drawn on the image before it was turned upright by its EXIF tag"
             if turned
-            else ", for the picture may have been resized or exchanged since"
+            else ", for the image may have been resized or exchanged since"
         )
         yield Problem("wrong size", image.file, image.line, message, mend)
 
@@ -108,11 +108,11 @@ def _without_boxes(reading: Reading, looks: dict[str, Look]) -> Iterator[Problem
     for index, image in enumerate(reading.images):
         if index not in annotated and not isinstance(looks[image.path], Problem):
             message = f"{image.path} has no box"
-            mend = "nothing to do if it shows no object: such pictures teach what is background"
+            mend = "nothing to do if it shows no object: such images teach what is background"
             yield Problem("image without annotation", image.file, image.line, message, mend)
 
 
-def _same_pictures(readings: dict[str, Reading], looks: dict[str, Look]) -> Iterator[Problem]:
+def _same_images(readings: dict[str, Reading], looks: dict[str, Look]) -> Iterator[Problem]:
     first: dict[bytes, tuple[str, ImageRow]] = {}
     for part, reading in readings.items():
         for image in reading.images:
@@ -128,25 +128,25 @@ def _same_pictures(readings: dict[str, Reading], looks: dict[str, Look]) -> Iter
             else:
                 message = f"{image.path} in {part} shows the same as {earlier.path} in {earlier_part}"
                 mend = "take it out of one: what was trained on cannot be measured on"
-                yield Problem("picture in two splits", image.file, image.line, message, mend)
+                yield Problem("image in two splits", image.file, image.line, message, mend)
 
 
 def _not_listed(readings: Iterable[Reading]) -> Iterator[Problem]:
-    """Pictures that lie among the others but that no annotation names."""
+    """Images that lie among the others but that no annotation names."""
     folders: defaultdict[str, set[str]] = defaultdict(set)
     for reading in readings:
         for image in reading.images:
             folder, name = os.path.split(image.path)
             folders[folder].add(name)
     for folder, listed in sorted(folders.items()):
-        rest = sorted(name for name in os.listdir(folder) if is_picture(name) and name not in listed)
+        rest = sorted(name for name in os.listdir(folder) if is_image(name) and name not in listed)
         mend = "annotate it, or list it without boxes if it shows no object"
         for name in rest[:_LISTED_APIECE]:
-            message = "no annotation names this picture; it is not used"
-            yield Problem("picture not listed", os.path.join(folder, name), None, message, mend)
+            message = "no annotation names this image; it is not used"
+            yield Problem("image not listed", os.path.join(folder, name), None, message, mend)
         if len(rest) > _LISTED_APIECE:
-            message = f"nor are {len(rest) - _LISTED_APIECE} further pictures here named by any annotation"
-            yield Problem("picture not listed", folder, None, message, mend)
+            message = f"nor are {len(rest) - _LISTED_APIECE} further images here named by any annotation"
+            yield Problem("image not listed", folder, None, message, mend)
 
 
 def _same_boxes(reading: Reading) -> Iterator[Problem]:

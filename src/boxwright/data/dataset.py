@@ -1,4 +1,4 @@
-"""An annotated set of pictures: names, paths and boxes in flat arrays that worker processes share without copying."""
+"""An annotated set of images: names, paths and boxes in flat arrays that worker processes share without copying."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Dataset:
     """N annotated images with M boxes of K classes; the boxes of image i are rows offsets[i] to offsets[i + 1].
 
     names      the K classes; the name is the identity of a class, the label only its place here
-    paths      (N,) where the pictures are
+    paths      (N,) where the images are
     ids        (N,) int64 or strings, as the annotation file gives them
     sizes      (N, 2) int64, height and width
     offsets    (N + 1,) int64

@@ -1,4 +1,4 @@
-"""Pictures from files, bytes and arrays to upright uint8 RGB (H, W, 3), or an error that says what is wrong."""
+"""Images from files, bytes and arrays to upright uint8 RGB (H, W, 3), or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from boxwright.types import Size
 
 ImageSource = str | PathLike[str] | bytes | BinaryIO
-"""Where a picture can be read from: a path, the bytes of a file, or a file open in binary mode."""
+"""Where an image can be read from: a path, the bytes of a file, or a file open in binary mode."""
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
 _EXIF_ORIENTATION = 0x0112
@@ -22,41 +22,41 @@ _WHITE = (255, 255, 255, 255)
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it, says what was found and how to mend it."""
+    """An image that cannot be used; the message names it, says what was found and how to mend it."""
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """By its name; not the hidden `._name.jpg` that archives made on a Mac carry."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
 
 
 def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:
-    """The picture as uint8 RGB (H, W, 3).
+    """The image as uint8 RGB (H, W, 3).
 
-    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB, transparency is laid over white, and of an animation
-    the first frame is taken. `upright` turns the picture as its EXIF orientation asks, which is what viewers show.
-    Raises ImageError for anything that is not a whole picture.
+    Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is laid over white, and of an animation
+    the first frame is taken. `upright` turns the image as its EXIF orientation asks, which is what viewers show.
+    Raises ImageError for anything that is not a whole image.
     """
     return read_reduced(source, None, upright)[0]
 
 
 def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True) -> tuple[np.ndarray, Size]:
-    """As `read_image`, with the full size of the picture in the file, but a JPEG may come back 2, 4 or 8 times smaller.
+    """As `read_image`, with the full size of the image in the file, but a JPEG may come back 2, 4 or 8 times smaller.
 
     Its shorter side then still has `at_least` pixels. Reducing while decoding saves most of the time a large
     photograph costs.
     """
     name, data = _read_bytes(source)
     if not data:
-        raise ImageError(f"{name}: expected a picture, found an empty file; copy it again from where it came")
+        raise ImageError(f"{name}: expected an image, found an empty file; copy it again from where it came")
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: expected a picture, found {_describe(data)}") from None
+        raise ImageError(f"{name}: expected an image, found {_describe(data)}") from None
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: expected fewer pixels: {error}; make the picture smaller") from None
+        raise ImageError(f"{name}: expected fewer pixels: {error}; make the image smaller") from None
     except Exception as error:  # a damaged header can raise nearly anything inside a decoder
-        raise ImageError(f"{name}: the picture's header is damaged ({error}); copy or export the file again") from error
+        raise ImageError(f"{name}: the image's header is damaged ({error}); copy or export the file again") from error
 
     width, height = image.size
     turn = _orientation(image) if upright else 1
@@ -69,7 +69,7 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
         raise
     except Exception as error:  # as above, for the pixels
         raise ImageError(
-            f"{name}: the {image.format} picture of {width}x{height} pixels breaks off or is damaged ({error}); "
+            f"{name}: the {image.format} image of {width}x{height} pixels breaks off or is damaged ({error}); "
             "copy or export the file again"
         ) from error
     if turn != 1:
@@ -77,25 +77,25 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
     return np.array(rgb), Size(width, height) if turn >= 5 else Size(height, width)
 
 
-def to_rgb(picture: np.ndarray | Image.Image) -> np.ndarray:
-    """A picture that is in memory already as uint8 RGB (H, W, 3).
+def to_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
+    """An image that is in memory already as uint8 RGB (H, W, 3).
 
     Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8,
     uint16, bool, or floats 0..1. Raises ImageError for anything else, OpenCV's BGR order excepted: it cannot be told.
     """
-    if isinstance(picture, Image.Image):
+    if isinstance(image, Image.Image):
         try:
-            return np.array(_turn(_to_rgb_image(picture), _orientation(picture)))
+            return np.array(_turn(_to_rgb_image(image), _orientation(image)))
         except Exception as error:  # a PIL image reads its file only now, and anything can be wrong with that
-            raise ImageError(f"{picture!r}: cannot be turned into RGB ({error}); try picture.convert('RGB')") from error
-    if not isinstance(picture, np.ndarray):
-        raise ImageError(f"expected an array or a PIL image, got {type(picture).__name__}; a path goes to read_image")
-    array = picture[..., None] if picture.ndim == 2 else picture
+            raise ImageError(f"{image!r}: cannot be turned into RGB ({error}); try image.convert('RGB')") from error
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"expected an array or a PIL image, got {type(image).__name__}; a path goes to read_image")
+    array = image[..., None] if image.ndim == 2 else image
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
-        mend = "move the channels last: picture.transpose(1, 2, 0)" if channels_first else "pass one picture at a time"
+        mend = "move the channels last: image.transpose(1, 2, 0)" if channels_first else "pass one image at a time"
         raise ImageError(
-            f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {picture.shape}; {mend}"
+            f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {image.shape}; {mend}"
         )
     array = _to_uint8(array)
     if array.shape[2] == 4:
@@ -110,9 +110,9 @@ def _read_bytes(source: ImageSource) -> tuple[str, bytes]:
         try:
             return str(source), Path(source).read_bytes()
         except FileNotFoundError:
-            raise ImageError(f"{source}: expected a picture, found no such file; check the path") from None
+            raise ImageError(f"{source}: expected an image, found no such file; check the path") from None
         except IsADirectoryError:
-            raise ImageError(f"{source}: expected a picture, found a folder; name a file in it") from None
+            raise ImageError(f"{source}: expected an image, found a folder; name a file in it") from None
         except OSError as error:
             raise ImageError(f"{source}: cannot be read ({error.strerror}); check permissions and disk") from None
     data = source.read()
@@ -122,18 +122,18 @@ def _read_bytes(source: ImageSource) -> tuple[str, bytes]:
 
 
 def _describe(data: bytes) -> str:
-    """What a file that is no picture seems to be, and what to do about it."""
+    """What a file that is no image seems to be, and what to do about it."""
     head = data[:200]
     if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer; fetch the picture itself with 'git lfs pull'"
+        return "a Git LFS pointer; fetch the image itself with 'git lfs pull'"
     if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, often a saved error message; download the picture again"
+        return "a web page, often a saved error message; download the image again"
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError:
         text = ""
     if text and all(letter.isprintable() or letter in "\r\n\t" for letter in text):
-        return f"text that begins {text[:30]!r}; remove it or put the picture in its place"
+        return f"text that begins {text[:30]!r}; remove it or put the image in its place"
     return f"{len(data)} bytes of no format that Pillow knows; convert it to JPEG or PNG"
 
 
@@ -141,7 +141,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; a damaged or missing tag means upright."""
     try:
         turn = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # EXIF is a side note: its damage must not cost the picture
+    except Exception:  # EXIF is a side note: its damage must not cost the image
         return 1
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
 
@@ -197,5 +197,5 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
             )
         return (values * 255 + 0.5).astype(np.uint8)
     raise ImageError(
-        f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; numbers 0..255 go as picture.astype('uint8')"
+        f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; numbers 0..255 go as image.astype('uint8')"
     )

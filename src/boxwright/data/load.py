@@ -1,4 +1,4 @@
-"""The pictures of a batch read, augmented, resized and padded, in this process or in workers."""
+"""The images of a batch read, augmented, resized and padded, in this process or in workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from boxwright.data.preprocess import Preprocess, Resize
 from boxwright.types import Size, Target
 
 Propose = Callable[[np.ndarray], np.ndarray]
-"""From a picture, uint8 (H, W, 3), to boxes (P, 4) in its pixels, best first."""
+"""From an image, uint8 (H, W, 3), to boxes (P, 4) in its pixels, best first."""
 
 ORDER, ZOOM, SAMPLE = range(3)  # what a random number is drawn for
 
@@ -26,7 +26,7 @@ PROPOSAL = -1
 """The label of a proposal on its way: it rides with the target as a crowd region, and whatever moves boxes moves it."""
 
 
-class Pictures(Protocol):
+class AnnotatedImages(Protocol):
     """What is needed of a `Dataset`."""
 
     def __len__(self) -> int: ...
@@ -36,7 +36,7 @@ class Pictures(Protocol):
 
 
 class Task(NamedTuple):
-    """A batch to load: pictures by index, with what `Preprocess` calls their zoom."""
+    """A batch to load: images by index, with what `Preprocess` calls their zoom."""
 
     epoch: int
     indices: list[int]
@@ -58,7 +58,7 @@ class Loaded(NamedTuple):
 class Load:
     """Loads the batch of a task; this is what a worker process runs."""
 
-    dataset: Pictures
+    dataset: AnnotatedImages
     preprocess: Preprocess
     augment: Augment | None
     seed: int
@@ -69,19 +69,19 @@ class Load:
         self.broken: dict[int, str] = {}
 
     def __getitem__(self, task: Task) -> Loaded:
-        pictures, targets, indices, resizes = [], [], [], []
+        images, targets, indices, resizes = [], [], [], []
         before = set(self.broken)
         for index, zoom in zip(task.indices, task.zooms, strict=True):
             found = self._sample(index, zoom, task.epoch)
             if found is None:
                 continue
             index, sample = found
-            picture, resize = self.preprocess(sample.image, sample.zoom)
-            pictures.append(picture)
+            image, resize = self.preprocess(sample.image, sample.zoom)
+            images.append(image)
             targets.append(tuple(column.numpy() for column in vars(_resized(sample.target, resize)).values()))
             indices.append(index)
             resizes.append(resize)
-        pixels, sizes = pad(pictures, self.preprocess) if pictures else (torch.empty(0), torch.empty(0))
+        pixels, sizes = pad(images, self.preprocess) if images else (torch.empty(0), torch.empty(0))
         broken = {index: message for index, message in self.broken.items() if index not in before}
         return Loaded(pixels, sizes, targets, indices, resizes, broken)
 
@@ -103,7 +103,7 @@ class Load:
         count = len(self.dataset)
         found = self._first_readable(((index + step) % count for step in range(count)), zoom)
         if found is None:
-            raise ImageError(f"none of the {count} pictures can be read; the first: {next(iter(self.broken.values()))}")
+            raise ImageError(f"none of the {count} images can be read; the first: {next(iter(self.broken.values()))}")
         return found
 
     def _first_readable(self, candidates: Iterable[int], zoom: float) -> tuple[int, Sample] | None:
@@ -119,7 +119,7 @@ class Load:
     def _read(self, index: int, zoom: float) -> Sample:
         path, size, target = self.dataset.path(index), self.dataset.size(index), self.dataset.target(index)
         # Twice the pixels needed leave something to crop from. Evaluation decodes in full, as the predictor does.
-        whole = self.augment is None or self.propose is not None  # proposals belong to the picture as it is
+        whole = self.augment is None or self.propose is not None  # proposals belong to the image as it is
         at_least = None if whole else 2 * min(self.preprocess.size(size, zoom))
         image, full = read_reduced(path, at_least)
         if full != size and full == size[::-1]:  # annotated with a tool that does not know EXIF
@@ -168,15 +168,15 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
-def pad(pictures: Sequence[np.ndarray], preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+def pad(images: Sequence[np.ndarray], preprocess: Preprocess) -> tuple[Tensor, Tensor]:
     """-> pixels (N, H, W, 3) in the dtype of `preprocess`, sizes (N, 2) int64"""
-    sizes = [Size(*picture.shape[:2]) for picture in pictures]
+    sizes = [Size(*image.shape[:2]) for image in images]
     height, width = preprocess.canvas(sizes)
     if any(size.height > height or size.width > width for size in sizes):
-        raise ValueError(f"pictures fit the canvas {height}x{width}, got {sizes}; resize them with this Preprocess")
-    canvas = np.full((len(pictures), height, width, 3), preprocess.fill, preprocess.dtype)
-    for place, picture, size in zip(canvas, pictures, sizes, strict=True):
-        place[: size.height, : size.width] = picture
+        raise ValueError(f"images fit the canvas {height}x{width}, got {sizes}; resize them with this Preprocess")
+    canvas = np.full((len(images), height, width, 3), preprocess.fill, preprocess.dtype)
+    for place, image, size in zip(canvas, images, sizes, strict=True):
+        place[: size.height, : size.width] = image
     return torch.from_numpy(canvas), torch.tensor(sizes, dtype=torch.int64)
 
 
@@ -190,7 +190,7 @@ def _with_proposals(target: Target, proposals: np.ndarray) -> Target:
 
 
 def _inside(target: Target, size: Size) -> Target:
-    """The target without what is outside the picture, and without boxes that have no area."""
+    """The target without what is outside the image, and without boxes that have no area."""
     target = target.replace(boxes=clip(target.boxes, size))
     return target[(target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)]
 

@@ -1,4 +1,4 @@
-"""From a picture of any size to the size a detector works on, with the exact way back for boxes."""
+"""From an image of any size to the size a detector works on, with the exact way back for boxes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rounding = Literal["nearest", "floor"]
 
 @dataclass(frozen=True)
 class Resize:
-    """What happened to one picture: its size before and after.
+    """What happened to one image: its size before and after.
 
     Sizes are whole pixels, so height and width change by slightly different factors; boxes follow each exactly.
     """
@@ -31,18 +31,18 @@ class Resize:
     after: Size
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the original picture in pixels of the resized one."""
+        """Boxes (N, 4) of the original image in pixels of the resized one."""
         return scale(boxes, self.after.width / self.before.width, self.after.height / self.before.height)
 
     def back(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the resized picture in pixels of the original one, clipped to it."""
+        """Boxes (N, 4) of the resized image in pixels of the original one, clipped to it."""
         boxes = scale(boxes, self.before.width / self.after.width, self.before.height / self.after.height)
         return clip(boxes, self.before)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pictures are resized, by bilinear interpolation; part of every checkpoint.
+    """How images are resized, by bilinear interpolation; part of every checkpoint.
 
     mode         short_side: the shorter side becomes `short`, or less where the longer would pass `long`;
                  long_side: the longer side becomes `long`;
@@ -84,14 +84,14 @@ class Preprocess:
             raise ValueError(f"fill is a grey level 0..255, or three of them as (red, green, blue); got {self.fill}")
 
     def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, Resize]:
-        """The uint8 picture (H, W, 3) resized, in `dtype`, and the way there and back."""
+        """The uint8 image (H, W, 3) resized, in `dtype`, and the way there and back."""
         before = Size(*image.shape[:2])
         after = self.size(before, zoom)
         return resize(image, after, self.resample).astype(self.dtype, copy=False), Resize(before, after)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:
-        """Of resized pictures and their padding: float32, still 0..255, where uint8 would have to round."""
+        """Of resized images and their padding: float32, still 0..255, where uint8 would have to round."""
         whole = all(level == int(level) for level in self._levels)
         return np.uint8 if whole and self.resample != "plain" else np.float32
 
@@ -100,7 +100,7 @@ class Preprocess:
         return self.fill if isinstance(self.fill, tuple) else (self.fill,)
 
     def size(self, before: Size, zoom: float = 1.0) -> Size:
-        """The size a picture gets.
+        """The size an image gets.
 
         `zoom` makes it so many times as large as usual: where the canvas is fixed at most as large, elsewhere such
         that the side that counts is a multiple of `divisor`, which saves padding.
@@ -130,7 +130,7 @@ class Preprocess:
         return height * factor, width * factor
 
     def canvas(self, sizes: Iterable[Size]) -> Size:
-        """Height and width that a batch of resized pictures of these sizes is padded to."""
+        """Height and width that a batch of resized images of these sizes is padded to."""
         if self.mode in ("letterbox", "stretch"):
             height, width = self.height, self.width
         else:
@@ -155,7 +155,7 @@ class Preprocess:
 
 
 def resize(image: np.ndarray, size: Size, resample: Resample = "antialias") -> np.ndarray:
-    """A uint8 picture (H, W, 3) at another size; `resample` as in `Preprocess`, where plain gives float32."""
+    """A uint8 image (H, W, 3) at another size; `resample` as in `Preprocess`, where plain gives float32."""
     if image.shape[:2] == size:
         return image
     if resample == "pillow":

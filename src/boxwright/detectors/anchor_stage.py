@@ -128,8 +128,8 @@ class AnchorStage(nn.Module):
     anchors       the boxes that deltas refer to
     codec         deltas to boxes
     assign        which anchor learns which object
-    sample        which anchors count, from assignments and class losses (N, A): `Balanced` (RPN), `HardNegatives`
-                  (SSD), `everything` (RetinaNet)
+    sample        which anchors count, from assignments and class losses (N, A): `BalancedSampler` (RPN),
+                  `HardNegativeMining` (SSD), `all_valid_anchors` (RetinaNet)
     class_loss    logits (N, A, L) and labels (N, A), `BACKGROUND` where there is no object, to a loss per anchor
     box_loss      (deltas, anchors, boxes), each (P, 4), to a loss per positive anchor
     select        scored boxes to slots
@@ -172,7 +172,7 @@ class AnchorStage(nn.Module):
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
         """The class and the box loss, and that of the quality where the head says one."""
         assigned = torch.stack([self.assign(dense.anchors, target) for target in targets])  # (N, A)
-        labels, boxes = learnt(assigned, targets)
+        labels, boxes = matched_labels_and_boxes(assigned, targets)
         of_class = self.class_loss(dense.logits, labels)  # (N, A)
         sampled = self.sample(assigned, of_class.detach())
         positive = sampled & (assigned >= 0)
@@ -198,7 +198,7 @@ class AnchorStage(nn.Module):
     def detect(self, dense: Dense, sizes: Tensor) -> Slots:
         """The best anchors, moved by their deltas, suppressed."""
         ranked = not self.softmax and dense.quality is None  # a sigmoid keeps the order: of the winners only
-        found = self.choose(dense.logits if ranked else self.scores(dense), self.select.candidates, dense.levels)
+        found = self.choose(dense.logits if ranked else self.scores(dense), self.select.pre_nms_top_k, dense.levels)
         if ranked:
             found = found._replace(scores=found.scores.sigmoid())
         boxes = self.codec.decode(deltas_of(found, dense.deltas), dense.anchors[found.rows])  # (N, C, 4)
@@ -210,7 +210,7 @@ class AnchorStage(nn.Module):
         return scores if dense.quality is None else (scores * dense.quality.sigmoid()[..., None]).sqrt()
 
 
-def learnt(assigned: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor]:
+def matched_labels_and_boxes(assigned: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor]:
     """Labels (N, A) and boxes (N, A, 4) of the objects assigned (N, A); `BACKGROUND` and zeros where there is none."""
     rows = assigned.clamp(min=BACKGROUND)  # -1 reads the last row, which is added for the background
     labels = [F.pad(target.labels, (0, 1), value=BACKGROUND)[row] for target, row in zip(targets, rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What every detector is: two verbs, `loss` and `detect`, over features of normalised pictures."""
+"""What every detector is: two verbs, `loss` and `detect`, over features of normalised images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Detector(nn.Module):
     A subclass writes `loss` and `slots`. All shapes between pixels and slots depend on the shape of the input only, so
     `slots` compiles and exports (see `Network`); `detect` trims it.
 
-    propose  from a picture, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that is told
+    propose  from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that is told
              where to look: whoever makes the `Images` fills their proposals with it. None where it looks for itself
     """
 
@@ -111,7 +111,7 @@ class DetectorConfig:
     """A detection scores more than this: one number, or one for each class in order."""
     nms: float = 0.5
     """IoU above which the lower-scored of two boxes of a class goes."""
-    candidates: int = 1000
+    pre_nms_top_k: int = 1000
     """How many of the best boxes enter that suppression, of each level where there are several."""
     detections: int = 100
     """Detections an image, at most."""
@@ -141,12 +141,14 @@ class DetectorConfig:
             raise ValueError(f"conventions are {', '.join(CONVENTIONS)}, got {self.conventions!r}")
         return CONVENTIONS[self.conventions]
 
-    def select(self, classes: int, smallest: float, late: bool = False) -> Select:
+    def select(self, classes: int, smallest: float, clip_after_nms: bool = False) -> Select:
         """What becomes of the scored boxes of so many classes."""
         if len(self.score) not in (1, classes):
             raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
         score = self.score[0] if len(self.score) == 1 else self.score
-        return Select(score, self.nms, self.candidates, self.detections, smallest=smallest, late=late)
+        return Select(
+            score, self.nms, self.pre_nms_top_k, self.detections, smallest=smallest, clip_after_nms=clip_after_nms
+        )
 
 
 def _color(name: str, values: tuple[float, ...]) -> tuple[float, float, float] | None:

@@ -11,7 +11,7 @@ from boxwright.backbones import build_tail
 from boxwright.detectors.anchor_stage import tower
 from boxwright.detectors.base import Features
 from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
-from boxwright.detectors.region_stage import Averaged, RegionConfig, RegionHead, RegionStage, connected
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionConfig, RegionHead, RegionStage, mlp_head
 from boxwright.layers.regions import RegionAlign, RegionPool
 
 
@@ -21,7 +21,7 @@ class FastRCNN(ProposedDetector):
 
 @dataclass(frozen=True)
 class SharedConfig(RegionConfig):
-    """The numbers of regions that share the features of their picture, whoever proposes them."""
+    """The numbers of regions that share the features of their image, whoever proposes them."""
 
     variant: Literal["fpn", "c4", "dc5"] = "fpn"
     """What is shared: a pyramid; the map of stride 16, the last stage of the backbone being the head of every region;
@@ -52,10 +52,10 @@ class SharedConfig(RegionConfig):
         """Pooling from what is shared, and the head."""
         if self.variant == "c4":
             tail = build_tail(self.backbone, pretrained, self.norm)
-            size, hidden, width = tail.size, Averaged(tail), tail.channels
+            size, hidden, width = tail.size, GlobalAveragePool(tail), tail.channels
         else:
             size, width = 7, self.hidden
-            hidden = connected(features.channels[0] * size * size, width, self.head_layers)
+            hidden = mlp_head(features.channels[0] * size * size, width, self.head_layers)
             if self.head_convolutions:
                 hidden = nn.Sequential(tower(features.channels[0], self.head_convolutions), hidden)
         if self.pool not in ("align", "pool"):

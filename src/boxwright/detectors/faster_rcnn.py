@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from boxwright.assign import Balanced, ByOverlap
+from boxwright.assign import BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage
@@ -78,7 +78,7 @@ class FasterRCNNConfig(SharedConfig):
     """A proposal scores more than this."""
     rpn_nms: float = 0.7
     """IoU above which the lower-scored of two proposals of a level goes."""
-    rpn_candidates: int = 1000
+    rpn_pre_nms_top_k: int = 1000
     """How many of the best boxes of each level enter that suppression."""
 
     def build(self, classes: int, pretrained: bool = False) -> FasterRCNN:
@@ -89,17 +89,23 @@ class FasterRCNNConfig(SharedConfig):
         """The proposer: is there an object, and where about?"""
         scales = self.anchor_scales or ((4.0, 5.7) if self.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
         sizes, habits, codec = anchor_sizes(features.strides, scales, self.anchor_sizes), self.habits(), DeltaCodec()
-        anchors = AnchorGrid(sizes, self.ratios, features.strides, rounded=habits.rounded, fitted=habits.fitted)
+        anchors = AnchorGrid(
+            sizes,
+            self.ratios,
+            features.strides,
+            rounded=habits.rounded,
+            stride_from_feature_map=habits.stride_from_feature_map,
+        )
         return AnchorStage(
             head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=self.rpn_depth, shared=True),
             anchors=anchors,
             codec=codec,
-            assign=ByOverlap(high=0.7, low=0.3, rescue=True),
-            sample=Balanced(self.rpn_samples, positive=0.5),
+            assign=MaxIoUAssigner(high=0.7, low=0.3, allow_low_quality_matches=True),
+            sample=BalancedSampler(self.rpn_samples, positive=0.5),
             class_loss=binary_cross_entropy,
             box_loss=DeltaLoss(codec),
             select=Select(
-                self.rpn_score, self.rpn_nms, self.rpn_candidates, self.proposals, "level", habits.smallest_proposal
+                self.rpn_score, self.rpn_nms, self.rpn_pre_nms_top_k, self.proposals, "level", habits.smallest_proposal
             ),
             divide_by="samples",
         )

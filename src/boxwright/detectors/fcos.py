@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from boxwright.assign import ByCenter, everything
+from boxwright.assign import CenterAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
@@ -74,7 +74,11 @@ class FCOSConfig(DetectorConfig):
     def build(self, classes: int, pretrained: bool = False) -> FCOS:
         features, habits = self.pyramid(pretrained, self.channels, extra=2, how="conv"), self.habits()
         cells = AnchorGrid(
-            anchor_sizes(features.strides, (1.0,)), (1.0,), features.strides, self.offset, fitted=habits.fitted
+            anchor_sizes(features.strides, (1.0,)),
+            (1.0,),
+            features.strides,
+            self.offset,
+            stride_from_feature_map=habits.stride_from_feature_map,
         )
         codec = DistanceCodec(self.distances)
         box_loss = OverlapLoss(codec)
@@ -82,8 +86,8 @@ class FCOSConfig(DetectorConfig):
             head=PointHead(self.channels, classes, self.depth, self.prior, len(features.strides), self.scaled),
             anchors=cells,
             codec=codec,
-            assign=ByCenter(self.radius, self.reach),
-            sample=everything,
+            assign=CenterAssigner(self.radius, self.reach),
+            sample=all_valid_anchors,
             class_loss=focal,
             box_loss=Centered(box_loss) if self.centered else box_loss,
             select=self.select(classes, habits.smallest),

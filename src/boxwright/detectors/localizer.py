@@ -1,4 +1,4 @@
-"""Classification and localization: one object per picture, its class and its box.
+"""Classification and localization: one object per image, its class and its box.
 
 The regression of a box from the features that classify is Sermanet et al. 2014, "OverFeat", section 4.
 """
@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND, IGNORED, Balanced
+from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import area
 from boxwright.detectors.base import Detector, DetectorConfig
-from boxwright.detectors.region_stage import RegionHead, RegionStage, connected
+from boxwright.detectors.region_stage import RegionHead, RegionStage, mlp_head
 from boxwright.layers.regions import RegionAlign
 from boxwright.losses import DeltaLoss
 from boxwright.types import Images, Losses, Slots, Target
 
 
 class Localizer(Detector):
-    """features -> RegionStage, to which the whole picture is the only proposal, with two losses."""
+    """features -> RegionStage, to which the whole image is the only proposal, with two losses."""
 
     def __init__(self, features: nn.Module, region: RegionStage) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class Localizer(Detector):
 
 
 def whole(images: Images) -> Slots:
-    """Each picture without its padding, as a proposal."""
+    """Each image without its padding, as a proposal."""
     boxes = F.pad(images.sizes.flip(1), (2, 0)).to(images.pixels.dtype)[:, None]  # (N, 1, 4)
     label = torch.zeros_like(images.sizes[:, :1])
     return Slots(boxes, torch.ones_like(boxes[..., 0]), label, torch.ones_like(label, dtype=torch.bool))
 
 
 def largest(candidates: Tensor, target: Target) -> Tensor:
-    """Candidates (A, 4) to (A,) int64: the first one, the picture, learns the object with the largest box.
+    """Candidates (A, 4) to (A,) int64: the first one, the image, learns the object with the largest box.
 
-    A picture without objects is background. One with nothing but a crowd is ignored, as are the other candidates.
+    An image without objects is background. One with nothing but a crowd is ignored, as are the other candidates.
     """
     assigned = torch.full(candidates.shape[:1], IGNORED, dtype=torch.int64, device=candidates.device)
     if not len(target):
@@ -83,10 +83,10 @@ class LocalizerConfig(DetectorConfig):
         codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
         region = RegionStage(
             pool=RegionAlign(features.strides, self.grid, sampling=0),
-            head=RegionHead(connected(self.channels * self.grid**2, self.hidden), self.hidden, classes, self.agnostic),
+            head=RegionHead(mlp_head(self.channels * self.grid**2, self.hidden), self.hidden, classes, self.agnostic),
             codec=codec,
             assign=largest,
-            sample=Balanced(1, positive=1.0),
+            sample=BalancedSampler(1, positive=1.0),
             box_loss=DeltaLoss(codec),
             select=self.select(classes, self.habits().smallest_region),
             box_weight=self.box_weight,

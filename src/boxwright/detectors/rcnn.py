@@ -3,7 +3,7 @@
 The paper trains three times: the network with a softmax, a linear SVM per class on its features, and ridge regressions
 from features to boxes. Here the softmax stays and the boxes learn with it; the SVMs are not built. They were worth some
 points of AP because they had stricter positives and hard negatives (appendix B), and Fast R-CNN's softmax did without
-them (its section 5.4); they would need the features of every region of all pictures on disk, and another training.
+them (its section 5.4); they would need the features of every region of all images on disk, and another training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
-from boxwright.detectors.region_stage import Averaged, RegionHead
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead
 from boxwright.detectors.select import best, least_background
 from boxwright.layers.warp import WarpRegions
 
@@ -55,7 +55,7 @@ class RCNNConfig(ProposedConfig):
         rule = replace(self, score=(0.0,)) if self.choose == "least_background" else self
         regions = rule.regions(
             pool=WarpRegions(self.warp, self.context, fill=network.backbone.pixel_mean),
-            head=RegionHead(Averaged(network), network.channels[-1], classes, self.agnostic),
+            head=RegionHead(GlobalAveragePool(network), network.channels[-1], classes, self.agnostic),
             classes=classes,
             choose=CHOICES[self.choose],
             chunk=self.chunk,

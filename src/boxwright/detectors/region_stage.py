@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND, IGNORED, Balanced, ByOverlap
+from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import DetectorConfig
@@ -30,7 +30,7 @@ from boxwright.types import Losses, Slots, Target
 class RegionHead(nn.Module):
     """Layers of each region's own, then K + 1 class logits and four deltas, per class or once.
 
-    hidden  pooled regions (R, ...) to (R, width): `connected` layers, or a network (`Averaged`)
+    hidden  pooled regions (R, ...) to (R, width): `mlp_head` layers, or a network (`GlobalAveragePool`)
     """
 
     def __init__(self, hidden: nn.Module, width: int, classes: int, agnostic: bool) -> None:
@@ -50,13 +50,13 @@ class RegionHead(nn.Module):
         return logits, deltas.unflatten(1, (-1, 4))
 
 
-def connected(numbers: int, width: int, layers: int = 2) -> nn.Sequential:
+def mlp_head(numbers: int, width: int, layers: int = 2) -> nn.Sequential:
     """Fully connected layers over all the numbers of a region."""
     widths = [numbers, *[width] * layers]
     return nn.Sequential(nn.Flatten(), *(part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())))
 
 
-class Averaged(nn.Module):
+class GlobalAveragePool(nn.Module):
     """The mean over the last map of a network, or of a part of one, that runs on every region by itself."""
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -90,7 +90,7 @@ class RegionStage(nn.Module):
         head: nn.Module,
         codec: DeltaCodec,
         assign: Callable[[Tensor, Target], Tensor],
-        sample: Balanced,
+        sample: BalancedSampler,
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
         select: Select,
         choose: Callable[[Tensor, int], Candidates] = best,
@@ -147,7 +147,7 @@ class RegionStage(nn.Module):
         """Proposals, classified and refined, to slots."""
         logits, deltas = self(maps, proposals.boxes)
         scores = logits.softmax(-1)[..., :-1].masked_fill(~proposals.valid[..., None], 0.0)  # (N, P, K)
-        found = self.choose(scores, self.select.candidates)
+        found = self.choose(scores, self.select.pre_nms_top_k)
         boxes = self.codec.decode(deltas_of(found, deltas), gather(proposals.boxes, found.rows))
         return self.select(boxes, found, sizes)
 
@@ -168,8 +168,8 @@ class RegionConfig(DetectorConfig):
         codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
         defaults = {
             "codec": codec,
-            "assign": ByOverlap(high=0.5, low=0.5),
-            "sample": Balanced(self.region_samples, positive=0.25),
+            "assign": MaxIoUAssigner(high=0.5, low=0.5),
+            "sample": BalancedSampler(self.region_samples, positive=0.25),
             "box_loss": DeltaLoss(codec),
             "select": self.select(classes, self.habits().smallest_region),
             "box_weight": self.box_weight,

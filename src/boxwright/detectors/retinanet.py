@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from boxwright.assign import ByOverlap, everything
+from boxwright.assign import MaxIoUAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm
@@ -30,7 +30,7 @@ class RetinaNetConfig(DetectorConfig):
     head_norm: Literal["group", "none"] = "group"
     """What follows them; the paper has none, and learns more slowly at first."""
     anchor_scales: tuple[float, ...] = (2.5, 2.5 * 2 ** (1 / 3), 2.5 * 2 ** (2 / 3))
-    """Sides of the anchors in strides of their level; the paper has 4 in place of 2.5, for pictures of 800 px."""
+    """Sides of the anchors in strides of their level; the paper has 4 in place of 2.5, for images of 800 px."""
     anchor_sizes: tuple[float, ...] = ()
     """The same in pixels, level by level, equally many on each; () takes `anchor_scales`."""
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -44,17 +44,23 @@ class RetinaNetConfig(DetectorConfig):
         habits, how = self.habits(), "conv_c5" if self.extra_from == "backbone" else "conv"
         features = self.pyramid(pretrained, self.channels, extra=2, how=how)
         sizes = anchor_sizes(features.strides, self.anchor_scales, self.anchor_sizes)
-        anchors = AnchorGrid(sizes, self.ratios, features.strides, rounded=habits.rounded, fitted=habits.fitted)
+        anchors = AnchorGrid(
+            sizes,
+            self.ratios,
+            features.strides,
+            rounded=habits.rounded,
+            stride_from_feature_map=habits.stride_from_feature_map,
+        )
         codec, boxes = DeltaCodec(), 1 if self.agnostic else classes
         norm = group_norm if self.head_norm == "group" else None
         stage = AnchorStage(
             head=AnchorHead(self.channels, anchors.per_cell, classes, self.depth, False, self.prior, norm, boxes),
             anchors=anchors,
             codec=codec,
-            assign=ByOverlap(high=0.5, low=0.4, rescue=True),
-            sample=everything,
+            assign=MaxIoUAssigner(high=0.5, low=0.4, allow_low_quality_matches=True),
+            sample=all_valid_anchors,
             class_loss=focal,
             box_loss=DeltaLoss(codec),
-            select=self.select(classes, habits.smallest, habits.late),
+            select=self.select(classes, habits.smallest, habits.clip_after_nms),
         )
         return RetinaNet(features, stage)

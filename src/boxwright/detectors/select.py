@@ -15,7 +15,7 @@ from boxwright.boxes.nms import nms_mask
 from boxwright.types import Slots
 
 SMALLEST = 1e-3
-"""Pixels. What is narrower or lower than this once clipped to its picture is no box, if nobody says otherwise."""
+"""Pixels. What is narrower or lower than this once clipped to its image is no box, if nobody says otherwise."""
 
 Suppress = Callable[[Tensor, Tensor, Tensor, Tensor, float, int], Tensor]
 """Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, number wanted: to a mask (N, C) of who stays."""
@@ -80,7 +80,7 @@ class Select:
     candidates  how many of the best enter suppression (of each level, for a pyramid of anchors)
     slots       how many come out
     within      who competes with whom: boxes of one class, of one level (as in region proposal networks), or all
-    smallest    pixels; what is narrower or lower once clipped to its picture is no box
+    smallest    pixels; what is narrower or lower once clipped to its image is no box
     late        only what survives suppression is clipped and measured, in place of all that enters it (Detectron2's
                 RetinaNet)
     suppress    the suppression itself
@@ -88,11 +88,11 @@ class Select:
 
     score: float | tuple[float, ...] = 0.05
     iou: float = 0.5
-    candidates: int = 1000
+    pre_nms_top_k: int = 1000
     slots: int = 100
     within: Literal["class", "level", "image"] = "class"
     smallest: float = SMALLEST
-    late: bool = False
+    clip_after_nms: bool = False
     suppress: Suppress = nms_mask
 
     def __post_init__(self) -> None:
@@ -101,9 +101,9 @@ class Select:
 
     def __call__(self, boxes: Tensor, found: Candidates, sizes: Tensor) -> Slots:
         """Boxes (N, C, 4) of candidates (N, C), clipped to sizes (N, 2), to slots (N, S); all 0 where not valid."""
-        boxes = boxes if self.late else clip(boxes, sizes)
+        boxes = boxes if self.clip_after_nms else clip(boxes, sizes)
         groups = {"class": found.labels, "level": found.levels, "image": torch.zeros_like(found.labels)}[self.within]
-        valid = (found.scores > self._threshold(found)) & (self.late | self._has_extent(boxes))
+        valid = (found.scores > self._threshold(found)) & (self.clip_after_nms | self._has_extent(boxes))
         stays = self.suppress(boxes, found.scores, groups, valid, self.iou, self.slots)
 
         ranked = torch.where(stays, found.scores, -1.0)
@@ -112,7 +112,7 @@ class Select:
         valid = top.values >= 0
         rows = top.indices.clamp(max=boxes.shape[1] - 1)
         boxes = gather(boxes, rows)
-        if self.late:
+        if self.clip_after_nms:
             boxes = clip(boxes, sizes)
             valid &= self._has_extent(boxes)
         boxes = torch.where(valid[..., None], boxes, 0.0)

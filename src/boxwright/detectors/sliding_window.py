@@ -1,6 +1,6 @@
 """Sliding window: a classifier at every place, in several sizes and shapes, as one convolution over shared features.
 
-Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that moves over a picture is a convolution.
+Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that moves over an image is a convolution.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import IGNORED, Balanced, ByOverlap
+from boxwright.assign import IGNORED, BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.geometry import at_least_float32, clip
-from boxwright.detectors.anchor_stage import learnt
+from boxwright.detectors.anchor_stage import matched_labels_and_boxes
 from boxwright.detectors.base import Detector, DetectorConfig, Features
 from boxwright.detectors.select import Select, best, gather
 from boxwright.losses import cross_entropy
@@ -56,10 +56,10 @@ def windows_at(places: Shape, shape: Shape, stride: tuple[float, float], device:
 
 
 class SlidingWindowDetector(Detector):
-    """features of the picture in several sizes -> WindowHead, with one loss.
+    """features of the image in several sizes -> WindowHead, with one loss.
 
     shapes  of the windows, as the head has them
-    scales  how many sizes of the picture, each `shrink` times the one before
+    scales  how many sizes of the image, each `shrink` times the one before
     assign  which window learns which object
     sample  which windows count
     """
@@ -81,7 +81,7 @@ class SlidingWindowDetector(Detector):
         self.assign, self.sample, self.select = assign, sample, select
 
     def classify(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Logits (N, A, K + 1) and windows (N, A, 4), cut at the border of their picture."""
+        """Logits (N, A, K + 1) and windows (N, A, 4), cut at the border of their image."""
         logits, windows, pixels = [], [], images.pixels
         height, width = pixels.shape[2:]
         for scale in range(self.scales):
@@ -101,14 +101,14 @@ class SlidingWindowDetector(Detector):
         logits, windows = self.classify(images)
         assigned = torch.stack([self.assign(boxes, target) for boxes, target in zip(windows, targets, strict=True)])
         outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
-        labels, _ = learnt(assigned, targets)
+        labels, _ = matched_labels_and_boxes(assigned, targets)
         of_class = cross_entropy(logits, labels)
         counts = self.sample(assigned.masked_fill(outside, IGNORED), of_class.detach())  # (N, A)
         return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}
 
     def slots(self, images: Images) -> Slots:
         logits, windows = self.classify(images)
-        found = best(logits.softmax(-1)[..., :-1], self.select.candidates)
+        found = best(logits.softmax(-1)[..., :-1], self.select.pre_nms_top_k)
         return self.select(gather(windows, found.rows), found, images.sizes)
 
 
@@ -123,7 +123,7 @@ class SlidingWindowConfig(DetectorConfig):
     shapes: tuple[Shape, ...] = ((3, 3), (3, 5), (5, 3))
     """Rows and columns of the windows, in cells of the map."""
     scales: int = 8
-    """Sizes of the picture: windows of 3 x 3 cells have sides of 24, 34, 48, 68 and so on to 272 pixels."""
+    """Sizes of the image: windows of 3 x 3 cells have sides of 24, 34, 48, 68 and so on to 272 pixels."""
     shrink: float = 0.5**0.5
     """Each size over the one before."""
     samples: int = 256
@@ -140,7 +140,7 @@ class SlidingWindowConfig(DetectorConfig):
             shapes=self.shapes,
             scales=self.scales,
             shrink=self.shrink,
-            assign=ByOverlap(high=0.5, low=0.5),
-            sample=Balanced(self.samples, positive=0.25),
+            assign=MaxIoUAssigner(high=0.5, low=0.5),
+            sample=BalancedSampler(self.samples, positive=0.25),
             select=self.select(classes, self.habits().smallest),
         )

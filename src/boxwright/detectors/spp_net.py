@@ -1,4 +1,4 @@
-"""SPP-net: the network runs once over the picture; regions are pooled from its last map (He et al. 2014)."""
+"""SPP-net: the network runs once over the image; regions are pooled from its last map (He et al. 2014)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from boxwright.detectors.base import Features
 from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
-from boxwright.detectors.region_stage import RegionHead, RegionStage, connected
+from boxwright.detectors.region_stage import RegionHead, RegionStage, mlp_head
 from boxwright.layers.regions import PyramidPool
 from boxwright.proposals import Propose
 
@@ -28,8 +28,8 @@ class SPPNet(ProposedDetector):
         return self
 
 
-class Magnified(nn.Module):
-    """The last map of the picture at several sizes, largest first: a region is read where it is about as large as what
+class ImagePyramid(nn.Module):
+    """The last map of the image at several sizes, largest first: a region is read where it is about as large as what
     the network was trained on (section 4.1, multi-scale)."""
 
     def __init__(self, features: Features, zooms: tuple[int, ...]) -> None:
@@ -54,7 +54,7 @@ class SPPNetConfig(ProposedConfig):
     levels: tuple[int, ...] = (4,)
     """The level of the backbone whose map is pooled; level l has stride 2**l."""
     zooms: tuple[int, ...] = (2, 1)
-    """Sizes at which the picture is looked at, each half of the one before; (1,) is the paper's single scale."""
+    """Sizes at which the image is looked at, each half of the one before; (1,) is the paper's single scale."""
     grids: tuple[int, ...] = (6, 3, 2, 1)
     """Cells a side of each grid of the pyramid that a region is pooled to."""
     hidden: int = 512
@@ -62,10 +62,10 @@ class SPPNetConfig(ProposedConfig):
 
     def build(self, classes: int, pretrained: bool = False) -> SPPNet:
         features = self.features(pretrained)
-        magnified = Magnified(features, self.zooms)
+        magnified = ImagePyramid(features, self.zooms)
         pool = PyramidPool(magnified.strides, self.grids)
         numbers = features.channels[-1] * pool.cells
         # Maps that do not learn come in any scale; fully connected layers want theirs.
-        hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), connected(numbers, self.hidden))
+        hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), mlp_head(numbers, self.hidden))
         regions = self.regions(pool, RegionHead(hidden, self.hidden, classes, self.agnostic), classes)
         return SPPNet(magnified, regions, self.propose())

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import ByOverlap, HardNegatives
+from boxwright.assign import HardNegativeMining, MaxIoUAssigner
 from boxwright.backbones import Backbone
 from boxwright.boxes.anchors import DefaultBoxes
 from boxwright.boxes.codec import DeltaCodec
@@ -97,13 +97,13 @@ class SSDConfig(DetectorConfig):
     lengths: tuple[float, ...] = (10.0, 10.0, 10.0)
     """Lengths to which the backbone's maps are scaled at every cell (the paper: 20, the finest only)."""
     box_scale: float = 3.0
-    """Sides of the default boxes in strides of their level, whatever the size of the picture."""
+    """Sides of the default boxes in strides of their level, whatever the size of the image."""
     box_sizes: tuple[float, ...] = ()
     """The same in pixels, per level and one more (the paper's SSD300: 30 60 111 ... 315); () takes `box_scale`."""
     box_steps: tuple[float, ...] = ()
     """Pixels from one default box to the next, per level; () takes the strides."""
     box_limit: float | None = None
-    """No default box is wider or higher than so many pixels: the side of the picture where it is always the same."""
+    """No default box is wider or higher than so many pixels: the side of the image where it is always the same."""
     ratios: tuple[float, ...] = (2.0, 3.0)
     """Width over height of the default boxes that lie; each also stands."""
     end_ratios: tuple[float, ...] = (2.0,)
@@ -113,7 +113,7 @@ class SSDConfig(DetectorConfig):
     nms: float = 0.45
     """IoU above which the lower-scored of two boxes of a class goes."""
     per_class: bool = False
-    """`candidates` is how many boxes of each class enter that suppression, rather than of each level."""
+    """`pre_nms_top_k` is how many boxes of each class enter that suppression, rather than of each level."""
 
     def build(self, classes: int, pretrained: bool = False) -> SSD:
         backbone, norm = self.features(pretrained).backbone, NORMS[self.head_norm]
@@ -122,7 +122,13 @@ class SSDConfig(DetectorConfig):
         sizes = self.box_sizes or tuple(self.box_scale * stride for stride in (*maps.strides, 2 * maps.strides[-1]))
         ratios = [self.end_ratios if level in (0, levels - 2, levels - 1) else self.ratios for level in range(levels)]
         steps, limit, habits = self.box_steps or maps.strides, self.box_limit or math.inf, self.habits()
-        anchors = DefaultBoxes(sizes, tuple(ratios), steps, limit=limit, fitted=habits.fitted and not self.box_steps)
+        anchors = DefaultBoxes(
+            sizes,
+            tuple(ratios),
+            steps,
+            limit=limit,
+            stride_from_feature_map=habits.stride_from_feature_map and not self.box_steps,
+        )
         codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
         boxes, depth = 1 if self.agnostic else classes, 1 if self.lite else 0
         stage = AnchorStage(
@@ -132,8 +138,8 @@ class SSDConfig(DetectorConfig):
             ),
             anchors=anchors,
             codec=codec,
-            assign=ByOverlap(high=0.5, low=0.5, claim=True),
-            sample=HardNegatives(ratio=3.0),
+            assign=MaxIoUAssigner(high=0.5, low=0.5, match_best_prior=True),
+            sample=HardNegativeMining(ratio=3.0),
             class_loss=cross_entropy,
             box_loss=DeltaLoss(codec, beta=1.0),
             select=self.select(classes, habits.smallest),

@@ -1,4 +1,4 @@
-"""Boxes with readable labels on a picture."""
+"""Boxes with readable labels on an image."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ def draw_boxes(
     scores: Sequence[float] | None = None,
     palette: Iterable[str] | None = None,
 ) -> PIL.Image.Image:
-    """A copy of the picture with a rectangle and a label per box; the best, which comes first, is drawn on top.
+    """A copy of the image with a rectangle and a label per box; the best, which comes first, is drawn on top.
 
     image    uint8 (H, W, 3), RGB
     boxes    (D, 4), xyxy in pixels
     names    the class of each box
     scores   of each box, written as a per cent after its name
-    palette  all class names, so that one class has one colour in every picture; without it those in `names`
+    palette  all class names, so that one class has one colour in every image; without it those in `names`
     """
     if not len(boxes) == len(names) == len(scores if scores is not None else names):
         raise ValueError(f"expected a name and a score for each of {len(boxes)} boxes, got {len(names)} names")
-    picture = PIL.Image.fromarray(image)
-    canvas = ImageDraw.Draw(picture)
+    array = PIL.Image.fromarray(image)
+    canvas = ImageDraw.Draw(array)
     colors = class_colors([*(palette or ()), *names])
-    side = (picture.width * picture.height) ** 0.5
+    side = (array.width * array.height) ** 0.5
     line = max(1, round(side / 180))
     font = ImageFont.load_default(size=max(11, round(side / 30)))
     corners = [[float(side) for side in box] for box in boxes]
     for row in reversed(range(len(corners))):
-        _rectangle(canvas, corners[row], colors[names[row]], line, picture.size)
+        _rectangle(canvas, corners[row], colors[names[row]], line, array.size)
     texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]
-    places = _place_labels(canvas, corners, texts, font, line + 1, picture.size)
+    places = _place_labels(canvas, corners, texts, font, line + 1, array.size)
     for row in reversed(range(len(corners))):
         _label(canvas, places[row], texts[row], colors[names[row]], font, line + 1)
-    return picture
+    return array
 
 
 def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line: int, size: tuple[int, int]) -> None:
@@ -93,7 +93,7 @@ def _place_labels(
 
 
 def _spots(box: list[float], width: int, height: int, size: tuple[int, int]) -> list[list[int]]:
-    """Places for a label of this width and height, inside the picture, the most usual first."""
+    """Places for a label of this width and height, inside the image, the most usual first."""
     left, top, right, bottom = (round(side) for side in box)
     last = max(0, size[0] - width), max(0, size[1] - height)
     corners = [(left, top), (right - width, top), (left, bottom - height)]  # inside the box

@@ -1,4 +1,4 @@
-"""Samples of a dataset on one picture: the quickest way to see that boxes are where they should be."""
+"""Samples of a dataset on one image: the quickest way to see that boxes are where they should be."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
             sample = augment(sample, rng, lambda rng: _read_any(dataset, rng))
         cells.append(_draw(sample, dataset.names))
     if not cells:
-        raise ImageError(f"none of the {len(dataset)} pictures can be read; `boxwright data check` says why")
+        raise ImageError(f"none of the {len(dataset)} images can be read; `boxwright data check` says why")
     columns = math.ceil(math.sqrt(len(cells)))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
@@ -52,7 +52,7 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
 
 
 def _read(dataset: Dataset, index: int) -> Sample:
-    """The picture as its annotation sees it: upright, or unturned where only that has the annotated size."""
+    """The image as its annotation sees it: upright, or unturned where only that has the annotated size."""
     image = read_image(dataset.path(index))
     size = dataset.size(index)
     if image.shape[:2] != size and image.shape[1::-1] == size:

@@ -106,7 +106,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: Norm) -> Tensor:
 def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Under bfloat16 autocast on the CPU a depthwise convolution stays in float32: its bfloat16 gradient is the slower.
 
-    EfficientNet-Lite0 with a pyramid, 8 pictures of 384x384, forward and backward on two cores: 644 ms in float32,
+    EfficientNet-Lite0 with a pyramid, 8 images of 384x384, forward and backward on two cores: 644 ms in float32,
     847 ms in plain bfloat16, 468 ms so.
     """
     if conv.groups == conv.in_channels and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):

@@ -12,14 +12,14 @@ from boxwright.layers.regions import numbered
 class WarpRegions(nn.Module):
     """Every region, whatever its shape, stretched to height x width with some of its surroundings.
 
-    The box fills the output but for `context` pixels at each side, which show what lies around it; outside the picture
+    The box fills the output but for `context` pixels at each side, which show what lies around it; outside the image
     lies `fill` without end. An output pixel is the mean of bilinear samples, as many per side as it covers pixels of
-    the picture: plain bilinear interpolation where a region is enlarged, no aliasing where it is reduced. That is RoI
+    the image: plain bilinear interpolation where a region is enlarged, no aliasing where it is reduced. That is RoI
     align at full resolution, and unlike a crop it needs no whole pixels.
 
     size     of the output: height and width, or a number for both
     context  pixels of the output at each side (p in the paper, 16)
-    fill     of what is outside the picture, a number or one per channel: the mean, which is 0 for normalised pixels
+    fill     of what is outside the image, a number or one per channel: the mean, which is 0 for normalised pixels
     """
 
     outside: Tensor
@@ -37,8 +37,8 @@ class WarpRegions(nn.Module):
     def forward(self, maps: list[Tensor], boxes: Tensor, sizes: Tensor | None = None) -> Tensor:
         """[pixels (N, C, H, W)] and boxes (N, P, 4) to (N * P, C, height, width) float32, without a gradient.
 
-        sizes  (N, 2): height and width of each picture where the batch is padded at the right and the bottom, so that
-               a region sees `fill` beyond its picture and not the padding
+        sizes  (N, 2): height and width of each image where the batch is padded at the right and the bottom, so that
+               a region sees `fill` beyond its image and not the padding
         """
         (pixels,) = maps
         above = pixels.detach().float() - self.outside  # so that outside is 0, which the operator reads there

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from boxwright.data.batch import Batches, Pictures
+from boxwright.data.batch import AnnotatedImages, Batches
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.metrics import Evaluation, evaluate
@@ -17,15 +17,15 @@ from boxwright.types import Detections, Target
 
 def detect_dataset(
     detector: Detector,
-    dataset: Pictures,
+    dataset: AnnotatedImages,
     preprocess: Preprocess,
     batch_size: int = 8,
     workers: int = 0,
     progress: bool = True,
 ) -> list[Detections]:
-    """The detections of every picture, in the dataset's order, in original pixels, on the CPU.
+    """The detections of every image, in the dataset's order, in original pixels, on the CPU.
 
-    A picture that cannot be read counts as one without detections; a warning names it. Afterwards the detector is in
+    An image that cannot be read counts as one without detections; a warning names it. Afterwards the detector is in
     the mode it was in.
     """
     device = next(detector.parameters()).device
@@ -50,7 +50,7 @@ def detect_dataset(
 
 def evaluate_detector(
     detector: Detector,
-    dataset: Pictures,
+    dataset: AnnotatedImages,
     names: tuple[str, ...],
     preprocess: Preprocess,
     batch_size: int = 8,
@@ -62,8 +62,8 @@ def evaluate_detector(
     return evaluate(found, targets_of(dataset), names)
 
 
-def targets_of(dataset: Pictures) -> list[Target]:
-    """The annotations of every picture, in order."""
+def targets_of(dataset: AnnotatedImages) -> list[Target]:
+    """The annotations of every image, in order."""
     return [dataset.target(index) for index in range(len(dataset))]
 
 

@@ -1,6 +1,6 @@
 """What a process that only detects takes: its memory, and its time to the first boxes.
 
-python -m boxwright.measure.footprint CHECKPOINT DEVICE STARTED PICTURE ...    prints a `Footprint` as a line of JSON
+python -m boxwright.measure.footprint CHECKPOINT DEVICE STARTED IMAGE ...    prints a `Footprint` as a line of JSON
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from boxwright.predict.predictor import Predictor, uncached
 
 
 class Footprint(NamedTuple):
-    """Of a process that loads a detector and looks at pictures one by one.
+    """Of a process that loads a detector and looks at images one by one.
 
     memory         bytes that were in main memory at most; None where the system does not say
     device_memory  bytes of a CUDA GPU that tensors took at most, without what CUDA takes for itself; None elsewhere
-    first          seconds from the start of the process to the boxes of the first picture, files being at hand in the
+    first          seconds from the start of the process to the boxes of the first image, files being at hand in the
                    system's cache
     """
 
@@ -38,12 +38,12 @@ class Footprint(NamedTuple):
 def footprint(
     checkpoint: Path, paths: Sequence[Path], device: str | torch.device = "cpu", timeout: float = 600.0
 ) -> Footprint:
-    """Measured in a fresh process, which proposes for every picture anew where the detector is told where to look.
+    """Measured in a fresh process, which proposes for every image anew where the detector is told where to look.
 
     Raises RuntimeError with the last line of the process where it fails, TimeoutError after `timeout` seconds.
     """
     if not paths:
-        raise ValueError("a footprint is that of looking at one picture at least, got none")
+        raise ValueError("a footprint is that of looking at one image at least, got none")
     arguments = [str(checkpoint), str(device), repr(time.time()), *map(str, paths)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what this one found
     try:
@@ -52,7 +52,7 @@ def footprint(
             env=environment, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"{checkpoint} took more than {timeout:g} s for {len(paths)} pictures") from error
+        raise TimeoutError(f"{checkpoint} took more than {timeout:g} s for {len(paths)} images") from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode} (-9: out of memory?)"]
         raise RuntimeError(f"detecting with {checkpoint} failed in a process of its own: {said[-1]}")

@@ -1,4 +1,4 @@
-"""What a user feels, from a file to boxes: times taken in turn on the same pictures, and the machine they hold for."""
+"""What a user feels, from a file to boxes: times taken in turn on the same images, and the machine they hold for."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import torch
 from boxwright.detectors import Detector
 from boxwright.detectors.select import Candidates, Select
 from boxwright.metrics.compare import Interval
-from boxwright.predict.predictor import Picture, Predictor, uncached
+from boxwright.predict.predictor import InputImage, Predictor, uncached
 from boxwright.predict.program import Compiled
 from boxwright.progress import Progress
 from boxwright.proposals import Cached, Propose
 from boxwright.types import Slots
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
-"""From a file to boxes in the picture's own pixels. Proposals come from the picture as it is, before it is resized."""
+"""From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
 
 
 Place = TypeVar("Place")
@@ -36,7 +36,7 @@ Answer = TypeVar("Answer")
 _ROW = 5  # looks that one contestant takes before it is another's turn
 
 
-class Spread(NamedTuple):
+class Quartiles(NamedTuple):
     """The middle of a number of measurements, and what a quarter of them are below and above."""
 
     median: float
@@ -44,7 +44,7 @@ class Spread(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Quartiles:
         """Raises StatisticsError where there are none."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
@@ -55,7 +55,7 @@ class Spread(NamedTuple):
 class Latencies(NamedTuple):
     """How long each look took.
 
-    seconds   of each contestant that held out, by stage: all pictures in their order, round after round
+    seconds   of each contestant that held out, by stage: all images in their order, round after round
     failures  of the others, why
     """
 
@@ -64,34 +64,34 @@ class Latencies(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """Pictures a second, `rates`, of each contestant that held out; `failures` of the others, why."""
+    """Images a second, `rates`, of each contestant that held out; `failures` of the others, why."""
 
     rates: dict[str, float]
     failures: dict[str, str]
 
 
 def stages(predictor: Predictor, path: Path) -> dict[str, float]:
-    """Seconds of each of `STAGES` for one picture; a look is their sum.
+    """Seconds of each of `STAGES` for one image; a look is their sum.
 
-    propose  by the bare proposer: a user's new picture is in no cache. 0 for a detector that looks for itself
+    propose  by the bare proposer: a user's new image is in no cache. 0 for a detector that looks for itself
     nms      all selection of boxes, that of a region proposal network too. 0 where a compiled program does it, whose
              time is all `network`
-    boxes    to the CPU, to the picture's pixels, to names. Slots are trimmed within `network`
+    boxes    to the CPU, to the image's pixels, to names. Slots are trimmed within `network`
     """
     clock, detector = _Clock(predictor.device), predictor.detector
     with uncached(detector), _selects_timed(detector, clock):
         proposals = None
         with clock("decode"):
-            pictures = [Picture.open(path)]
+            arrays = [InputImage.open(path)]
         if detector.propose is not None:
             with clock("propose"):
-                proposals = predictor.propose(pictures)
+                proposals = predictor.propose(arrays)
         with clock("resize"):
-            images, ways_back = predictor.resize(pictures, proposals)
+            images, ways_back = predictor.resize(arrays, proposals)
         with clock("network"):
             answers = detector.detect(images)
         with clock("boxes"):
-            predictor.results(pictures, ways_back, answers, predictor.threshold)
+            predictor.results(arrays, ways_back, answers, predictor.threshold)
     clock.seconds["network"] -= clock.seconds["nms"]
     return clock.seconds
 
@@ -99,10 +99,10 @@ def stages(predictor: Predictor, path: Path) -> dict[str, float]:
 def take_latencies(
     looks: Mapping[str, Callable[[Path], Mapping[str, float]]], paths: Sequence[Path], rounds: int = 3
 ) -> Latencies:
-    """Every contestant looks at five pictures, in the mapping's order, before the next five; round after round.
+    """Every contestant looks at five images, in the mapping's order, before the next five; round after round.
 
-    looks   from a picture's file to the seconds of each stage, `stages` of a predictor for one
-    rounds  through all pictures; one more goes before, uncounted, in which all that is compiled gets compiled
+    looks   from an image's file to the seconds of each stage, `stages` of a predictor for one
+    rounds  through all images; one more goes before, uncounted, in which all that is compiled gets compiled
 
     Who comes before whom is to change nothing. So each one's five begin with a look that does not count, which brings
     its weights into the processor's caches, as they are for somebody who runs this one detector; and the files are read
@@ -114,12 +114,12 @@ def take_latencies(
 
 
 def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch: int, rounds: int = 3) -> Throughput:
-    """Pictures a second, `batch` looked at together, in turn as in `take_latencies`.
+    """Images a second, `batch` looked at together, in turn as in `take_latencies`.
 
-    Where they do not come out even the first pictures come once more, so that all batches are full.
+    Where they do not come out even the first images come once more, so that all batches are full.
     """
     if batch < 1:
-        raise ValueError(f"batch is how many pictures are looked at together: 1 or more, got {batch}")
+        raise ValueError(f"batch is how many images are looked at together: 1 or more, got {batch}")
     count = math.ceil(len(paths) / batch)
     again = cycle(paths)
     groups = [list(islice(again, batch)) for _ in range(count)]
@@ -163,7 +163,7 @@ def _race(
 ) -> tuple[dict[str, list[Answer]], dict[str, str]]:
     """What each contestant that held out answered, warm-up left out; and of the others, why they did not."""
     if not places or rounds < 1:
-        raise ValueError(f"times are taken on one picture and in one round at least, got {len(places)} and {rounds}")
+        raise ValueError(f"times are taken on one image and in one round at least, got {len(places)} and {rounds}")
     answers: dict[str, list[Answer]] = {name: [] for name in looks}
     failures = {}
     looks_of_each = (rounds + 1) * (len(places) + math.ceil(len(places) / _ROW))
@@ -171,7 +171,9 @@ def _race(
         for name, place, counted in _turns(answers, places, rounds, before):
             try:
                 answer = looks[name](place)
-            except Exception as error:  # the device's memory, an operator that it does not have, a guest's own
+            except (
+                Exception
+            ) as error:  # the device's memory, an operator that it does not have, an external model's own
                 failures[name] = _reason(error)
                 del answers[name]
                 continue
@@ -207,31 +209,31 @@ def _reason(error: Exception) -> str:
 
 
 def percentile(seconds: np.ndarray, q: float, replicates: int = 1000, seed: int = 0) -> Interval:
-    """The q-th percentile (0..100) of seconds (rounds, pictures), with the interval for other rounds and pictures.
+    """The q-th percentile (0..100) of seconds (rounds, images), with the interval for other rounds and images.
 
     Each replicate draws both with replacement (Efron 1979). One round says nothing of how rounds differ.
     """
     seconds = np.asarray(seconds, dtype=np.float64)
     if seconds.ndim != 2 or not seconds.size:
-        raise ValueError(f"expected seconds (rounds, pictures), one at least, got {seconds.shape}")
-    random, (rounds, pictures) = np.random.default_rng(seed), seconds.shape
+        raise ValueError(f"expected seconds (rounds, images), one at least, got {seconds.shape}")
+    random, (rounds, images) = np.random.default_rng(seed), seconds.shape
     row = random.integers(rounds, size=(replicates, rounds, 1))
-    column = random.integers(pictures, size=(replicates, 1, pictures))
+    column = random.integers(images, size=(replicates, 1, images))
     drawn = np.percentile(seconds[row, column], q, axis=(1, 2))  # (replicates,)
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(float(np.percentile(seconds, q)), float(low), float(high))
 
 
 def flops(predictor: Predictor, path: Path) -> int:
-    """Floating-point operations of detecting in one picture, an addition and a multiplication counting two.
+    """Floating-point operations of detecting in one image, an addition and a multiplication counting two.
 
     Those of convolutions, matrix products and attention are counted. Not seen are additions, norms and activations, a
     proposer's, and the inside of custom operators: region pooling, warping, suppression. For an eager detector.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    pictures = [Picture.open(path)]
-    images, _ = predictor.resize(pictures, predictor.propose(pictures))
+    arrays = [InputImage.open(path)]
+    images, _ = predictor.resize(arrays, predictor.propose(arrays))
     with FlopCounterMode(display=False) as counter:
         predictor.detector.detect(images)
     return counter.get_total_flops()

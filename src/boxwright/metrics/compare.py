@@ -1,4 +1,4 @@
-"""How far a number would move with other test pictures and other seeds: the bootstrap (Efron 1979)."""
+"""How far a number would move with other test images and other seeds: the bootstrap (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from boxwright.metrics.precision import IOU_THRESHOLDS, pairwise_overlaps
 from boxwright.types import Detections, Target
 
 MAX_DETECTIONS = 100
-"""Of a picture and class, as COCO counts them."""
+"""Of an image and class, as COCO counts them."""
 
 WORKING_SET = 8_000_000
 """Numbers that one array of the computation holds at most: 64 MB."""
@@ -40,26 +40,26 @@ class ApIntervals(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """How often each replicate draws each picture and each seed.
+    """How often each replicate draws each image and each seed.
 
-    pictures  (R, N) int64, rows that sum to N
+    images  (R, N) int64, rows that sum to N
     seeds     (R, S) int64, rows that sum to S
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     seeds: np.ndarray
 
 
 class Ranked(NamedTuple):
-    """The detections of one class over N pictures, best first, and what became of each at COCO's IoU thresholds (T).
+    """The detections of one class over N images, best first, and what became of each at COCO's IoU thresholds (T).
 
-    pictures       (D,) int64, where each is
+    images       (D,) int64, where each is
     true_positive  (T, D) bool
     counted        (T, D) bool; False for a detection in a crowd, which is neither right nor wrong
-    objects        (N,) int64, to be found in each picture
+    objects        (N,) int64, to be found in each image
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     true_positive: np.ndarray
     counted: np.ndarray
     objects: np.ndarray
@@ -72,35 +72,35 @@ def ap_interval(
     replicates: int = 1000,
     seed: int = 0,
 ) -> ApIntervals:
-    """AP as the mean over trainings with different seeds, and where it might be for other pictures and other seeds.
+    """AP as the mean over trainings with different seeds, and where it might be for other images and other seeds.
 
-    `found` has for each seed the detections of every picture. Each replicate draws the pictures and the seeds with
+    `found` has for each seed the detections of every image. Each replicate draws the images and the seeds with
     replacement and evaluates what it drew; the interval reaches from the 2.5th to the 97.5th percentile (B. Efron,
     "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979). Detectors that are asked with
-    the same `seed` see the same draws of the same pictures. nan where there is no object.
+    the same `seed` see the same draws of the same images. nan where there is no object.
 
-    The interval is for another test set of the same size. It presumes pictures that were taken independently: frames of
+    The interval is for another test set of the same size. It presumes images that were taken independently: frames of
     one video tell less than their number. AP over few objects of a class is a little too high, for COCO reads the best
     precision from each recall on; more so in a replicate, so that the interval may reach further up than down. And two
     or three seeds show too little of how much seeds differ.
     """
     draws = resample(len(targets), len(found), replicates, seed)
     everything = np.ones((1, len(targets)), dtype=np.int64)
-    pictures = np.concatenate([everything, draws.pictures])  # (1 + R, N)
-    aps = np.stack([resampled_ap(rank(one, targets, names), pictures) for one in found])  # (S, 2, 1 + R)
+    images = np.concatenate([everything, draws.images])  # (1 + R, N)
+    aps = np.stack([resampled_ap(rank(one, targets, names), images) for one in found])  # (S, 2, 1 + R)
     values = aps[:, :, 0].mean(axis=0)  # (2,)
     resampled = np.einsum("rs,snr->nr", draws.seeds / len(found), aps[:, :, 1:])  # (2, R)
     return ApIntervals(*(_interval(*one) for one in zip(values, resampled, strict=True)))
 
 
-def resample(n_pictures: int, n_seeds: int, replicates: int = 1000, seed: int = 0) -> Draws:
-    """Draws with replacement; those of the pictures do not depend on how many seeds there are."""
-    for count, what in ((n_pictures, "picture"), (n_seeds, "seed"), (replicates, "replicate")):
+def resample(n_images: int, n_seeds: int, replicates: int = 1000, seed: int = 0) -> Draws:
+    """Draws with replacement; those of the images do not depend on how many seeds there are."""
+    for count, what in ((n_images, "image"), (n_seeds, "seed"), (replicates, "replicate")):
         if count < 1:
             raise ValueError(f"a bootstrap needs at least one {what}, got {count}")
-    for_pictures, for_seeds = (np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2))
+    for_images, for_seeds = (np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2))
     return Draws(
-        for_pictures.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=replicates),
+        for_images.multinomial(n_images, np.full(n_images, 1 / n_images), size=replicates),
         for_seeds.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=replicates),
     )
 
@@ -111,7 +111,7 @@ def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Seq
     kept = [_best_of_each_class(one) for one in detections]
     matches = [_match(*pair) for pair in zip(kept, targets, strict=True)]
     true_positive, counted = (np.concatenate(part, axis=1) for part in zip(*matches, strict=True))  # (T, D)
-    pictures = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
+    images = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
     labels = np.concatenate([one.labels.cpu().numpy() for one in kept])
     scores = np.concatenate([one.scores.detach().cpu().numpy() for one in kept])
     wanted = [target.labels.cpu().numpy()[~target.crowd.cpu().numpy()] for target in targets]
@@ -120,13 +120,13 @@ def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Seq
     for label in range(len(names)):
         rows = np.flatnonzero(labels == label)
         rows = rows[np.argsort(-scores[rows], kind="stable")]
-        ranked.append(Ranked(pictures[rows], true_positive[:, rows], counted[:, rows], objects[:, label]))
+        ranked.append(Ranked(images[rows], true_positive[:, rows], counted[:, rows], objects[:, label]))
     return ranked
 
 
 def _look_over(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> None:
     if len(detections) != len(targets):
-        raise ValueError(f"expected detections for each of {len(targets)} pictures, got {len(detections)}")
+        raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
     for what, records in (("detections", detections), ("targets", targets)):
         for number, one in enumerate(records):
             if ((one.labels < 0) | (one.labels >= len(names))).any():
@@ -166,36 +166,36 @@ def _match(found: Detections, target: Target) -> tuple[np.ndarray, np.ndarray]:
     return true_positive, counted
 
 
-def resampled_ap(ranked: Sequence[Ranked], pictures: np.ndarray) -> np.ndarray:
-    """AP and AP50 of each replicate, which takes each picture so often: (R, N) -> (2, R); nan without an object.
+def resampled_ap(ranked: Sequence[Ranked], images: np.ndarray) -> np.ndarray:
+    """AP and AP50 of each replicate, which takes each image so often: (R, N) -> (2, R); nan without an object.
 
-    A picture that is drawn twice has its detections twice, each beside its copy; where scores within one picture are
+    An image that is drawn twice has its detections twice, each beside its copy; where scores within one image are
     tied, COCO would have one copy of all of them before the other.
     """
-    total, known = np.zeros((2, len(pictures))), np.zeros(len(pictures))
+    total, known = np.zeros((2, len(images))), np.zeros(len(images))
     for one in ranked:
-        objects = pictures @ one.objects  # (R,)
-        aps = np.zeros((len(IOU_THRESHOLDS), len(pictures)))
+        objects = images @ one.objects  # (R,)
+        aps = np.zeros((len(IOU_THRESHOLDS), len(images)))
         hits = np.flatnonzero(one.true_positive.any(axis=0))
         # Between two true positives the precision only falls, and it is read at its best: those alone matter.
         size = max(1, WORKING_SET // max(1, 4 * len(hits)))
-        for start in range(0, len(pictures) if len(hits) else 0, size):
+        for start in range(0, len(images) if len(hits) else 0, size):
             part = slice(start, start + size)
-            aps[:, part] = _average_precisions(one, hits, pictures[part].T.astype(np.float32), objects[part])
+            aps[:, part] = _average_precisions(one, hits, images[part].T.astype(np.float32), objects[part])
         total += np.where(objects > 0, [aps.mean(axis=0), aps[0]], 0)
         known += objects > 0
     return np.where(known > 0, total / np.maximum(known, 1), math.nan)
 
 
 def _average_precisions(ranked: Ranked, hits: np.ndarray, times: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """AP at each threshold: `hits` (H,) rows, `times` (N, R) that a picture is there, `objects` (R,) -> (T, R)."""
+    """AP at each threshold: `hits` (H,) rows, `times` (N, R) that an image is there, `objects` (R,) -> (T, R)."""
     aps = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
     seen = _seen(ranked, hits, times)
     for ap, true_positive, counted in zip(aps, ranked.true_positive, ranked.counted, strict=True):
         here = true_positive[hits]
-        right = np.cumsum(times[ranked.pictures[hits[here]]], axis=0, dtype=np.float64)  # (H', R)
+        right = np.cumsum(times[ranked.images[hits[here]]], axis=0, dtype=np.float64)  # (H', R)
         crowded = np.flatnonzero(~counted)
-        ignored = np.cumsum(times[ranked.pictures[crowded]], axis=0, dtype=np.float64)
+        ignored = np.cumsum(times[ranked.images[crowded]], axis=0, dtype=np.float64)
         ignored = np.concatenate([np.zeros((1, times.shape[1])), ignored])[np.searchsorted(crowded, hits[here])]
         precision = right / np.maximum(seen[here] - ignored, 1)
         best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
@@ -207,13 +207,13 @@ def _average_precisions(ranked: Ranked, hits: np.ndarray, times: np.ndarray, obj
 
 def _seen(ranked: Ranked, hits: np.ndarray, times: np.ndarray) -> np.ndarray:
     """How many detections each replicate has down to each of `hits`, that one included: (H, R) float64."""
-    gap = np.searchsorted(hits, np.arange(len(ranked.pictures)))  # (D,) the hit that each is above, or is
+    gap = np.searchsorted(hits, np.arange(len(ranked.images)))  # (D,) the hit that each is above, or is
     steps = np.empty((len(hits), times.shape[1]), dtype=np.float32)
     size = max(1, WORKING_SET // len(times))
     for start in range(0, len(hits), size):
         part = steps[start : start + size]
         inside = slice(*np.searchsorted(gap, (start, start + len(part))))
-        cells = (gap[inside] - start) * len(times) + ranked.pictures[inside]
+        cells = (gap[inside] - start) * len(times) + ranked.images[inside]
         tally = np.bincount(cells, minlength=len(part) * len(times)).reshape(len(part), len(times))
         part[:] = tally.astype(np.float32) @ times  # whole numbers, exact up to 2^24
     return np.cumsum(steps, axis=0, dtype=np.float64)

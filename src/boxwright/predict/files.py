@@ -38,9 +38,9 @@ class CocoFile:
         self.path.write_text(json.dumps(content), encoding="utf-8")
 
     def add(self, result: Result) -> None:
-        """The picture's file name is relative to the JSON's folder."""
+        """The image's file name is relative to the JSON's folder."""
         if result.path is None:
-            raise ValueError("a COCO file names its pictures, this result has no path; save the picture first")
+            raise ValueError("a COCO file names its images, this result has no path; save the image first")
         image_id = len(self.images) + 1
         name = Path(os.path.relpath(result.path.resolve(), self.path.resolve().parent)).as_posix()
         height, width = result.size
@@ -51,7 +51,7 @@ class CocoFile:
 
 
 def yolo_lines(result: Result) -> str:
-    """A line per detection: label, then center and size of the box as fractions of the picture's width and height."""
+    """A line per detection: label, then center and size of the box as fractions of the image's width and height."""
     height, width = result.size
     scale = result.boxes.new_tensor([width, height, width, height])
     rows = zip(result.labels.tolist(), (xyxy_to_cxcywh(result.boxes) / scale).tolist(), strict=True)

@@ -27,31 +27,31 @@ from boxwright.types import Detections, Images, Size
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture ready to be looked at: uint8 (H, W, 3) RGB, and the file it came from if it did."""
+class InputImage:
+    """An image ready to be looked at: uint8 (H, W, 3) RGB, and the file it came from if it did."""
 
     image: np.ndarray
     path: Path | None = None
 
     @classmethod
-    def open(cls, source: Source) -> Picture:
+    def open(cls, source: Source) -> InputImage:
         """Raises ImageError saying what is wrong with the source and how to mend it."""
-        if isinstance(source, Picture):
+        if isinstance(source, InputImage):
             return source
         if isinstance(source, str | PathLike):
             return cls(read_image(source), Path(source))
         return cls(to_rgb(source))
 
 
-Source = str | PathLike[str] | np.ndarray | PIL.Image.Image | Picture
-"""What a picture can be taken from."""
+Source = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
+"""What an image can be taken from."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What was found in one picture, best first.
+    """What was found in one image, best first.
 
-    boxes    (D, 4) float32, xyxy in pixels of the picture as it was given
+    boxes    (D, 4) float32, xyxy in pixels of the image as it was given
     scores   (D,) float32 in 0..1
     labels   (D,) int64, places in `classes`
     names    the class of each of the D detections
@@ -84,8 +84,8 @@ class Result:
         return ", ".join(f"{count} {name}" for name, count in Counter(self.names).most_common()) or "nothing"
 
     def draw(self) -> PIL.Image.Image:
-        """The picture with its boxes, their names and scores."""
-        from boxwright.draw.boxes import draw_boxes  # lazily, and upwards: the one door from a result to its picture
+        """The image with its boxes, their names and scores."""
+        from boxwright.draw.boxes import draw_boxes  # lazily, and upwards: the one door from a result to its image
 
         return draw_boxes(self.image, self.boxes, self.names, self.scores.tolist(), palette=self.classes)
 
@@ -116,13 +116,13 @@ class Result:
 
 
 class Predictor:
-    """A detector with all that it takes to look at pictures: `predictor("photo.jpg").boxes`.
+    """A detector with all that it takes to look at images: `predictor("photo.jpg").boxes`.
 
-    A look has five steps: `Picture.open`, `propose`, `resize`, the detector's `detect`, `results`.
+    A look has five steps: `InputImage.open`, `propose`, `resize`, the detector's `detect`, `results`.
 
     detector    is put on `device`, in evaluation mode
     names       (K,) its classes
-    preprocess  how pictures are resized before it sees them
+    preprocess  how images are resized before it sees them
     threshold   the lowest score of a detection, where a call names no other
     """
 
@@ -161,14 +161,14 @@ class Predictor:
         classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Result | list[Result]:
-        """The objects in a picture, or in each of several.
+        """The objects in an image, or in each of several.
 
         source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them
         threshold  the lowest score, 0..1
         classes    only these, by name
-        batch      pictures looked at together; more than one helps on a GPU
+        batch      images looked at together; more than one helps on a GPU
         """
-        if isinstance(source, (str, PathLike, np.ndarray, PIL.Image.Image, Picture)):
+        if isinstance(source, (str, PathLike, np.ndarray, PIL.Image.Image, InputImage)):
             return next(self.stream([source], threshold, classes, batch))
         return list(self.stream(source, threshold, classes, batch))
 
@@ -179,54 +179,54 @@ class Predictor:
         classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Iterator[Result]:
-        """Result after result, as a call gives them, holding no more than one batch of pictures in memory.
+        """Result after result, as a call gives them, holding no more than one batch of images in memory.
 
         Options that make no sense raise here, not at the first result.
         """
         least = self.threshold if threshold is None else _fraction(threshold)
         labels = self._labels(classes)
         if batch < 1:
-            raise ValueError(f"batch is how many pictures are looked at together: 1 or more, got {batch}")
-        return self._stream(map(Picture.open, sources), least, labels, batch)
+            raise ValueError(f"batch is how many images are looked at together: 1 or more, got {batch}")
+        return self._stream(map(InputImage.open, sources), least, labels, batch)
 
     def _stream(
-        self, pictures: Iterator[Picture], threshold: float, labels: Tensor | None, batch: int
+        self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
     ) -> Iterator[Result]:
-        while group := list(islice(pictures, batch)):
+        while group := list(islice(images, batch)):
             yield from self._look(group, threshold, labels)
 
-    def _look(self, pictures: list[Picture], threshold: float, labels: Tensor | None) -> list[Result]:
-        images, ways_back = self.resize(pictures, self.propose(pictures))
-        return self.results(pictures, ways_back, self.detector.detect(images), threshold, labels)
+    def _look(self, arrays: list[InputImage], threshold: float, labels: Tensor | None) -> list[Result]:
+        images, ways_back = self.resize(arrays, self.propose(arrays))
+        return self.results(arrays, ways_back, self.detector.detect(images), threshold, labels)
 
-    def propose(self, pictures: Sequence[Picture]) -> list[Tensor] | None:
-        """Where to look, boxes (P, 4) in pixels of each picture, for a detector that is told; None for any other."""
+    def propose(self, images: Sequence[InputImage]) -> list[Tensor] | None:
+        """Where to look, boxes (P, 4) in pixels of each image, for a detector that is told; None for any other."""
         propose = self.detector.propose
         if propose is None:
             return None
-        return [torch.as_tensor(propose(picture.image), dtype=torch.float32).reshape(-1, 4) for picture in pictures]
+        return [torch.as_tensor(propose(image.image), dtype=torch.float32).reshape(-1, 4) for image in images]
 
-    def resize(self, pictures: Sequence[Picture], proposals: Sequence[Tensor] | None) -> tuple[Images, list[Resize]]:
-        """The pictures as a batch on the device, and for each the way back to its own pixels; proposals move along."""
-        resized, ways = zip(*(self.preprocess(picture.image) for picture in pictures), strict=True)
+    def resize(self, images: Sequence[InputImage], proposals: Sequence[Tensor] | None) -> tuple[Images, list[Resize]]:
+        """The images as a batch on the device, and for each the way back to its own pixels; proposals move along."""
+        resized, ways = zip(*(self.preprocess(image.image) for image in images), strict=True)
         if proposals is not None:
             proposals = [way.forward(boxes) for way, boxes in zip(ways, proposals, strict=True)]
         return to_images(resized, self.preprocess, proposals).to(self.device), list(ways)
 
     def results(
         self,
-        pictures: Sequence[Picture],
+        images: Sequence[InputImage],
         ways_back: Sequence[Resize],
         answers: Sequence[Detections],
         threshold: float,
         labels: Tensor | None = None,
     ) -> list[Result]:
-        """What the detector answered of each picture, in the picture's pixels, on the CPU.
+        """What the detector answered of each image, in the image's pixels, on the CPU.
 
         labels  only these, (L,) places in `names`; all for None
         """
         results = []
-        for picture, way_back, answer in zip(pictures, ways_back, answers, strict=True):
+        for image, way_back, answer in zip(images, ways_back, answers, strict=True):
             found = answer.to("cpu")
             keep = found.scores >= threshold
             if labels is not None:
@@ -239,8 +239,8 @@ class Predictor:
                     labels=found.labels,
                     names=[self.names[label] for label in found.labels.tolist()],
                     classes=self.names,
-                    image=picture.image,
-                    path=picture.path,
+                    image=image.image,
+                    path=image.path,
                 )
             )
         return results
@@ -257,10 +257,10 @@ class Predictor:
 
 @contextmanager
 def uncached(detector: Detector) -> Iterator[None]:
-    """Within, the detector's proposer computes the boxes of every picture anew."""
+    """Within, the detector's proposer computes the boxes of every image anew."""
     known = detector.propose
     if isinstance(known, Cached):
-        detector.propose = lambda picture: known.propose(picture)[: known.count]
+        detector.propose = lambda image: known.propose(image)[: known.count]
     try:
         yield
     finally:

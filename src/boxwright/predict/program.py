@@ -19,7 +19,7 @@ class Compiled(Detector):
     """A detector whose way from pixels to slots is a program, compiled at the first look at each shape of input.
 
     One program for all shapes would be compiled once, but for minutes. Proposals are filled up with rows of zeros to
-    full hundreds, for their number differs from picture to picture.
+    full hundreds, for their number differs from image to image.
 
     backend  of torch.compile; the default one needs a C++ compiler
     """

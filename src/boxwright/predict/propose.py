@@ -1,4 +1,4 @@
-"""Proposals of many pictures on all cores: for `boxwright propose`, and before a training that needs them."""
+"""Proposals of many images on all cores: for `boxwright propose`, and before a training that needs them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_image
 from boxwright.measure.speed import cores
-from boxwright.proposals import Cached, FromFile, Propose, picture_key
+from boxwright.proposals import Cached, FromFile, Propose, image_key
 from boxwright.types import Size
 
-_AHEAD = 4  # pictures per worker that are begun before the first is asked for
+_AHEAD = 4  # images per worker that are begun before the first is asked for
 
 
 class Source(NamedTuple):
-    """Where a picture comes from, and the size its annotation says, which tells whether to turn it upright."""
+    """Where an image comes from, and the size its annotation says, which tells whether to turn it upright."""
 
     path: ImageSource
     size: Size | None = None
 
     def read(self) -> np.ndarray:
-        """As the picture is loaded in training: the same pixels, so the same key."""
+        """As the image is loaded in training: the same pixels, so the same key."""
         image = read_image(self.path)
         if self.size is not None and self.size != image.shape[:2] == self.size[::-1]:  # annotated without EXIF
             image = read_image(self.path, upright=False)
@@ -36,12 +36,12 @@ class Source(NamedTuple):
 
 
 class Proposed(NamedTuple):
-    """The proposals of a picture, or what is wrong with it.
+    """The proposals of an image, or what is wrong with it.
 
-    key    `picture_key`
+    key    `image_key`
     boxes  (P, 4) float32 xyxy, best first
     known  they had been computed before
-    error  why the picture cannot be read; then it has no boxes
+    error  why the image cannot be read; then it has no boxes
     """
 
     source: Source
@@ -56,13 +56,13 @@ def sources_of(dataset: Dataset) -> list[Source]:
 
 
 def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None = None) -> Iterator[Proposed]:
-    """The proposals of each picture, in the order of `sources`.
+    """The proposals of each image, in the order of `sources`.
 
     propose  any proposer. The kernels of selective search and Pillow's decoders let go of the interpreter's lock, so
              threads fill all cores, and compile the kernels once
     workers  threads; as many as this process has cores if not given
 
-    Raises ValueError, with the picture's path, where the proposer refuses it: a file that does not know it.
+    Raises ValueError, with the image's path, where the proposer refuses it: a file that does not know it.
     """
     workers = workers or cores()
     waiting: deque[Future[Proposed]] = deque()
@@ -86,10 +86,10 @@ def warm(
 ) -> list[str]:
     """Have a proposer that remembers compute what it does not know yet, over all cores.
 
-    propose   a `Cached` is filled; a `FromFile` is asked whether it knows every picture: ValueError where it does not.
+    propose   a `Cached` is filled; a `FromFile` is asked whether it knows every image: ValueError where it does not.
               Any other remembers nothing, and nothing is done
-    progress  called after each picture, `Progress.update` for one
-    returns   a line for each picture that cannot be read
+    progress  called after each image, `Progress.update` for one
+    returns   a line for each image that cannot be read
     """
     broken = []
     if isinstance(propose, Cached | FromFile):
@@ -111,7 +111,7 @@ def _propose(propose: Propose, source: Source) -> Proposed:
         boxes = propose(image)
     except ValueError as error:
         raise ValueError(f"{source.path}: {error}") from error
-    return Proposed(source, picture_key(image), boxes, known)
+    return Proposed(source, image_key(image), boxes, known)
 
 
 def best_overlaps(boxes: np.ndarray, objects: Tensor, counts: Sequence[int]) -> Tensor:

@@ -1,15 +1,15 @@
-"""Where to look before anything is learnt: proposers, callables from a picture to boxes, best first.
+"""Where to look before anything is learnt: proposers, callables from an image to boxes, best first.
 
-A picture is uint8 RGB (H, W, 3); boxes are (P, 4) float32 numpy, xyxy in the picture's pixels.
+An image is uint8 RGB (H, W, 3); boxes are (P, 4) float32 numpy, xyxy in the image's pixels.
 """
 
 from boxwright.proposals.build import NAMES, build_proposer
-from boxwright.proposals.cache import Cached, Propose, picture_key
+from boxwright.proposals.cache import Cached, Propose, image_key
 from boxwright.proposals.file import FromFile, read_proposals, write_proposals
 from boxwright.proposals.selective_search import SelectiveSearch
 from boxwright.proposals.sliding_window import SlidingWindow, count_windows
 
 __all__ = [
     "NAMES", "Cached", "FromFile", "Propose", "SelectiveSearch", "SlidingWindow", "build_proposer", "count_windows",
-    "picture_key", "read_proposals", "write_proposals",
+    "image_key", "read_proposals", "write_proposals",
 ]  # fmt: skip

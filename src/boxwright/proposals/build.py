@@ -12,13 +12,13 @@ from boxwright.proposals.sliding_window import SlidingWindow
 NAMES = ("selective_search", "selective_search_quality", "sliding_window")
 
 KEPT = 2000
-"""Boxes of a picture that are kept even where fewer are wanted, so that those who want more find them."""
+"""Boxes of an image that are kept even where fewer are wanted, so that those who want more find them."""
 
 
 def build_proposer(name: str, count: int = 2000) -> Propose:
-    """One of NAMES, or the path of a file that `boxwright propose` wrote; `count` boxes of a picture at most.
+    """One of NAMES, or the path of a file that `boxwright propose` wrote; `count` boxes of an image at most.
 
-    What selective search finds is kept on disk, see `Cached`; numba is looked for here, not at the first picture.
+    What selective search finds is kept on disk, see `Cached`; numba is looked for here, not at the first image.
     """
     if count < 1:
         raise ValueError(f"count is 1 or more, got {count}")

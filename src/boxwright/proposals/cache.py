@@ -1,4 +1,4 @@
-"""What is slow and does not learn is computed once: the boxes of each picture on disk, by what is in the picture."""
+"""What is slow and does not learn is computed once: the boxes of each image on disk, by what is in the image."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 
 Propose = Callable[[np.ndarray], np.ndarray]
-"""A proposer: from a uint8 RGB picture (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
+"""A proposer: from a uint8 RGB image (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
 
 
-def check_picture(image: np.ndarray) -> None:
-    """Raises ValueError for what is no picture that a proposer takes."""
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError for what is no image that a proposer takes."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"a proposer takes a uint8 RGB picture (H, W, 3), got {image.dtype} {image.shape}")
+        raise ValueError(f"a proposer takes a uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}")
 
 
-def picture_key(image: np.ndarray) -> str:
-    """The identity of a picture's content, 32 letters: a copy has the same, a picture with another pixel does not."""
-    check_picture(image)
+def image_key(image: np.ndarray) -> str:
+    """The identity of an image's content, 32 letters: a copy has the same, an image with another pixel does not."""
+    check_image(image)
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
@@ -57,7 +57,7 @@ class Cached:
         object.__setattr__(self, "folder", default_folder() if self.folder is None else Path(self.folder))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 RGB picture (H, W, 3) -> (P, 4) float32 xyxy in its pixels, best first."""
+        """A uint8 RGB image (H, W, 3) -> (P, 4) float32 xyxy in its pixels, best first."""
         path = self._path(image)
         boxes = _read(path)
         if boxes is None:
@@ -73,11 +73,11 @@ class Cached:
         return boxes[: self.count]
 
     def has(self, image: np.ndarray) -> bool:
-        """Whether the picture's boxes are there, whole; otherwise a call computes them."""
+        """Whether the image's boxes are there, whole; otherwise a call computes them."""
         return _read(self._path(image)) is not None
 
     def _path(self, image: np.ndarray) -> Path:
-        key = picture_key(image)
+        key = image_key(image)
         return self.folder / _options(self.propose) / key[:2] / f"{key}.npy"
 
 

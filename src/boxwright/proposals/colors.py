@@ -1,4 +1,4 @@
-"""Colour spaces in which selective search looks, each as planes (C, H, W) uint8 of a picture (H, W, 3) uint8 RGB."""
+"""Colour spaces in which selective search looks, each as planes (C, H, W) uint8 of an image (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 

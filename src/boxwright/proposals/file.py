@@ -1,4 +1,4 @@
-"""Proposals that somebody else computed: one file with the boxes of many pictures, found by what is in the picture."""
+"""Proposals that somebody else computed: one file with the boxes of many images, found by what is in the image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.proposals.cache import picture_key
+from boxwright.proposals.cache import image_key
 
 _MARK = "boxwright_proposals"
 
@@ -20,11 +20,11 @@ _MARK = "boxwright_proposals"
 class FromFile:
     """Proposes what is written in a file.
 
-    path   .safetensors or .npz: for each picture an array (P, 4) xyxy in its pixels, best first, under the name
-           `picture_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
+    path   .safetensors or .npz: for each image an array (P, 4) xyxy in its pixels, best first, under the name
+           `image_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
     count  the best so many; all if not given
 
-    The file is opened at the first picture: a detector that was trained with it can be loaded when it is gone, and told
+    The file is opened at the first image: a detector that was trained with it can be loaded when it is gone, and told
     where to look by somebody else. Then: ValueError for a file that is none of these, FileNotFoundError where there is
     none.
     """
@@ -38,14 +38,14 @@ class FromFile:
             raise ValueError(f"proposals are read from a .safetensors or .npz file, got {self.path}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 RGB picture (H, W, 3) -> (P, 4) float32; ValueError for a picture that the file does not know."""
-        key = picture_key(image)
+        """A uint8 RGB image (H, W, 3) -> (P, 4) float32; ValueError for an image that the file does not know."""
+        key = image_key(image)
         arrays = _open(self.path, os.getpid())
         if key not in arrays.keys():  # noqa: SIM118, the handle of safetensors is no mapping
             height, width = image.shape[:2]
             raise ValueError(
-                f"{self.path} has no proposals for this picture of {width}x{height} pixels (key {key}); "
-                f"add them with: boxwright propose PICTURE --out {self.path}"
+                f"{self.path} has no proposals for this image of {width}x{height} pixels (key {key}); "
+                f"add them with: boxwright propose IMAGE --out {self.path}"
             )
         boxes = arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
@@ -53,11 +53,11 @@ class FromFile:
         return boxes[: self.count].astype(np.float32)
 
     def has(self, image: np.ndarray) -> bool:
-        return picture_key(image) in _open(self.path, os.getpid()).keys()  # noqa: SIM118
+        return image_key(image) in _open(self.path, os.getpid()).keys()  # noqa: SIM118
 
 
 def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
-    """All boxes of a file, by `picture_key`."""
+    """All boxes of a file, by `image_key`."""
     arrays = _open(Path(path), os.getpid())
     get = arrays.__getitem__ if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor
     return {key: get(key) for key in arrays.keys()}  # noqa: SIM118
@@ -66,7 +66,7 @@ def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
 def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer: str) -> None:
     """Write a .safetensors file that `FromFile` reads; all or nothing.
 
-    boxes     by `picture_key`, (P, 4) each
+    boxes     by `image_key`, (P, 4) each
     proposer  what computed them, for whoever looks into the file
     """
     from safetensors.numpy import save_file

@@ -1,6 +1,6 @@
-"""Hierarchical grouping of a segmented picture's regions: Uijlings et al., "Selective Search", IJCV 2013, section 3.
+"""Hierarchical grouping of a segmented image's regions: Uijlings et al., "Selective Search", IJCV 2013, section 3.
 
-The two neighbouring regions that are most alike become one, until the whole picture is one region. A region is a row:
+The two neighbouring regions that are most alike become one, until the whole image is one region. A region is a row:
 N of the segmentation come first, then the N - 1 that are made of them, in the order in which they are made.
 
 Colour and texture are histograms whose bins hold whole numbers, shares of _WHOLE: their sums are the same on every
@@ -32,7 +32,7 @@ def pixel_bins(planes: np.ndarray, blurred: np.ndarray) -> np.ndarray:
 
     planes   (C, H, W) uint8: the first C columns are bins of colour
     blurred  (C, H, W) float32: the others are bins of its derivative along four axes, with the texture's sigma of 1
-             when the blur is 0.8, for Scharr's filter blurs by 0.6 itself. The largest derivative in the picture along
+             when the blur is 0.8, for Scharr's filter blurs by 0.6 itself. The largest derivative in the image along
              an axis is the end of its outer bins.
     """
     channels, height, width = planes.shape

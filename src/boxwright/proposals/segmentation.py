@@ -1,4 +1,4 @@
-"""Graph-based segmentation of a picture: Felzenszwalb and Huttenlocher, IJCV 2004.
+"""Graph-based segmentation of an image: Felzenszwalb and Huttenlocher, IJCV 2004.
 
 Pixels are nodes, neighbours are joined by an edge that weighs their difference in colour. From the lightest edge to the
 heaviest, two regions become one if the edge is no heavier than what either has inside plus k over its size: the larger
@@ -56,7 +56,7 @@ def smooth(planes: np.ndarray, taps: np.ndarray) -> np.ndarray:
 
 @kernel
 def _mirror(index: int, length: int) -> int:
-    """-1 is 1, length is length - 2; as often as it takes on a small picture."""
+    """-1 is 1, length is length - 2; as often as it takes on a small image."""
     if length == 1:
         return 0
     index = abs(index) % (2 * length - 2)

@@ -1,6 +1,6 @@
 """Selective search: regions that segmentation and grouping find in many ways, as boxes. Uijlings et al., IJCV 2013.
 
-What is an object may differ from its surroundings in colour, or texture, or only in that it is one piece; so a picture
+What is an object may differ from its surroundings in colour, or texture, or only in that it is one piece; so an image
 is segmented in several colour spaces and with several region sizes, and the regions are grouped by several mixtures of
 similarities. Every region of every hierarchy is a proposal.
 """
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from boxwright.proposals.cache import check_picture
+from boxwright.proposals.cache import check_image
 
 Strategy = tuple[bool, bool, bool, bool]
 """Which similarities count: colour, texture, size, fill."""
@@ -41,17 +41,17 @@ _SIGMA, _SMALLEST = 0.8, 100
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """Proposes boxes around the regions of a picture; the picture and these options alone determine them.
+    """Proposes boxes around the regions of an image; the image and these options alone determine them.
 
     mode     "fast": 12 hierarchies, "quality": 100; the colour spaces, k and strategies are those of OpenCV contrib's
              `switchToSelectiveSearchFast` and `...Quality`
-    count    how many boxes at most; a small picture has fewer
-    longest  a picture whose longer side has more pixels is searched in this size: R-CNN took 500
+    count    how many boxes at most; a small image has fewer
+    longest  an image whose longer side has more pixels is searched in this size: R-CNN took 500
     seed     of the random numbers in the ranking
     """
 
     version: ClassVar[int] = 3
-    """To be raised when the same picture gets other boxes: `Cached` then forgets the old ones."""
+    """To be raised when the same image gets other boxes: `Cached` then forgets the old ones."""
 
     mode: Literal["fast", "quality"] = "fast"
     count: int = 2000
@@ -66,13 +66,13 @@ class SelectiveSearch:
                 raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 RGB picture (H, W, 3) -> (P, 4) float32 xyxy in its pixels, P <= count, no two the same, best first.
+        """A uint8 RGB image (H, W, 3) -> (P, 4) float32 xyxy in its pixels, P <= count, no two the same, best first.
 
-        Boxes are ranked by chance times their place in the hierarchy, where 1 is the whole picture (section 3.3).
-        The whole picture is among the candidates, and alone where nothing stands out. Raises ValueError for an array
-        that is no such picture, ImportError without numba.
+        Boxes are ranked by chance times their place in the hierarchy, where 1 is the whole image (section 3.3).
+        The whole image is among the candidates, and alone where nothing stands out. Raises ValueError for an array
+        that is no such image, ImportError without numba.
         """
-        check_picture(image)
+        check_image(image)
         height, width = image.shape[:2]
         reduced = _reduced(image, self.longest)
         boxes, positions = search(reduced, MODES[self.mode])
@@ -84,7 +84,7 @@ class SelectiveSearch:
 
 
 def search(image: np.ndarray, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
-    """The regions of all hierarchies, (R, 4) int32 xyxy, and the place of each in its own: 1 is the whole picture."""
+    """The regions of all hierarchies, (R, 4) int32 xyxy, and the place of each in its own: 1 is the whole image."""
     from boxwright.proposals.colors import SPACES
     from boxwright.proposals.grouping import COLOR_BINS, describe, group, neighbours, pixel_bins
     from boxwright.proposals.segmentation import gaussian, segment, smooth, sorted_edges

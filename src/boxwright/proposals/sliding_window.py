@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwright.proposals.cache import check_picture
+from boxwright.proposals.cache import check_image
 
 
 def count_windows(height: int, width: int) -> int:
-    """How many boxes with corners on whole pixels, of any size and position, a picture holds.
+    """How many boxes with corners on whole pixels, of any size and position, an image holds.
 
     A box takes two different ones of width + 1 columns and two of height + 1 rows: W (W + 1) / 2 * H (H + 1) / 2.
     800 x 600 pixels hold 57,768,120,000. The slide of EECS 498-007 / 598-005 (Justin Johnson, University of Michigan,
     2019, lecture "Object Detection") says 58 million for the same formula: it is 58 thousand million.
     """
     if height < 1 or width < 1:
-        raise ValueError(f"a picture has at least one row and one column, got height {height} and width {width}")
+        raise ValueError(f"an image has at least one row and one column, got height {height} and width {width}")
     return (width * (width + 1) // 2) * (height * (height + 1) // 2)
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Proposes a grid of windows inside the picture, the large ones first, whatever is in it.
+    """Proposes a grid of windows inside the image, the large ones first, whatever is in it.
 
-    scales  the square root of a window's area over that of the picture
+    scales  the square root of a window's area over that of the image
     ratios  height / width
     stride  from one window to the next, over the window's width and height; the windows of a row are then spread
             evenly from border to border
@@ -45,15 +45,15 @@ class SlidingWindow:
             raise ValueError(f"SlidingWindow takes scales and ratios, and all its numbers are positive; got {self}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 RGB picture (H, W, 3) -> (P, 4) float32 xyxy in its pixels; the whole picture is the first."""
-        check_picture(image)
+        """A uint8 RGB image (H, W, 3) -> (P, 4) float32 xyxy in its pixels; the whole image is the first."""
+        check_image(image)
         height, width = image.shape[:2]
         whole = np.array([[0, 0, width, height]])
         boxes = np.concatenate([whole, *self._grids(height, width)])
         return boxes[: self.count].astype(np.float32)
 
     def _grids(self, height: int, width: int) -> Iterator[np.ndarray]:
-        """The windows of one scale and ratio after the other; a ratio that does not fit into the picture has none."""
+        """The windows of one scale and ratio after the other; a ratio that does not fit into the image has none."""
         side = math.sqrt(height * width)
         for scale in sorted(self.scales, reverse=True):
             for ratio in self.ratios:

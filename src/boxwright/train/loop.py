@@ -316,9 +316,9 @@ class Training:
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        pictures = {"images": len(self.batches.dataset), "batches": len(self.batches), "processes": self.world}
+        images = {"images": len(self.batches.dataset), "batches": len(self.batches), "processes": self.world}
         batches = {"batch size": self.batches.batch_size, "data seed": self.batches.seed}
-        return {**asdict(self.config), **pictures, **batches}
+        return {**asdict(self.config), **images, **batches}
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

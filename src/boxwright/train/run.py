@@ -25,7 +25,7 @@ from boxwright.train.history import History, rank, summary
 from boxwright.train.loop import Epoch, TrainConfig, Training
 from boxwright.version import __version__
 
-_EVALUATION_SHARE = 0.1  # of the time that training takes; a picture costs a third of what it costs to learn from it
+_EVALUATION_SHARE = 0.1  # of the time that training takes; an image costs a third of what it costs to learn from it
 
 
 class Run:
@@ -99,7 +99,7 @@ class Run:
 
 
 def validate_every(val: int, train: int) -> int:
-    """Epochs between looks at so many pictures of the validation part: they are to take a tenth of the time or so."""
+    """Epochs between looks at so many images of the validation part: they are to take a tenth of the time or so."""
     return math.ceil(val / train / 3 / _EVALUATION_SHARE)
 
 

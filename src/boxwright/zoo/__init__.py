@@ -28,7 +28,7 @@ class Model:
 
 
 def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
-    """A detector ready to look at pictures: `load()("photo.jpg").boxes`.
+    """A detector ready to look at images: `load()("photo.jpg").boxes`.
 
     model   the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), weights that another
             library publishes, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as

@@ -2,7 +2,7 @@
 
 Numbers and names are those of its configs (COCO-Detection/*.yaml and what they are based on), model_zoo.py and
 MODEL_ZOO.md at https://github.com/facebookresearch/detectron2. What it does its own way are options of our parts:
-pictures come as blue, green, red, which is turned round in the first convolution; the anchors of a cell are ordered by
+images come as blue, green, red, which is turned round in the first convolution; the anchors of a cell are ordered by
 size, then ratio, ours by ratio, then size, which is a permutation of the heads' rows; the rest is in the configs below.
 """
 
@@ -118,12 +118,12 @@ def configure(name: str) -> Any:
         return RetinaNetConfig(**known, extra_from="backbone", head_norm="none", anchor_sizes=sizes)
     known |= {"levels": (2, 3, 4, 5), "variant": variant.lower(), "hidden": 1024, "region_samples": 512}
     # All that scores enough is compared there; of the scores of a region, which sum to 1, no more than 19 pass 0.05.
-    known |= {"proposals": 1000, "candidates": 19 * 1000}
+    known |= {"proposals": 1000, "pre_nms_top_k": 19 * 1000}
     if kind == "fast_rcnn":
         return FastRCNNConfig(**known)
-    known |= {"anchor_sizes": SIZES, "rpn_candidates": 1000 if variant == "FPN" else 6000}
+    known |= {"anchor_sizes": SIZES, "rpn_pre_nms_top_k": 1000 if variant == "FPN" else 6000}
     if kind == "rpn":
-        known |= {"proposals": 2000, "rpn_candidates": 1000 if variant == "FPN" else 12000}
+        known |= {"proposals": 2000, "rpn_pre_nms_top_k": 1000 if variant == "FPN" else 12000}
         return RPNConfig(**known)
     return FasterRCNNConfig(**known)
 

@@ -58,12 +58,12 @@ class Foreign(Published):
     """A detector of another library as one of ours.
 
     config      the value of `KINDS` that is the same function
-    preprocess  what the library does to a picture
+    preprocess  what the library does to an image
     names       the classes of the published weights, in the order of our columns
     convert     a state dict of theirs and its number of classes (ours: without background) to ours
     threshold   the lowest score that the library itself gives
     classes     the number of classes of a state dict of theirs; None where it is always that of `names`
-    reference   a state dict of theirs and its number of classes to the library's own model: RGB pictures, uint8
+    reference   a state dict of theirs and its number of classes to the library's own model: RGB images, uint8
                 (H, W, 3), to detections in their pixels, labels as ours; None where the library is not at hand
     """
 

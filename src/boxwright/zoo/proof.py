@@ -17,7 +17,7 @@ import torch
 
 from boxwright.data.image import read_image
 from boxwright.predict.predictor import Predictor
-from boxwright.proposals.cache import picture_key
+from boxwright.proposals.cache import image_key
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
 
@@ -31,7 +31,7 @@ AMPLIFIED = 100
 """So many times that is still rounding: of a network that amplifies it, on another processor or device."""
 
 Photos = dict[str, np.ndarray]
-"""Pictures by the names of their files, uint8 RGB (H, W, 3)."""
+"""Images by the names of their files, uint8 RGB (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def compare(photo: str, batch: int, theirs: Detections, ours: Detections) -> Dif
 
 
 def photographs(folder: str | Path | None = None) -> Photos:
-    """The pictures in a folder; those that come with boxwright if none is named."""
+    """The images in a folder; those that come with boxwright if none is named."""
     folder = PHOTOS if folder is None else Path(folder)
     if not folder.is_dir():
         raise ForeignError(f"{folder} is no folder with photographs")
@@ -102,15 +102,15 @@ def photographs(folder: str | Path | None = None) -> Photos:
 
 def answers(answer: Answer, photos: Photos, batch: int) -> list[Detections]:
     """What is found in each photograph when so many are looked at together."""
-    pictures = list(photos.values())
-    return [found for start in range(0, len(pictures), batch) for found in answer(pictures[start : start + batch])]
+    images = list(photos.values())
+    return [found for start in range(0, len(images), batch) for found in answer(images[start : start + batch])]
 
 
 def answer_of(predictor: Predictor) -> Answer:
     """A predictor as it is compared: all that it finds, however low the score."""
 
-    def answer(pictures: Sequence[np.ndarray]) -> list[Detections]:
-        results = predictor(pictures, threshold=0.0, batch=len(pictures))
+    def answer(images: Sequence[np.ndarray]) -> list[Detections]:
+        results = predictor(images, threshold=0.0, batch=len(images))
         return [Detections(result.boxes, result.scores, result.labels) for result in results]
 
     return answer
@@ -125,7 +125,7 @@ def prove(
         "against": against,
         "torch": torch.__version__,
         "date": date.today().isoformat(),
-        "photos": {name: picture_key(photo) for name, photo in photos.items()},
+        "photos": {name: image_key(photo) for name, photo in photos.items()},
         "answers": {batch: [_to_json(found) for found in each] for batch, each in said.items()},
         "measured": [asdict(each) for each in differences(said, ours, photos)],
     }
@@ -133,7 +133,7 @@ def prove(
 
 def repeat(proof: Mapping[str, Any], ours: Answer, photos: Photos) -> list[Difference]:
     """The comparison with the answers in a proof. Raises ForeignError where the photographs are not the same."""
-    missing = [name for name, key in proof["photos"].items() if name not in photos or picture_key(photos[name]) != key]
+    missing = [name for name, key in proof["photos"].items() if name not in photos or image_key(photos[name]) != key]
     if missing:
         raise ForeignError(
             f"the photographs of the proof are not here, or have other pixels: {', '.join(missing)}; "

@@ -95,7 +95,7 @@ _IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255,
 
 
 def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
-    """The detectors, and the shorter and longer side of their pictures, or height and width where it is fixed."""
+    """The detectors, and the shorter and longer side of their images, or height and width where it is fixed."""
     from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 
     sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -113,7 +113,7 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         proposals=1000,
         hidden=1024,
         region_samples=512,
-        candidates=100_000,  # all that score enough
+        pre_nms_top_k=100_000,  # all that score enough
     )
     mobile = replace(regions, backbone="mobilenet_v3_large_fpn", levels=(5, 6), anchor_sizes=sizes * 3, rpn_score=0.05)
     thirds = tuple(float(int(size * 2 ** (third / 3))) for size in sizes for third in range(3))
@@ -132,7 +132,7 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         box_steps=(8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
         box_limit=300.0,
         score=(0.01,),
-        candidates=400,
+        pre_nms_top_k=400,
         per_class=True,
         detections=200,
     )
@@ -153,14 +153,14 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         end_ratios=(2.0, 3.0),
         score=(0.001,),
         nms=0.55,
-        candidates=300,
+        pre_nms_top_k=300,
         detections=300,
     )
     return {
         "fasterrcnn_resnet50_fpn": (regions, (800, 1333)),
         "fasterrcnn_resnet50_fpn_v2": (replace(regions, rpn_depth=2, head_convolutions=4, head_layers=1), (800, 1333)),
         "fasterrcnn_mobilenet_v3_large_fpn": (mobile, (800, 1333)),
-        "fasterrcnn_mobilenet_v3_large_320_fpn": (replace(mobile, proposals=150, rpn_candidates=150), (320, 640)),
+        "fasterrcnn_mobilenet_v3_large_320_fpn": (replace(mobile, proposals=150, rpn_pre_nms_top_k=150), (320, 640)),
         "retinanet_resnet50_fpn": (retinanet, (800, 1333)),
         "retinanet_resnet50_fpn_v2": (replace(retinanet, head_norm="group", extra_from="backbone"), (800, 1333)),
         "fcos_resnet50_fpn": (
@@ -260,8 +260,8 @@ def reference(name: str, state: State, classes: int, norm_eps: float | None = No
     return partial(answer, model.eval(), int(NAMES[name].softmax))
 
 
-def answer(model: nn.Module, first: int, pictures: Sequence[np.ndarray]) -> list[Detections]:
-    """What a model of torchvision finds in RGB pictures, uint8 (H, W, 3), looked at together.
+def answer(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[Detections]:
+    """What a model of torchvision finds in RGB images, uint8 (H, W, 3), looked at together.
 
     first  theirs of our first class
     """
@@ -269,7 +269,7 @@ def answer(model: nn.Module, first: int, pictures: Sequence[np.ndarray]) -> list
 
     from boxwright.types import Detections
 
-    tensors = [torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 for picture in pictures]
+    tensors = [torch.from_numpy(image.copy()).permute(2, 0, 1) / 255 for image in images]
     with torch.inference_mode():
         found = model(tensors)
     return [Detections(each["boxes"], each["scores"], each["labels"] - first) for each in found]

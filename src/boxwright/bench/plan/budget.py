@@ -102,7 +102,7 @@ def rungs_of(epochs: int, halvings: int) -> tuple[int, ...]:
 def halve(epoch: int, measured: Mapping[str, tuple[float, float]]) -> Rung:
     """The better half goes on; of three, two.
 
-    measured  of each cell its AP on val, nan where it has none, and its seconds a picture
+    measured  of each cell its AP on val, nan where it has none, and its seconds an image
 
     In the order of: how many times the frontier must be taken away before the cell is on it; then AP.
     """

@@ -22,7 +22,7 @@ class Cell:
 
     name        unique in a race; also the name of its folder
     config      one of the values of `DETECTORS`, with its numbers
-    preprocess  how pictures get their size
+    preprocess  how images get their size
     """
 
     name: str
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def size(self) -> int:
-        """The shorter side of a picture, in pixels."""
+        """The shorter side of an image, in pixels."""
         way = self.preprocess
         return {"short_side": way.short, "long_side": way.long}.get(way.mode, min(way.height, way.width))
 

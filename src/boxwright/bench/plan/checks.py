@@ -29,7 +29,7 @@ def parts_of(splits: Splits) -> tuple[dict[str, Dataset], str]:
 
 
 def fingerprint(parts: Mapping[str, Dataset]) -> str:
-    """Another one where pictures come or go, or annotations are mended."""
+    """Another one where images come or go, or annotations are mended."""
     content = sha256()
     for part, dataset in parts.items():
         content.update("\n".join([part, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
@@ -39,7 +39,7 @@ def fingerprint(parts: Mapping[str, Dataset]) -> str:
 
 
 def unreadable(dataset: Dataset) -> list[str]:
-    """The pictures in which nobody can find anything."""
+    """The images in which nobody can find anything."""
     found = []
     with Progress("read the test part", len(dataset)) as bar:
         for index in range(len(dataset)):

@@ -21,19 +21,19 @@ class Rules:
     budget: Annotated[str, tyro.conf.arg(metavar="30m|8h", help_behavior_hint="")] = ""
     """The time for all of it. Where it is short, the field is halved on the way by AP on val."""
     augment: Literal["none", "light", "standard", "strong"] = "standard"
-    """How much training pictures are varied."""
+    """How much training images are varied."""
     batch: int = 8
-    """Pictures in a step of training, and together where pictures a second are measured."""
+    """Images in a step of training, and together where images a second are measured."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Backbones start from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
     timed: int = 20
-    """Test pictures that times are taken on."""
+    """Test images that times are taken on."""
     rounds: int = 3
     """How often each of them, all cells in turn; one more round goes before, uncounted."""
     runtimes: tuple[Literal["eager", "compiled"], ...] = ("eager",)
     """How networks run where times are taken; compiled takes a minute or two for each cell before it is fast."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Processes that load pictures for training; one core less than there are, at most 4, if not given."""
+    """Processes that load images for training; one core less than there are, at most 4, if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     parallel: int = 1

@@ -1,4 +1,4 @@
-"""The test pictures on which two cells differ most: what is annotated, and what each of them found."""
+"""The test images on which two cells differ most: what is annotated, and what each of them found."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from boxwright.metrics.precision import match
 from boxwright.predict.propose import Source
 from boxwright.types import Detections, Target
 
-_WIDTH, _HEIGHT = 480, 640  # pixels that a picture is made to fit into
+_WIDTH, _HEIGHT = 480, 640  # pixels that an image is made to fit into
 
 
 class Side(NamedTuple):
-    """One of two cells: its detections on each test picture, and from which score on those of each class count.
+    """One of two cells: its detections on each test image, and from which score on those of each class count.
 
     thresholds  (K,) by label; one that is nan shows nothing of its class
     """
@@ -39,7 +39,7 @@ class Side(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of the detections shown of a picture at IoU .5, and how many objects nobody found."""
+    """What became of the detections shown of an image at IoU .5, and how many objects nobody found."""
 
     right: int
     wrong: int
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A picture that is in the page itself: `source` is a data URI; `width` and `height` are pixels."""
+    """An image that is in the page itself: `source` is a data URI; `width` and `height` are pixels."""
 
     title: str
     alt: str
@@ -67,20 +67,20 @@ class Panel(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """A test picture thrice: its annotation, what the first cell found, what the second did."""
+    """A test image thrice: its annotation, what the first cell found, what the second did."""
 
     caption: str
     panels: tuple[Panel, ...]
 
 
 def disagreements(first: Side, second: Side, targets: Sequence[Target], count: int | None = 6) -> list[int]:
-    """The pictures on which the number of right minus wrong detections differs most; none on which it does not.
+    """The images on which the number of right minus wrong detections differs most; none on which it does not.
 
     Where two differ alike, the earlier comes first. `count` None: all of them.
     """
     if not len(first.detections) == len(second.detections) == len(targets):
         raise ValueError(
-            f"expected both cells' detections on each of {len(targets)} pictures, got {len(first.detections)} of "
+            f"expected both cells' detections on each of {len(targets)} images, got {len(first.detections)} of "
             f"{first.name} and {len(second.detections)} of {second.name}"
         )
 
@@ -130,8 +130,8 @@ def _panel(
     scale = min(_WIDTH / width, _HEIGHT / height)
     size = max(1, round(scale * width)), max(1, round(scale * height))
     fitted = np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS))
-    picture = draw_boxes(fitted, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
+    array = draw_boxes(fitted, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=80)
+    array.save(file, "WEBP", quality=80)
     source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
     return Panel(title, f"{name}, {title}", source, *size)

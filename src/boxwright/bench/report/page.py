@@ -101,10 +101,10 @@ def numbers(entry: Entry) -> str:
     """How good and how fast, in the midst of a sentence."""
     quality, found, parts = entry.quality, fastest(entry), []
     if quality:
-        parts = [f"AP {fraction(quality.ap.value)} {between(quality.ap)} on the test pictures"]
+        parts = [f"AP {fraction(quality.ap.value)} {between(quality.ap)} on the test images"]
     if found:
         p50, p95 = milliseconds(found[1].p50.value), milliseconds(found[1].p95.value)
-        parts.append(f"{p50} ms a picture (p50), p95 {p95} ms")
+        parts.append(f"{p50} ms an image (p50), p95 {p95} ms")
     return ", ".join(parts) or "nothing was measured"
 
 

@@ -1,4 +1,4 @@
-"""A race as pictures: speed against accuracy, where the time goes, memory, how the cells learnt."""
+"""A race as images: speed against accuracy, where the time goes, memory, how the cells learnt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _STAGES = {
 }  # fmt: skip
 """The colour's place and the hatch of each, so that neighbours stand apart in black and white too."""
 _STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # a class or a guest may have dollars in its name
+    "text.parse_math": False,  # a class or an external model may have dollars in its name
     "svg.hashsalt": "boxwright",  # the same race, the same file
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw_frontier(race: Race, narrow: bool = False) -> Figure:
-    """Speed against accuracy: colour by backbone, shape by meta-architecture, the size of pictures beside each.
+    """Speed against accuracy: colour by backbone, shape by meta-architecture, the size of images beside each.
 
     A point is the two things with the gids `mark-` and, larger and unseen, `cell-` and its place among the entries.
     A cell that was stopped is hollow.
@@ -63,7 +63,7 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
             figure.text(0.5, 0.5, "No cell was measured.", ha="center")
             return figure
         axes = _axes(figure.add_subplot(), "both")
-        axes.set(xlabel="p50 of one picture, milliseconds (fewer are better)", ylabel="AP on test")
+        axes.set(xlabel="p50 of one image, milliseconds (fewer are better)", ylabel="AP on test")
         asked, looks = points.bounds(race, known), points.styles(race.entries)
         _set_limits(axes, known, asked)
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -83,7 +83,7 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
 
 
 def draw_stages(race: Race, narrow: bool = False) -> Figure:
-    """The mean time of a picture in its stages, a bar per cell, the fastest at the top."""
+    """The mean time of an image in its stages, a bar per cell, the fastest at the top."""
     times = {entry.name: found[1].stages for entry in race.entries if (found := fastest(entry))}
     names = sorted(times, key=lambda name: sum(times[name].values()))
     stages = [stage for stage in (*STAGES, "detect") if any(times[name].get(stage) for name in names)]
@@ -91,7 +91,7 @@ def draw_stages(race: Race, narrow: bool = False) -> Figure:
         axes = _axes(figure.add_subplot(), "x")
         parts = {stage: [1e3 * times[name].get(stage, 0.0) for name in names] for stage in stages}
         _draw_bars(axes, names, parts, narrow)
-        axes.set_xlabel("mean of one picture, milliseconds")
+        axes.set_xlabel("mean of one image, milliseconds")
         if stages:
             figure.legend(loc="outside lower center", ncols=3 if narrow else len(stages), frameon=False)
     return figure
@@ -162,7 +162,7 @@ def _panel(figure: Figure, row: int, left: float, width: float, bottom: float, h
     return axes
 
 
-def picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """A file of its own, on paper."""
     return _saved(figure, kind, facecolor=PAPER, dpi=160, fonttype="path")
 

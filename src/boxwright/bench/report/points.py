@@ -31,7 +31,7 @@ class Point(NamedTuple):
 
 
 class Style(NamedTuple):
-    """The colour tells the backbone, the marker the meta-architecture; a guest has one of neither."""
+    """The colour tells the backbone, the marker the meta-architecture; an external model has one of neither."""
 
     color: str
     marker: str
@@ -89,15 +89,15 @@ def styles(entries: Iterable[Entry]) -> dict[str, Style]:
     own = [entry for entry in entries if entry.state != "guest"]
     colors = dict(zip(dict.fromkeys(entry.backbone for entry in own), cycle(COLORS), strict=False))
     markers = dict(zip(dict.fromkeys(entry.detector for entry in own), cycle(_MARKERS), strict=False))
-    guest = Style(INK, GUEST)
+    external_model = Style(INK, GUEST)
     return {
-        entry.name: guest if entry.state == "guest" else Style(colors[entry.backbone], markers[entry.detector])
+        entry.name: external_model if entry.state == "guest" else Style(colors[entry.backbone], markers[entry.detector])
         for entry in entries
     }
 
 
 def label(race: Race, entry: Entry) -> str:
-    """What is written beside a point: the size of its pictures, its proposals where they differ, a guest's name."""
+    """The text beside a point: image size, number of proposals where they differ, or an external model's name."""
     if entry.state == "guest":
         text = entry.name if len(entry.name) <= 24 else f"{entry.name[:23]}…"
     else:

@@ -44,7 +44,7 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
     _wrap(root, name, links)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
-    # A picture has no parts for a screen reader, and links are parts.
+    # An image has no parts for a screen reader, and links are parts.
     root.attrib |= {"class": f"plot {kind}", "role": "group" if links else "img", "aria-label": alt}
     ElementTree.register_namespace("", _SVG[1:-1])
     return ElementTree.tostring(root, encoding="unicode")

@@ -22,7 +22,7 @@ from boxwright.metrics.compare import Interval
 def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] = ()) -> list[Path]:
     """report.html, results.json, results.csv and, where matplotlib is, frontier.png and frontier.svg; their paths.
 
-    disagreements  of winner and runner-up, from `pictures.show`
+    disagreements  of winner and runner-up, from `images.show`
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,8 +32,8 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
     }
     # First, so that whatever else goes wrong the numbers are there.
     written = [_write(folder / name, text.encode()) for name, text in texts.items()]
-    pictures, drawings = _draw(race)
-    files = {"report.html": render(race, drawings, disagreements).encode(), **pictures}
+    images, drawings = _draw(race)
+    files = {"report.html": render(race, drawings, disagreements).encode(), **images}
     return [*(_write(folder / name, content) for name, content in files.items()), *written]
 
 
@@ -109,7 +109,7 @@ def _draw(race: Race) -> tuple[dict[str, bytes], dict[str, Drawing]]:
     except ImportError:
         return {}, {}
     frontier = plots.draw_frontier(race)
-    files = {f"frontier.{kind}": plots.picture(frontier, kind) for kind in ("png", "svg")}
+    files = {f"frontier.{kind}": plots.encode(frontier, kind) for kind in ("png", "svg")}
     wanted: dict[str, tuple[Callable[..., Any], str, bool]] = {
         "frontier": (plots.draw_frontier, _describe(race), True),
         "stages": (plots.draw_stages, "Bars: the time of each stage; in numbers below.",

@@ -16,11 +16,11 @@ from boxwright.types import Detections
 
 
 @dataclass(frozen=True)
-class Guest:
+class ExternalModel:
     """A model that is somebody else's.
 
     name    unique in a race
-    detect  from the path of a picture to what is in it, as `Detections`, as a mapping with "boxes", "scores" and
+    detect  from the path of an image to what is in it, as `Detections`, as a mapping with "boxes", "scores" and
             "labels", or as these three in a tuple: boxes (D, 4) xyxy in pixels of the file (upright, where it says how
             to turn it), scores (D,), labels (D,) as places in the names of the data's classes. Opening the file is its
             business, for the user waits for that too; so is waiting for the GPU
@@ -36,7 +36,7 @@ class Guest:
         return {"detect": time.perf_counter() - started}
 
     def measure(self, dataset: Dataset) -> list[Detections]:
-        """What it finds in every picture. Raises ValueError for what are no detections."""
+        """What it finds in every image. Raises ValueError for what are no detections."""
         found = []
         with Progress(self.name, len(dataset)) as bar:
             for index in range(len(dataset)):

@@ -36,7 +36,7 @@ from boxwright.types import Detections
 
 _COLUMNS = ("boxes", "scores", "labels")
 _SAVE_EVERY = 300.0  # seconds
-_STEPS, _PICTURES = 4, 16  # that tell the pace; the first step and the first batch are not counted
+_STEPS, _IMAGES = 4, 16  # that tell the pace; the first step and the first batch are not counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +117,10 @@ class Job:
 
 
 class Effort(NamedTuple):
-    """Seconds that a step of training takes, and a picture of looking, of proposing; and bytes of the network."""
+    """Seconds that a step of training takes, and an image of looking, of proposing; and bytes of the network."""
 
     step: float
-    picture: float
+    image: float
     propose: float
     bytes: int
 
@@ -165,14 +165,14 @@ def measure(job: Job) -> None:
 
 
 def pace(job: Job) -> Effort:
-    """How fast a job would go, from a few steps on a few pictures; nothing is written."""
-    few = {part: dataset.select(range(min(len(dataset), _PICTURES))) for part, dataset in job.parts.items()}
+    """How fast a job would go, from a few steps on a few images; nothing is written."""
+    few = {part: dataset.select(range(min(len(dataset), _IMAGES))) for part, dataset in job.parts.items()}
     few["train"] = job.parts["train"].select(range(min(len(job.parts["train"]), _STEPS * job.batch)))
     training = replace(job, parts=few, training=replace(job.training, epochs=_STEPS), workers=0).begin()
     detector, proposing = training.detector, 0.0
     if detector.propose is not None:
         sources = [source for dataset in few.values() for source in sources_of(dataset)]
-        warm(detector.propose, sources[:1])  # what is compiled at the first call is no picture's time
+        warm(detector.propose, sources[:1])  # what is compiled at the first call is no image's time
         started = time.perf_counter()
         warm(detector.propose, sources)
         proposing = (time.perf_counter() - started) / len(sources)
@@ -180,13 +180,13 @@ def pace(job: Job) -> Effort:
     for _ in islice(training.steps(progress=False), _STEPS):
         steps.append(time.perf_counter() - last)
         last = time.perf_counter()
-    pictures = []
+    images = []
     for _ in range(2):
         started = time.perf_counter()
         detect_dataset(detector, few["val"], job.cell.preprocess, job.batch, progress=False)
-        pictures.append((time.perf_counter() - started) / len(few["val"]))
+        images.append((time.perf_counter() - started) / len(few["val"]))
     size = sum(value.numel() * value.element_size() for value in detector.state_dict().values())
-    return Effort(statistics.median(steps[1:] or steps), pictures[-1], proposing, size)
+    return Effort(statistics.median(steps[1:] or steps), images[-1], proposing, size)
 
 
 def save_found(path: Path, found: Sequence[Detections]) -> None:

@@ -18,7 +18,7 @@ from boxwright.bench.plan.cells import Cell, as_folder
 from boxwright.bench.plan.checks import existing, fingerprint, need_room, parts_of, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
-from boxwright.bench.run.external import Guest
+from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, Job, measure, pace, train
 from boxwright.bench.run.parallel import Pool, StoppedError
 from boxwright.bench.run.record import Record
@@ -45,12 +45,12 @@ class _Settings:
     preprocess: Preprocess
 
 
-class Course:
-    """Cells and guests, data, rules, and a record of what is known."""
+class RaceState:
+    """Cells and external models, data, rules, and a record of what is known."""
 
     def __init__(
         self,
-        entrants: Sequence[Cell | Guest],
+        entrants: Sequence[Cell | ExternalModel],
         data: str | Path | Splits,
         rules: Rules,
         training: TrainConfig,
@@ -66,7 +66,7 @@ class Course:
         if odd := [one.name for one in entrants if not as_folder(one.name).strip(".")]:
             raise ValueError(f"a name is to be a folder's too, got {odd[0]!r}")
         self.cells = {one.name: one for one in entrants if isinstance(one, Cell)}
-        self.guests = {one.name: one for one in entrants if isinstance(one, Guest)}
+        self.external_models = {one.name: one for one in entrants if isinstance(one, ExternalModel)}
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
         self.data, self.splits = splits.source, splits
@@ -157,7 +157,7 @@ class Course:
                 else:
                     efforts[job.cell.name] = answer
                 bar.update()
-        if not efforts and not self.guests:
+        if not efforts and not self.external_models:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
             raise ValueError(f"no cell of this race can be trained: {reasons}")
         budget = parse_budget(self.rules.budget) - (time.monotonic() - started) if self.rules.budget else None
@@ -209,7 +209,7 @@ class Course:
         same = ("seeds", "budget", "augment", "batch", "pretrained")
         return {
             "data": str(self.data.resolve()),
-            **{f"{part} pictures": len(dataset) for part, dataset in self.parts.items()},
+            **{f"{part} images": len(dataset) for part, dataset in self.parts.items()},
             "parts": f"drawn with seed {self.training.seed}" if self.splits.made else "as the data has them",
             "fingerprint": fingerprint(self.parts),
             "tested on": self.tested,
@@ -221,14 +221,14 @@ class Course:
         }
 
     def _pace(self, effort: Effort) -> Pace:
-        """For all pictures what a few took."""
+        """For all images what a few took."""
         count = {part: len(dataset) for part, dataset in self.parts.items()}
         looks = min(self.rules.timed, count["test"]) * (self.rules.rounds + 1) * 2  # one by one, and many together
         return Pace(
             epoch=max(1, count["train"] // self.rules.batch) * effort.step,
-            validation=count["val"] * effort.picture,
-            seed=count["test"] * effort.picture + _START,
-            cell=looks * (effort.picture + effort.propose) * len(self.rules.runtimes)
+            validation=count["val"] * effort.image,
+            seed=count["test"] * effort.image + _START,
+            cell=looks * (effort.image + effort.propose) * len(self.rules.runtimes)
             + sum(count.values()) * effort.propose / cores()
             + _START,
         )
@@ -253,7 +253,7 @@ class Course:
         measured = {
             name: (
                 statistics.fmean(job.ap() for job in self.jobs(name)),
-                efforts[name].picture + efforts[name].propose,
+                efforts[name].image + efforts[name].propose,
             )
             for name in self.running(self.rungs)
         }
@@ -285,7 +285,7 @@ class Course:
             self.fail(job.cell.name, f"seed {job.training.seed}: {said(answer)}")
 
     def fail(self, name: str, why: str) -> None:
-        """A cell or a guest is out; the others go on."""
+        """A cell or an external model is out; the others go on."""
         say(f"{name} failed: {why}. The others go on")
         self.keep("failed", {**self.failed, name: why})
 

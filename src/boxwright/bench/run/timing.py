@@ -1,4 +1,4 @@
-"""The times of all that were trained, and of guests, taken side by side: what the machine does meanwhile hits all."""
+"""Times of all trained cells and external models, taken in turn, so that load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from boxwright.bench.lineage import sample
 from boxwright.bench.plan.cells import as_folder
 from boxwright.bench.run.job import save_found
-from boxwright.bench.run.state import Course, said, say
+from boxwright.bench.run.state import RaceState, said, say
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
@@ -21,43 +21,49 @@ CONTROL = "control"
 """The first cell once more, as the last one: where its times differ from its own, so may all."""
 
 OWN = "own"
-"""The runtime of a guest."""
+"""The runtime of an external model."""
 
 Look = Callable[[Path], Mapping[str, float]]
 
 
-def take_times(course: Course) -> None:
+def take_times(race_state: RaceState) -> None:
     """What the record does not know yet: footprints once for each cell, times for all cells of this race together."""
-    for name in course.raced():
-        if name not in course.record.content["footprints"]:
-            course.keep("footprints", {**course.record.content["footprints"], name: _footprint(course, name)})
-    for name, guest in course.guests.items():
+    for name in race_state.raced():
+        if name not in race_state.record.content["footprints"]:
+            race_state.keep(
+                "footprints", {**race_state.record.content["footprints"], name: _footprint(race_state, name)}
+            )
+    for name, external_model in race_state.external_models.items():
         try:
-            save_found(found_by(course, name), guest.measure(course.parts["test"]))
-            course.keep("failed", {one: why for one, why in course.failed.items() if one != name})
+            save_found(found_by(race_state, name), external_model.measure(race_state.parts["test"]))
+            race_state.keep("failed", {one: why for one, why in race_state.failed.items() if one != name})
         except Exception as error:
-            course.fail(name, said(error))
-    key = _key(course)
-    if course.record.content["times"].get("key") == key or not key["entrants"]:
+            race_state.fail(name, said(error))
+    key = _key(race_state)
+    if race_state.record.content["times"].get("key") == key or not key["entrants"]:
         return
-    paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
-    predictors, broken = _predictors(course)
+    paths = sample(race_state.parts["test"], race_state.rules.timed, race_state.training.seed)
+    predictors, broken = _predictors(race_state)
     looks: dict[str, Look] = {name: partial(stages, predictor) for name, predictor in predictors.items()}
-    looks |= {as_key(name, OWN): course.guests[name].look for name in course.guests if name not in course.failed}
+    looks |= {
+        as_key(name, OWN): race_state.external_models[name].look
+        for name in race_state.external_models
+        if name not in race_state.failed
+    }
     if not looks:
         return
     first = next(iter(looks))
-    latencies = take_latencies({**looks, CONTROL: looks[first]}, paths, course.rules.rounds)
-    rates = throughput(predictors, paths, course.rules.batch, course.rules.rounds)
+    latencies = take_latencies({**looks, CONTROL: looks[first]}, paths, race_state.rules.rounds)
+    rates = throughput(predictors, paths, race_state.rules.batch, race_state.rules.rounds)
     times = {
         "key": key,
-        "pictures": len(paths),
+        "images": len(paths),
         "first": first,
         "seconds": {name: _rounded(measured) for name, measured in latencies.seconds.items()},
         "throughput": rates.rates,
         "failures": {**rates.failures, **latencies.failures, **broken},
     }
-    course.keep("times", times)
+    race_state.keep("times", times)
 
 
 def as_key(name: str, runtime: str) -> str:
@@ -65,25 +71,25 @@ def as_key(name: str, runtime: str) -> str:
     return f"{name} {runtime}"
 
 
-def found_by(course: Course, guest: str) -> Path:
-    """Where the detections of a guest are kept."""
-    return course.folder / "guests" / f"{as_folder(guest)}.npz"
+def found_by(race_state: RaceState, external_model: str) -> Path:
+    """Where the detections of an external model are kept."""
+    return race_state.folder / "guests" / f"{as_folder(external_model)}.npz"
 
 
-def _key(course: Course) -> dict[str, Any]:
+def _key(race_state: RaceState) -> dict[str, Any]:
     """What the times depend on; others of the same are not taken again."""
-    rules = course.rules
-    entrants = [*course.raced(), *(name for name in course.guests if name not in course.failed)]
+    rules = race_state.rules
+    entrants = [*race_state.raced(), *(name for name in race_state.external_models if name not in race_state.failed)]
     return {"entrants": entrants, "runtimes": list(rules.runtimes), "timed": rules.timed, "rounds": rules.rounds}
 
 
-def _predictors(course: Course) -> tuple[dict[str, Predictor], dict[str, str]]:
+def _predictors(race_state: RaceState) -> tuple[dict[str, Predictor], dict[str, str]]:
     """Each cell, with the weights of its first seed, in each runtime; and those that the device has no room for."""
     predictors, broken = {}, {}
-    for name in course.raced():
-        for runtime in course.rules.runtimes:
+    for name in race_state.raced():
+        for runtime in race_state.rules.runtimes:
             try:
-                predictor = load(course.jobs(name)[0].best, course.device)
+                predictor = load(race_state.jobs(name)[0].best, race_state.device)
                 predictor.detector = RUNTIMES[runtime](predictor.detector)
                 predictors[as_key(name, runtime)] = predictor
             except Exception as error:
@@ -91,15 +97,15 @@ def _predictors(course: Course) -> tuple[dict[str, Predictor], dict[str, str]]:
     return predictors, broken
 
 
-def _footprint(course: Course, name: str) -> dict[str, Any]:
+def _footprint(race_state: RaceState, name: str) -> dict[str, Any]:
     """What does not depend on who else is in the race."""
-    best = course.jobs(name)[0].best
-    paths = sample(course.parts["test"], course.rules.timed, course.training.seed)
+    best = race_state.jobs(name)[0].best
+    paths = sample(race_state.parts["test"], race_state.rules.timed, race_state.training.seed)
     known: dict[str, Any] = {"file": best.stat().st_size}
     try:
-        predictor = load(best, course.device)
+        predictor = load(best, race_state.device)
         known |= {"parameters": parameters(predictor.detector), "flops": flops(predictor, paths[0])}
-        known |= footprint(best, paths, course.device)._asdict()
+        known |= footprint(best, paths, race_state.device)._asdict()
     except Exception as error:
         say(f"{name}: not all of its footprint could be measured: {said(error)}")
     return known

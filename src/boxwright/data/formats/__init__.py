@@ -23,7 +23,7 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
             training (a tenth) where only that is missing; by content, see `draw_parts`
     format  "coco", "voc" or "yolo" where a folder holds more than one; found out by itself otherwise
 
-    Broken boxes, annotations and missing pictures are left out with one warning that counts them. Raises DatasetError
+    Broken boxes, annotations and missing images are left out with one warning that counts them. Raises DatasetError
     where there is nothing to use, naming what was looked for and what was found.
     """
     source = Path(path)

@@ -93,7 +93,7 @@ def _read_file(file: Path, folder: Path) -> tuple[Reading, set[str]]:
         reading.problems.append(Problem("unreadable annotations", str(file), line, f"not valid JSON: {error}", mend))
         return reading, set()
     if not sections["images"]:
-        message = "expected a list `images` with an entry per picture, found none"
+        message = "expected a list `images` with an entry per image, found none"
         mend = "export it again as COCO object detection"
         reading.problems.append(Problem("unreadable annotations", str(file), None, message, mend))
         return reading, set()
@@ -182,16 +182,16 @@ def _images(elements: list[tuple[Any, int]], file: Path, folder: Path, reading: 
         size = Size(int(sides[0]), int(sides[1])) if all(map(_is_extent, sides)) else None
         if size is None and sides != [None, None]:
             message = f"image {element['id']} says height {sides[0]} and width {sides[1]}"
-            mend = "write the picture's height and width; until then they are read from the picture"
+            mend = "write the image's height and width; until then they are read from the image"
             reading.problems.append(Problem("wrong size", str(file), line, message, mend))
         reading.images.append(ImageRow(os.path.join(root, name), element["id"], size, str(file), line))
     return places
 
 
 def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
-    """The folder in which most of the pictures are, and whether their names are to be taken with their folders.
+    """The folder in which most of the images are, and whether their names are to be taken with their folders.
 
-    COCO does not say where the pictures are, so the usual places are tried on a sample of names.
+    COCO does not say where the images are, so the usual places are tried on a sample of names.
     """
     split = split_of(file, folder)
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]

@@ -35,21 +35,21 @@ SEVERITY = {
     "not a number": "error",
     "unknown class": "error",
     "duplicate id": "error",
-    "picture in two splits": "error",
+    "image in two splits": "error",
     "box outside image": "warning",
     "wrong size": "warning",
     "duplicate image": "warning",
     "duplicate box": "warning",
     "ambiguous class": "warning",
     "image without annotation": "note",
-    "picture not listed": "note",
+    "image not listed": "note",
 }
 """Kinds of problem. error: left out when the dataset is opened, or a wrong measurement; warning: kept, perhaps
 mended; note: allowed, but good to know."""
 
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no picture."""
+"""What Pillow raises for a file that is no image."""
 
 
 class DatasetError(ValueError):
@@ -81,7 +81,7 @@ class Problem:
 
 
 class ImageRow(NamedTuple):
-    """A picture as the annotations name it; `size` is what they say, None where they say nothing."""
+    """An image as the annotations name it; `size` is what they say, None where they say nothing."""
 
     path: str
     id: int | str
@@ -114,7 +114,7 @@ class Reading:
 
 
 def image_size(path: str | Path) -> Size:
-    """Size of the upright picture, read from the file's header only."""
+    """Size of the upright image, read from the file's header only."""
     with Image.open(path) as image:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: a quarter turn
         width, height = image.size
@@ -125,7 +125,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     """The dataset without its broken boxes and images, and the problems, those of the reading included.
 
     Boxes that reach over the border are cut there. Where a box does so by more than a pixel, the annotated size may
-    be the wrong one, so the picture's header is asked first; likewise where no size is given.
+    be the wrong one, so the image's header is asked first; likewise where no size is given.
     """
     names = tuple(reading.names if names is None else names)
     problems = list(reading.problems)
@@ -182,8 +182,8 @@ def drop_missing(reading: Reading) -> None:
         if found:
             images.append(image)
         else:
-            message = f"expected a picture at {image.path}, there is none"
-            mend = "put the picture there, or take its entry out"
+            message = f"expected an image at {image.path}, there is none"
+            mend = "put the image there, or take its entry out"
             reading.problems.append(Problem("missing image", image.file, image.line, message, mend))
     reading.boxes = [row._replace(image=to) for row in reading.boxes if (to := place[row.image]) is not None]
     reading.images = images
@@ -208,7 +208,7 @@ class Folders:
 def _true_sizes(
     images: list[ImageRow], boxes: np.ndarray, owners: np.ndarray, problems: list[Problem]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes (N, 2), and which images have one (N,): as annotated, from the picture's header where that is in doubt."""
+    """Sizes (N, 2), and which images have one (N,): as annotated, from the image's header where that is in doubt."""
     sizes = np.array([image.size or (0, 0) for image in images], np.int64).reshape(-1, 2)
     with np.errstate(invalid="ignore"):
         over = (boxes[:, 2:] > sizes[owners][:, ::-1] + 1).any(axis=1) & np.isfinite(boxes).all(axis=1)
@@ -227,7 +227,7 @@ def unreadable(path: str, error: Exception) -> Problem:
     """An `ImageError` says what is wrong and, after the last semicolon, how to mend it; Pillow only the first."""
     what, _, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
     if not what:
-        what, mend = f"expected a picture: {error}", "copy it again from where it came, or remove it"
+        what, mend = f"expected an image: {error}", "copy it again from where it came, or remove it"
     return Problem("unreadable image", path, None, what, mend)
 
 

@@ -1,4 +1,4 @@
-"""Train, validation and test parts drawn by what a picture shows, so that one picture never lies in two of them."""
+"""Train, validation and test parts drawn by what an image shows, so that one image never lies in two of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Splits(dict[str, Dataset]):
         raise KeyError(f"{self.source} has no {part} part; it has {', '.join(self)}")
 
     def save(self, path: str | Path) -> None:
-        """Write which picture is in which part as JSON, file names relative to the source's folder."""
+        """Write which image is in which part as JSON, file names relative to the source's folder."""
         root = self.source if self.source.is_dir() else self.source.parent
         content = {
             "source": str(self.source),
@@ -50,9 +50,9 @@ class Splits(dict[str, Dataset]):
 def draw_parts(dataset: Dataset, seed: int, parts: dict[str, float] | None = None) -> dict[str, Dataset]:
     """Divide a dataset by content; `parts` are shares that add up to 1 (default 80/10/10).
 
-    Each picture's place is a function of its bytes and the seed alone: adding pictures moves no other, and copies of
-    a picture stay together. Shares are therefore met on average, not exactly. Only where a part would stay empty it
-    takes the picture nearest to it; with fewer different pictures than parts the last parts are not in the answer.
+    Each image's place is a function of its bytes and the seed alone: adding images moves no other, and copies of
+    an image stay together. Shares are therefore met on average, not exactly. Only where a part would stay empty it
+    takes the image nearest to it; with fewer different images than parts the last parts are not in the answer.
     """
     shares = dict(PARTS if parts is None else parts)
     draws = np.array([_draw(dataset.paths[i], seed) for i in range(len(dataset))])  # (N,) uniform in 0..1
@@ -72,10 +72,10 @@ def _draw(path: str, seed: int) -> float:
 
 
 def _fill_empty(place: np.ndarray, draws: np.ndarray, parts: int) -> None:
-    """Give each empty part, the first ones first, the nearest picture of the part that can best spare one."""
+    """Give each empty part, the first ones first, the nearest image of the part that can best spare one."""
     needed = min(parts, len(np.unique(draws)))
     for part in range(needed):
-        members = [np.unique(draws[place == k]) for k in range(parts)]  # copies of a picture have one draw
+        members = [np.unique(draws[place == k]) for k in range(parts)]  # copies of an image have one draw
         if not len(members[part]):
             donor = max(range(parts), key=lambda k: (len(members[k]) - (k < needed), k))
             place[draws == members[donor][-1 if part > donor else 0]] = part

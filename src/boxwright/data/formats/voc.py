@@ -1,4 +1,4 @@
-"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their pictures, Roboflow exports.
+"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports.
 
 VOC counts pixels from 1 and both corners belong to the box, so its left and upper edges are at `xmin - 1` and
 `ymin - 1` in continuous coordinates, the others at `xmax` and `ymax`; a whole image is 1, 1, width, height.
@@ -22,13 +22,13 @@ from boxwright.data.formats.reading import (
     drop_missing,
     names_from_file,
 )
-from boxwright.data.image import IMAGE_SUFFIXES, is_picture
+from boxwright.data.image import IMAGE_SUFFIXES, is_image
 from boxwright.types import Size
 
 LOOKED_FOR = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt where there are parts), *.xml, or train/*.xml"
 
 _XML_FOLDERS = ("Annotations", "annotations", "Annotations/xmls", "annotations/xmls", "xmls", "xml", "labels", "")
-_PICTURE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage", "imgs", "img", "")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage", "imgs", "img", "")
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -66,20 +66,20 @@ def _read_part(source: Path, folder: Path, known: list[str]) -> Reading:
     reading = Reading(names=[])
     files = _listed(source, folder, reading) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
-    roots = [base / name for base in dict.fromkeys(bases or [folder]) for name in _PICTURE_FOLDERS]
-    pictures = _pictures(roots)
+    roots = [base / name for base in dict.fromkeys(bases or [folder]) for name in _IMAGE_FOLDERS]
+    images = _images(roots)
     for file in files:
         try:
             root = _parse(file)
         except (OSError, expat.ExpatError) as error:
             message = f"expected an XML annotation: {error}"
-            mend = "mend it here, or annotate the picture again"
+            mend = "mend it here, or annotate the image again"
             line = getattr(error, "lineno", None)
             reading.problems.append(Problem("malformed annotation", str(file), line, message, mend))
             continue
-        picture = pictures.get(file.stem) or _by_file_name(root, pictures) or _expected_picture(root, file, roots)
+        image = images.get(file.stem) or _by_file_name(root, images) or _expected_image(root, file, roots)
         size = _size(root.child("size"), file, reading)
-        reading.images.append(ImageRow(picture, file.stem, size, str(file), root.line_of("size")))
+        reading.images.append(ImageRow(image, file.stem, size, str(file), root.line_of("size")))
         for node in root.all("object"):
             row = _box(node, len(reading.images) - 1, file, reading)
             if row and known and row.name not in known:
@@ -110,22 +110,22 @@ def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
         seen.add(stem)
 
 
-def _pictures(roots: list[Path]) -> dict[str, str]:
-    """Path of each picture by its name without suffix; the first folder that has one counts."""
+def _images(roots: list[Path]) -> dict[str, str]:
+    """Path of each image by its name without suffix; the first folder that has one counts."""
     found: dict[str, str] = {}
     for root in roots:
         for entry in sorted(os.listdir(root)) if root.is_dir() else ():
-            if is_picture(entry):
+            if is_image(entry):
                 found.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
     return found
 
 
-def _by_file_name(root: Node, pictures: dict[str, str]) -> str | None:
-    """The picture its `<filename>` names: tried second, for it goes stale when files are renamed."""
-    return pictures.get(Path(root.text_of("filename").replace("\\", "/")).stem)
+def _by_file_name(root: Node, images: dict[str, str]) -> str | None:
+    """The image its `<filename>` names: tried second, for it goes stale when files are renamed."""
+    return images.get(Path(root.text_of("filename").replace("\\", "/")).stem)
 
 
-def _expected_picture(root: Node, file: Path, roots: list[Path]) -> str:
+def _expected_image(root: Node, file: Path, roots: list[Path]) -> str:
     name = Path(root.text_of("filename").replace("\\", "/")).name or f"{file.stem}.jpg"
     return str(next((place for place in roots if place.is_dir()), file.parent) / name)
 
@@ -140,7 +140,7 @@ def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
     if width > 0 and height > 0:
         return Size(height, width)
     message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
-    mend = "write the picture's width and height; until then they are read from the picture"
+    mend = "write the image's width and height; until then they are read from the image"
     reading.problems.append(Problem("wrong size", str(file), node.line, message, mend))
     return None
 

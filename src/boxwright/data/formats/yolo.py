@@ -1,7 +1,7 @@
-"""YOLO text: a `data.yaml` that names folders or lists of pictures, or `images/` beside `labels/`.
+"""YOLO text: a `data.yaml` that names folders or lists of images, or `images/` beside `labels/`.
 
-A label file has the name of its picture and stands under `labels/` where the picture stands under `images/`, or beside
-it. A line is `class cx cy width height` as shares of the upright picture's width and height, or `class x1 y1 x2 y2 …`,
+A label file has the name of its image and stands under `labels/` where the image stands under `images/`, or beside
+it. A line is `class cx cy width height` as shares of the upright image's width and height, or `class x1 y1 x2 y2 …`,
 a polygon, of which the bounding box is taken.
 The format: https://docs.ultralytics.com/datasets/detect/
 """
@@ -31,17 +31,17 @@ from boxwright.data.formats.reading import (
     image_size,
     names_from_file,
 )
-from boxwright.data.image import is_picture
+from boxwright.data.image import is_image
 from boxwright.types import Size
 
-LOOKED_FOR = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside pictures and .txt"
+LOOKED_FOR = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside images and .txt"
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass
 class Layout:
-    """Where each split's pictures are: folders or text files that list them. `classes` are names by index."""
+    """Where each split's images are: folders or text files that list them. `classes` are names by index."""
 
     classes: dict[int, str]
     parts: dict[str, list[Path]]
@@ -74,7 +74,7 @@ def find_in_yaml(file: Path) -> Layout:
                 layout.parts.setdefault(part, []).append(place)
             else:
                 message = f"{key} names {value}, which is not there"
-                mend = f"put the pictures there, or correct {key} (and path) in {file.name}"
+                mend = f"put the images there, or correct {key} (and path) in {file.name}"
                 layout.problems.append(Problem("missing part", str(file), _line_of(file, key), message, mend))
     if not layout.parts:
         found = f"; {layout.problems[0]}" if layout.problems else ""
@@ -87,8 +87,8 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     readings = {part: _read_part(part, layout, folder) for part in layout.parts}
     empty = [part for part, reading in readings.items() if not reading.images and not reading.problems]
     for part in empty if len(empty) < len(readings) else ():  # exports come with empty folders for parts not asked for
-        place, message = str(layout.parts[part][0]), f"{part} holds no picture"
-        mend = f"put pictures there, or do not name {part}"
+        place, message = str(layout.parts[part][0]), f"{part} holds no image"
+        mend = f"put images there, or do not name {part}"
         layout.problems.append(Problem("missing part", place, None, message, mend))
         del readings[part]
     next(iter(readings.values())).problems.extend(layout.problems)
@@ -145,27 +145,27 @@ def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
     ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
     for root in [*roots, folder]:
         for tried in [root / value, *(root / end for end in ends)]:
-            if tried.is_dir() and not _has_pictures(tried) and (tried / "images").is_dir():
+            if tried.is_dir() and not _has_images(tried) and (tried / "images").is_dir():
                 return tried / "images"
             if tried.exists():
                 return tried
     return None
 
 
-def _has_pictures(folder: Path) -> bool:
-    return any(map(is_picture, os.listdir(folder)))
+def _has_images(folder: Path) -> bool:
+    return any(map(is_image, os.listdir(folder)))
 
 
 def _find_folders(folder: Path) -> Layout | None:
-    """images/ beside labels/, each with or without parts; train/images; or pictures and their .txt in one folder."""
+    """images/ beside labels/, each with or without parts; train/images; or images and their .txt in one folder."""
     classes = dict(enumerate(names_from_file(folder)))
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         parts = _by_part(folder / "images", "")
         return Layout(classes, parts or {"all": [folder / "images"]})
     if parts := {part: at for part, at in _by_part(folder, "images").items() if (at[0].parent / "labels").is_dir()}:
         return Layout(classes, parts)
-    pictures = (file for file in folder.iterdir() if is_picture(file.name))
-    labelled = classes and any(file.with_suffix(".txt").is_file() for file in pictures)
+    images = (file for file in folder.iterdir() if is_image(file.name))
+    labelled = classes and any(file.with_suffix(".txt").is_file() for file in images)
     return Layout(classes, {"all": [folder]}) if labelled else None
 
 
@@ -180,7 +180,7 @@ def _by_part(folder: Path, inner: str) -> dict[str, list[Path]]:
 
 def _read_part(part: str, layout: Layout, folder: Path) -> Reading:
     reading = Reading(names=list(dict.fromkeys(layout.classes.values())))
-    rows = [row for source in layout.parts[part] for row in _pictures(source, folder)]
+    rows = [row for source in layout.parts[part] for row in _images(source, folder)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
         stem = Path(path).stem
@@ -201,12 +201,12 @@ def _read_part(part: str, layout: Layout, folder: Path) -> Reading:
     return reading
 
 
-def _pictures(source: Path, folder: Path) -> Iterator[tuple[str, str, int | None]]:
-    """(picture, file that names it, line) of a folder, or of a text file with a path a line."""
+def _images(source: Path, folder: Path) -> Iterator[tuple[str, str, int | None]]:
+    """(image, file that names it, line) of a folder, or of a text file with a path a line."""
     if source.is_dir():
         for place, _, entries in sorted(os.walk(source)):
             for entry in sorted(entries):
-                if is_picture(entry):
+                if is_image(entry):
                     path = os.path.join(place, entry)
                     yield path, path, None
         return
@@ -223,8 +223,8 @@ def _size_or_none(path: str) -> Size | None:
         return None  # `build` asks again, and says what is wrong
 
 
-def _label_file(picture: Path) -> Path:
-    beside = picture.with_suffix(".txt")
+def _label_file(image: Path) -> Path:
+    beside = image.with_suffix(".txt")
     parts = list(beside.parts)
     if "images" not in parts[:-1]:
         return beside
@@ -259,7 +259,7 @@ def _read_labels(file: Path, image: int, size: Size, layout: Layout, reading: Re
 
 
 def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
-    """Class index and box as shares of the picture; None for what is no label."""
+    """Class index and box as shares of the image; None for what is no label."""
     try:
         first, *numbers = map(float, text.split())
     except ValueError:
@@ -278,11 +278,11 @@ def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
 
 
 def _unused_labels(source: Path, used: set[Path], reading: Reading) -> None:
-    """Labels without a picture; only where the pictures are a whole folder, so that none was left out on purpose."""
+    """Labels without an image; only where the images are a whole folder, so that none was left out on purpose."""
     labels = _label_file(source / "x.jpg").parent
     if not source.is_dir() or labels == source or not labels.is_dir():
         return
     for file in sorted(labels.rglob("*.txt")):
         if file not in used and file.name != "classes.txt":
-            message, mend = "no picture has this name", "put the picture there, or remove the file"
+            message, mend = "no image has this name", "put the image there, or remove the file"
             reading.problems.append(Problem("annotation without image", str(file), 1, message, mend))
