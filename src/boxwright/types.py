@@ -1,14 +1,15 @@
-"""The nouns of detection: what every other file takes and gives. Imports torch only."""
+"""The nouns of detection: what every other file takes and gives. Imports torch only when it makes a tensor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-Losses = dict[str, Tensor]
+Losses = dict[str, "Tensor"]
 """Named scalar losses, already weighted; the training loss is their sum."""
 
 
@@ -38,7 +39,7 @@ class _Rows:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Target(_Rows):
     """The annotated objects of one image. Columns left out are filled in.
 
@@ -51,27 +52,39 @@ class Target(_Rows):
 
     boxes: Tensor
     labels: Tensor
-    crowd: Tensor = None  # type: ignore[assignment]
-    difficult: Tensor = None  # type: ignore[assignment]
-    area: Tensor = None  # type: ignore[assignment]
+    crowd: Tensor
+    difficult: Tensor
+    area: Tensor
 
-    def __post_init__(self) -> None:
-        boxes = self.boxes
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or self.labels.shape != boxes.shape[:1]:
+    def __init__(
+        self,
+        boxes: Tensor,
+        labels: Tensor,
+        crowd: Tensor | None = None,
+        difficult: Tensor | None = None,
+        area: Tensor | None = None,
+    ) -> None:
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             raise ValueError(
-                f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and "
-                f"{tuple(self.labels.shape)}; no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
+                f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and {tuple(labels.shape)}; "
+                "no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
             )
-        if self.crowd is None:
-            object.__setattr__(self, "crowd", torch.zeros_like(self.labels, dtype=torch.bool))
-        if self.difficult is None:
-            object.__setattr__(self, "difficult", torch.zeros_like(self.labels, dtype=torch.bool))
-        if self.area is None:
-            object.__setattr__(self, "area", (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        none = labels != labels  # (G,) bool, all False
+        columns = {
+            "boxes": boxes,
+            "labels": labels,
+            "crowd": none if crowd is None else crowd,
+            "difficult": none if difficult is None else difficult,
+            "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) if area is None else area,
+        }
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
 
     @classmethod
     def empty(cls) -> Target:
         """An image without objects."""
+        import torch
+
         return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
@@ -89,23 +102,24 @@ class Detections(_Rows):
     labels: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Images(_Rows):
     """A batch of images padded at the right and the bottom to one size.
 
     pixels     (N, 3, H, W) float32, RGB, 0..255
     sizes      (N, 2) int64, height and width of each image inside its padding
-    proposals  (N, P, 4) float32, xyxy in pixels of the batch: where to look, for detectors that are told from outside;
-               a row without extent is none. P is 0 if left out
+    proposals  (N, P, 4) float32, xyxy in pixels of the batch, for detectors that take external proposals; a row of
+               zeros is padding. P is 0 if left out
     """
 
     pixels: Tensor
     sizes: Tensor
-    proposals: Tensor = None  # type: ignore[assignment]
+    proposals: Tensor
 
-    def __post_init__(self) -> None:
-        if self.proposals is None:
-            object.__setattr__(self, "proposals", self.pixels.new_zeros(self.pixels.shape[0], 0, 4))
+    def __init__(self, pixels: Tensor, sizes: Tensor, proposals: Tensor | None = None) -> None:
+        none = pixels.new_zeros(pixels.shape[0], 0, 4) if proposals is None else proposals
+        for name, column in (("pixels", pixels), ("sizes", sizes), ("proposals", none)):
+            object.__setattr__(self, name, column)
 
 
 @dataclass(frozen=True, eq=False)
