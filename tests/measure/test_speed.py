@@ -16,12 +16,12 @@ from torch import nn
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, SSDConfig
 from boxwright.detectors.select import Select
+from boxwright.device import machine
 from boxwright.measure.speed import (
     STAGES,
     Quartiles,
     flops,
     in_turn,
-    machine,
     parameters,
     percentile,
     stages,

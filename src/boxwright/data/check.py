@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from boxwright.data.formats import DatasetError, Problem, read_parts
 from boxwright.data.formats.reading import ImageRow, Reading, build, unreadable
 from boxwright.data.image import is_image, read_image
+from boxwright.files import sha256
 from boxwright.types import Size
 
 __all__ = ["Problem", "check"]
@@ -19,7 +19,7 @@ __all__ = ["Problem", "check"]
 _RANK = {"error": 0, "warning": 1, "note": 2}
 _LISTED_APIECE = 20
 
-Look = tuple[bytes, Size] | Problem
+Look = tuple[str, Size] | Problem
 """An image's fingerprint and size, or why it cannot be read."""
 
 
@@ -83,7 +83,7 @@ def _look(path: str) -> Look:
         pixels = read_image(path)
     except (OSError, ValueError) as error:
         return unreadable(path, error)
-    fingerprint = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
+    fingerprint = sha256(repr(pixels.shape).encode() + pixels.tobytes())
     return fingerprint, Size(*pixels.shape[:2])
 
 
@@ -113,7 +113,7 @@ def _without_boxes(reading: Reading, looks: dict[str, Look]) -> Iterator[Problem
 
 
 def _same_images(readings: dict[str, Reading], looks: dict[str, Look]) -> Iterator[Problem]:
-    first: dict[bytes, tuple[str, ImageRow]] = {}
+    first: dict[str, tuple[str, ImageRow]] = {}
     for part, reading in readings.items():
         for image in reading.images:
             look = looks[image.path]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -296,25 +294,3 @@ def _selects_timed(detector: Detector, clock: _Clock) -> Iterator[None]:
     finally:
         for module, name, select in selects:
             setattr(module, name, select)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the times depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"device": str(device), "name": name, "cores": cores(), "threads": torch.get_num_threads(), **versions}
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """As the system calls it; `platform` knows no more than the architecture on Linux."""
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
