@@ -28,7 +28,7 @@ from boxwright.measure.evaluate import targets_of
 from boxwright.measure.speed import percentile
 from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.compare import Interval, ap_interval
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from boxwright.types import Detections
 from boxwright.units import digits, fraction
 from boxwright.version import __version__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from boxwright.data.formats import DatasetError, Problem, read_splits
 from boxwright.data.formats.reading import ImageRow, Reading, build, unreadable
 from boxwright.data.image import is_image, read_image
+from boxwright.files import sha256
 from boxwright.types import Size
 
 __all__ = ["Problem", "check"]
@@ -19,7 +19,7 @@ __all__ = ["Problem", "check"]
 _RANK = {"error": 0, "warning": 1, "note": 2}
 _LISTED_PER_FOLDER = 20
 
-Decoded = tuple[bytes, Size] | Problem
+Decoded = tuple[str, Size] | Problem
 """An image's fingerprint and size, or why it cannot be read."""
 
 
@@ -83,7 +83,7 @@ def _decode(path: str) -> Decoded:
         pixels = read_image(path)
     except (OSError, ValueError) as error:
         return unreadable(path, error)
-    fingerprint = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
+    fingerprint = sha256(repr(pixels.shape).encode() + pixels.tobytes())
     return fingerprint, Size(*pixels.shape[:2])
 
 
@@ -110,7 +110,7 @@ def _without_boxes(reading: Reading, decoded: dict[str, Decoded]) -> Iterator[Pr
 
 
 def _duplicate_images(readings: dict[str, Reading], decoded: dict[str, Decoded]) -> Iterator[Problem]:
-    first: dict[bytes, tuple[str, ImageRow]] = {}
+    first: dict[str, tuple[str, ImageRow]] = {}
     for split, reading in readings.items():
         for image in reading.images:
             result = decoded[image.path]

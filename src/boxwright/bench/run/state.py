@@ -26,10 +26,9 @@ from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.proposed import ProposedConfig
-from boxwright.device import choose_device
-from boxwright.measure.speed import cores, machine
+from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
 
 _PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable")
@@ -215,7 +214,7 @@ class RaceState:
             "tested on": self.tested,
             "classes": self.names,
             **{name: getattr(rules, name) for name in same},
-            "workers": min(cores() - 1, 4) if rules.workers is None else rules.workers,
+            "workers": loading_workers() if rules.workers is None else rules.workers,
             **asdict(self.training),
             **machine(self.device),
         }
