@@ -29,12 +29,12 @@ from boxwright.bench.run import job
 from boxwright.bench.run import state as race_state
 from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, load_found
-from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli.train import Train
 from boxwright.data.formats import open_dataset
 from boxwright.measure.evaluate import targets_of
 from boxwright.metrics import evaluate
 from boxwright.train.loop import DivergedError
+from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
 from shapes import write_shapes
 

@@ -12,8 +12,8 @@ import pytest
 
 from bench.tiny_race import PARTS, patch
 from boxwright.bench.run import state as race_state
-from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli import main
+from boxwright.train.stop import StoppedError
 from shapes import write_shapes
 
 SMALL = shlex.split(

@@ -17,11 +17,12 @@ from boxwright.bench.plan.rules import Rules
 from boxwright.bench.race import race
 from boxwright.bench.report.page import between, ranked
 from boxwright.bench.result import Race
-from boxwright.bench.run.parallel import StoppedError, open_pool, stoppable
+from boxwright.bench.run.parallel import open_pool
 from boxwright.bench.run.state import RaceState
 from boxwright.bench.summary import check_constraints
 from boxwright.cli.table import table
 from boxwright.train.config import TrainConfig
+from boxwright.train.stop import StoppedError, stoppable
 from boxwright.units import digits, fraction
 
 DETECTORS = ("ssd", "retinanet", "fcos", "faster_rcnn")

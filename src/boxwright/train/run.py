@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_
 from boxwright.metrics import Evaluation, evaluate
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
-from boxwright.train.loop import Epoch, Step, Training
+from boxwright.train.loop import Epoch, Training
 from boxwright.train.stop import stopping
 from boxwright.version import __version__
 
@@ -32,7 +33,7 @@ _EVALUATION_SHARE = 0.1  # of the time that training takes; an image costs a thi
 _SAVE_EVERY = 300.0  # seconds
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a training's result depends on, and the folder that it is kept in. Nothing is done or written yet.
 
@@ -79,7 +80,7 @@ class Run:
         """What `Training.resume` reads."""
         return self.folder / "resume.safetensors"
 
-    @property
+    @cached_property
     def history(self) -> History:
         return History(self.folder)
 
@@ -88,71 +89,63 @@ class Run:
         """The classes."""
         return self.splits["train"].names
 
-    def begin(self, start: Callable[[Detector], object] | None = None) -> Training:
-        """A new detector and its training, before the first step.
-
-        start  gives the detector weights to start from
-        """
+    def build(self) -> Detector:
+        """A new detector on the CPU, as the seed has it."""
         torch.manual_seed(self.training.seed)
-        detector = self.config.build(len(self.names), self.pretrained)
-        if start is not None:
-            start(detector)
+        return self.config.build(len(self.names), self.pretrained)
+
+    def begin(self, detector: Detector | None = None) -> Training:
+        """The training before its first step.
+
+        detector  of `build`, with other weights to start from
+        """
+        detector = self.build() if detector is None else detector
         device = choose_device(self.device)
-        detector.to(device, memory_format=torch.channels_last)
+        detector.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
         batches = Batches(
             self.splits["train"], self.preprocess, self.augment, self.batch // self.world, seed=self.training.seed,
             workers=self.workers, rank=self.rank, world=self.world, device=device, propose=detector.propose,
         )  # fmt: skip
         return Training(detector, batches, self.training)
 
-    def resume(self, start: Callable[[Detector], object] | None = None) -> Training:
-        """The training where it was saved last; as `begin` where nothing was saved."""
-        training = self.begin(start)
-        if self.state.is_file():
-            training.resume(self.state)
-        return training
-
     def train(
         self, training: Training, until: int | None = None, report: Callable[[str], object] = print
     ) -> int | None:
-        """Train to the end of epoch `until`, of the last one if not given: evaluate, save and log after each epoch.
+        """Train to the end of epoch `until`, the last one if not given: evaluate, save and log after epochs.
 
-        The state is saved every five minutes too, and when Ctrl-C or SIGTERM comes, which stops the training after a
-        whole step. Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
+        The state is also saved every five minutes, and when Ctrl-C or SIGTERM stops the training after a whole step.
+        Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
 
         report  takes a line about each epoch
 
         Returns None at the end, else the signal that stopped the training.
         """
         until = until or training.total_epochs
+        if training.epoch >= until:
+            return None
         measured = {until, *(row["epoch"] for row in self.history.epochs() if "val" in row)}
         saved = time.monotonic()
         with stopping(training) as caught:
-            while training.epoch < until:
-                for step in training.steps():
-                    if self.rank == 0:
-                        saved = self._after(step, measured, saved, report)
-                    if training.epoch >= until:
-                        break
-                else:
-                    # Without a signal of its own, this process stopped because another one did.
-                    return caught[0] if caught else signal.SIGTERM
-        return None
+            for step in training.steps():
+                if self.rank == 0:
+                    if self.log_every and step.number % self.log_every == 0:
+                        self.history.step(step)
+                    if step.epoch is not None:
+                        report(self._finish(step.epoch, step.epoch.number in measured))
+                    if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
+                        training.save(self.state)
+                        saved = time.monotonic()
+                if training.epoch >= until:
+                    return None
+        return caught[0] if caught else signal.SIGTERM  # without one of its own: another process was stopped
 
-    def _after(self, step: Step, measured: set[int], saved: float, report: Callable[[str], object]) -> float:
-        """Log a step, and save the state if it is time; returns when it was saved last."""
-        epoch = step.epoch
-        if self.log_every and step.number % self.log_every == 0:
-            self.history.step(step)
-        if epoch is not None:
-            report(self._finish(epoch, epoch.number in measured))
-        if epoch is None and not step.training.stop and time.monotonic() - saved <= _SAVE_EVERY:
-            return saved
-        step.training.save(self.state)
-        return time.monotonic()
+    def test(self, detector: Detector) -> tuple[int, Evaluation]:
+        """Evaluate the best checkpoint on the test split, log the result and add it to the checkpoint.
 
-    def test(self, detector: Detector) -> Evaluation:
-        """Evaluate the best checkpoint, whose weights `detector` takes, on the test split; log and keep the result."""
+        detector  gets the weights of that checkpoint
+
+        Returns the epoch of the checkpoint and its quality.
+        """
         tensors, described = checkpoint.read(self.best)
         checkpoint.fill(detector, tensors, self.best)
         quality = evaluate_detector(
@@ -161,7 +154,7 @@ class Run:
         self.history.test(quality)
         described["metrics"]["test"] = summary(quality)
         checkpoint.write(self.best, tensors, described)
-        return quality
+        return described["epoch"], quality
 
     def _finish(self, epoch: Epoch, measure: bool) -> str:
         """After an epoch: evaluate if it is time or asked for, save, log; returns a line about it."""

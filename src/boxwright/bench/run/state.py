@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,16 +19,17 @@ from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, Job, measure, pace, train
-from boxwright.bench.run.parallel import Pool, StoppedError
+from boxwright.bench.run.parallel import Pool
 from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.proposed import ProposedConfig
 from boxwright.device import choose_device, cores, loading_workers, machine
-from boxwright.progress import Progress
+from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
+from boxwright.train.stop import StoppedError
 
 _PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable")
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
@@ -287,11 +287,6 @@ class RaceState:
         """A cell or an external model is out; the others go on."""
         say(f"{name} failed: {why}. The others go on")
         self.keep("failed", {**self.failed, name: why})
-
-
-def say(text: str) -> None:
-    """On stderr: stdout is for the table, or the JSON."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _rung(known: Mapping[str, Any]) -> Rung:

@@ -10,11 +10,12 @@ from typing import Any
 from boxwright.bench.lineage import sample
 from boxwright.bench.plan.cells import as_folder
 from boxwright.bench.run.job import save_found
-from boxwright.bench.run.state import RaceState, said, say
+from boxwright.bench.run.state import RaceState, said
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import RUNTIMES
+from boxwright.progress import say
 from boxwright.zoo import load
 
 CONTROL = "control"
