@@ -164,7 +164,7 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         run = Run(folder, options.detector, parts, options.preprocess, options.batch, batches.workers, about)
         if resume is None:
             training.save(run.folder / "resume.safetensors")  # from now on there is something to go on from
-            if splits.made:
+            if splits.drawn:
                 splits.save(run.folder / "splits.json")
         print(_introduction(options, training, parts, run.folder), flush=True)
         _propose(detector, parts)

@@ -172,7 +172,7 @@ class RaceState:
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
             self.keep("unreadable", unreadable(self.parts["test"]))
-            if self.splits.made:
+            if self.splits.drawn:
                 self.splits.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
         if late and self.plan is not None and self.plan.rungs:
@@ -209,7 +209,7 @@ class RaceState:
         return {
             "data": str(self.data.resolve()),
             **{f"{part} images": len(dataset) for part, dataset in self.parts.items()},
-            "parts": f"drawn with seed {self.training.seed}" if self.splits.made else "as the data has them",
+            "parts": f"drawn with seed {self.training.seed}" if self.splits.drawn else "as the data has them",
             "fingerprint": fingerprint(self.parts),
             "tested on": self.tested,
             "classes": self.names,
