@@ -31,7 +31,7 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 UPWARDS: set[tuple[str, str]] = set()
 
 ONLY = {
-    "matplotlib": {"draw/plots.py", "bench/report/plots.py"},
+    "matplotlib": {"draw/plots.py", "bench/report/plots.py", "bench/report/lineage.py"},
     "hotcoco": {"metrics/coco.py"},
     "numba": {"proposals/compiled.py"},
 }

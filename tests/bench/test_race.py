@@ -174,7 +174,7 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
     with pytest.raises(ValueError, match="seeds was 2, now 3"):
         run(data, folder, rules=replace(RULES, seeds=3))
     other = replace(CELLS[0], config=replace(CELLS[0].config, hidden=8))
-    with pytest.raises(ValueError, match="faster config was"):
+    with pytest.raises(ValueError, match="other settings: faster hidden was 16, now 8"):
         run(data, folder, [other, *CELLS[1:]])
     assert (folder / "bench.json").read_bytes() == before
 

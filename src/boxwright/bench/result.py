@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from boxwright.measure.speed import Quartiles
 from boxwright.metrics.compare import Interval
 
 State = Literal["finished", "stopped", "failed", "guest"]
@@ -49,12 +50,14 @@ class Speed:
     stages      the mean of each of `boxwright.measure.speed.STAGES`, which sum to the mean of the whole; an external
                 model has the one stage "detect"
     throughput  images a second, many looked at together; nan for an external model
+    quartiles   of "propose", and of "network" with its nms; empty for an external model
     """
 
     p50: Interval
     p95: Interval
     stages: dict[str, float]
     throughput: float
+    quartiles: dict[str, Quartiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ class Race:
     rungs        empty where all cells could train to the end
     control      (first, last): p50 of the first cell, and of the same cell timed again as the last one
     constraints  what the winner had to meet, as the user wrote it
+    proposals    what computing proposals before the training took, by proposer and split: "images", how many of them
+                 were "new" to the cache, "seconds"
     plan         what it was to take and what it took, for people
     commands     for the winner, or the nearest: what it does to the command or the lines of Python
     """
@@ -168,5 +173,6 @@ class Race:
     verdict: Verdict
     control: tuple[Interval, Interval] | None = None
     constraints: tuple[str, ...] = ()
+    proposals: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     plan: tuple[str, ...] = ()
     commands: dict[str, str] = field(default_factory=dict)

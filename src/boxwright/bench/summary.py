@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.bench.lineage import differences
 from boxwright.bench.plan.budget import written
-from boxwright.bench.plan.cells import Cell
+from boxwright.bench.plan.cells import Cell, differences
 from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
@@ -25,7 +24,7 @@ from boxwright.bench.run.timing import CONTROL, OWN, as_key, found_by
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
 from boxwright.measure.evaluate import targets_of
-from boxwright.measure.speed import percentile
+from boxwright.measure.speed import Quartiles, percentile
 from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.compare import Interval, ap_interval
 from boxwright.train.config import TrainConfig
@@ -62,6 +61,7 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], images: i
         control=_control(race_state),
         constraints=tuple(map(str, constraints)),
         plan=_plan(race_state),
+        proposals=race_state.record.content["proposals"],
         commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
     )
     shown = []
@@ -159,7 +159,13 @@ def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | N
     """From the stages of each look, round after round over the images."""
     seconds = np.array([sum(look.values()) for look in measured]).reshape(-1, images)
     stages = {stage: statistics.fmean(look[stage] for look in measured) for stage in measured[0]}
-    return Speed(percentile(seconds, 50), percentile(seconds, 95), stages, math.nan if rate is None else rate)
+    quartiles = {
+        name: Quartiles.of([sum(look[stage] for stage in parts) for look in measured])
+        for name, parts in (("propose", ("propose",)), ("network", ("network", "nms")))
+        if stages.keys() >= set(parts)
+    }
+    rate = math.nan if rate is None else rate
+    return Speed(percentile(seconds, 50), percentile(seconds, 95), stages, rate, quartiles)
 
 
 def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:

@@ -16,6 +16,7 @@ from boxwright.bench.report.page import Drawing, numbers, ranked, render
 from boxwright.bench.report.svg import Link, inline
 from boxwright.bench.result import Entry, Race
 from boxwright.files import write_atomically
+from boxwright.measure.speed import Quartiles
 from boxwright.metrics.compare import Interval
 
 
@@ -38,7 +39,7 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
 
 def plain(value: Any) -> Any:
     """As JSON has it: what is not known is null, and the numbers of an interval have names."""
-    if isinstance(value, Interval):
+    if isinstance(value, (Interval, Quartiles)):
         return plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): plain(one) for key, one in value.items()}

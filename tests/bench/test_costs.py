@@ -8,9 +8,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from boxwright.bench.lineage import Cost
+from boxwright.bench.report.lineage import Cost, draw_costs
 
-plots = pytest.importorskip("boxwright.draw.plots", reason="matplotlib is not installed", exc_type=ImportError)
+Figure = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed").Figure
 
 COSTS = [
     Cost("R-CNN", 36000.0, 0.4, 8.6, 0.2, 0.41),
@@ -19,8 +19,12 @@ COSTS = [
 ]
 
 
+def test_the_whole_is_proposals_and_network():
+    assert Cost("a", proposals=0.5, network=0.25).whole == 0.75
+
+
 def test_each_bar_says_what_it_is(tmp_path: Path):
-    plots.draw_costs(COSTS, tmp_path / "costs.svg", "The title", "and what the numbers hold for")
+    draw_costs(COSTS, tmp_path / "costs.svg", "The title", "and what the numbers hold for")
     texts = re.findall("<!-- (.*?) -->", (tmp_path / "costs.svg").read_text())
     assert {"The title", "and what the numbers hold for", "R-CNN", "SPP-net", "Faster R-CNN"} <= set(texts)
     assert {"training time, hours", "test time an image, seconds", "AP50 on test", "proposals", "network"} <= set(texts)
@@ -30,11 +34,9 @@ def test_each_bar_says_what_it_is(tmp_path: Path):
 
 def test_the_longest_label_stays_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     drawn = []
-    save = plots.Figure.savefig
-    monkeypatch.setattr(
-        plots.Figure, "savefig", lambda self, path, **how: (drawn.append(self), save(self, path, **how))
-    )
-    plots.draw_costs(COSTS, tmp_path / "costs.png", "The title")
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: (drawn.append(self), save(self, path, **how)))
+    draw_costs(COSTS, tmp_path / "costs.png", "The title")
     for axes in drawn[0].axes:
         for text in axes.texts:
             assert text.get_window_extent().x1 <= axes.get_window_extent().x1
@@ -42,5 +44,5 @@ def test_the_longest_label_stays_inside(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_any_number_of_steps_can_be_drawn(tmp_path: Path, count: int):
-    plots.draw_costs((COSTS * 3)[:count], tmp_path / "costs.png", "The title")
+    draw_costs((COSTS * 3)[:count], tmp_path / "costs.png", "The title")
     assert PIL.Image.open(tmp_path / "costs.png").width == 1950
