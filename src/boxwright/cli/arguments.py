@@ -16,7 +16,7 @@ def dataset_path(path: Path | None) -> Path:
 def check_exists(expected: str, path: Path | None) -> None:
     """A path to read from; None is an option that was not given."""
     if path is not None and not path.exists():
-        raise ValueError(f"expected {expected} at {path}, there is nothing; check the path")
+        raise ValueError(f"expected {expected} at {path}, which does not exist")
 
 
 def check_folder(option: str, path: Path | None) -> None:

@@ -135,5 +135,5 @@ def _counts(splits: Splits) -> str:
     rows: list[tuple[object, ...]] = [("images", *(len(dataset) for dataset in splits.values()))]
     rows += [(name, *(counts[split][name] for split in splits)) for name in splits.names]
     rows.append(("boxes", *(sum(count.values()) for count in counts.values())))
-    drawn = f"; splits drawn by boxwright with seed {splits.seed}" if splits.made else ""
+    drawn = f"; splits drawn by boxwright with seed {splits.seed}" if splits.drawn else ""
     return f"{splits.source}: {splits.format}{drawn}\n{table(('', *splits), rows)}"

@@ -64,11 +64,11 @@ class Evaluate:
         quality = evaluate_detector(
             predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
         )
-        about = {"model": str(model), "data": str(data), "split": split, "made": splits.made}
+        about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
-            drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
+            drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(f"{about['model']} on the {split} split of {data}{drawn}\n{quality.table()}")
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,8 @@ def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Data
     unknown = [name for name in dataset.names if name not in names]
     if len(missing) == len(names):
         raise ValueError(
-            f"the model and {source} share no class: the model has {', '.join(names)}; the data {', '.join(dataset.names)}"
+            f"the model and {source} share no class: the model has {', '.join(names)}; "
+            f"the data {', '.join(dataset.names)}"
         )
     if unknown:
         print(f"not scored, because the model does not have them: {', '.join(unknown)}", file=sys.stderr)
