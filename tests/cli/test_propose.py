@@ -10,7 +10,7 @@ import pytest
 
 from boxwright import cli
 from boxwright.data.image import read_image
-from boxwright.proposals import FromFile, build_proposer, read_proposals
+from boxwright.proposals import ProposalsFromFile, build_proposer, read_proposals
 from shapes import write_shapes
 
 Capture = pytest.CaptureFixture[str]
@@ -79,7 +79,7 @@ def test_a_folder_with_a_bad_image_is_done_but_for_that(folder: Path, capsys: Ca
     assert "text.jpg: expected an image, found text that begins 'this is no image" in shown.err
     assert "photos is no dataset, so its images are searched" in shown.err
     assert shown.out.startswith("2 images in ") and shown.out.endswith("1 could not be read\n")
-    propose = FromFile(Path("found/boxes.safetensors"))
+    propose = ProposalsFromFile(Path("found/boxes.safetensors"))
     assert [0, 0, 60, 40] in propose(read_image(folder / "red.png")).tolist()
     assert {path.name.split("-")[1] for path in Path("drawn").iterdir()} == {"red.jpg", "blue.jpg"}
 
