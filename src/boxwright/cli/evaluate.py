@@ -60,11 +60,11 @@ class Evaluate:
         quality = evaluate_detector(
             predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
         )
-        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.made}
+        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.drawn}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
-            drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
+            drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(f"{about['model']} on the {split} part of {self.data}{drawn}\n{quality.table()}")
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)
