@@ -137,7 +137,7 @@ class Constraint:
         if label is None and kind.read is None:
             raise ValueError(f'constraint "{text}": expected {quantity}[CLASS], for {quantity} is of one class')
         if label is not None and not kind.by_class:
-            by_class = ", ".join(f"{name}[CLASS]" for name, other in QUANTITIES.items() if other.by_class)
+            by_class = " or ".join(f"{name}[CLASS]" for name, other in QUANTITIES.items() if other.by_class)
             raise ValueError(f'constraint "{text}": {quantity} is not known of a single class; expected {by_class}')
         scale = {unit.lower(): scale for unit, scale in kind.units.items()}.get(match["unit"].lower())
         if scale is None:
@@ -303,6 +303,7 @@ def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Se
     if not constraints:
         return []
     count = f"{len(meeting)} of {len(known)}" if len(meeting) < len(known) else f"All {len(known)}"
+    count = "The only cell" if len(known) == 1 else count
     return [f"{count} {'meets' if len(meeting) == 1 else 'meet'} {_all(constraints)}."]
 
 
