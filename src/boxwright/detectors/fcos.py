@@ -17,7 +17,7 @@ from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
 from boxwright.detectors.base import DetectorConfig
-from boxwright.losses import Centered, OverlapLoss, centerness_loss, focal
+from boxwright.losses import Centered, GIoULoss, centerness_loss, focal
 
 
 class FCOS(SingleStage):
@@ -81,7 +81,7 @@ class FCOSConfig(DetectorConfig):
             stride_from_feature_map=habits.stride_from_feature_map,
         )
         codec = DistanceCodec(self.distances)
-        box_loss = OverlapLoss(codec)
+        box_loss = GIoULoss(codec)
         stage = AnchorStage(
             head=PointHead(self.channels, classes, self.depth, self.prior, len(features.strides), self.scaled),
             anchors=cells,

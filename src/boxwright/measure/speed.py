@@ -20,7 +20,7 @@ from boxwright.metrics.compare import Interval
 from boxwright.predict.predictor import InputImage, Predictor, uncached
 from boxwright.predict.program import Compiled
 from boxwright.progress import Progress
-from boxwright.proposals import Cached, Propose
+from boxwright.proposals import CachedProposer, Propose
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 """From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
@@ -242,7 +242,7 @@ def parameters(detector: Detector) -> int:
 
 def bare(propose: Propose) -> Propose:
     """The proposer itself, which remembers nothing, and may find more boxes than are wanted of it."""
-    return propose.propose if isinstance(propose, Cached) else propose
+    return propose.propose if isinstance(propose, CachedProposer) else propose
 
 
 class _Clock:
