@@ -236,7 +236,7 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     """What to do next with a cell."""
     jobs = race_state.jobs(name)
     job = max(jobs, key=lambda job: job.ap())
-    drawn = race_state.splits.made  # then the seed also decides which images are in which split
+    drawn = race_state.splits.drawn  # then the seed also decides which images are in which split
     data, best = shlex.quote(str(race_state.data)), shlex.quote(str(job.best))
     height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.parts["test"].size(0))])
     return {
