@@ -80,7 +80,8 @@ def center() -> None:
     fine = torch.arange(SIDE / 8) * 8.0
     cells = torch.stack([x, y, x + stride, y + stride], -1).flatten(0, 1)
     other = torch.tensor([[0.0, 0.0, side, side] for side in (stride / 2, stride * 2)])  # neighbouring levels
-    assigned = CenterAssigner(config.radius, config.reach)(torch.cat([cells, other]), TARGET[:1])[: len(cells)]
+    assign = CenterAssigner(config.center_sampling_radius, config.regress_range)
+    assigned = assign(torch.cat([cells, other]), TARGET[:1])[: len(cells)]
     middles = (cells[:, :2] + cells[:, 2:]) / 2
     figure, panels = axes(8.4, 3.7, 2, width_ratios=(1, 1.13))
     show(panels[0], astronaut(), f"points of stride {stride}: who learns, and what", fade=0.3)
