@@ -18,7 +18,7 @@ def test_everything_leaves_out_what_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("positive", "background", "learnt", "unlearnt"),
+    ("positive", "background", "trained", "untrained"),
     [
         (100, 100, 4, 12),  # enough of both: a quarter of 16
         (2, 100, 2, 14),  # background fills up
@@ -29,12 +29,12 @@ def test_everything_leaves_out_what_is_ignored() -> None:
         (0, 0, 0, 0),
     ],
 )
-def test_quotas(positive: int, background: int, trained: int, unlearnt: int) -> None:
+def test_quotas(positive: int, background: int, trained: int, untrained: int) -> None:
     rows = assigned(positive, background, ignored=30)
     chosen = BalancedSampler(16, positive=0.25)(rows)
     assert chosen.shape == rows.shape and chosen.dtype == torch.bool
     assert (chosen & (rows >= 0)).sum() == trained
-    assert (chosen & (rows == BACKGROUND)).sum() == unlearnt
+    assert (chosen & (rows == BACKGROUND)).sum() == untrained
     assert not (chosen & (rows == IGNORED)).any()
 
 

@@ -10,7 +10,7 @@ import torch
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.boxes.geometry import xyxy_to_cxcywh
 from boxwright.detectors import FCOS, FCOSConfig
-from boxwright.losses import Centered, OverlapLoss
+from boxwright.losses import Centered, GIoULoss
 from boxwright.types import Images, Target
 
 
@@ -49,7 +49,7 @@ def test_a_factor_per_level_on_what_the_head_says_of_boxes() -> None:
 def test_torchvisions_conventions_are_options() -> None:
     """Distances by relu, no factors, points at corners, box losses of even weight."""
     stage = small(distances="relu", level_scales=False, offset=0.0, weight_by_centerness=False).anchors
-    assert stage.codec == DistanceCodec("relu") and isinstance(stage.box_loss, OverlapLoss)
+    assert stage.codec == DistanceCodec("relu") and isinstance(stage.box_loss, GIoULoss)
     assert isinstance(small().anchors.box_loss, Centered)
 
 

@@ -46,7 +46,7 @@ def test_the_image_without_its_padding_is_the_proposal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "learnt"),
+    ("objects", "expected"),
     [
         (target(SMALL, LARGE), 1),
         (target(LARGE, SMALL), 0),
@@ -58,10 +58,10 @@ def test_the_image_without_its_padding_is_the_proposal() -> None:
     ],
     ids=["second", "first", "equal", "crowd", "only a crowd", "none", "without extent"],
 )
-def test_the_image_learns_the_largest_object(objects: Target, learnt: int) -> None:
+def test_the_image_learns_the_largest_object(objects: Target, expected: int) -> None:
     """The objects, which the region stage adds to the candidates, learn nothing themselves."""
     candidates = torch.cat([torch.tensor([[0.0, 0.0, 96.0, 64.0]]), objects.boxes])
-    assert largest(candidates, objects).tolist() == [learnt] + [IGNORED] * len(objects)
+    assert largest(candidates, objects).tolist() == [expected] + [IGNORED] * len(objects)
 
 
 def test_losses_by_hand() -> None:

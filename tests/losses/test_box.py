@@ -9,8 +9,7 @@ import torch
 from torchvision.ops import generalized_box_iou_loss
 
 from boxwright.boxes.codec import DeltaCodec
-from boxwright.boxes.geometry import iou
-from boxwright.losses import DeltaLoss, OverlapLoss
+from boxwright.losses import DeltaLoss, GIoULoss
 
 REFERENCE = torch.tensor([[10.0, 10.0, 30.0, 50.0]])  # 20 wide, 40 high
 MOVED = torch.tensor([[20.0, 10.0, 40.0, 50.0]])  # by half its width
@@ -20,7 +19,7 @@ NOTHING = torch.zeros(1, 4)
 def test_a_perfect_prediction_costs_nothing() -> None:
     deltas = DeltaCodec().encode(MOVED, REFERENCE)
     assert DeltaLoss()(deltas, REFERENCE, MOVED).item() == 0
-    assert OverlapLoss()(deltas, REFERENCE, MOVED).item() == pytest.approx(0, abs=1e-6)
+    assert GIoULoss()(deltas, REFERENCE, MOVED).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -46,28 +45,27 @@ def test_the_four_numbers_are_summed_and_the_codec_weighs_them() -> None:
     assert loss.item() == pytest.approx(10 * 0.5 + 5 * math.log(2), rel=1e-6)
 
 
-def test_overlap_loss_by_hand() -> None:
+def test_giou_loss_by_hand() -> None:
     """Half of the box is shared: 400 of 1200; the hull is the union, so GIoU is IoU = 1/3."""
-    assert OverlapLoss()(NOTHING, REFERENCE, MOVED).item() == pytest.approx(2 / 3)
+    assert GIoULoss()(NOTHING, REFERENCE, MOVED).item() == pytest.approx(2 / 3)
 
 
-def test_overlap_loss_takes_another_overlap() -> None:
-    away = REFERENCE + 100
-    assert OverlapLoss(overlap=iou)(NOTHING, REFERENCE, away).item() == 1
-    assert OverlapLoss()(NOTHING, REFERENCE, away).item() > 1  # GIoU sees how far
+def test_giou_loss_sees_how_far_apart_boxes_are() -> None:
+    losses = [GIoULoss()(NOTHING, REFERENCE, REFERENCE + offset).item() for offset in (100, 200)]
+    assert 1 < losses[0] < losses[1]
 
 
-def test_overlap_loss_equals_torchvision() -> None:
+def test_giou_loss_equals_torchvision() -> None:
     noise = torch.Generator().manual_seed(0)
     corner = torch.rand(2, 30, 2, generator=noise) * 50
     references, boxes = torch.cat([corner, corner + 5 + torch.rand(2, 30, 2, generator=noise) * 50], -1)
     deltas = 0.3 * torch.randn(30, 4, generator=noise)
     decoded = DeltaCodec().decode(deltas, references)
-    torch.testing.assert_close(OverlapLoss()(deltas, references, boxes), generalized_box_iou_loss(decoded, boxes))
+    torch.testing.assert_close(GIoULoss()(deltas, references, boxes), generalized_box_iou_loss(decoded, boxes))
 
 
-@pytest.mark.parametrize("loss", [DeltaLoss(), DeltaLoss(beta=0), OverlapLoss()])
-def test_without_positives_the_gradient_is_zero_not_missing(loss: DeltaLoss | OverlapLoss) -> None:
+@pytest.mark.parametrize("loss", [DeltaLoss(), DeltaLoss(beta=0), GIoULoss()])
+def test_without_positives_the_gradient_is_zero_not_missing(loss: DeltaLoss | GIoULoss) -> None:
     deltas = torch.randn(5, 4, requires_grad=True)
     empty = torch.zeros(0, 4)
     value = loss(deltas[:0], empty, empty)
@@ -76,8 +74,8 @@ def test_without_positives_the_gradient_is_zero_not_missing(loss: DeltaLoss | Ov
     assert torch.equal(gradient, torch.zeros(5, 4))
 
 
-@pytest.mark.parametrize("loss", [DeltaLoss(), OverlapLoss()])
-def test_a_box_without_extent_has_a_finite_loss_and_gradient(loss: DeltaLoss | OverlapLoss) -> None:
+@pytest.mark.parametrize("loss", [DeltaLoss(), GIoULoss()])
+def test_a_box_without_extent_has_a_finite_loss_and_gradient(loss: DeltaLoss | GIoULoss) -> None:
     deltas = torch.zeros(1, 4, requires_grad=True)
     value = loss(deltas, REFERENCE, torch.tensor([[20.0, 20.0, 20.0, 20.0]]))
     assert value.isfinite().all()

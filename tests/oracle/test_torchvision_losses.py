@@ -26,7 +26,7 @@ from boxwright.boxes.codec import DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
 from boxwright.detectors.region_stage import RegionStage
 from boxwright.detectors.select import Select
-from boxwright.losses import DeltaLoss, OverlapLoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
+from boxwright.losses import DeltaLoss, GIoULoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
 from boxwright.types import Losses, Slots, Target
 
 CLASSES = 5
@@ -166,7 +166,7 @@ def test_fcos(images: int) -> None:
         codec=codec,
         assign=CenterAssigner(),
         class_loss=focal,
-        box_loss=OverlapLoss(codec),
+        box_loss=GIoULoss(codec),
         quality_loss=centerness_loss,
     )
     ours = stage.loss(Dense(logits, sides, cells, tuple(levels), middle), targets)

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from boxwright.assign import HardNegativeMining
-from boxwright.losses import DeltaLoss, OverlapLoss
+from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Images, Target
 from boxwright.zoo.torchvision import foreign
 
@@ -34,7 +34,7 @@ def like_torchvisions_retinanet(detector: Any) -> None:
 
 
 def like_torchvisions_fcos(detector: Any) -> None:
-    detector.anchors.box_loss = OverlapLoss(detector.anchors.codec)
+    detector.anchors.box_loss = GIoULoss(detector.anchors.codec)
 
 
 def like_torchvisions_ssd(detector: Any) -> None:

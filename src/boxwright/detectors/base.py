@@ -134,5 +134,5 @@ def build_select(
     score = config.threshold(num_classes)
     return Select(
         score, config.nms_threshold, config.pre_nms_top_k, config.max_detections,
-        smallest=min_size, clip_after_nms=clip_after_nms,
+        min_size=min_size, clip_after_nms=clip_after_nms,
     )  # fmt: skip

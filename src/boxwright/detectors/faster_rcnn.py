@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +39,7 @@ class FasterRCNN(Detector):
     def proposals(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"a Faster R-CNN takes one proposal an image at least, got {count}")
-        self.proposer.select = replace(self.proposer.select, slots=count)
+        self.proposer.select.slots = count
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Objectness and proposal box of the RPN; class and box of the regions."""

@@ -16,7 +16,7 @@ from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
 from boxwright.detectors.base import build_pyramid, build_select
-from boxwright.losses import Centered, OverlapLoss, centerness_loss, focal
+from boxwright.losses import Centered, GIoULoss, centerness_loss, focal
 
 if TYPE_CHECKING:
     from boxwright.detectors.config import FCOSConfig
@@ -62,7 +62,7 @@ def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
         stride_from_feature_map=convention.stride_from_feature_map,
     )
     codec = DistanceCodec(config.distances)
-    box_loss = OverlapLoss(codec)
+    box_loss = GIoULoss(codec)
     stage = AnchorStage(
         head=PointHead(config.channels, num_classes, config.depth, config.prior, len(strides), config.level_scales),
         anchors=cells,
