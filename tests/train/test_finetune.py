@@ -189,11 +189,15 @@ def test_heads_of_another_width_start_anew():
 
 
 @pytest.mark.parametrize(
-    ("kind", "features"),
-    [("fast_rcnn", "features"), ("spp_net", "features.features"), ("rcnn", "regions.head.hidden.backbone")],
+    ("kind", "features", "levels"),
+    [
+        ("fast_rcnn", "features", (3, 4, 5)),
+        ("spp_net", "features.features", (5,)),
+        ("rcnn", "regions.head.hidden.backbone", (5,)),
+    ],
 )
-def test_another_kind_takes_the_features_wherever_they_are(kind: str, features: str):
-    source, config = config_of("faster_rcnn"), replace(config_of(kind), levels=(3, 4, 5))
+def test_another_kind_takes_the_features_wherever_they_are(kind: str, features: str, levels: tuple[int, ...]):
+    source, config = config_of("faster_rcnn"), replace(config_of(kind), levels=levels)
     detector, before = config.build(2), source.build(2)
     done = transfer(detector, ("cat", "dog"), loaded(before, ("cat", "dog"), source))
     assert (done.kept, done.started) == ((), ("cat", "dog"))
