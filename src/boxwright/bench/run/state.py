@@ -15,7 +15,7 @@ from typing import Any
 from boxwright.bench.lineage import propose_ahead
 from boxwright.bench.plan.budget import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.plan.cells import Cell, as_folder
-from boxwright.bench.plan.checks import existing, fingerprint, need_room, parts_of, unreadable
+from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
@@ -25,7 +25,7 @@ from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors.proposed import ProposedConfig
+from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress
 from boxwright.train.config import TrainConfig
@@ -69,7 +69,7 @@ class RaceState:
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
         self.data, self.splits = splits.source, splits
-        self.parts, self.tested = parts_of(splits)
+        self.parts, self.tested = race_splits(splits)
         batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
@@ -235,8 +235,8 @@ class RaceState:
     def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
         waiting = [job for job in jobs if job.epochs() < until]
         for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
-            if isinstance(config, ProposedConfig):
-                propose_ahead(config.propose(), self.parts.values())
+            if isinstance(config, ProposedFields):
+                propose_ahead(config.build_proposer(), self.parts.values())
         self._do(pool, partial(train, until=until), waiting)
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
