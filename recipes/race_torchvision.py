@@ -77,7 +77,7 @@ def build(classes: int, size: int) -> FasterRCNN:
         rpn_post_nms_top_n_train=config.proposals,
         rpn_post_nms_top_n_test=config.proposals,
         box_batch_size_per_image=config.region_samples,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical)),
+        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical_size)),
     )
 
 
@@ -111,7 +111,7 @@ def main(
         return found["boxes"], found["scores"], found["labels"] - 1
 
     cells = [*grid(["ssd", "faster_rcnn"], sizes=[size]), ExternalModel("torchvision-faster_rcnn", detect)]
-    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, images=0)
+    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, report_images=0)
 
 
 if __name__ == "__main__":

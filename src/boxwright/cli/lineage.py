@@ -81,7 +81,7 @@ class Lineage:
         try:
             with stoppable():
                 done = race(
-                    cells, splits, self.rules, self.training, out=folder, images=0, retry=True,
+                    cells, splits, self.rules, self.training, out=folder, report_images=0, retry=True,
                     command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip
         except StoppedError as stopped:

@@ -13,7 +13,7 @@ from boxwright.detectors import DETECTORS
 from boxwright.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from boxwright.detectors.base import DetectorConfig
+    from boxwright.detectors.config import DetectorConfig
 
     AnyDetector = DetectorConfig | None
 else:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from boxwright import checkpoint
-from boxwright.checkpoint import Loaded, load_detector, name_of
+from boxwright.checkpoint import Loaded, load_detector
 from boxwright.cli.train import Train
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors.config import name_of
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
 from boxwright.progress import Progress
@@ -192,7 +193,7 @@ def read_options(path: Path) -> Train:
     content = _read_json(path)
     options = replace(
         checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.from_json(DETECTORS[content["detector"]], content["config"]),
+        detector=checkpoint.read_config(content["detector"], content["config"]),
         training=checkpoint.from_json(TrainConfig, content["training"]),
         data=Path(content["data"]),
     )

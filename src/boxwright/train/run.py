@@ -19,7 +19,7 @@ from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
-from boxwright.detectors.base import DetectorConfig
+from boxwright.detectors.config import DetectorConfig
 from boxwright.device import choose_device
 from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
 from boxwright.metrics import Evaluation, evaluate

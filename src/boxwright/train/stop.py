@@ -6,8 +6,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from boxwright.train.loop import Training
+if TYPE_CHECKING:
+    from boxwright.train.loop import Training
 
 
 class StoppedError(Exception):

@@ -8,10 +8,9 @@ from itertools import product
 from typing import Any
 
 from boxwright.backbones.build import BACKBONES
-from boxwright.checkpoint import name_of
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
-from boxwright.detectors.base import DetectorConfig
+from boxwright.detectors.config import DetectorConfig, name_of
 
 _LONGEST = 1.3  # times the shorter side, as `boxwright train` has it: 320 to 416 pixels
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from boxwright.bench.plan.budget import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.plan.cells import Cell, as_folder
-from boxwright.bench.plan.checks import existing, fingerprint, need_room, parts_of, unreadable
+from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
@@ -23,7 +23,7 @@ from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors.proposed import ProposedConfig
+from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
@@ -70,7 +70,7 @@ class RaceState:
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
         self.data, self.splits = splits.source, splits
-        self.parts, self.tested = parts_of(splits)
+        self.parts, self.tested = race_splits(splits)
         batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
@@ -243,8 +243,8 @@ class RaceState:
     def _propose_ahead(self, names: Iterable[str]) -> None:
         """Training finds proposals on disk: what computing them takes is a number of its own."""
         configs = [self.cells[name].config for name in names]
-        for config in {repr(config): config for config in configs if isinstance(config, ProposedConfig)}.values():
-            taken, known = propose_ahead(config.propose(), self.parts), self.record.content["proposals"]
+        for config in {repr(config): config for config in configs if isinstance(config, ProposedFields)}.values():
+            taken, known = propose_ahead(config.build_proposer(), self.parts), self.record.content["proposals"]
             if config.proposer not in known or any(of["new"] for of in taken.values()):
                 self.keep("proposals", {**known, config.proposer: taken})
 
