@@ -48,7 +48,7 @@ class Evaluate:
                 raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
             from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
         from boxwright.data.formats import open_dataset
-        from boxwright.measure.evaluate import evaluate_detector
+        from boxwright.measure.evaluate import evaluate_dataset
         from boxwright.zoo import find, load
 
         splits = open_dataset(self.data, seed=self.seed)
@@ -57,9 +57,7 @@ class Evaluate:
             raise ValueError(f"{self.data} has no {split} part; it has {', '.join(splits)}")
         predictor = load(self.model, self.device)
         dataset = _labelled_as(predictor.names, splits[split], self.data)
-        quality = evaluate_detector(
-            predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
-        )
+        quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
         about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.made}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))

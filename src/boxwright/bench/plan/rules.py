@@ -9,7 +9,7 @@ import tyro
 
 from boxwright.bench.plan.budget import parse_budget
 from boxwright.data.augment import PRESETS
-from boxwright.predict.program import RUNTIMES
+from boxwright.predict.program import PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Rules:
             raise ValueError(f"workers is 0 or more, got {self.workers}")
         if self.augment not in PRESETS:
             raise ValueError(f"augment is one of {', '.join(PRESETS)}; got {self.augment!r}")
-        if not self.runtimes or set(self.runtimes) - set(RUNTIMES) or len(set(self.runtimes)) < len(self.runtimes):
+        if not self.runtimes or set(self.runtimes) - set(PROGRAMS) or len(set(self.runtimes)) < len(self.runtimes):
             got = " ".join(self.runtimes) or "none"
-            raise ValueError(f"runtimes are different ones of {', '.join(RUNTIMES)}; got {got}")
+            raise ValueError(f"runtimes are different ones of {', '.join(PROGRAMS)}; got {got}")
         if self.budget:
             parse_budget(self.budget)
