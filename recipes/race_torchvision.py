@@ -29,7 +29,8 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.detectors import Detector, FasterRCNNConfig
 from boxwright.detectors.base import Features
-from boxwright.train.loop import TrainConfig, train
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import train
 from boxwright.types import Images, Losses, Target
 
 

@@ -26,7 +26,8 @@ from boxwright.detectors import FasterRCNNConfig
 from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import evaluate
 from boxwright.predict.predictor import Predictor
-from boxwright.train.loop import TrainConfig, train
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import train
 
 NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 DETECTOR = FasterRCNNConfig(agnostic=True, canonical=160.0)

@@ -7,7 +7,6 @@ preprocess, and whatever the writer adds (metrics, threshold, recipe). A trainin
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import KINDS, Detector
+from boxwright.files import write_atomically
 
 FORMAT = 1
 
@@ -107,21 +107,8 @@ def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> No
 
 def write(path: str | Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
     """Write tensors and a JSON object, whole or not at all: until the new file is safely on disk, an old one stays."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        content = save(whole, {"boxwright": json.dumps(described)})
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error}. What was there before is as it was") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_atomically(path, save(whole, {"boxwright": json.dumps(described)}))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

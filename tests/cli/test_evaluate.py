@@ -70,7 +70,7 @@ def test_curves_are_drawn(tmp_path: Path):
         ([], "Name a dataset with --data"),
         (["--data", "DATA", "--split", "val"], "has no val part; it has test"),
         (["--data", "OTHER"], "share no class: it knows whole, half; they are dog"),
-        (["--data", "missing"], "there is nothing"),
+        (["--data", "missing"], "which does not exist"),
         (["--data", "DATA", "--plot", "curves"], "--plot names a .png, .svg or .pdf, got curves"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_file_grows(folder: Path):
         (["photos", "--out", "boxes.npz"], "--out names a .safetensors file, got boxes.npz"),
         (["photos", "--draw", "photos/red.png"], "--draw names a folder"),
         (["photos/red.png", "--split", "val"], "--split is for one dataset"),
-        (["photos", "--split", "val"], "photos is no dataset in a layout known here"),
+        (["photos", "--split", "val"], "photos is not a dataset in a supported layout"),
         (["shapes", "--split", "test"], "shapes has no test part; it has train, val"),
         (["missing.json"], "missing.json"),
     ],

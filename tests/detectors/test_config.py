@@ -23,7 +23,7 @@ def test_every_detector_has_a_threshold_for_all_or_for_each_class(name: str) -> 
 
     def scores(score: tuple[float, ...]) -> list[Any]:
         modules = replace(config, score=score).build(2).modules()
-        return [module.select.score for module in modules if hasattr(module, "select")]
+        return [module.select.score_threshold for module in modules if hasattr(module, "select")]
 
     assert 0.25 in scores((0.25,)) and (0.25, 0.5) in scores((0.25, 0.5))
     with pytest.raises(ValueError, match="one number or one for each of 2 classes, got 3"):
@@ -47,7 +47,7 @@ def test_conventions_of_other_libraries() -> None:
     pool = theirs.regions.pool
     assert isinstance(pool, RegionAlign) and not pool.aligned and ours.regions.pool.aligned
     assert theirs.proposer.anchors.rounded and theirs.proposer.anchors.stride_from_feature_map
-    assert theirs.regions.select.smallest == 1e-2
+    assert theirs.regions.select.min_size == 1e-2
     with pytest.raises(ValueError, match="boxwright, torchvision, detectron2, got 'mmdet'"):
         replace(config, conventions="mmdet").build(1)  # type: ignore[arg-type]
 

@@ -62,10 +62,10 @@ def test_a_batch_of_eight_has_the_papers_sample() -> None:
 
 def test_both_ways_of_choosing() -> None:
     threshold = RCNNConfig(**SMALL, score=(0.3,)).build(2).regions
-    assert threshold.choose is best and threshold.select.score == 0.3
-    assert RCNNConfig(**SMALL, score=(0.3, 0.5)).build(2).regions.select.score == (0.3, 0.5)
+    assert threshold.choose is best and threshold.select.score_threshold == 0.3
+    assert RCNNConfig(**SMALL, score=(0.3, 0.5)).build(2).regions.select.score_threshold == (0.3, 0.5)
     fewest = RCNNConfig(**SMALL, choose="least_background", detections=4).build(2)
-    assert fewest.regions.choose is least_background and fewest.regions.select.score == 0.0
+    assert fewest.regions.choose is least_background and fewest.regions.select.score_threshold == 0.0
     proposals = 40 * torch.rand(1, 40, 2, 2).cumsum(2).flatten(2)
     (found,) = fewest.eval().detect(Images(255 * torch.rand(1, 3, 64, 96), torch.tensor([[64, 96]]), proposals))
     assert len(found) == 4  # whatever they score

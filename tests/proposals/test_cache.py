@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from boxwright.files import cache_folder
 from boxwright.proposals import Cached, SelectiveSearch, SlidingWindow, image_key
-from boxwright.proposals.cache import default_folder
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ def test_it_travels_to_other_processes(tmp_path: Path):
 
 def test_the_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path))
-    assert Cached(Square()).folder == default_folder() == tmp_path / "proposals"
+    assert Cached(Square()).folder == cache_folder("proposals") == tmp_path / "proposals"
     monkeypatch.delenv("BOXWRIGHT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_folder() == tmp_path / "home" / ".cache" / "boxwright" / "proposals"
+    assert cache_folder("proposals") == tmp_path / "home" / ".cache" / "boxwright" / "proposals"
 
 
 def test_a_proposer_without_options_to_tell_it_by():

@@ -19,8 +19,9 @@ from boxwright.data.batch import Batches
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, RetinaNetConfig
+from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Place, join
-from boxwright.train.loop import DivergedError, TrainConfig, Training
+from boxwright.train.loop import DivergedError, Training
 from boxwright.types import Images, Losses, Target
 
 CONFIG = FasterRCNNConfig("mobilenet_v3_small", channels=16, proposals=20, rpn_samples=32, region_samples=16, hidden=16)

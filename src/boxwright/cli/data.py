@@ -134,5 +134,5 @@ def _counts(splits: Splits) -> str:
     rows: list[tuple[object, ...]] = [("images", *(len(dataset) for dataset in splits.values()))]
     rows += [(name, *(counts[part][name] for part in splits)) for name in splits.names]
     rows.append(("boxes", *(sum(count.values()) for count in counts.values())))
-    drawn = f"; parts drawn by boxwright with seed {splits.seed}" if splits.made else ""
+    drawn = f"; parts drawn by boxwright with seed {splits.seed}" if splits.drawn else ""
     return f"{splits.source}: {splits.format}{drawn}\n{table(('', *splits), rows)}"

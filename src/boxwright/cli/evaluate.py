@@ -58,11 +58,11 @@ class Evaluate:
         predictor = load(self.model, self.device)
         dataset = _labelled_as(predictor.names, splits[split], self.data)
         quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
-        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.made}
+        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.drawn}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
-            drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
+            drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(f"{about['model']} on the {split} part of {self.data}{drawn}\n{quality.table()}")
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)

@@ -26,10 +26,11 @@ from boxwright.detectors import DETECTORS, Detector
 from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.predict.predictor import Predictor
 from boxwright.progress import Progress
+from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Place, join
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.history import summary
-from boxwright.train.loop import TrainConfig, Training
+from boxwright.train.loop import Training
 from boxwright.train.run import Run, stopping
 from boxwright.version import __version__
 from boxwright.zoo import find
@@ -164,7 +165,7 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         run = Run(folder, options.detector, parts, options.preprocess, options.batch, batches.workers, about)
         if resume is None:
             training.save(run.folder / "resume.safetensors")  # from now on there is something to go on from
-            if splits.made:
+            if splits.drawn:
                 splits.save(run.folder / "splits.json")
         print(_introduction(options, training, parts, run.folder), flush=True)
         _propose(detector, parts)

@@ -147,7 +147,7 @@ class DetectorConfig:
             raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
         score = self.score[0] if len(self.score) == 1 else self.score
         return Select(
-            score, self.nms, self.pre_nms_top_k, self.detections, smallest=smallest, clip_after_nms=clip_after_nms
+            score, self.nms, self.pre_nms_top_k, self.detections, min_size=smallest, clip_after_nms=clip_after_nms
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ class FasterRCNN(Detector):
     def proposals(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"a Faster R-CNN takes one proposal an image at least, got {count}")
-        self.proposer.select = replace(self.proposer.select, slots=count)
+        self.proposer.select.slots = count
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Objectness and proposal box of the RPN; class and box of the regions."""

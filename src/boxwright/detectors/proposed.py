@@ -12,7 +12,7 @@ from torch import Tensor
 from boxwright.boxes.geometry import clip
 from boxwright.detectors.base import Detector
 from boxwright.detectors.region_stage import RegionConfig, RegionStage
-from boxwright.detectors.select import SMALLEST
+from boxwright.detectors.select import MIN_SIZE
 from boxwright.proposals import Propose, build_proposer
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -40,7 +40,7 @@ def given(images: Images) -> Slots:
     """The proposals of the images, clipped to each; a box without extent is none."""
     boxes = clip(images.proposals, images.sizes)
     boxes = F.pad(boxes, (0, 0, 0, int(boxes.shape[1] == 0)))  # one slot at least, to read nothing from
-    valid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= SMALLEST
+    valid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_SIZE
     return Slots(boxes, valid.float(), torch.zeros_like(valid, dtype=torch.int64), valid)
 
 

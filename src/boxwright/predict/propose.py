@@ -14,7 +14,7 @@ from torch import Tensor
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_annotated
-from boxwright.measure.speed import cores
+from boxwright.device import cores
 from boxwright.proposals import Cached, FromFile, Propose, image_key
 from boxwright.types import Size
 

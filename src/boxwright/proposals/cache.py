@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -11,6 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+
+from boxwright.files import cache_folder, write_atomically
 
 Propose = Callable[[np.ndarray], np.ndarray]
 """A proposer: from a uint8 RGB image (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
@@ -30,18 +30,13 @@ def image_key(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def default_folder() -> Path:
-    """$BOXWRIGHT_CACHE/proposals, or ~/.cache/boxwright/proposals."""
-    return Path(os.environ.get("BOXWRIGHT_CACHE") or Path.home() / ".cache" / "boxwright") / "proposals"
-
-
 @dataclass(frozen=True)
 class Cached:
     """A proposer that looks up on disk what it has proposed before. Many processes may use one folder at a time.
 
     propose  a dataclass: its fields and its class's `version`, to be raised when the algorithm changes, are part of
              the place where boxes are kept, so other options never see them
-    folder   `default_folder()` if not given; a subfolder is made for each set of options
+    folder   `cache_folder("proposals")` if not given; a subfolder is made for each set of options
     count    answer with the best so many of the boxes that are kept; all if not given
 
     A damaged file is computed anew. A folder that cannot be written to costs a warning and the time, not the boxes.
@@ -54,7 +49,7 @@ class Cached:
     def __post_init__(self) -> None:
         if not is_dataclass(self.propose):
             raise ValueError(f"Cached takes a proposer that is a dataclass, to know its options; got {self.propose!r}")
-        object.__setattr__(self, "folder", default_folder() if self.folder is None else Path(self.folder))
+        object.__setattr__(self, "folder", cache_folder("proposals") if self.folder is None else Path(self.folder))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A uint8 RGB image (H, W, 3) -> (P, 4) float32 xyxy in its pixels, best first."""
@@ -63,7 +58,7 @@ class Cached:
         if boxes is None:
             boxes = self.propose(image)
             try:
-                _write(path, boxes)
+                write_atomically(path, lambda file: np.save(file, boxes, allow_pickle=False))
             except OSError as error:
                 warnings.warn(
                     f"proposals cannot be kept in {self.folder} ({error}) and will be computed anew each time; "
@@ -97,16 +92,3 @@ def _read(path: Path) -> np.ndarray | None:
         return None
     whole = isinstance(boxes, np.ndarray) and boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
     return boxes if whole and np.isfinite(boxes).all() else None
-
-
-def _write(path: Path, boxes: np.ndarray) -> None:
-    """All or nothing: another process sees either no file or a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as partial:
-        try:
-            np.save(partial, boxes, allow_pickle=False)
-            partial.close()
-            os.replace(partial.name, path)
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise

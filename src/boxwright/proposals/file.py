@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from boxwright.files import write_atomically
 from boxwright.proposals.cache import image_key
 
 _MARK = "boxwright_proposals"
@@ -69,19 +70,13 @@ def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer:
     boxes     by `image_key`, (P, 4) each
     proposer  what computed them, for whoever looks into the file
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"proposals are written to a .safetensors file, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        arrays = {key: np.ascontiguousarray(each, np.float32) for key, each in boxes.items()}
-        save_file(arrays, partial, metadata={_MARK: "1", "proposer": proposer})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    arrays = {key: np.ascontiguousarray(of_image, np.float32) for key, of_image in boxes.items()}
+    write_atomically(path, save(arrays, metadata={_MARK: "1", "proposer": proposer}))
 
 
 def _open(path: Path, process: int) -> Any:
