@@ -86,7 +86,7 @@ def test_a_mirrored_y_axis_exchanges_top_and_bottom() -> None:
 
 def test_views_compose_only_where_sizes_agree() -> None:
     with pytest.raises(ValueError, match=r"Size\(height=5, width=6\) came out, Size\(height=6, width=5\) goes in"):
-        View.flip(Size(6, 5)) @ View.flip(Size(5, 6))
+        _ = View.flip(Size(6, 5)) @ View.flip(Size(5, 6))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

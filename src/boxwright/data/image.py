@@ -40,9 +40,7 @@ def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:
     return read_reduced(source, None, upright)[0]
 
 
-def read_annotated(
-    source: ImageSource, annotated: Size | None, at_least: int | None = None
-) -> tuple[np.ndarray, View]:
+def read_annotated(source: ImageSource, annotated: Size | None, at_least: int | None = None) -> tuple[np.ndarray, View]:
     """As `read_reduced`, turned so that boxes annotated on an image of this size fit.
 
     That is upright, unless only the image as it is stored has the annotated size: some annotation tools ignore EXIF.
@@ -96,7 +94,8 @@ def to_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
 
     It is taken as given: an EXIF orientation that a PIL image still carries does not turn it, so that its pixels are
     those of `image.size`. Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA
-    of uint8, uint16, bool, or floats 0..1. Raises ImageError for anything else, OpenCV's BGR order excepted: it cannot be told.
+    of uint8, uint16, bool, or floats 0..1. Raises ImageError for anything else, except OpenCV's BGR order, which cannot
+    be recognised.
     """
     if isinstance(image, Image.Image):
         try:

@@ -66,8 +66,7 @@ class Compiled:
         with torch.inference_mode():
             if shapes in self.compiled:
                 return Slots(*self.network(*inputs))
-            limits = {"recompile_limit": _MAX_PROGRAMS, "accumulated_recompile_limit": _MAX_PROGRAMS}
-            with torch._dynamo.config.patch(**limits):
+            with torch._dynamo.config.patch(recompile_limit=_MAX_PROGRAMS, accumulated_recompile_limit=_MAX_PROGRAMS):
                 slots = Slots(*self.network(*inputs))
         self.compiled.add(shapes)
         return slots
