@@ -30,7 +30,7 @@ from boxwright.measure.speed import (
 )  # fmt: skip
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import Compiled, Program
-from boxwright.proposals import Cached, SlidingWindow
+from boxwright.proposals import CachedProposer, SlidingWindow
 from boxwright.types import Images, Slots
 from halves import NAMES, Halves, halves
 
@@ -227,7 +227,7 @@ class Counting(SlidingWindow):
 
 
 def test_a_image_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path: Path, paths: list[Path]):
-    cached = Cached(Counting(count=7), tmp_path / "cache", count=5)
+    cached = CachedProposer(Counting(count=7), tmp_path / "cache", count=5)
     proposed = predictor(SMALL["fast_rcnn"].build(3))
     proposed.propose = cached
     seen, slots = [], proposed.detector.slots

@@ -21,7 +21,7 @@ from boxwright.metrics.compare import Interval
 from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.predict.program import Eager, Program
 from boxwright.progress import Progress
-from boxwright.proposals import Cached, Propose
+from boxwright.proposals import CachedProposer, Propose
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 """From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
@@ -240,7 +240,7 @@ def parameters(detector: Detector) -> int:
 
 def bare(propose: Propose) -> Propose:
     """The proposer without its cache; it may give more boxes than the cache does."""
-    return propose.propose if isinstance(propose, Cached) else propose
+    return propose.propose if isinstance(propose, CachedProposer) else propose
 
 
 class _Clock:

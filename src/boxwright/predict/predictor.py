@@ -26,7 +26,7 @@ from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
 from boxwright.draw.boxes import draw_boxes
 from boxwright.predict.program import Eager, Program
-from boxwright.proposals import Cached, Propose
+from boxwright.proposals import CachedProposer, Propose
 from boxwright.types import Detections, Images, Size, Slots
 
 
@@ -175,7 +175,7 @@ class Predictor:
     def uncached(self) -> Predictor:
         """The same, but its proposer computes the boxes of every image anew."""
         other, cached = copy(self), self.propose
-        if isinstance(cached, Cached):
+        if isinstance(cached, CachedProposer):
             other.propose = lambda image: cached.propose(image)[: cached.count]
         return other
 

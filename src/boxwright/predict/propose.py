@@ -15,7 +15,7 @@ from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_annotated
 from boxwright.device import cores
-from boxwright.proposals import Cached, FromFile, Propose, image_key
+from boxwright.proposals import CachedProposer, ProposalsFromFile, Propose, image_key
 from boxwright.types import Size
 
 _AHEAD = 4  # images per worker that are begun before the first is asked for
@@ -83,13 +83,13 @@ def warm(
 ) -> list[str]:
     """Compute the proposals that a cache does not have yet, on all cores.
 
-    propose   a `Cached` is filled; a `FromFile` must have every image, or ValueError is raised; nothing is done for
-              any other proposer, which would forget its boxes
+    propose   a `CachedProposer` is filled; a `ProposalsFromFile` must have every image, or ValueError is raised; for any
+              other, nothing is done
     progress  called after each image, such as `Progress.update`
     returns   a line for each image that cannot be read
     """
     broken = []
-    if isinstance(propose, Cached | FromFile):
+    if isinstance(propose, CachedProposer | ProposalsFromFile):
         for proposed in propose_all(propose, sources, workers):
             if proposed.error:
                 broken.append(proposed.error)
@@ -103,7 +103,7 @@ def _propose(propose: Propose, source: Source) -> Proposed:
         image = source.read()
     except ImageError as error:
         return Proposed(source, error=str(error))
-    known = isinstance(propose, Cached | FromFile) and propose.has(image)
+    known = isinstance(propose, CachedProposer | ProposalsFromFile) and propose.has(image)
     try:
         boxes = propose(image)
     except ValueError as error:
