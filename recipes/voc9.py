@@ -20,8 +20,9 @@ from boxwright.data.augment import Augment
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig
-from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
+from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import evaluate
+from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import Run
 
@@ -62,11 +63,12 @@ def bundle(data: Path, run: Path = Path("runs/voc9-7"), out: Path = BUNDLED) -> 
     splits = open_dataset(data)
     loaded = checkpoint.load_detector(run / "best.safetensors")
     validation = splits["val"].restrict(NAMES)
-    found = detect_dataset(loaded.detector, validation, PREPROCESS)
+    predictor = Predictor(loaded.detector, NAMES, PREPROCESS)
+    found = detect_dataset(predictor, validation)
     targets = targets_of(validation)
     metrics = {
         "val": evaluate(found, targets, NAMES).to_dict(),
-        "test": evaluate_detector(loaded.detector, splits["test"].restrict(NAMES), NAMES, PREPROCESS).to_dict(),
+        "test": evaluate_dataset(predictor, splits["test"].restrict(NAMES)).to_dict(),
     }
     metadata = {key: loaded.metadata[key] for key in ("epoch", "training")}
     metadata |= {"threshold": round(best_threshold(found, targets), 3), "metrics": metrics, "recipe": "recipes/voc9.py"}

@@ -21,8 +21,9 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import DetectorConfig
 from boxwright.device import choose_device
-from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
+from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import Evaluation, evaluate
+from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
 from boxwright.train.loop import Epoch, Training
@@ -148,9 +149,8 @@ class Run:
         """
         tensors, described = checkpoint.read(self.best)
         checkpoint.fill(detector, tensors, self.best)
-        quality = evaluate_detector(
-            detector, self.splits["test"], self.names, self.preprocess, self.batch, self.workers
-        )
+        predictor = Predictor(detector, self.names, self.preprocess)
+        quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
         self.history.test(quality)
         described["metrics"]["test"] = summary(quality)
         checkpoint.write(self.best, tensors, described)
@@ -184,7 +184,8 @@ class Run:
     def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
         """The quality on the validation split, and the score from which on detections should be shown."""
         dataset = self.splits["val"]
-        detections = detect_dataset(detector, dataset, self.preprocess, self.batch, self.workers)
+        predictor = Predictor(detector, self.names, self.preprocess)
+        detections = detect_dataset(predictor, dataset, self.batch, self.workers)
         targets = targets_of(dataset)
         return evaluate(detections, targets, self.names), best_threshold(detections, targets)
 

@@ -17,7 +17,7 @@ from boxwright.data.image import ImageError, read_image
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
-from boxwright.predict.program import RUNTIMES
+from boxwright.predict.program import PROGRAMS
 from boxwright.progress import say
 from boxwright.zoo import load
 
@@ -108,8 +108,8 @@ def _predictors(race_state: RaceState) -> tuple[dict[str, Predictor], dict[str, 
         for runtime in race_state.rules.runtimes:
             try:
                 predictor = load(race_state.jobs(name)[0].best, race_state.device)
-                predictor.detector = RUNTIMES[runtime](predictor.detector)
-                predictors[as_key(name, runtime)] = predictor
+                program = PROGRAMS[runtime](predictor.detector)
+                predictors[as_key(name, runtime)] = predictor.with_program(program)
             except Exception as error:
                 broken[as_key(name, runtime)] = said(error)
     return predictors, broken
