@@ -62,7 +62,7 @@ def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
     proof = about["proof"]
     assert proof["against"].startswith("torchvision ") and set(proof["photos"]) == {"chelsea.png", "coffee.png"}
     assert len(proof["measured"]) == 4  # two photographs, alone and together
-    assert all(each["theirs"] == each["ours"] > 10 and each["box"] <= 1e-3 for each in proof["measured"])
+    assert all(d["original"] == d["converted"] > 10 and d["box"] <= 1e-3 for d in proof["measured"])
 
 
 def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
@@ -90,7 +90,7 @@ def test_verify_sees_a_changed_weight(imported: Path, photos: Path, tmp_path: Pa
 
 def test_verify_wants_the_same_photographs(imported: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["verify", str(imported)]) == 1
-    assert "photographs of the proof are not here" in capsys.readouterr().err
+    assert "photographs of the proof are missing" in capsys.readouterr().err
 
 
 def test_verify_says_that_a_file_has_no_proof(capsys: pytest.CaptureFixture[str]):
@@ -143,7 +143,7 @@ def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.C
     near = refused(["torchvision:ssdlite320_mobilenet_v3", str(weights)], out, capsys)
     assert f"did you mean {FULL}" in near
     assert "expected source:model" in refused(["ssdlite", str(weights)], out, capsys)
-    assert "3 classes, and --names names 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
+    assert "3 classes, and --names has 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
     assert "no such file" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
 
 

@@ -40,7 +40,7 @@ class Verify:
             rows = [{**asdict(each), "within": each.within, "same": each.same} for each in measured]
             print(json.dumps({**said, "measured": rows, "same": same}, indent=1))
             return int(not same)
-        head = ("photo", "batch", "theirs", "ours", "classes", "unmatched", "box px", "score", "")
+        head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [(*_numbers(each), _verdict(each)) for each in measured]))
         print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
         if "source" in said:
