@@ -6,7 +6,7 @@ import torch
 from canvas import BLUE, COLORS, GREEN, GREY, ORANGE, astronaut, axes, draw, label, save, show
 from proposing import OBJECTS, show_heat
 
-from boxwright.assign import CenterAssigner
+from boxwright.assign import CenterAssigner, Prediction
 from boxwright.detectors import FCOSConfig, SSDConfig
 from boxwright.losses import centerness, focal
 from boxwright.types import Target
@@ -30,7 +30,7 @@ def default_boxes() -> None:
         draw(panels[0], boxes[start : start + per_cell].tolist(), COLORS[level], 1.3)
         panels[0].plot([], [], color=COLORS[level], label=f"stride {stride}")
     panels[0].legend(loc="upper left", fontsize=8, frameon=True, framealpha=0.85, edgecolor="none")
-    assigned = stage.assign(anchors, TARGET)
+    assigned = stage.assign(Prediction(anchors), TARGET)
     positive = int((assigned >= 0).sum())
     show(panels[1], astronaut(), f"{positive} of {len(anchors):,} assigned to an object", fade=0.35)
     for row, color in zip(range(len(TARGET)), (GREEN, ORANGE, BLUE), strict=True):
@@ -80,7 +80,8 @@ def center() -> None:
     fine = torch.arange(SIDE / 8) * 8.0
     cells = torch.stack([x, y, x + stride, y + stride], -1).flatten(0, 1)
     other = torch.tensor([[0.0, 0.0, side, side] for side in (stride / 2, stride * 2)])  # neighbouring levels
-    assigned = CenterAssigner(config.radius, config.reach)(torch.cat([cells, other]), TARGET[:1])[: len(cells)]
+    points = Prediction(torch.cat([cells, other]))
+    assigned = CenterAssigner(config.radius, config.reach)(points, TARGET[:1])[: len(cells)]
     middles = (cells[:, :2] + cells[:, 2:]) / 2
     figure, panels = axes(8.4, 3.7, 2, width_ratios=(1, 1.13))
     show(panels[0], astronaut(), f"points of stride {stride}, and the targets of one", fade=0.3)

@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -66,7 +66,7 @@ def test_the_second_time_everything_is_known(dataset: Path, capsys: Capture):
     assert (again["images"], again["known"]) == (5, 2) and again["proposals"] <= 10
 
 
-def test_what_it_keeps_is_what_training_looks_for(folder: Path):
+def test_training_finds_the_proposals_that_were_kept(folder: Path):
     assert cli.main(["propose", str(folder / "red.png")]) == 0
     propose = build_proposer("selective_search", 300)
     assert propose.has(read_image(folder / "red.png"))
@@ -94,6 +94,7 @@ def test_a_file_grows(folder: Path):
     ("words", "message"),
     [
         ([], "propose for which images?"),
+        (["photos", "--draw", "drawn", "--top", "0"], "--top is 1 or more, got 0"),
         (["missing.jpg"], "missing.jpg: there is no such file or folder"),
         (["photos", "--count", "0"], "--count is 1 or more, got 0"),
         (["photos", "--workers", "0"], "--workers is 1 or more, got 0"),
@@ -101,11 +102,11 @@ def test_a_file_grows(folder: Path):
         (["photos", "--draw", "photos/red.png"], "--draw names a folder"),
         (["photos/red.png", "--split", "val"], "--split is for one dataset"),
         (["photos", "--split", "val"], "photos is not a dataset in a supported layout"),
-        (["shapes", "--split", "test"], "shapes has no test part; it has train, val"),
+        (["shapes", "--split", "test"], "shapes has no test split; it has train, val"),
         (["missing.json"], "missing.json"),
     ],
 )
-def test_what_cannot_be_done_is_said(words: list[str], message: str, folder: Path, dataset: Path, capsys: Capture):
+def test_mistakes_are_one_message(words: list[str], message: str, folder: Path, dataset: Path, capsys: Capture):
     assert cli.main(["propose", *words]) == 1
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err and shown.out == ""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.assign import BACKGROUND, IGNORED
+from boxwright.assign import BACKGROUND, IGNORED, Prediction
 from boxwright.detectors.localizer import Localizer, LocalizerConfig, largest, whole
 from boxwright.types import Images, Target
 
@@ -60,7 +60,7 @@ def test_the_image_without_its_padding_is_the_proposal() -> None:
 def test_the_image_learns_the_largest_object(objects: Target, expected: int) -> None:
     """The objects, which the region stage adds to the candidates, learn nothing themselves."""
     candidates = torch.cat([torch.tensor([[0.0, 0.0, 96.0, 64.0]]), objects.boxes])
-    assert largest(candidates, objects).tolist() == [expected] + [IGNORED] * len(objects)
+    assert largest(Prediction(candidates), objects).tolist() == [expected] + [IGNORED] * len(objects)
 
 
 def test_losses_by_hand() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from boxwright.assign import Prediction
 from boxwright.detectors.sliding_window import SlidingWindowConfig, SlidingWindowDetector, WindowHead, windows_at
 from boxwright.types import Images, Target
 
@@ -74,7 +75,7 @@ def test_loss_by_hand() -> None:
     know_nothing.head.logits.bias.data[2] = 30.0  # type: ignore[index]
     assert know_nothing.loss(images(), [Target.empty()])["class"].item() == pytest.approx(0, abs=1e-6)
     _, windows = know_nothing.classify(images())
-    positive = (know_nothing.assign(windows[0], object) >= 0).sum().item()
+    positive = (know_nothing.assign(Prediction(windows[0]), object) >= 0).sum().item()
     assert 0 < positive <= 16, "all of them should find place among the positive quarter of 64 samples"
     assert know_nothing.loss(images(), [object])["class"].item() == pytest.approx(30 * positive / 64)
 

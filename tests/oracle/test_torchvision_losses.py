@@ -20,7 +20,14 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from boxwright.assign import BalancedSampler, CenterAssigner, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
+from boxwright.assign import (
+    BalancedSampler,
+    CenterAssigner,
+    HardNegativeMining,
+    MaxIoUAssigner,
+    Prediction,
+    all_valid_anchors,
+)
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.boxes.codec import DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
@@ -145,7 +152,7 @@ def test_retinanet(images: int) -> None:
     ours = RETINANET.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     head = RetinaNetHead(8, 3, CLASSES)
-    matched = [RETINANET.assign(ANCHORS, target) for target in targets]  # -1 and -2 mean the same there
+    matched = [RETINANET.assign(Prediction(ANCHORS), target) for target in targets]  # -1 and -2 mean the same there
     said = {"cls_logits": logits, "bbox_regression": deltas.squeeze(2)}
     expected = head.compute_loss(as_theirs(targets), said, [ANCHORS] * images, matched)
     assert_same(ours, expected, {"class": "classification", "box": "bbox_regression"}, [logits, deltas])
@@ -219,7 +226,7 @@ def test_region_head() -> None:
     losses = stage.loss([], slots, [target])
 
     (regions,) = told.boxes
-    row = stage.assign(regions, target)
+    row = stage.assign(Prediction(regions), target)
     labels = torch.where(row >= 0, LABELS[row.clamp(min=0)] + 1, 0)
     wanted = codec.encode(OBJECTS[row.clamp(min=0)], regions)
     their_deltas = torch.cat([torch.zeros(count, 4), deltas.flatten(1)], 1)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from boxwright.types import Size, Target
 
@@ -88,6 +87,8 @@ class Dataset:
 
     def target(self, index: int) -> Target:
         """The objects of one image, as copies."""
+        import torch  # here, because reading and checking annotations needs none
+
         self._checked(index)
         rows = slice(self.offsets[index], self.offsets[index + 1])
         columns = (self.boxes, self.labels, self.crowd, self.difficult, self.area)

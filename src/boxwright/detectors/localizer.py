@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler
+from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler, Prediction
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import area
 from boxwright.detectors.base import Detector, DetectorConfig
@@ -43,11 +43,12 @@ def whole(images: Images) -> Slots:
     return Slots(boxes, torch.ones_like(boxes[..., 0]), label, torch.ones_like(label, dtype=torch.bool))
 
 
-def largest(candidates: Tensor, target: Target) -> Tensor:
-    """Candidates (A, 4) to (A,) int64: the first one, the image, learns the object with the largest box.
+def largest(prediction: Prediction, target: Target) -> Tensor:
+    """(A,) int64: the first candidate, the image, learns the object with the largest box.
 
     An image without objects is background. One with nothing but a crowd is ignored, as are the other candidates.
     """
+    candidates = prediction.candidates
     assigned = torch.full(candidates.shape[:1], IGNORED, dtype=torch.int64, device=candidates.device)
     if not len(target):
         assigned[0] = BACKGROUND

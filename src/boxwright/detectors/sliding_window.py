@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import IGNORED, BalancedSampler, MaxIoUAssigner
+from boxwright.assign import IGNORED, Assign, BalancedSampler, MaxIoUAssigner, Prediction, match
 from boxwright.boxes.geometry import at_least_float32, clip
-from boxwright.detectors.anchor_stage import matched_labels_and_boxes
 from boxwright.detectors.base import Detector, DetectorConfig, Features
 from boxwright.detectors.select import Select, best, gather
 from boxwright.losses import cross_entropy
@@ -71,7 +70,7 @@ class SlidingWindowDetector(Detector):
         shapes: tuple[Shape, ...],
         scales: int,
         shrink: float,
-        assign: Callable[[Tensor, Target], Tensor],
+        assign: Assign,
         sample: Callable[[Tensor, Tensor], Tensor],
         select: Select,
     ) -> None:
@@ -99,9 +98,8 @@ class SlidingWindowDetector(Detector):
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Cross entropy over the sampled windows; those in the padding are none."""
         logits, windows = self.classify(images)
-        assigned = torch.stack([self.assign(boxes, target) for boxes, target in zip(windows, targets, strict=True)])
+        assigned, labels, _ = match(self.assign, map(Prediction, windows, logits.detach()), targets)  # (N, A) each
         outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
-        labels, _ = matched_labels_and_boxes(assigned, targets)
         of_class = cross_entropy(logits, labels)
         counts = self.sample(assigned.masked_fill(outside, IGNORED), of_class.detach())  # (N, A)
         return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from boxwright.zoo.coco import NAMES
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
 from boxwright.zoo.torchvision import read as read_state_dict
-from boxwright.zoo.unpickle import read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,6 +134,10 @@ def read(path: str | Path) -> State:
     """
     if Path(path).suffix != ".pkl":
         return read_state_dict(path)
+    from boxwright.zoo.unpickle import (
+        read_pickle,
+    )  # here, because it imports numpy, which a list of models does without
+
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
