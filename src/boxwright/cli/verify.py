@@ -48,7 +48,7 @@ class Verify:
         head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [(*_numbers(each), _verdict(each)) for each in measured]))
 =======
-        head = ("photo", "batch", "theirs", "ours", "classes", "unmatched", "box px", "score", "")
+        head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [_row(difference) for difference in measured]))
 >>>>>>> main
         print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
@@ -62,4 +62,4 @@ class Verify:
 def _row(difference: Difference) -> tuple[object, ...]:
     d = difference
     verdict = "" if d.within else "by rounding" if d.same else "differs"
-    return d.photo, d.batch, d.theirs, d.ours, d.classes, d.unmatched, f"{d.box:.1e}", f"{d.score:.1e}", verdict
+    return d.photo, d.batch, d.original, d.converted, d.num_classes, d.unmatched, f"{d.box:.1e}", f"{d.score:.1e}", verdict
