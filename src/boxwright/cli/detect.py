@@ -22,7 +22,7 @@ class Detect:
     model: str = DEFAULT
     """A bundled model, a .safetensors file or a run's folder; `boxwright models` lists them."""
     threshold: Annotated[float | None, arg(metavar="0..1", help_behavior_hint="")] = None
-    """Lowest score of a detection; the model's own if not given."""
+    """Score threshold: detections below it are dropped; the model's own if not given."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Only these classes; all if not given."""
     device: str = "auto"

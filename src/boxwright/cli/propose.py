@@ -112,16 +112,15 @@ class Propose:
 
     def _datasets(self) -> list[Dataset]:
         """The splits of the dataset; [] where images are named, also by a folder without annotations."""
-        from boxwright.data.formats import DatasetError, open_dataset
-
         path, splits = Path(self.sources[0]), None
-        if len(self.sources) == 1 and path.suffix.lower() in (".json", ".yaml", ".yml"):
-            splits = open_dataset(path)
-        elif len(self.sources) == 1 and path.is_dir():
+        annotations = path.suffix.lower() in (".json", ".yaml", ".yml")
+        if len(self.sources) == 1 and (annotations or path.is_dir()):
+            from boxwright.data.formats import DatasetError, open_dataset
+
             try:
                 splits = open_dataset(path)
             except DatasetError:
-                if self.split is not None:
+                if annotations or self.split is not None:
                     raise
                 print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
         if splits is None:
