@@ -28,8 +28,8 @@ LAST = {
     **{f"head.classification_head.module_list.{level}": (0.0, 0.9 if level < 3 else 0.2) for level in range(6)},
     **{f"head.regression_head.module_list.{level}": (0.0, 0.5 if level < 3 else 0.1) for level in range(6)},
 }
-"""Names or prefixes of the last layers of torchvision's detectors, and the mean and deviation of their outputs. Those of
-an SSD's coarsest levels are small, since they have few cells for statistics."""
+"""Names or prefixes of the last layers of torchvision's detectors, and the mean and deviation of their outputs. Those
+of an SSD's coarsest levels are small: they have few cells for statistics."""
 
 
 def photographs() -> dict[str, np.ndarray]:

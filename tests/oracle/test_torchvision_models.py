@@ -43,7 +43,9 @@ def calibrated(name: str) -> nn.Module:
     """A model of torchvision with weights that detect something, at its own size."""
     torch.manual_seed(0)
     model = source.build(name, len(source.foreign(name).names)).eval()
-    images = list(photos().values())  # all, since the coarsest level of an SSD has one cell per photograph for its norms
+    images = list(
+        photos().values()
+    )  # all, since the coarsest level of an SSD has one cell per photograph for its norms
     if name in SIDES:
         images = [photos()[photo] for photo in ("astronaut", "china", "chelsea", "flower")]
     resize(model, name)

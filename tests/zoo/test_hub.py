@@ -52,7 +52,10 @@ def test_the_parts_of_a_reference():
         (f"hf:owner/repo/../a.safetensors@{COMMIT}", "expected hf:owner/repo"),
         (f"hf:owner/repo/pytorch_model.bin@{COMMIT}", "only .safetensors files are loaded.* got 'pytorch_model.bin'"),
         ("hf:owner/repo/a.safetensors", "a commit of 40 hex digits.*huggingface.co/owner/repo/commits/main lists"),
-        ("hf:owner/repo/a.safetensors@dev", "the file of a branch may change.*huggingface.co/owner/repo/commits/dev lists"),
+        (
+            "hf:owner/repo/a.safetensors@dev",
+            "the file of a branch may change.*huggingface.co/owner/repo/commits/dev lists",
+        ),
         (f"hf:owner/repo/a.safetensors@{COMMIT[:7]}", "a commit of 40 hex digits"),
         (f"{REFERENCE}#{SHA256}", "expected sha256= and 64 hex digits after #"),
     ],

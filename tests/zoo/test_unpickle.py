@@ -64,7 +64,9 @@ def test_nothing_is_executed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     harm = tmp_path / "harm.pkl"
     harm.write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
-    with pytest.raises(ForeignError, match=r"harm\.pkl is refused: it refers to os\.system, .*Nothing in it was executed"):
+    with pytest.raises(
+        ForeignError, match=r"harm\.pkl is refused: it refers to os\.system, .*Nothing in it was executed"
+    ):
         read_pickle(harm)
     for function, arguments, name in (
         (os.system, (f"touch {mark}",), r"posix\.system|nt\.system"),

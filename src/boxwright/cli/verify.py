@@ -44,13 +44,8 @@ class Verify:
             rows = [asdict(entry) | {"within": entry.within, "same": entry.same} for entry in measured]
             print(json.dumps({**verified, "measured": rows, "same": same}, indent=1))
             return int(not same)
-<<<<<<< HEAD
-        head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
-        print(table(head, [(*_numbers(each), _verdict(each)) for each in measured]))
-=======
         head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [_row(difference) for difference in measured]))
->>>>>>> main
         print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
         if "source" in verified:
             print(f"and against {verified['source']['against']} here, with {verified['source']['file']}")
@@ -62,4 +57,5 @@ class Verify:
 def _row(difference: Difference) -> tuple[object, ...]:
     d = difference
     verdict = "" if d.within else "by rounding" if d.same else "differs"
-    return d.photo, d.batch, d.original, d.converted, d.num_classes, d.unmatched, f"{d.box:.1e}", f"{d.score:.1e}", verdict
+    counts = d.original, d.converted, d.num_classes, d.unmatched
+    return d.photo, d.batch, *counts, f"{d.box:.1e}", f"{d.score:.1e}", verdict

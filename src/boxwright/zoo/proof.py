@@ -145,9 +145,7 @@ def repeat(proof: Mapping[str, Any], converted: Detect, photos: Photos) -> list[
     return differences(original, converted, of_proof)
 
 
-def differences(
-    original: Mapping[str, Sequence[Detections]], converted: Detect, photos: Photos
-) -> list[Difference]:
+def differences(original: Mapping[str, Sequence[Detections]], converted: Detect, photos: Photos) -> list[Difference]:
     """The original's detections in each photograph, by batch size, against those of the converted detector."""
     return [
         compare(name, int(batch), *pair)

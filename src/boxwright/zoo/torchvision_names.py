@@ -95,9 +95,7 @@ _SSDLITE = {
 }
 
 _FASTER_RCNN = Names(_PYRAMID | _REGIONS, "roi_heads.box_predictor.cls_score.weight", boxes=1, softmax=True)
-_MOBILE = _FASTER_RCNN._replace(
-    prefixes=_FASTER_RCNN.prefixes | {"backbone.body.": "features.backbone.body.features."}
-)
+_MOBILE = _FASTER_RCNN._replace(prefixes=_FASTER_RCNN.prefixes | {"backbone.body.": "features.backbone.body.features."})
 _RETINANET = Names(_dense(2), "head.classification_head.cls_logits.weight", boxes=9, softmax=False)
 
 NAMES = {
