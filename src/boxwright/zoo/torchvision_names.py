@@ -54,17 +54,17 @@ _OUTPUTS = {
 def _dense(layers: int) -> Prefixes:
     """RetinaNet's names; each unit of a tower has so many layers: convolution, norm if any, ReLU."""
     units = {
-        f"{theirs}{unit}.{part}.": f"{ours}{layers * unit + part}."
-        for theirs, ours in _TOWERS.items()
+        f"{original}{unit}.{part}.": f"{new}{layers * unit + part}."
+        for original, new in _TOWERS.items()
         for unit in range(4)
         for part in range(layers - 1)
     }
     return _PYRAMID | _OUTPUTS | units
 
 
-def _levels(theirs: str, ours: str) -> Prefixes:
-    """The heads of six levels; {} stands for the level."""
-    return {theirs.format(level): ours.format(level) for level in range(6)}
+def _levels(original: str, new: str) -> Prefixes:
+    """The heads of six levels; {} is the level."""
+    return {original.format(level): new.format(level) for level in range(6)}
 
 
 _SSD = {
