@@ -51,8 +51,8 @@ class Maps(nn.Module):
 
 
 def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
-    """Our detector and torchvision's, with torchvision's conventions for anchors and RoI align."""
-    config = FasterRCNNConfig(backbone=backbone, conventions="torchvision")
+    """Our detector and torchvision's, with torchvision's convention for anchors and RoI align."""
+    config = FasterRCNNConfig(backbone=backbone, convention="torchvision")
     ours = config.build(CLASSES)
     anchors = ours.proposer.anchors
     randomize(ours.get_submodule("regions.head.logits"), 0.3)
@@ -65,12 +65,12 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
         rpn_post_nms_top_n_test=config.proposals,
         rpn_batch_size_per_image=config.rpn_samples,
         box_roi_pool=MultiScaleRoIAlign(
-            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical)
+            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical_size)
         ),
         box_head=TwoMLPHead(config.channels * 49, config.hidden),
         box_predictor=FastRCNNPredictor(config.hidden, CLASSES + 1),
         box_batch_size_per_image=config.region_samples,
-        box_detections_per_img=config.detections,
+        box_detections_per_img=config.max_detections,
         **preprocessing(ours.features, size),
     )
     copy_weights(theirs, "rpn.head.conv.0.0", ours, "proposer.head.class_tower.0")
@@ -92,7 +92,7 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 
 def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
     """Our detector and torchvision's, with torchvision's convention for anchors."""
-    config = RetinaNetConfig(backbone=backbone, head_norm="none", conventions="torchvision")
+    config = RetinaNetConfig(backbone=backbone, head_norm="none", convention="torchvision")
     ours = config.build(CLASSES)
     anchors = ours.anchors.anchors
     randomize(ours.get_submodule("anchors.head.logits"), 2.0)
@@ -101,7 +101,7 @@ def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
         CLASSES,
         anchor_generator=generator(anchors),
         topk_candidates=ours.anchors.select.pre_nms_top_k,
-        detections_per_img=config.detections,
+        detections_per_img=config.max_detections,
         **preprocessing(ours.features, size),
     )
     for their, our in (("classification", "class"), ("regression", "box")):

@@ -77,7 +77,7 @@ def build(classes: int, size: int) -> FasterRCNN:
         rpn_post_nms_top_n_train=config.proposals,
         rpn_post_nms_top_n_test=config.proposals,
         box_batch_size_per_image=config.region_samples,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical)),
+        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical_size)),
     )
 
 

@@ -80,8 +80,8 @@ def center() -> None:
     fine = torch.arange(SIDE / 8) * 8.0
     cells = torch.stack([x, y, x + stride, y + stride], -1).flatten(0, 1)
     other = torch.tensor([[0.0, 0.0, side, side] for side in (stride / 2, stride * 2)])  # neighbouring levels
-    points = Prediction(torch.cat([cells, other]))
-    assigned = CenterAssigner(config.radius, config.reach)(points, TARGET[:1])[: len(cells)]
+    assign = CenterAssigner(config.center_sampling_radius, config.regress_range)
+    assigned = assign(Prediction(torch.cat([cells, other])), TARGET[:1])[: len(cells)]
     middles = (cells[:, :2] + cells[:, 2:]) / 2
     figure, panels = axes(8.4, 3.7, 2, width_ratios=(1, 1.13))
     show(panels[0], astronaut(), f"points of stride {stride}, and the targets of one", fade=0.3)

@@ -66,7 +66,7 @@ def target(*boxes: Tensor, labels: tuple[int, ...] = (1,), crowd: bool = False) 
 
 @pytest.mark.parametrize(("agnostic", "predictions"), [(True, 1), (False, 5)])
 def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, predictions: int) -> None:
-    head = RegionHead(mlp_head(4 * 7 * 7, 16), 16, classes=5, agnostic=agnostic)
+    head = RegionHead(mlp_head(4 * 7 * 7, 16), 16, num_classes=5, class_agnostic=agnostic)
     logits, deltas = head(torch.randn(3, 4, 7, 7))
     assert logits.shape == (3, 6) and deltas.shape == (3, predictions, 4)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from boxwright.assign import Prediction
-from boxwright.detectors.sliding_window import SlidingWindowConfig, SlidingWindowDetector, WindowHead, windows_at
+from boxwright.detectors import SlidingWindowConfig
+from boxwright.detectors.sliding_window import SlidingWindowDetector, WindowHead, windows_at
 from boxwright.types import Images, Target
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_the_convolution_reads_each_window_by_itself() -> None:
     """What the head says at a place is what it says of the window's cells cut out (OverFeat, figure 5)."""
     torch.manual_seed(0)
     shapes, features = ((4, 4), (3, 5)), torch.randn(1, 8, 6, 7)
-    head = WindowHead(8, shapes, hidden=16, classes=2)
+    head = WindowHead(8, shapes, hidden=16, num_classes=2)
     for (rows, columns), logits in zip(shapes, head(features), strict=True):
         windows = windows_at(logits.shape[2:], (rows, columns), (1.0, 1.0), CPU).long()  # type: ignore[arg-type]
         inside = (windows[:, :2] >= 0).all(1) & (windows[:, 2] <= 7) & (windows[:, 3] <= 6)
@@ -103,5 +104,5 @@ def test_a_image_smaller_than_a_window_is_one_itself() -> None:
 
 
 def test_looks_at_one_level() -> None:
-    with pytest.raises(ValueError, match=r"one level of its backbone, such as \(3,\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"one level of the backbone is read, such as levels=\(5,\), got \(3, 4\)"):
         SlidingWindowConfig(levels=(3, 4)).build(2)

@@ -99,7 +99,7 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
     coarse = torch.rand(2, 3, 12, 12, generator=noise) * 255
     pixels = nn.functional.interpolate(coarse, size, mode="bilinear")
     theirs, about = theirs_of(name, size[0], pixels), foreign(name)
-    ours = about.config.build(CLASSES)
+    ours: Any = about.config.build(CLASSES)
     ours.load_state_dict(about.convert(dict(theirs.state_dict()), CLASSES))
     adapt(ours.train())
     theirs, ours, pixels = theirs.double(), ours.double(), pixels.double()

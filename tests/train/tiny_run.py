@@ -32,7 +32,7 @@ PREPROCESS = Preprocess(short=64, long=96)
 def training(data: Path, workers: int = 0, **options) -> Training:
     """Two epochs of four steps of two batches of two images; `options` are those of TrainConfig."""
     torch.manual_seed(0)
-    detector = CONFIG.build(classes=3).to(memory_format=torch.channels_last)
+    detector = CONFIG.build(num_classes=3).to(memory_format=torch.channels_last)
     part = open_dataset(data)["train"]
     batches = Batches(part, PREPROCESS, PRESETS["standard"], batch_size=2, seed=3, workers=workers)
     return Training(detector, batches, TrainConfig(**{"epochs": 2, "accumulate": 2, "precision": "fp32", **options}))

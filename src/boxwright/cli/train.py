@@ -16,13 +16,14 @@ import torch
 import tyro
 
 from boxwright import checkpoint
-from boxwright.checkpoint import Loaded, load_detector, name_of
+from boxwright.checkpoint import Loaded, load_detector
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors.config import name_of
 from boxwright.measure.evaluate import evaluate_detector
 from boxwright.progress import Progress
 from boxwright.train.config import TrainConfig
@@ -283,7 +284,7 @@ def _read_options(path: Path) -> Train:
     content = _read_json(path)
     options = replace(
         checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.from_json(DETECTORS[content["detector"]], content["config"]),
+        detector=checkpoint.read_config(content["detector"], content["config"]),
         training=checkpoint.from_json(TrainConfig, content["training"]),
         data=Path(content["data"]),
     )

@@ -10,7 +10,6 @@ predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +28,9 @@ from boxwright.assign import (
 )
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import at_least_float32
-from boxwright.detectors.base import DetectorConfig
+from boxwright.detectors.base import build_select
+from boxwright.detectors.conventions import Convention
+from boxwright.detectors.fields import RegionFields
 from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
 from boxwright.losses import DeltaLoss
 from boxwright.types import Losses, Slots, Target
@@ -41,11 +42,11 @@ class RegionHead(nn.Module):
     hidden  pooled regions (R, ...) to (R, width): `mlp_head` layers, or a network (`GlobalAveragePool`)
     """
 
-    def __init__(self, hidden: nn.Module, width: int, classes: int, agnostic: bool) -> None:
+    def __init__(self, hidden: nn.Module, width: int, num_classes: int, class_agnostic: bool) -> None:
         super().__init__()
         self.hidden = hidden
-        self.logits = nn.Linear(width, classes + 1)
-        self.deltas = nn.Linear(width, 4 * (1 if agnostic else classes))
+        self.logits = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, 4 * (1 if class_agnostic else num_classes))
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         nn.init.zeros_(self.logits.bias)
@@ -157,26 +158,25 @@ class RegionStage(nn.Module):
         return self.select(boxes, candidates, sizes)
 
 
-@dataclass(frozen=True)
-class RegionConfig(DetectorConfig):
-    """The numbers that every detector with a region stage has."""
+def build_region_stage(
+    config: RegionFields,
+    pool: nn.Module,
+    head: nn.Module,
+    num_classes: int,
+    min_size: float = Convention.min_region_size,
+    **parts: Any,
+) -> RegionStage:
+    """The region stage of a config, with its pooling and its head; `parts` are further ones.
 
-    region_samples: int = 128
-    """Proposals an image in the loss of the regions, a quarter of them positive."""
-    agnostic: bool = False
-    """One box prediction for all classes rather than one per class."""
-    box_weight: float = 1.0
-    """Weight of the regions' box loss."""
-
-    def regions(self, pool: nn.Module, head: nn.Module, classes: int, **parts: Any) -> RegionStage:
-        """The region stage of these for so many classes; `parts` are further ones."""
-        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
-        defaults = {
-            "codec": codec,
-            "assign": MaxIoUAssigner(high=0.5, low=0.5),
-            "sample": BalancedSampler(self.region_samples, positive=0.25),
-            "box_loss": DeltaLoss(codec),
-            "select": self.select(classes, self.habits().smallest_region),
-            "box_weight": self.box_weight,
-        }
-        return RegionStage(pool, head, **(defaults | parts))
+    min_size  pixels; a detection that is narrower or lower is dropped
+    """
+    codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+    defaults = {
+        "codec": codec,
+        "assign": MaxIoUAssigner(high=0.5, low=0.5),
+        "sample": BalancedSampler(config.region_samples, positive=0.25),
+        "box_loss": DeltaLoss(codec),
+        "select": build_select(config, num_classes, min_size),
+        "box_weight": config.box_weight,
+    }
+    return RegionStage(pool, head, **(defaults | parts))

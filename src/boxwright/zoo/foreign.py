@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from boxwright.data.preprocess import Preprocess
+    from boxwright.detectors.config import DetectorConfig
     from boxwright.types import Detections
 
     State = dict[str, Tensor]
@@ -68,7 +69,7 @@ class Foreign(Published):
                    here; None if the library is not available
     """
 
-    config: Any
+    config: DetectorConfig
     preprocess: Preprocess
     names: tuple[str, ...]
     convert: Callable[[State, int], State]

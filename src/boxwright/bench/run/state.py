@@ -25,7 +25,7 @@ from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors.proposed import ProposedConfig
+from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress
 from boxwright.train.config import TrainConfig
@@ -235,8 +235,8 @@ class RaceState:
     def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
         waiting = [job for job in jobs if job.epochs() < until]
         for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
-            if isinstance(config, ProposedConfig):
-                propose_ahead(config.propose(), self.parts.values())
+            if isinstance(config, ProposedFields):
+                propose_ahead(config.build_proposer(), self.parts.values())
         self._do(pool, partial(train, until=until), waiting)
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
