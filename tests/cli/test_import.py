@@ -39,7 +39,7 @@ def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = source.build(NAME, len(NAMES))
     shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
-    calibrate(model.eval(), lambda: source.answer(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
+    calibrate(model.eval(), lambda: source.detect(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
     torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
     return path
@@ -128,7 +128,7 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "nothing in it was executed" in said({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
     assert "not a whole file" in said(weights.read_bytes()[:100_000])
-    assert "holds no state dict" in said([1, 2, 3])
+    assert "has no state dict" in said([1, 2, 3])
     key = "backbone.features.0.0.0.weight"
     assert f"1 missing ({key})" in said({name: value for name, value in state.items() if name != key})
     assert "1 not expected (head.more)" in said(state | {"head.more": torch.zeros(2)})

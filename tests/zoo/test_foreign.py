@@ -75,7 +75,7 @@ def test_a_download_has_the_sha256_of_its_name(caches: Path, monkeypatch: pytest
     about = Published(name="x:y", file="y.pth", url="https://a/y.pth", licence="", sha256=digest[:8])
     convert._fetch(about, caches / "y.pth")
     assert (caches / "y.pth").read_bytes() == content
-    with pytest.raises(ForeignError, match="expected the sha256 00000000\.\.\., got"):
+    with pytest.raises(ForeignError, match=r"expected the sha256 00000000\.\.\., got"):
         convert._fetch(replace(about, sha256="0" * 8), caches / "z.pth")
     assert sorted(path.name for path in caches.iterdir()) == ["y.pth"]
 
