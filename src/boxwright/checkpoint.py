@@ -121,10 +121,15 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
 
 
 def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Load a state dict of the very same detector; floating-point numbers take the detector's own precision."""
-    wanted = detector.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = sorted(key for key in wanted.keys() & tensors.keys() if wanted[key].shape != tensors[key].shape)
+    """Load a state dict of the very same detector; floating-point numbers take the detector's own precision.
+
+    Where a norm is frozen, a count of the batches that it has seen is dropped: earlier versions stored some of SPP-net.
+    """
+    expected = detector.state_dict()
+    counts = {key for key in tensors.keys() - expected.keys() if key.endswith(".num_batches_tracked")}
+    tensors = {key: value for key, value in tensors.items() if key not in counts}
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    shapes = sorted(key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape)
     if missing or extra or shapes:
         raise CheckpointError(
             f"{path} does not fit the {type(detector).__name__} it should: "
