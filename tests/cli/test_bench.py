@@ -127,7 +127,7 @@ def test_stopped_it_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--detectors", "rnn"], "detectors are some of localizer"),
+        (["--detectors", "rnn"], "there is no detector 'rnn'; did you mean rcnn?"),
         (["--sizes", "8"], "sizes are 32 or more, got 8"),
         (["--constraint", "p95<30"], "unit of p95"),
         (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),
