@@ -89,9 +89,9 @@ def test_sizes_on_a_grid(short: int, long: int, sides: Sequence[int]) -> None:
 
 def test_boxes_there_and_back() -> None:
     before = Size(333, 500)
-    _, way = Preprocess(resample="plain", rounding="floor", short=200, long=280)(make_image(before))
+    _, view = Preprocess(resample="plain", rounding="floor", short=200, long=280)(make_image(before))
     boxes = torch.tensor([[1.5, 20, 333, 222.25], [0, 0, 500, 333]])
-    expected = resize_boxes(boxes, list(way.before), list(way.after))
-    assert way.after == (186, 280)  # 186.48
-    torch.testing.assert_close(way.forward(boxes), expected)
-    torch.testing.assert_close(way.back(expected), resize_boxes(expected, list(way.after), list(way.before)))
+    expected = resize_boxes(boxes, list(view.source), list(view.output))
+    assert view.output == (186, 280)  # 186.48
+    torch.testing.assert_close(view.forward(boxes), expected)
+    torch.testing.assert_close(view.back(expected), resize_boxes(expected, list(view.output), list(view.source)))

@@ -1,4 +1,4 @@
-"""From an image of any size to the size a detector works on, with the exact way back for boxes."""
+"""From an image of any size to the size a detector works on. Imports torch only to resize."""
 
 from __future__ import annotations
 
@@ -7,37 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from boxwright.boxes.geometry import clip, scale
+from boxwright.boxes.view import View
 from boxwright.types import Size
 
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]
 Resample = Literal["antialias", "plain", "pillow"]
 Rounding = Literal["nearest", "floor"]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """What happened to one image: its size before and after.
-
-    Sizes are whole pixels, so height and width change by slightly different factors; boxes follow each exactly.
-    """
-
-    before: Size
-    after: Size
-
-    def forward(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the original image in pixels of the resized one."""
-        return scale(boxes, self.after.width / self.before.width, self.after.height / self.before.height)
-
-    def back(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the resized image in pixels of the original one, clipped to it."""
-        boxes = scale(boxes, self.before.width / self.after.width, self.before.height / self.after.height)
-        return clip(boxes, self.before)
 
 
 @dataclass(frozen=True)
@@ -83,11 +60,11 @@ class Preprocess:
         if len(levels) not in (1, 3) or not all(0 <= level <= 255 for level in levels):
             raise ValueError(f"fill is a grey level 0..255, or three of them as (red, green, blue); got {self.fill}")
 
-    def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, Resize]:
-        """The uint8 image (H, W, 3) resized, in `dtype`, and the way there and back."""
+    def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, View]:
+        """The uint8 image (H, W, 3) resized, in `dtype`, and the view from it to the resized one."""
         before = Size(*image.shape[:2])
         after = self.size(before, zoom)
-        return resize(image, after, self.resample).astype(self.dtype, copy=False), Resize(before, after)
+        return resize(image, after, self.resample).astype(self.dtype, copy=False), View.resize(before, after)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:
@@ -160,6 +137,9 @@ def resize(image: np.ndarray, size: Size, resample: Resample = "antialias") -> n
         return image
     if resample == "pillow":
         return np.array(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR))
+    import torch
+    from torch.nn.functional import interpolate
+
     # On uint8, antialias is Pillow's resize to within two grey levels, in less than half the time.
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
     if resample == "plain":
