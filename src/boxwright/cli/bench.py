@@ -139,11 +139,12 @@ def _summary(race: Race) -> str:
     if len(names) > 1:
         head = ["difference in AP", *(f"to {column.name}, {column.role}" for column in columns)]
         lines += [
-            table(head, [[name, *(difference(column.differences[name]) for column in columns)] for name in names]), ""
+            table(head, [[name, *(difference(column.differences[name]) if column.name != name else "–"
+                                  for column in columns)] for name in names]), ""
         ]  # fmt: skip
     failed = [f"{entry.name} failed: {entry.reason}" for entry in race.entries if entry.state == "failed"]
     return "\n".join([*lines, *_warning(race.verdict.too_little_evidence), *race.verdict.reasons, *failed, ""])
 
 
 def _warning(lacking: tuple[str, ...]) -> list[str]:
-    return [f"Too little evidence for a winner: {'; '.join(lacking)}."] if lacking else []
+    return [f"Too little evidence for a winner: {', '.join(lacking)}."] if lacking else []
