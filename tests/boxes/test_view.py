@@ -79,6 +79,13 @@ def test_a_chain_by_hand() -> None:
     assert target.boxes.tolist() == [[90, 20, 110, 50]]
 
 
+def test_a_flip_keeps_the_order_of_corners_and_undoes_itself() -> None:
+    flip, box = View.flip(Size(80, 100)), torch.tensor([[10.0, 20.0, 40.0, 60.0]])
+    assert flip.forward(box).tolist() == [[60, 20, 90, 60]]
+    assert torch.equal(flip.forward(flip.forward(box)), box) and torch.equal(flip.back(flip.forward(box)), box)
+    assert (flip @ flip).scale == (1, 1) and (flip @ flip).offset == (0, 0)
+
+
 def test_a_mirrored_y_axis_exchanges_top_and_bottom() -> None:
     view = View(Size(10, 20), Size(10, 20), (-1, -1), (20, 10))
     assert view.forward(torch.tensor([[1.0, 2.0, 5.0, 4.0]])).tolist() == [[15, 6, 19, 8]]
