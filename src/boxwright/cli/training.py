@@ -16,7 +16,7 @@ from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
