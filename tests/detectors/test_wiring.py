@@ -84,7 +84,7 @@ REGIONS: dict[str, Any] = {  # Girshick 2015
 STAGES: dict[str, dict[str, Any]] = {
     "localizer.region": REGIONS
     | {"assign": largest, "sample": BalancedSampler(1, positive=1.0)}
-    | select(0.05, 0.5, top_k=1, slots=1),
+    | select(0.05, 0.5, slots=1),
     "sliding_window.": {
         "assign": by_overlap(0.5, 0.5),
         "sample": BalancedSampler(256, positive=0.25),
