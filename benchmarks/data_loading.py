@@ -1,14 +1,14 @@
-"""How many images a second come out as padded float batches: boxwright against torchvision.
+"""Data loading: images per second as padded float batches, boxwright against torchvision.
 
     python benchmarks/data_loading.py --preset standard --workers 0 1 2 --rounds 5
     python benchmarks/data_loading.py --data my_dataset/
 
 Both read the same files, short side 320 and long side at most 512, with the same augmentations: "light" flips,
 "standard" flips, varies the size, crops by IoU and changes colours. torchvision is `datasets.CocoDetection` wrapped for
-`transforms.v2` on uint8 tensors (or PIL images, --backend pil) behind a DataLoader with kept workers, whose batches are
-padded as uint8 and made float in the main process, as ours are. Each round runs both over all images once, in turns;
-the ratio is our images per second over theirs in the same round, as its median and its range. With --cpu-time seconds
-are those of this process (workers: 0 only), which a busy machine disturbs less.
+`transforms.v2` on uint8 tensors (or PIL images, --backend pil), with a DataLoader with persistent workers. Both pad
+batches as uint8 and convert them to float in the main process. Each round runs both over all images once, in turn. The
+ratio is our images per second over theirs in the same round, printed as its median and range. --cpu-time measures the
+CPU seconds of this process (workers: 0 only), which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def synthetic(folder: Path, images: int, seed: int = 0) -> Dataset:
     )
 
 
-def boxwrights(dataset: Dataset, preset: str, workers: int) -> Callable[[int], int]:
+def run_boxwright(dataset: Dataset, preset: str, workers: int) -> Callable[[int], int]:
     batches = Batches(dataset, PREPROCESS, PRESETS[preset], BATCH, workers=workers, drop_last=False)
     return lambda epoch: sum(len(batch.images.pixels) for batch in batches.epoch(epoch))
 
 
-def torchvisions(annotations: Path, preset: str, workers: int, backend: str) -> Callable[[int], int]:
+def run_torchvision(annotations: Path, preset: str, workers: int, backend: str) -> Callable[[int], int]:
     standard = preset == "standard"
     steps = [
         v2.ToImage() if backend == "tensor" else v2.Identity(),
@@ -100,13 +100,13 @@ def pad_together(samples: list[tuple[torch.Tensor, dict[str, Any]]]) -> tuple[to
     images, targets = zip(*samples, strict=True)
     height, width = (-(-max(image.shape[side] for image in images) // 32) * 32 for side in (1, 2))
     pixels = torch.full((len(images), 3, height, width), 114, dtype=torch.uint8)
-    for place, image in zip(pixels, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
+    for padded, image in zip(pixels, images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
     return pixels, list(targets)
 
 
 def measure(runs: dict[str, Callable[[int], int]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Images per second of each in each round, after one that starts the workers and fills the file cache."""
+    """Images per second of each side in each round, after a warm-up round for workers and file cache."""
     order = list(runs)
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for epoch in range(rounds + 1):
@@ -121,16 +121,16 @@ def measure(runs: dict[str, Callable[[int], int]], rounds: int, clock: Callable[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a dataset; its train part is used. Default: synthetic JPEGs")
-    parser.add_argument("--images", type=int, default=400, help="images per round, at most")
+    parser.add_argument("--data", type=Path, help="a dataset; its train split is used. Default: synthetic JPEGs")
+    parser.add_argument("--images", type=int, default=400, help="maximum number of images per round")
     parser.add_argument("--preset", choices=("light", "standard"), default="standard")
     parser.add_argument("--backend", choices=("tensor", "pil"), default="tensor", help="torchvision's images")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cpu-time", action="store_true", help="count processor seconds instead of the clock's")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time instead of wall time")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
-    workers_wanted = [0] if options.cpu_time else options.workers
+    worker_counts = [0] if options.cpu_time else options.workers
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         if options.data is None:
@@ -142,16 +142,16 @@ def main() -> None:
         write_coco(dataset, annotations)
         cores = f"{os.cpu_count()} cores, {platform.machine()}"
         print(f"{len(dataset)} images, {options.preset} augmentation, {options.backend} backend, {cores}")
-        for workers in workers_wanted:
+        for workers in worker_counts:
             runs = {
-                "boxwright": boxwrights(dataset, options.preset, workers),
-                "torchvision": torchvisions(annotations, options.preset, workers, options.backend),
+                "boxwright": run_boxwright(dataset, options.preset, workers),
+                "torchvision": run_torchvision(annotations, options.preset, workers, options.backend),
             }
             rates = measure(runs, options.rounds, clock)
             ratios = [ours / theirs for ours, theirs in zip(rates["boxwright"], rates["torchvision"], strict=True)]
-            medians = "   ".join(f"{name} {statistics.median(each):5.0f}/s" for name, each in rates.items())
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"workers {workers}   {medians}   ratio {spread}")
+            medians = "   ".join(f"{name} {statistics.median(values):5.0f}/s" for name, values in rates.items())
+            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(f"workers {workers}   {medians}   ratio {ratio}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How long COCO's twelve numbers take: boxwright against pycocotools and faster-coco-eval.
+"""Time to compute COCO's twelve numbers: boxwright against pycocotools and faster-coco-eval.
 
     python benchmarks/evaluator.py --images 2000 --rounds 5
 
 Two tasks. "files": an annotation file and a results file, as `evaluate_files` takes them. "memory": detections and
-targets as tensors, as after an epoch of training; the peers have their annotations indexed beforehand (ours does that
-anew each time) and get the detections as the (N, 7) array that all of them take. Each round runs everyone once, in an
-order that rotates; a ratio is the peer's time over ours in the same round, printed as its median and its range. All
-must come to the same twelve numbers (faster-coco-eval: to 1e-9), or nothing is printed.
+targets as tensors, as after an epoch of training. The peers' annotations are indexed beforehand (ours are indexed each
+time), and the peers get the detections as an (N, 7) array. Each round runs every evaluator once, in rotating order. A
+ratio is the peer's time over ours in the same round, printed as its median and range. All must compute the same twelve
+numbers (faster-coco-eval: to 1e-9), or nothing is printed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ CLASSES = 20
 
 
 def synthetic(images: int, seed: int = 0) -> tuple[list[Detections], list[Target]]:
-    """Eight objects an image, each found about three times with some displacement, and as many chance boxes."""
+    """Eight objects per image on average, each detected three times with noise, and as many random boxes."""
     rng = np.random.default_rng(seed)
-    found, targets = [], []
+    detections, targets = [], []
     for _ in range(images):
         n = int(rng.integers(1, 16))
         corners = rng.uniform(0, 400, (n, 2))
@@ -47,31 +47,31 @@ def synthetic(images: int, seed: int = 0) -> tuple[list[Detections], list[Target
         labels = rng.integers(0, CLASSES, n)
         near = np.repeat(objects, 3, axis=0) * rng.normal(1, 0.03, (3 * n, 4))
         corners = rng.uniform(0, 400, (3 * n, 2))
-        chance = np.concatenate([corners, corners + rng.uniform(8, 200, (3 * n, 2))], axis=1)
-        boxes = np.concatenate([near, chance])
+        random = np.concatenate([corners, corners + rng.uniform(8, 200, (3 * n, 2))], axis=1)
+        boxes = np.concatenate([near, random])
         scores = np.concatenate([rng.beta(4, 2, 3 * n), rng.beta(1, 4, 3 * n)])
-        found_labels = np.concatenate([np.repeat(labels, 3), rng.integers(0, CLASSES, 3 * n)])
-        found.append(
-            Detections(torch.from_numpy(boxes).float(), torch.from_numpy(scores), torch.from_numpy(found_labels))
+        detected = np.concatenate([np.repeat(labels, 3), rng.integers(0, CLASSES, 3 * n)])
+        detections.append(
+            Detections(torch.from_numpy(boxes).float(), torch.from_numpy(scores), torch.from_numpy(detected))
         )
         targets.append(Target(torch.from_numpy(objects).float(), torch.from_numpy(labels)))
-    return found, targets
+    return detections, targets
 
 
-def results_array(found: list[Detections]) -> np.ndarray:
+def results_array(detections: list[Detections]) -> np.ndarray:
     """(N, 7) image id, x, y, width, height, score, category id."""
-    images = np.repeat(np.arange(1, len(found) + 1), [len(one) for one in found])
-    boxes = torch.cat([one.boxes for one in found]).double().numpy()
-    scores = torch.cat([one.scores for one in found]).numpy()
-    labels = torch.cat([one.labels for one in found]).numpy()
+    images = np.repeat(np.arange(1, len(detections) + 1), [len(image) for image in detections])
+    boxes = torch.cat([image.boxes for image in detections]).double().numpy()
+    scores = torch.cat([image.scores for image in detections]).numpy()
+    labels = torch.cat([image.labels for image in detections]).numpy()
     return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, labels + 1])
 
 
-def write_files(folder: Path, found: list[Detections], targets: list[Target]) -> tuple[Path, Path]:
-    boxes = torch.cat([one.boxes for one in targets]).double().numpy()
-    images = np.repeat(np.arange(1, len(targets) + 1), [len(one) for one in targets]).tolist()
-    labels = (torch.cat([one.labels for one in targets]) + 1).tolist()
-    areas = torch.cat([one.area for one in targets]).tolist()
+def write_files(folder: Path, detections: list[Detections], targets: list[Target]) -> tuple[Path, Path]:
+    boxes = torch.cat([target.boxes for target in targets]).double().numpy()
+    images = np.repeat(np.arange(1, len(targets) + 1), [len(target) for target in targets]).tolist()
+    labels = (torch.cat([target.labels for target in targets]) + 1).tolist()
+    areas = torch.cat([target.area for target in targets]).tolist()
     xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
     annotations = [
         {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
@@ -87,7 +87,7 @@ def write_files(folder: Path, found: list[Detections], targets: list[Target]) ->
             }
         )
     )
-    rows = results_array(found).tolist()
+    rows = results_array(detections).tolist()
     results.write_text(
         json.dumps([{"image_id": int(r[0]), "category_id": int(r[6]), "bbox": r[1:5], "score": r[5]} for r in rows])
     )
@@ -113,10 +113,10 @@ def by_faster_coco_eval(truth: Any, results: Any) -> list[float]:
     return run_evaluator(faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), "bbox"))
 
 
-def contenders(folder: Path, images: int) -> dict[str, dict[str, Callable[[], list[float]]]]:
-    found, targets = synthetic(images)
+def evaluators(folder: Path, images: int) -> dict[str, dict[str, Callable[[], list[float]]]]:
+    detections, targets = synthetic(images)
     names = [f"class {label}" for label in range(1, CLASSES + 1)]
-    truth, results = write_files(folder, found, targets)
+    truth, results = write_files(folder, detections, targets)
     slow_index, fast_index = pycocotools.coco.COCO(str(truth)), faster_coco_eval.COCO(str(truth))
     return {
         "files": {
@@ -125,20 +125,20 @@ def contenders(folder: Path, images: int) -> dict[str, dict[str, Callable[[], li
             "faster-coco-eval": lambda: by_faster_coco_eval(faster_coco_eval.COCO(str(truth)), str(results)),
         },
         "memory": {
-            "boxwright": lambda: twelve(evaluate(found, targets, names)),
-            "pycocotools": lambda: by_pycocotools(slow_index, results_array(found)),
-            "faster-coco-eval": lambda: by_faster_coco_eval(fast_index, results_array(found)),
+            "boxwright": lambda: twelve(evaluate(detections, targets, names)),
+            "pycocotools": lambda: by_pycocotools(slow_index, results_array(detections)),
+            "faster-coco-eval": lambda: by_faster_coco_eval(fast_index, results_array(detections)),
         },
     }
 
 
 def measure(runs: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one round that warms up and compares the answers."""
+    """Seconds of each evaluator in each round, after a warm-up round that compares the numbers."""
     with contextlib.redirect_stdout(io.StringIO()):
-        answers = {name: run() for name, run in runs.items()}
-        for name, answer in answers.items():
+        numbers = {name: run() for name, run in runs.items()}
+        for name, values in numbers.items():
             tolerance = 1e-9 if name == "faster-coco-eval" else 0
-            np.testing.assert_allclose(answer, answers["boxwright"], rtol=0, atol=tolerance, err_msg=name)
+            np.testing.assert_allclose(values, numbers["boxwright"], rtol=0, atol=tolerance, err_msg=name)
         order = list(runs)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
@@ -157,14 +157,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
-            tasks = contenders(Path(folder), options.images)
+            tasks = evaluators(Path(folder), options.images)
         print(f"{options.images} images, {CLASSES} classes, {os.cpu_count()} cores, {platform.machine()}")
         for task, runs in tasks.items():
             seconds = measure(runs, options.rounds)
             for name, times in seconds.items():
                 ratios = [peer / ours for peer, ours in zip(times, seconds["boxwright"], strict=True)]
-                spread = f"{statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
-                print(f"{task:8}{name:18}{statistics.median(times):8.3f} s   {spread} times ours")
+                ratio = f"{statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+                print(f"{task:8}{name:18}{statistics.median(times):8.3f} s   {ratio} times ours")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Selective search against OpenCV contrib's: recall for so many proposals, and time per image on one thread.
+"""Selective search against OpenCV contrib's: recall by number of proposals, and time per image on one thread.
 
     python benchmarks/selective_search.py --data VOC_FOLDER --images 200
     python benchmarks/selective_search.py --data VOC_FOLDER --images 100 --modes quality --cpu-time
 
-Needs opencv-contrib-python-headless. Both search the same images of the dataset's test part in the same mode, one
-after the other, in turns; without --data, scikit-image's photographs, which have no objects: times only. Recall is the
-share of the objects (crowds and difficult ones left out) that one of an image's first 100, 500 ... proposals overlaps
-with an IoU of .5 or .7; "all" takes every box that a method finds, ranking aside. OpenCV ranks by the paper's formula
-turned upside down: small regions come first. The ratio is OpenCV's time over ours for one image: its median, and its
-quartiles over the images. With --cpu-time seconds are those of the thread, which a busy machine disturbs less.
+Needs opencv-contrib-python-headless. Both search the same images of the dataset's test split in the same mode, in turn.
+Without --data the images are scikit-image's photographs, which have no annotations: only times are printed. Recall is
+the share of the objects (without crowds and difficult ones) that one of an image's first 100, 500 ... proposals
+overlaps with an IoU of .5 or .7; "all" takes every box of a method, without ranking. OpenCV ranks by the inverse of the
+paper's formula: small regions come first. The ratio is OpenCV's time over ours for one image, printed as its median and
+quartiles over the images. --cpu-time measures the CPU time of the thread, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ THRESHOLDS = (0.5, 0.7)
 Search = Callable[[np.ndarray], np.ndarray]
 
 
-def opencvs(mode: Literal["fast", "quality"]) -> Search:
+def opencv_search(mode: Literal["fast", "quality"]) -> Search:
     """OpenCV's boxes (P, 4) xyxy of an RGB image, in OpenCV's order."""
 
     def search(image: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def opencvs(mode: Literal["fast", "quality"]) -> Search:
 
 
 def make_images(folder: Path | None, most: int, seed: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-    """Images with the boxes (G, 4) of the objects to be found."""
+    """Images, each with the boxes (G, 4) of its objects."""
     if folder is None:
         from skimage import data
 
@@ -66,8 +66,8 @@ def make_images(folder: Path | None, most: int, seed: int) -> Iterator[tuple[np.
         yield read_image(dataset.path(index)), target.boxes[~(target.crowd | target.difficult)]
 
 
-def found(boxes: np.ndarray, objects: torch.Tensor) -> torch.Tensor:
-    """Which objects are found with so many boxes at each threshold: (len(COUNTS), len(THRESHOLDS), G) bool."""
+def covered(boxes: np.ndarray, objects: torch.Tensor) -> torch.Tensor:
+    """Whether each object is covered, by number of boxes and IoU threshold: (len(COUNTS), len(THRESHOLDS), G) bool."""
     return best_overlaps(boxes, objects, COUNTS)[:, None] >= torch.tensor(THRESHOLDS)[:, None]
 
 
@@ -76,7 +76,7 @@ def compare(mode: Literal["fast", "quality"], options: argparse.Namespace) -> No
     longest = 500
     methods: dict[str, Search] = {
         "boxwright": SelectiveSearch(mode, count=10**9, longest=longest),
-        "OpenCV": opencvs(mode),
+        "OpenCV": opencv_search(mode),
     }
     order = list(methods)
     warm_up = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -87,7 +87,7 @@ def compare(mode: Literal["fast", "quality"], options: argparse.Namespace) -> No
     boxes_of: dict[str, list[int]] = {name: [] for name in methods}
     for image, objects in make_images(options.data, options.images, options.seed):
         shrink = min(1.0, longest / max(image.shape[:2]))
-        if shrink < 1:  # so that both search the same pixels, and neither's time has the reduction in it
+        if shrink < 1:  # so that both search the same pixels, and neither time includes the resizing
             image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
             objects = objects * shrink
         for name in order:
@@ -95,9 +95,9 @@ def compare(mode: Literal["fast", "quality"], options: argparse.Namespace) -> No
             boxes = methods[name](image)
             seconds[name].append(clock() - start)
             boxes_of[name].append(len(boxes))
-            hits[name].append(found(boxes, objects))
+            hits[name].append(covered(boxes, objects))
         order.reverse()
-    report(mode, seconds, boxes_of, {name: torch.cat(each, dim=-1) for name, each in hits.items()})
+    report(mode, seconds, boxes_of, {name: torch.cat(images, dim=-1) for name, images in hits.items()})
 
 
 def report(
@@ -107,26 +107,26 @@ def report(
     print(f"\n{mode}: {len(seconds['OpenCV'])} images, {objects} objects")
     for name in seconds:
         low, middle, high = np.quantile(seconds[name], (0.25, 0.5, 0.75)) * 1000
-        print(f"  {name:10} {middle:7.0f} ms an image ({low:.0f} to {high:.0f}), {np.mean(boxes_of[name]):.0f} boxes")
+        print(f"  {name:10} {middle:7.0f} ms per image ({low:.0f} to {high:.0f}), {np.mean(boxes_of[name]):.0f} boxes")
     ratios = np.array(seconds["OpenCV"]) / np.array(seconds["boxwright"])
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
     print(f"  ratio      {middle:.1f} (quartiles {low:.1f} to {high:.1f}, least {ratios.min():.1f})")
     if objects:
         heads = ["all" if count == COUNTS[-1] else str(count) for count in COUNTS]
         print("  recall" + " " * 11 + "".join(f"{head:>8}" for head in heads))
-        for place, threshold in enumerate(THRESHOLDS):
-            for name, each in hits.items():
-                values = each[:, place].float().mean(dim=-1).tolist()
+        for index, threshold in enumerate(THRESHOLDS):
+            for name, covered_objects in hits.items():
+                values = covered_objects[:, index].float().mean(dim=-1).tolist()
                 print(f"  IoU {threshold} {name:10}" + "".join(f"{100 * value:8.1f}" for value in values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a dataset; its test part is searched")
-    parser.add_argument("--images", type=int, default=100, help="images, at most")
+    parser.add_argument("--data", type=Path, help="a dataset; its test split is searched")
+    parser.add_argument("--images", type=int, default=100, help="maximum number of images")
     parser.add_argument("--modes", nargs="+", choices=("fast", "quality"), default=["fast", "quality"])
-    parser.add_argument("--seed", type=int, default=0, help="chooses the images")
-    parser.add_argument("--cpu-time", action="store_true", help="count the thread's seconds instead of the clock's")
+    parser.add_argument("--seed", type=int, default=0, help="selects the images")
+    parser.add_argument("--cpu-time", action="store_true", help="measure CPU time of the thread instead of wall time")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

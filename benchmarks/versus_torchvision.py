@@ -1,12 +1,12 @@
-"""How long our Faster R-CNN and RetinaNet take against torchvision's: inference, and a training step.
+"""Time of our Faster R-CNN and RetinaNet against torchvision's: inference, and a training step.
 
     python benchmarks/versus_torchvision.py --rounds 20 --size 320 416
 
-Both sides have the same weights in copies of the same backbone, pyramid and heads, the same anchors, as many proposals,
-samples and slots, and get the same images; what differs is the detector. Each round runs both once, in an order that
-alternates; a ratio is torchvision's time over ours in the same round (above 1 ours is faster), printed as its median
-and its quartiles. Logits of the heads are spread at random, so that inference has as many boxes to suppress as its
-limits allow. With `--clock cpu` the time is what this process got of the processor: for a machine that is busy.
+Both sides have the same weights in copies of the same backbone, pyramid and heads, the same anchors, equal numbers of
+proposals, samples and slots, and the same images; only the detector differs. Each round runs both once, in alternating
+order. A ratio is torchvision's time over ours in the same round (above 1: ours is faster), printed as its median and
+quartiles. The logit layers have random weights of high variance, so that NMS gets as many boxes as its limits allow.
+`--clock cpu` measures the CPU time of this process, for a busy machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLASSES = 20
 
 
 class Maps(nn.Module):
-    """Our backbone and pyramid as torchvision wants them: a dictionary of maps, and their width."""
+    """Our backbone and pyramid with torchvision's interface: a dictionary of maps, and their number of channels."""
 
     def __init__(self, features: nn.Module, channels: int) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class Maps(nn.Module):
 
 
 def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
-    """Ours and torchvision's, in torchvision's conventions for anchors and RoI align."""
-    config = FasterRCNNConfig(backbone=backbone, conventions="torchvision")
+    """Our detector and torchvision's, with torchvision's convention for anchors and RoI align."""
+    config = FasterRCNNConfig(backbone=backbone, convention="torchvision")
     ours = config.build(CLASSES)
     anchors = ours.proposer.anchors
-    spread(ours.get_submodule("regions.head.logits"), 0.3)
+    randomize(ours.get_submodule("regions.head.logits"), 0.3)
     theirs = TheirFasterRCNN(
         Maps(ours.features, config.channels),
         rpn_anchor_generator=generator(anchors),
@@ -65,22 +65,22 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
         rpn_post_nms_top_n_test=config.proposals,
         rpn_batch_size_per_image=config.rpn_samples,
         box_roi_pool=MultiScaleRoIAlign(
-            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical)
+            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical_size)
         ),
         box_head=TwoMLPHead(config.channels * 49, config.hidden),
         box_predictor=FastRCNNPredictor(config.hidden, CLASSES + 1),
         box_batch_size_per_image=config.region_samples,
-        box_detections_per_img=config.detections,
-        **as_they_come(ours.features, size),
+        box_detections_per_img=config.max_detections,
+        **preprocessing(ours.features, size),
     )
-    give(theirs, "rpn.head.conv.0.0", ours, "proposer.head.class_tower.0")
-    give(theirs, "rpn.head.cls_logits", ours, "proposer.head.logits")
-    give(theirs, "rpn.head.bbox_pred", ours, "proposer.head.deltas")
-    give(theirs, "roi_heads.box_head.fc6", ours, "regions.head.hidden.1")
-    give(theirs, "roi_heads.box_head.fc7", ours, "regions.head.hidden.3")
-    # Their background is the first class, ours the last column; only theirs has deltas for it.
-    give(theirs, "roi_heads.box_predictor.cls_score", ours, "regions.head.logits", lambda rows: rows.roll(1, 0))
-    give(
+    copy_weights(theirs, "rpn.head.conv.0.0", ours, "proposer.head.class_tower.0")
+    copy_weights(theirs, "rpn.head.cls_logits", ours, "proposer.head.logits")
+    copy_weights(theirs, "rpn.head.bbox_pred", ours, "proposer.head.deltas")
+    copy_weights(theirs, "roi_heads.box_head.fc6", ours, "regions.head.hidden.1")
+    copy_weights(theirs, "roi_heads.box_head.fc7", ours, "regions.head.hidden.3")
+    # Background is the first class in torchvision and the last here; only torchvision has deltas for it.
+    copy_weights(theirs, "roi_heads.box_predictor.cls_score", ours, "regions.head.logits", lambda rows: rows.roll(1, 0))
+    copy_weights(
         theirs,
         "roi_heads.box_predictor.bbox_pred",
         ours,
@@ -91,24 +91,24 @@ def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
 
 
 def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
-    """Ours and torchvision's, in torchvision's convention for anchors."""
-    config = RetinaNetConfig(backbone=backbone, head_norm="none", conventions="torchvision")
+    """Our detector and torchvision's, with torchvision's convention for anchors."""
+    config = RetinaNetConfig(backbone=backbone, head_norm="none", convention="torchvision")
     ours = config.build(CLASSES)
     anchors = ours.anchors.anchors
-    spread(ours.get_submodule("anchors.head.logits"), 2.0)
+    randomize(ours.get_submodule("anchors.head.logits"), 2.0)
     theirs = TheirRetinaNet(
         Maps(ours.features, config.channels),
         CLASSES,
         anchor_generator=generator(anchors),
         topk_candidates=ours.anchors.select.pre_nms_top_k,
-        detections_per_img=config.detections,
-        **as_they_come(ours.features, size),
+        detections_per_img=config.max_detections,
+        **preprocessing(ours.features, size),
     )
     for their, our in (("classification", "class"), ("regression", "box")):
         for layer in range(config.depth):
-            give(theirs, f"head.{their}_head.conv.{layer}.0", ours, f"anchors.head.{our}_tower.{2 * layer}")
-    give(theirs, "head.classification_head.cls_logits", ours, "anchors.head.logits")
-    give(theirs, "head.regression_head.bbox_reg", ours, "anchors.head.deltas")
+            copy_weights(theirs, f"head.{their}_head.conv.{layer}.0", ours, f"anchors.head.{our}_tower.{2 * layer}")
+    copy_weights(theirs, "head.classification_head.cls_logits", ours, "anchors.head.logits")
+    copy_weights(theirs, "head.regression_head.bbox_reg", ours, "anchors.head.deltas")
     return ours, theirs
 
 
@@ -120,26 +120,26 @@ def generator(anchors: object) -> AnchorGenerator:
     return AnchorGenerator(anchors.sizes, (anchors.ratios,) * len(anchors.sizes))
 
 
-def as_they_come(features: nn.Module, size: list[int]) -> dict[str, Any]:
-    """torchvision's arguments for images that are to be normalised as ours are, and not resized."""
+def preprocessing(features: nn.Module, size: list[int]) -> dict[str, Any]:
+    """torchvision's arguments for our normalization and no resizing."""
     mean, std = (features.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
     return {"image_mean": mean, "image_std": std, "min_size": min(size), "max_size": max(size)}
 
 
-def spread(layer: nn.Module, deviation: float) -> None:
+def randomize(layer: nn.Module, deviation: float) -> None:
     nn.init.normal_(layer.get_parameter("weight"), std=deviation)
 
 
-def give(
+def copy_weights(
     theirs: nn.Module, their: str, ours: nn.Module, our: str, change: Callable[[Tensor], Tensor] = lambda rows: rows
 ) -> None:
-    """Copy the weights of one layer."""
+    """Copies the weights of one layer."""
     weights = {name: change(rows) for name, rows in ours.get_submodule(our).state_dict().items()}
     theirs.get_submodule(their).load_state_dict(weights)
 
 
 def make_images(count: int, size: tuple[int, int], device: torch.device) -> tuple[Images, list[Target]]:
-    """Noise, with eight objects in each image."""
+    """Images of noise, with eight objects each."""
     height, width = size
     noise = torch.Generator().manual_seed(0)
     pixels = torch.rand(count, 3, height, width, generator=noise) * 255
@@ -153,7 +153,7 @@ def make_images(count: int, size: tuple[int, int], device: torch.device) -> tupl
 
 
 def compare(title: str, ours: Callable[[], object], theirs: Callable[[], object], options: argparse.Namespace) -> None:
-    """Run both a number of rounds, alternating who goes first, and print."""
+    """Times both in a number of rounds, in alternating order, and prints the medians and the ratio."""
     sides = (ours, theirs)
     for run in sides * 2:
         run()
@@ -182,16 +182,16 @@ def step(model: nn.Module, losses: dict[str, Tensor]) -> None:
 
 
 def race(name: str, ours: Detector, theirs: nn.Module, options: argparse.Namespace) -> None:
-    """Inference of one image and of the batch, then training steps."""
+    """Times inference of one image and of a batch, then training steps."""
     images, targets = make_images(options.batch, tuple(options.size), torch.device(options.device))
-    first = name == "faster_rcnn"  # where torchvision counts classes from 1
+    first = name == "faster_rcnn"  # there torchvision numbers the classes from 1
     their_targets = [{"boxes": target.boxes, "labels": target.labels + first} for target in targets]
 
     theirs.eval()
     with torch.inference_mode():
-        found = [len(detections) for detections in ours.detect(images)]
+        ours_found = [len(detections) for detections in ours.detect(images)]
         their_found = [len(detections["boxes"]) for detections in theirs(list(images.pixels))]
-        print(f"{name} finds {found}, torchvision's {their_found}")
+        print(f"{name} finds {ours_found}, torchvision's {their_found}")
         for batch in (images[:1], images):
             title = f"{name} inference, batch {len(batch)}"
             compare(

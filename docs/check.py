@@ -1,10 +1,10 @@
-"""Holds the pages to the code and to the measurements: `python docs/check.py`, and with `--fill` it mends what it can.
+"""Checks that the pages agree with the code and the measurements: `python docs/check.py`; `--fill` repairs them.
 
-A quotation names its source, and is what stands there:     ```python title="src/boxwright/FILE.py: Class.method"
+A quotation names its source and equals it:                 ```python title="src/boxwright/FILE.py: Class.method"
 A table of measurements is made from docs/learn/numbers.json:     <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
-A link leads to a file, and a file in docs/learn/images is shown somewhere. (Zensical looks after #anchors.)
+A link points to an existing file, and every file in docs/learn/images is shown. (Zensical checks #anchors.)
 
-A dotted name leads through classes and functions to one of them or to an assignment; several are parted by commas.
+A dotted name leads through classes and functions to one of them or to an assignment; commas separate several names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FENCE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.M | re.S)
 
 
 def quotation(text: str, names: str) -> str:
-    """The lines of `names` in the source `text`, unindented, with a blank line between two. LookupError without one."""
+    """The dedented lines of `names` in the source `text`, a blank line between them. LookupError if one is missing."""
     parts = (_lines(text, name.strip()) for name in names.split(","))
     return "\n\n".join(parts) + "\n"
 
@@ -37,10 +37,10 @@ def quotation(text: str, names: str) -> str:
 def _lines(text: str, dotted: str) -> str:
     node: ast.AST = ast.parse(text)
     for name in dotted.split("."):
-        found = [child for child in _statements(node) if name in _names(child)]
-        if not found:
+        matches = [child for child in _statements(node) if name in _names(child)]
+        if not matches:
             raise LookupError(f"there is no {name!r} of {dotted!r}")
-        node = found[0]
+        node = matches[0]
     assert isinstance(node, ast.stmt)
     decorators = getattr(node, "decorator_list", [])
     first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
@@ -48,7 +48,7 @@ def _lines(text: str, dotted: str) -> str:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """The statements below a node, but for those inside further functions and classes."""
+    """The statements below a node, without those inside nested functions and classes."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -64,9 +64,9 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 def table(numbers: Mapping, name: str, rows: Sequence[str]) -> str:
-    """A table of numbers.json in Markdown: the `rows` asked for, or all. What is null or absent was not measured.
+    """A table of numbers.json in Markdown, with the given `rows` or all. Null or absent cells were not measured.
 
-    LookupError without such a table or row.
+    LookupError if there is no such table or row.
     """
     if name not in numbers:
         raise LookupError(f"{NUMBERS.name} has no table {name!r}; it has {', '.join(numbers)}")
@@ -84,7 +84,7 @@ def table(numbers: Mapping, name: str, rows: Sequence[str]) -> str:
 
 
 def fill(text: str, numbers: Mapping) -> str:
-    """A page with its quotations and tables as they ought to be. LookupError names what is not there."""
+    """The page with correct quotations and tables. LookupError names a missing source."""
 
     def quoted(match: re.Match) -> str:
         source = ROOT / match["source"]
@@ -109,14 +109,14 @@ def pages() -> list[Path]:
 
 
 def check(page: Path, numbers: Mapping) -> Iterator[str]:
-    """What is wrong with a page, a sentence for each."""
+    """One sentence for each problem of a page."""
     text, name = page.read_text(encoding="utf-8"), page.relative_to(ROOT)
     for pattern in (QUOTE, TABLE):
         for match in pattern.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
             try:
                 if fill(match[0], numbers) != match[0]:
-                    yield f"{name}:{line} is not what its source says any more; to mend it: python docs/check.py --fill"
+                    yield f"{name}:{line} differs from its source; to repair it: python docs/check.py --fill"
             except LookupError as error:
                 yield f"{name}:{line} {error.args[0]}"
     for opening, pattern in (("```python title=", QUOTE), ("<!-- numbers", TABLE)):
@@ -129,7 +129,7 @@ def check(page: Path, numbers: Mapping) -> Iterator[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of a page's links and images, but for addresses on the web and what stands in code."""
+    """The targets of a page's links and images, without web addresses and those in code."""
     targets = [match["target"] for match in LINK.finditer(FENCE.sub("", text))]
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -150,13 +150,13 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 filled = fill(text, numbers)
             except LookupError:
-                continue  # the check below says where
+                continue  # the check below reports it
             if filled != text:
                 page.write_text(filled, encoding="utf-8")
                 print(f"filled {page.relative_to(ROOT)}")
-    wrong = [problem for page in pages() for problem in check(page, numbers)] + list(unused_images())
-    print("\n".join(wrong) or f"{len(pages())} pages: quotations, tables and links hold")
-    return 1 if wrong else 0
+    problems = [problem for page in pages() for problem in check(page, numbers)] + list(unused_images())
+    print("\n".join(problems) or f"{len(pages())} pages: quotations, tables and links are correct")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.detectors import Detector, FasterRCNNConfig
 from boxwright.detectors.base import Features
-from boxwright.train.loop import TrainConfig, train
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import train
 from boxwright.types import Images, Losses, Target
 
 
@@ -76,7 +77,7 @@ def build(classes: int, size: int) -> FasterRCNN:
         rpn_post_nms_top_n_train=config.proposals,
         rpn_post_nms_top_n_test=config.proposals,
         box_batch_size_per_image=config.region_samples,
-        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical)),
+        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=int(config.canonical_size)),
     )
 
 

@@ -25,10 +25,11 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig
 from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
 from boxwright.metrics import evaluate
-from boxwright.train.loop import TrainConfig, train
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import train
 
 NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
-DETECTOR = FasterRCNNConfig(agnostic=True, canonical=160.0)
+DETECTOR = FasterRCNNConfig(class_agnostic=True, canonical_size=160.0)
 PREPROCESS = Preprocess(mode="short_side", short=320, long=416)
 BUNDLED = Path(__file__).parents[1] / "src/boxwright/zoo/voc9.safetensors"
 

@@ -16,10 +16,11 @@ from boxwright import checkpoint
 from boxwright.checkpoint import CheckpointError, load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig, RetinaNetConfig
+from boxwright.detectors.config import name_of
 from boxwright.types import Images
 
 CONFIGS = [
-    FasterRCNNConfig("mobilenet_v3_small", channels=16, proposals=20, hidden=16, ratios=(0.5, 2.0)),
+    FasterRCNNConfig("mobilenet_v3_small", channels=16, proposals=20, hidden=16, aspect_ratios=(0.5, 2.0)),
     RetinaNetConfig("mobilenet_v3_small", channels=16, depth=1, frozen_stages=0),
 ]
 NAMES = ("cat", "dög")
@@ -82,7 +83,7 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"last\.safetensors could not be written: .*No space left.* as it was"):
+    with pytest.raises(OSError, match=r"cannot be written \(No space left.*unchanged: .*last\.safetensors"):
         checkpoint.write(path, {"a": torch.zeros(3)}, {})
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
@@ -134,6 +135,6 @@ def test_a_field_that_this_version_does_not_know(tmp_path: Path) -> None:
 
 
 def test_only_configs_of_detectors_have_a_name() -> None:
-    assert [checkpoint.name_of(config) for config in CONFIGS] == ["faster_rcnn", "retinanet"]
+    assert [name_of(config) for config in CONFIGS] == ["faster_rcnn", "retinanet"]
     with pytest.raises(ValueError, match="expected the config of one of localizer, .*, got a Preprocess"):
-        checkpoint.name_of(PREPROCESS)
+        name_of(PREPROCESS)

@@ -58,7 +58,7 @@ def test_from_one_to_the_most_shapes() -> None:
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
 def test_every_format_gives_the_boxes_that_were_drawn(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, {"train": 3, "val": 2}, seed=7, format=format))
-    assert splits.format == format and not splits.made
+    assert splits.format == format and not splits.drawn
     assert {part: len(data) for part, data in splits.items()} == {"train": 3, "val": 2}
     assert set(splits.names) <= set(NAMES)
     for part, first in (("train", 0), ("val", 3)):
@@ -74,7 +74,7 @@ def test_every_format_gives_the_boxes_that_were_drawn(format: str, tmp_path: Pat
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
 def test_without_parts(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, 12, format=format))
-    assert splits.made and sum(map(len, splits.values())) == 12
+    assert splits.drawn and sum(map(len, splits.values())) == 12
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

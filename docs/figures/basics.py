@@ -1,4 +1,4 @@
-"""Figures of the task and of what came before proposals: overlap, AP, a box for the whole image, windows, NMS."""
+"""Figures of the task and of detection before proposals: IoU, AP, localizer, windows, NMS."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from boxwright.proposals import SlidingWindow, count_windows
 
 
 def task() -> None:
-    """IoU of three pairs of boxes, and the curve of ten detections."""
+    """IoU of three pairs of boxes, and the precision-recall curve of ten detections."""
     figure, panels = axes(9.2, 2.5, 4, width_ratios=(1, 1, 1, 1.7))
     truth = torch.tensor([20.0, 20.0, 80.0, 80.0])
     for panel, shift in zip(panels, (30.0, 20.0, 7.0), strict=False):
-        found = truth + torch.tensor([shift, shift / 2, shift, shift / 2])
-        overlap = float(iou(truth, found))
+        detection = truth + torch.tensor([shift, shift / 2, shift, shift / 2])
+        overlap = float(iou(truth, detection))
         draw(panel, [truth.tolist()], GREEN, 2)
-        draw(panel, [found.tolist()], BLUE if overlap >= 0.5 else RED, 2)
+        draw(panel, [detection.tolist()], BLUE if overlap >= 0.5 else RED, 2)
         panel.set(xlim=(10, 120), ylim=(105, 10), aspect="equal")
         bare(panel, f"IoU {overlap:.2f}: {'found' if overlap >= 0.5 else 'missed'}")
-    right = [True, True, False, True, True, False, False, True, False, False]
-    curve = precision_recall(right, n_objects=6)
+    correct = [True, True, False, True, True, False, False, True, False, False]
+    curve = precision_recall(correct, n_objects=6)
     panel, envelope = panels[3], interpolate(curve).precision
     panel.fill_between([0, *curve.recall], [envelope[0], *envelope], step="pre", color=BLUE, alpha=0.15)
     panel.plot(curve.recall, curve.precision, "o-", color=BLUE, ms=4)
@@ -54,43 +54,43 @@ def task() -> None:
 
 
 def localizer() -> None:
-    """The image is the reference, the box four numbers against it."""
+    """The whole image as the reference, and the box as four numbers relative to it."""
     image, result = astronaut(), bundled()(astronaut())
     height, width = image.shape[:2]
     whole, box = torch.tensor([0.0, 0.0, width, height]), result.boxes[0]
     tx, ty, tw, th = DeltaCodec().encode(box, whole).tolist()
-    figure, (cells, answer) = axes(8, 3.9, 2)
-    show(cells, image, "7 × 7 cells of features: what is seen", fade=0.35)
+    figure, (cells, output) = axes(8, 3.9, 2)
+    show(cells, image, "input: 7 × 7 cells of features", fade=0.35)
     for step in range(8):
         cells.plot([step * width / 7] * 2, [0, height], color=BLUE, lw=1)
         cells.plot([0, width], [step * height / 7] * 2, color=BLUE, lw=1)
-    show(answer, image, "one class, one box: what is said")
-    draw(answer, [(2, 2, width - 2, height - 2)], ORANGE, 3, ls="--")
-    draw(answer, [box.tolist()], GREEN, 3)
+    show(output, image, "output: one class, one box")
+    draw(output, [(2, 2, width - 2, height - 2)], ORANGE, 3, ls="--")
+    draw(output, [box.tolist()], GREEN, 3)
     centre, middle = (width / 2, height / 2), ((box[:2] + box[2:]) / 2).tolist()
-    answer.annotate("", middle, centre, arrowprops={"arrowstyle": "->", "color": GREEN, "lw": 2.5})
-    answer.plot(*centre, "o", color=ORANGE)
-    words = f"{result.names[0]}\n$t_x$ {tx:+.2f}   $t_y$ {ty:+.2f}\n$t_w$ {tw:+.2f}   $t_h$ {th:+.2f}"
-    label(answer, 300, 500, words, GREEN)
+    output.annotate("", middle, centre, arrowprops={"arrowstyle": "->", "color": GREEN, "lw": 2.5})
+    output.plot(*centre, "o", color=ORANGE)
+    text = f"{result.names[0]}\n$t_x$ {tx:+.2f}   $t_y$ {ty:+.2f}\n$t_w$ {tw:+.2f}   $t_h$ {th:+.2f}"
+    label(output, 300, 500, text, GREEN)
     save(figure, "localizer.jpg")
 
 
 def windows() -> None:
-    """A row of windows, the shapes at one place, and how many there are."""
+    """Windows of one size, sizes and shapes at one position, and the number of windows."""
     image = astronaut()
     figure, panels = axes(9, 3.1, 3, width_ratios=(1, 1, 1.35))
     show(panels[0], image, "one size, one stride", fade=0.3)
-    one = SlidingWindow(scales=(0.25,), ratios=(1.0,), stride=0.5)
-    draw(panels[0], one(image)[1:].tolist(), BLUE, 0.9)
-    draw(panels[0], one(image)[11:12].tolist(), ORANGE, 2.5)
-    show(panels[1], image, "sizes and shapes at one place", fade=0.3)
+    grid = SlidingWindow(scales=(0.25,), ratios=(1.0,), stride=0.5)(image)
+    draw(panels[0], grid[1:].tolist(), BLUE, 0.9)
+    draw(panels[0], grid[11:12].tolist(), ORANGE, 2.5)
+    show(panels[1], image, "sizes and shapes at one position", fade=0.3)
     for scale, color in ((0.12, BLUE), (0.25, GREEN), (0.5, ORANGE)):
         for ratio in (0.5, 1.0, 2.0):
             h, w = 512 * scale * ratio**0.5, 512 * scale / ratio**0.5
             draw(panels[1], [(224 - w / 2, 130 - h / 2, 224 + w / 2, 130 + h / 2)], color, 1.6)
     numbers = {
         "all of 800 × 600": count_windows(600, 800),
-        "as the slide has it": 58_000_000,
+        "according to the slide": 58_000_000,
         "SlidingWindow, at most": SlidingWindow().count,
         "region proposal network": FasterRCNNConfig().proposals,
     }
@@ -106,7 +106,7 @@ def _bars(panel: Axes, numbers: dict[str, int]) -> None:
     panel.invert_yaxis()
     for row, number in enumerate(numbers.values()):
         panel.text(number * 2, row, f"{number:,}", va="center", color=INK, fontsize=9)
-    panel.set_title("boxes to be looked at")
+    panel.set_title("boxes to classify")
     panel.tick_params(axis="y", length=0)
     panel.set_xticks([1e3, 1e6, 1e9, 1e12])
     panel.minorticks_off()
@@ -114,23 +114,23 @@ def _bars(panel: Axes, numbers: dict[str, int]) -> None:
 
 
 def suppression() -> None:
-    """What voc9's region stage says before and after NMS."""
+    """Detections of voc9's region stage before and after NMS."""
     image = astronaut()
     detector = bundled().detector
     stage, (images, scale) = detector.regions, batch(image)
     with torch.inference_mode():
         maps = detector.features(images.pixels)
         proposals = detector.proposer.detect(detector.proposer(maps), images.sizes)
-        usual = stage.select
-        found = []
-        for iou_threshold in (1.0, usual.iou):
-            stage.select = replace(usual, score=0.3, iou=iou_threshold)
-            found.append(stage.detect(maps, proposals, images.sizes).trim()[0])
-        stage.select = usual
+        select = stage.select
+        results = []
+        for iou_threshold in (1.0, select.iou):
+            stage.select = replace(select, score=0.3, iou=iou_threshold)
+            results.append(stage.detect(maps, proposals, images.sizes).trim()[0])
+        stage.select = select
     figure, panels = axes(7, 3.7, 2)
-    for panel, answer, when in zip(panels, found, ("before", "after"), strict=True):
-        show(panel, image, f"{when}: {len(answer)} {'box' if len(answer) == 1 else 'boxes'}", fade=0.2)
-        for box, score in zip((answer.boxes / scale).tolist(), answer.scores.tolist(), strict=True):
+    for panel, detections, when in zip(panels, results, ("before", "after"), strict=True):
+        show(panel, image, f"{when}: {len(detections)} {'box' if len(detections) == 1 else 'boxes'}", fade=0.2)
+        for box, score in zip((detections.boxes / scale).tolist(), detections.scores.tolist(), strict=True):
             draw(panel, [box], GREEN if when == "after" else BLUE, 2.5 if when == "after" else 1.0)
             if when == "after":
                 label(panel, box[0] + 6, box[1] + 26, f"person {score:.2f}", GREEN)

@@ -1,4 +1,4 @@
-"""How the figures look: colours, photographs, boxes on them."""
+"""Style of the figures: colours, photographs, boxes on them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ plt.rcParams.update({
 
 
 def axes(width: float, height: float, columns: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure of so many inches and its panels, row by row."""
+    """A figure of `width` by `height` inches, and its panels row by row."""
     figure, panels = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
     return figure, list(panels.flat)
 
 
 def save(figure: Figure, name: str) -> Path:
-    """Photographs as .jpg, drawings as .png; both small enough for a repository."""
+    """Writes a figure: with photographs as .jpg, without as .png, both small enough for a repository."""
     path = IMAGES / name
     options = {"quality": 82, "optimize": True} if path.suffix == ".jpg" else {"optimize": True}
     figure.savefig(path, pil_kwargs=options)
@@ -47,7 +47,7 @@ def save(figure: Figure, name: str) -> Path:
 
 
 def show(panel: Axes, image: np.ndarray, title: str = "", fade: float = 0.0) -> None:
-    """An image, its pixels the coordinates; `fade` whitens it so that what is drawn on it stands out."""
+    """An image in pixel coordinates; `fade` from 0 to 1 whitens it, so that drawings on it stand out."""
     height, width = image.shape[:2]
     pale = image if not fade else (image * (1 - fade) + 255 * fade).astype(np.uint8)
     panel.imshow(pale, extent=(0, width, height, 0), interpolation="bilinear")
@@ -55,7 +55,7 @@ def show(panel: Axes, image: np.ndarray, title: str = "", fade: float = 0.0) -> 
 
 
 def bare(panel: Axes, title: str = "") -> None:
-    """No ticks and no frame."""
+    """Removes ticks and frame."""
     panel.set_xticks([])
     panel.set_yticks([])
     for spine in panel.spines.values():
@@ -64,14 +64,14 @@ def bare(panel: Axes, title: str = "") -> None:
 
 
 def draw(panel: Axes, boxes: Iterable[Sequence[float]], color: str = BLUE, width: float = 1.5, **options) -> None:
-    """Boxes xyxy as outlines."""
+    """Outlines of boxes xyxy."""
     for left, top, right, bottom in boxes:
         rectangle = Rectangle((left, top), right - left, bottom - top, fill=False, ec=color, lw=width, **options)
         panel.add_patch(rectangle)
 
 
 def label(panel: Axes, x: float, y: float, text: str, color: str = BLUE, **options) -> None:
-    """A word on an image."""
+    """Text on a coloured background."""
     box = {"facecolor": color, "edgecolor": "none", "pad": 2.0}
     panel.text(x, y, text, color="white", fontsize=9, bbox=box, **{"va": "bottom", "ha": "left", **options})
 
@@ -94,14 +94,14 @@ def coffee() -> np.ndarray:
 
 @cache
 def bundled() -> Predictor:
-    """voc9: a Faster R-CNN."""
+    """The bundled detector voc9, a Faster R-CNN."""
     import boxwright
 
     return boxwright.load()
 
 
 def batch(image: np.ndarray) -> tuple[Images, float]:
-    """An image as voc9 sees it, and how many of its pixels are one of the photograph's."""
+    """An image preprocessed for voc9, and the scale from pixels of the photograph to pixels of the input."""
     from boxwright.data.batch import to_images
 
     resized, resize = bundled().preprocess(image)

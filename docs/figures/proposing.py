@@ -1,4 +1,4 @@
-"""Figures of proposals and of what is done with each: selective search, warped regions, anchors and an RPN's answer."""
+"""Figures of proposals: selective search, warped regions, anchors and the output of an RPN."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from boxwright.proposals import SelectiveSearch
 from boxwright.proposals.segmentation import gaussian, segment, smooth, sorted_edges
 
 OBJECTS = {"person": (22, 5, 425, 512), "shuttle": (297, 0, 467, 393), "face": (172, 72, 276, 213)}
-"""By hand, on the astronaut."""
+"""Boxes xyxy on the astronaut, drawn by hand."""
 
 
 def selective_search() -> None:
-    """Two segmentations, the first proposals, and the best one of each object."""
+    """Two segmentations, the first proposals, and the best proposal for each object."""
     image = astronaut()
     figure, panels = axes(9.4, 2.75, 4)
     planes = np.ascontiguousarray(np.moveaxis(image, 2, 0))
@@ -59,7 +59,7 @@ def _mean_colors(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def warped() -> None:
-    """Regions of any shape become one input."""
+    """Regions of different shapes, warped to one size."""
     image = astronaut()
     boxes = torch.tensor([[22.0, 5, 425, 512], [297, 0, 467, 393], [172, 72, 276, 213], [0, 330, 130, 512]])
     warp = WarpRegions(224, context=16, fill=(124.0, 116.0, 104.0))
@@ -77,14 +77,14 @@ def warped() -> None:
 
 
 def anchors() -> None:
-    """The anchors of one place on every level, and what voc9's RPN makes of them."""
+    """The anchors of one cell on every level, objectness, and the proposals of voc9's RPN."""
     image = astronaut()
     detector, (images, scale) = bundled().detector, batch(image)
     with torch.inference_mode():
         dense = detector.proposer(detector.features(images.pixels))
         proposals = detector.proposer.detect(dense, images.sizes).trim()[0]
     figure, panels = axes(9.4, 3.3, 3)
-    show(panels[0], image, "six anchors a cell, on each level", fade=0.3)
+    show(panels[0], image, "six anchors per cell, on each level", fade=0.3)
     per_cell = detector.proposer.anchors.per_cell
     for level, grid in enumerate((dense.anchors / scale).split(dense.levels)):
         middle = (grid[:, :2] + grid[:, 2:]).div(2).sub(torch.tensor([232.0, 150.0])).norm(dim=1).argmin()
@@ -103,14 +103,14 @@ def anchors() -> None:
     shown = show_heat(panels[1], image, objectness.view(height, width).numpy(), cell)
     panels[1].set_title(f"objectness of {dense.levels[level]} anchors, stride {stride}")
     figure.colorbar(shown, ax=panels[1], shrink=0.75, pad=0.02)
-    show(panels[2], image, f"30 best of {len(dense.anchors):,} anchors, moved", fade=0.2)
+    show(panels[2], image, f"30 best proposals of {len(dense.anchors):,}", fade=0.2)
     draw(panels[2], (proposals.boxes[:30] / scale).tolist(), BLUE, 0.9)
     draw(panels[2], (proposals.boxes[:1] / scale).tolist(), GREEN, 2.5)
     save(figure, "anchors.jpg")
 
 
 def show_heat(panel, image: np.ndarray, heat: np.ndarray, cell: float, top: float = 1.0):
-    """A map over the image it was made of; `cell` is the side of one of its cells in pixels."""
+    """A map drawn over its image; `cell` is the side of one of its cells in pixels of the image."""
     height, width = heat.shape
     show(panel, image, fade=0.2)
     extent = (0, width * cell, height * cell, 0)

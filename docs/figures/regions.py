@@ -1,4 +1,4 @@
-"""Figures of what is shared and what each region has of its own: pyramids, RoI pool and align, C4 and DC5, votes."""
+"""Figures of region stages: pyramid pooling, RoI pool and align, variants of Faster R-CNN, R-FCN's votes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from boxwright.layers.regions_by_hand import (
 
 
 def pyramid() -> None:
-    """One channel of a backbone's map and what the grids keep of a region, and of another."""
+    """One channel of a feature map, and the maxima in four grids for two regions."""
     image, (images, scale) = astronaut(), batch(astronaut())
     features = bundled().detector.features
     with torch.inference_mode():
@@ -70,16 +70,16 @@ def pyramid() -> None:
 
 
 REGION = torch.tensor([0.0, 1.35, 0.8, 6.3, 4.55])
-"""The image, then a box in features."""
+"""The index of the image, then a box xyxy in cells of the map."""
 
 
 def pooling() -> None:
-    """The same region, snapped and sampled, and what comes of either when it moves."""
+    """One region, rounded and sampled, and the value of a cell as the region moves."""
     generator = torch.Generator().manual_seed(7)
     coarse = torch.rand(1, 1, 4, 5, generator=generator)
     features = torch.nn.functional.interpolate(coarse, (7, 8), mode="bicubic").clamp(0, 1)
     figure, (snapped, sampled, moved) = axes(9.4, 2.9, 3, width_ratios=(1, 1, 1.25))
-    for panel, title in ((snapped, "RoI pool: snapped twice"), (sampled, "RoI align: nothing moved")):
+    for panel, title in ((snapped, "RoI pool: rounded twice"), (sampled, "RoI align: not rounded")):
         panel.imshow(features[0, 0], extent=(0, 8, 7, 0), cmap="Greys", vmin=-0.1, vmax=1.6)
         for step in range(9):
             panel.plot([step, step], [0, 7], color="white", lw=1)
@@ -88,15 +88,15 @@ def pooling() -> None:
     left, top, right, bottom = REGION[1:]
     rows = _snapped_cells(_nearest(top), _nearest(bottom), 2, 7)
     columns = _snapped_cells(_nearest(left), _nearest(right), 2, 8)
-    for place, (y, x) in enumerate((y, x) for y in rows for x in columns):
-        color = COLORS[place]
+    for index, (y, x) in enumerate((y, x) for y in rows for x in columns):
+        color = COLORS[index]
         corner, extent = (x.start + 0.06, y.start + 0.06), (x.stop - x.start - 0.12, y.stop - y.start - 0.12)
         snapped.add_patch(Rectangle(corner, *extent, fc=color, alpha=0.28, ec="none"))
         snapped.add_patch(Rectangle(corner, *extent, fill=False, ec=color, lw=1.6))
         best = int(features[0, 0, y, x].argmax())
         width = x.stop - x.start
         snapped.plot(x.start + best % width + 0.5, y.start + best // width + 0.5, "o", color=color, ms=7)
-    # Position p of the map lies at p - .5 among features, and is drawn at p.
+    # Coordinate p of the map has index p - .5 among the features; it is drawn at p.
     points_y = _sample_points(top - 0.5, bottom - 0.5, 2, 2, True) + 0.5
     points_x = _sample_points(left - 0.5, right - 0.5, 2, 2, True) + 0.5
     for row, y in enumerate(points_y.tolist()):
@@ -116,13 +116,13 @@ def pooling() -> None:
     for pool, name, color in ((roi_pool_by_hand, "pool", ORANGE), (roi_align_by_hand, "align", BLUE)):
         moved.plot(shifts - 1, pool(features, regions, 2, 1.0)[:, 0, 0, 0], color=color, lw=2, label=name)
     moved.set(xlabel="region moved to the right, in features", ylabel="upper left cell")
-    moved.set_title("a step, or a slope to learn from")
+    moved.set_title("value of one cell as the region moves")
     moved.legend()
     save(figure, "pooling.png")
 
 
 def variants() -> None:
-    """What Faster R-CNN shares and what each region computes, in its three variants."""
+    """What the three variants of Faster R-CNN share, and what they compute for each region."""
     height, width = 320, 416
     figure, panels = axes(9.4, 3.3, 3)
     for panel, variant in zip(panels, ("c4", "dc5", "fpn"), strict=True):
@@ -153,7 +153,7 @@ def _millions(module: torch.nn.Module) -> str:
 
 
 def _stack(panel: Axes, rows: list[tuple[str, list[str], str]]) -> None:
-    """Boxes from top to bottom, each with a name above its lines."""
+    """Blocks from top to bottom, each with a name above its lines."""
     y = 0.0
     for name, lines, color in rows:
         height = 0.9 + 0.62 * len(lines)
@@ -169,7 +169,7 @@ def _stack(panel: Axes, rows: list[tuple[str, list[str], str]]) -> None:
 
 
 def position_sensitive() -> None:
-    """Nine maps of how much each place looks like a part of a horse, and the votes for a good and a bad box."""
+    """Nine maps of the correlation with each part of a horse, and the votes for a good and a bad box."""
     from skimage import data
     from skimage.feature import match_template
 
@@ -192,13 +192,13 @@ def position_sensitive() -> None:
     bare(photo, "two boxes, 3 × 3 cells each")
     for box, color in ((good, GREEN), (bad, RED)):
         _grid(photo, box, color)
-    for place, panel in enumerate(cells):
-        panel.imshow(maps[0, place], cmap="inferno", vmin=0, vmax=1)
-        bare(panel, "nine maps, one for each part" if place == 1 else "")
+    for index, panel in enumerate(cells):
+        panel.imshow(maps[0, index], cmap="inferno", vmin=0, vmax=1)
+        bare(panel, "nine maps, one for each part" if index == 1 else "")
         for box, color in ((good, GREEN), (bad, RED)):
             x1, y1, x2, y2 = box.tolist()
             w, h = (x2 - x1) / 3, (y2 - y1) / 3
-            x, y = x1 + place % 3 * w, y1 + place // 3 * h
+            x, y = x1 + index % 3 * w, y1 + index // 3 * h
             draw(panel, [(x, y, x + w, y + h)], color, 1.6)
     for panel, vote, color in zip(pooled, votes, (GREEN, RED), strict=True):
         panel.imshow(vote, cmap="inferno", vmin=0, vmax=1)

@@ -1,17 +1,18 @@
-"""Who must learn what: from candidate boxes and objects to an object per candidate, and which candidates count.
+"""Assignment: which candidate learns which object, and which of the assigned candidates count in the loss.
 
 By overlap: Faster R-CNN (Ren et al. 2015, section 3.1.2) and, with `match_best_prior`, SSD (Liu et al. 2016, section
-2.2).
-By position: a point near the centre of an object learns it (FCOS, Tian et al. 2019, section 3.2, ICCV; centre sampling:
-its journal version, PAMI 2020).
-Sampling: which of the assigned candidates count in the loss.
+2.2). By position: FCOS (Tian et al. 2019, section 3.2, ICCV; centre sampling: its journal version, PAMI 2020).
+An assigner by predictions (task-aligned, SimOTA, Hungarian) reads the logits and boxes of its `Prediction` too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.boxes.codec import distances
@@ -23,13 +24,56 @@ IGNORED = -2
 
 
 @dataclass(frozen=True)
-class MaxIoUAssigner:
-    """Positive from IoU `high` up, background below `low`, ignored in between.
+class Prediction:
+    """What an assigner sees of one image, A candidates without gradients.
 
-    rescue  also gives every object the candidates that overlap it most, however little (the paper's rule (i))
-    claim   gives every object its best candidate even if that covers another better (SSD; of several claims the last
-            object's holds, as in torchvision)
-    crowd   background whose area lies in a crowd region by more than this fraction is ignored
+    candidates  (A, 4) xyxy in pixels of the batch: anchors, points or proposals
+    logits      (A, L); None where candidates are assigned before they are classified, as proposals are
+    decode      gives `boxes`; None where the candidates are the boxes
+    """
+
+    candidates: Tensor
+    logits: Tensor | None = None
+    decode: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Predicted boxes (A, 4) xyxy, decoded when they are first read: an assigner by anchors pays nothing.
+
+        Where every class has its own box, it is that of the candidate's most likely class.
+        """
+        return self.candidates if self.decode is None else self.decode()
+
+
+Assign = Callable[[Prediction, Target], Tensor]
+"""A prediction of A candidates to (A,) int64: the row of the target to learn, `BACKGROUND` or `IGNORED`."""
+
+
+@torch.no_grad()
+def match(
+    assign: Assign, predictions: Iterable[Prediction], targets: Sequence[Target]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Assignments (N, A), and what they match: labels (N, A) and boxes (N, A, 4)."""
+    assigned = [assign(prediction, target) for prediction, target in zip(predictions, targets, strict=True)]
+    labels, boxes = zip(*map(matched_labels_and_boxes, assigned, targets), strict=True)
+    return torch.stack(assigned), torch.stack(labels), torch.stack(boxes)
+
+
+def matched_labels_and_boxes(assigned: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Labels (A,) and boxes (A, 4) of the objects assigned (A,); `BACKGROUND` and zeros where there is none."""
+    row = assigned.clamp(min=BACKGROUND)  # -1 reads the last row, which is added for the background
+    return F.pad(target.labels, (0, 1), value=BACKGROUND)[row], F.pad(target.boxes, (0, 0, 0, 1))[row]
+
+
+@dataclass(frozen=True)
+class MaxIoUAssigner:
+    """By overlap with anchors: positive from IoU `high` up, background below `low`, ignored in between.
+
+    allow_low_quality_matches  every object also gets the candidates that overlap it most, however little (Faster
+                               R-CNN's rule (i))
+    match_best_prior           every object gets its best candidate, even one that overlaps another object more (SSD);
+                               of several objects with one best candidate the last gets it, as in torchvision
+    crowd                      background of whose area more than this fraction lies in a crowd region is ignored
     """
 
     high: float = 0.5
@@ -38,11 +82,9 @@ class MaxIoUAssigner:
     match_best_prior: bool = False
     crowd: float = 0.5
 
-    def __call__(self, candidates: Tensor, target: Target) -> Tensor:
-        """Candidates (A, 4) to (A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`.
-
-        Without objects everything is background.
-        """
+    def __call__(self, prediction: Prediction, target: Target) -> Tensor:
+        """(A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`. Without objects all is background."""
+        candidates = prediction.candidates
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
         objects = (~target.crowd).nonzero().squeeze(1)
         if len(objects):
@@ -54,9 +96,9 @@ class MaxIoUAssigner:
                 positive = positive | (overlaps >= most).any(0)
             assigned = torch.where(best >= self.low, IGNORED, assigned)
             if self.match_best_prior:
-                claims = torch.arange(len(objects), device=row.device)
-                claimed = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), claims, "amax")
-                positive, row = positive | (claimed >= 0), torch.where(claimed >= 0, claimed, row)
+                order = torch.arange(len(objects), device=row.device)
+                forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), order, "amax")
+                positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
             assigned = torch.where(positive, objects[row], assigned)
         if target.crowd.any():
             regions = target.boxes[target.crowd]
@@ -67,7 +109,7 @@ class MaxIoUAssigner:
 
 @dataclass(frozen=True)
 class CenterAssigner:
-    """A point inside an object is positive if it is near its centre and its level is for objects of that size.
+    """By position: a point near the centre of an object is positive if its level is for objects of that size.
 
     Of several objects a point learns the smallest. A candidate stands for its centre, its width for the stride of its
     level.
@@ -80,11 +122,12 @@ class CenterAssigner:
     radius: float = 1.5
     reach: float = 8.0
 
-    def __call__(self, candidates: Tensor, target: Target) -> Tensor:
-        """Candidates (A, 4) to (A,) int64: the row of `target` to learn, `BACKGROUND` or, in a crowd, `IGNORED`.
+    def __call__(self, prediction: Prediction, target: Target) -> Tensor:
+        """(A,) int64: the row of `target` to learn, `BACKGROUND` or, in a crowd, `IGNORED`.
 
-        Without objects everything is background.
+        Without objects all is background.
         """
+        candidates = prediction.candidates
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
         if not len(target):
             return assigned
@@ -98,13 +141,13 @@ class CenterAssigner:
         least = torch.where(stride == stride.amin(), 0.0, self.reach / 2 * stride)[:, None]
         apart = (xyxy_to_cxcywh(candidates)[:, None, :2] - xyxy_to_cxcywh(target.boxes)[:, :2]).abs().amax(-1)
         near = apart < self.radius * stride[:, None]
-        takes = inside & near & (farthest >= least) & (farthest <= most) & ~target.crowd  # (A, G)
-        smallest, row = torch.where(takes, area(target.boxes), torch.inf).min(1)
+        eligible = inside & near & (farthest >= least) & (farthest <= most) & ~target.crowd  # (A, G)
+        smallest, row = torch.where(eligible, area(target.boxes), torch.inf).min(1)
         return torch.where(smallest < torch.inf, row, assigned)
 
 
 def all_valid_anchors(assigned: Tensor, losses: Tensor | None = None) -> Tensor:
-    """All that is not ignored, as a mask."""
+    """The mask (..., A) of all assignments (..., A) that are not ignored."""
     return assigned != IGNORED
 
 
@@ -112,8 +155,8 @@ def all_valid_anchors(assigned: Tensor, losses: Tensor | None = None) -> Tensor:
 class BalancedSampler:
     """`count` candidates of each image at random, at most the fraction `positive` of them positive.
 
-    Background fills what positives leave free (Faster R-CNN, section 3.1.3: 256 at 1/2; Fast R-CNN, section 2.3: 1/4).
-    Where there is too little of it, fewer are drawn.
+    Background fills the rest (Faster R-CNN, section 3.1.3: 256 at 1/2; Fast R-CNN, section 2.3: 1/4). Where there is
+    too little background, fewer are drawn.
     """
 
     count: int
@@ -129,9 +172,10 @@ class BalancedSampler:
 
 @dataclass(frozen=True)
 class HardNegativeMining:
-    """All positives of an image, and `ratio` times as much background: what costs most (SSD, section 2.2).
+    """All positives of an image, and `ratio` times as much background: that of the highest loss (SSD, section 2.2).
 
-    least  background of an image where that would be fewer; at 0 an image without objects teaches nothing (the paper)
+    least  the least number of background candidates per image; at 0, as in the paper, an image without objects has no
+           loss
     """
 
     ratio: float = 3.0
@@ -145,7 +189,10 @@ class HardNegativeMining:
 
 
 def _draw(eligible: Tensor, rank: Tensor, most: int, count: Tensor | None = None) -> Tensor:
-    """The mask of the `most` eligible entries of highest rank (none is negative), or of the first `count` (..., 1)."""
+    """The `most` eligible entries of highest rank, or the first `count` (..., 1) of them, as a mask (..., A).
+
+    No rank is negative.
+    """
     top = torch.where(eligible, rank, -1.0).topk(min(most, eligible.shape[-1]), dim=-1)
     drawn = top.values >= 0
     if count is not None:

@@ -7,7 +7,7 @@ preprocess, and whatever the writer adds (metrics, threshold, recipe). A trainin
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,36 @@ from torch import Tensor
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import KINDS, Detector
+from boxwright.detectors.config import DetectorConfig, name_of
+from boxwright.files import write_atomically
 
 FORMAT = 1
+
+_RENAMED = {
+    "score": "score_threshold", "nms": "nms_threshold", "candidates": "pre_nms_top_k", "detections": "max_detections",
+    "conventions": "convention", "ratios": "aspect_ratios", "end_ratios": "end_aspect_ratios",
+    "canonical": "canonical_size", "agnostic": "class_agnostic", "radius": "center_sampling_radius",
+    "reach": "regress_range", "centered": "weight_by_centerness", "scaled": "level_scales",
+    "rpn_score": "rpn_score_threshold", "rpn_nms": "rpn_nms_threshold", "rpn_candidates": "rpn_pre_nms_top_k",
+    "head_convolutions": "head_convs", "warp": "warp_size",
+}  # fmt: skip
+"""Options of detectors in files of earlier versions, and their names of today."""
+
+_DROPPED = {
+    "localizer": ("nms_threshold", "pre_nms_top_k", "convention"),
+    "sliding_window": ("convention",),
+    "rcnn": ("convention",),
+    "spp_net": ("convention", "frozen_stages", "norm"),
+    "r_fcn": ("hidden", "head_layers", "head_convs"),
+    "rpn": (
+        "score_threshold", "nms_threshold", "pre_nms_top_k", "max_detections", "region_samples", "class_agnostic",
+        "box_weight", "pool", "canonical_size", "hidden", "head_layers", "head_convs",
+    ),
+}  # fmt: skip
+"""Options that earlier versions stored with a detector, and that had no effect on it."""
+
+_LAST_LEVEL = ("rcnn", "spp_net")
+"""Detectors that had several levels, of which only the last was read."""
 
 
 class CheckpointError(ValueError):
@@ -35,13 +63,13 @@ class Loaded:
     names: tuple[str, ...]
     preprocess: Preprocess
     metadata: dict[str, Any]
-    config: Any
+    config: DetectorConfig
 
 
 def save_detector(
     path: str | Path,
     detector: Detector,
-    config: Any,
+    config: DetectorConfig,
     names: tuple[str, ...],
     preprocess: Preprocess,
     metadata: dict[str, Any] | None = None,
@@ -67,14 +95,6 @@ def save_detector(
     write(path, tensors, described)
 
 
-def name_of(config: Any) -> str:
-    """The name in `KINDS` of a detector's config."""
-    for name, kind in KINDS.items():
-        if type(config) is kind:
-            return name
-    raise ValueError(f"expected the config of one of {', '.join(KINDS)}, got a {type(config).__name__}")
-
-
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """Rebuild a detector, in float32 and eval mode. Raises `CheckpointError` with the file's name and what is wrong."""
     tensors, described = read(path)
@@ -84,7 +104,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loade
     if kind not in KINDS:
         raise CheckpointError(f"{path} holds a {kind!r}; this boxwright knows {', '.join(KINDS)}; update it")
     names = tuple(described["names"])
-    config = from_json(KINDS[kind], described["config"])
+    config = read_config(kind, described["config"])
     detector = config.build(len(names))
     fill(detector, tensors, path)
     preprocess = Preprocess.from_dict(described["preprocess"])
@@ -107,21 +127,8 @@ def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> No
 
 def write(path: str | Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
     """Write tensors and a JSON object, whole or not at all: until the new file is safely on disk, an old one stays."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        content = save(whole, {"boxwright": json.dumps(described)})
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error}. What was there before is as it was") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_atomically(path, save(whole, {"boxwright": json.dumps(described)}))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -139,6 +146,16 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         size = path.stat().st_size
         why = f"{path} ({size} bytes) is not a whole safetensors file: {error}; copy it again"
         raise CheckpointError(why) from error
+
+
+def read_config(kind: str, values: Mapping[str, Any]) -> DetectorConfig:
+    """The config of one of `KINDS` from its JSON, today's or that of an earlier version."""
+    config = KINDS[kind]
+    renamed = {_RENAMED.get(option, option): value for option, value in values.items()}
+    if kind in _LAST_LEVEL and "levels" in renamed:
+        renamed["levels"] = renamed["levels"][-1:]
+    without = {*_DROPPED.get(kind, ()), *config.unread({name: _tuples(value) for name, value in renamed.items()})}
+    return from_json(config, {option: value for option, value in renamed.items() if option not in without})
 
 
 def from_json(kind: type, values: dict[str, Any]) -> Any:

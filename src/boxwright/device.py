@@ -1,10 +1,14 @@
-"""Which device a name means here."""
+"""The machine: which device a name means here, its arithmetic, its cores. torch is imported when it is needed."""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -12,14 +16,17 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
     Raises ValueError where the machine does not have it.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"there is no device '{name}': expected auto, cpu, cuda, cuda:0, cuda:1 ... or mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device '{device}' was asked for; torch {torch.__version__} sees {_count()} here; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        gpus = "no CUDA GPU" if count == 0 else f"{count} CUDA GPU{'s' if count > 1 else ''}, numbered from 0"
+        raise ValueError(f"device '{device}' was asked for; torch {torch.__version__} sees {gpus} here; use cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device 'mps' was asked for; torch {torch.__version__} finds no Apple GPU here; use cpu")
     return device
@@ -27,6 +34,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     """bf16 where the device has instructions for it, so that it is the faster; fp32 elsewhere."""
+    import torch
+
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -34,6 +43,31 @@ def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     return "bf16" if native else "fp32"
 
 
-def _count() -> str:
-    count = torch.cuda.device_count()
-    return "no CUDA GPU" if count == 0 else f"{count} CUDA GPU{'s' if count > 1 else ''}, numbered from 0"
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loading_workers(processes: int = 1) -> int:
+    """Processes that load images if the user gives no number: one less than the cores of each of so many training
+    processes, at most 4."""
+    return max(0, min(cores() // processes - 1, 4))
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware and the versions that times depend on."""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"device": str(device), "name": name, "cores": cores(), "threads": torch.get_num_threads(), **versions}
+
+
+def _processor() -> str:
+    """As the system calls it; `platform` gives no more than the architecture on Linux."""
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

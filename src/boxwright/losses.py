@@ -21,21 +21,21 @@ from boxwright.boxes.geometry import giou
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log p of the right answer to K yes-or-no questions, summed; background is no to all. (..., K), (...) -> (...)"""
+    """Sum over K sigmoids of -log p of the right answer; background is no to all. (..., K), (...) -> (...)"""
     return F.binary_cross_entropy_with_logits(logits, _one_hot(logits, labels), reduction="none").sum(-1)
 
 
 def focal(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Cross entropy with easy answers faded out, -alpha_t (1 - p_t)^gamma log p_t, summed. (..., K), (...) -> (...)
+    """Cross entropy that weighs easy examples down, -alpha_t (1 - p_t)^gamma log p_t, summed. (..., K), (...) -> (...)
 
-    `alpha` weighs yes against no; `gamma` 0 leaves the alpha-balanced cross entropy.
+    `alpha` weighs the object's class against the others; `gamma` 0 leaves the alpha-balanced cross entropy.
     """
     targets = _one_hot(logits, labels)
     probability = logits.sigmoid()
-    wrong = probability + targets - 2 * probability * targets  # 1 - p_t
+    error = probability + targets - 2 * probability * targets  # 1 - p_t
     balance = alpha * targets + (1 - alpha) * (1 - targets)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (balance * wrong**gamma * entropy).sum(-1)
+    return (balance * error**gamma * entropy).sum(-1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,23 +61,22 @@ class DeltaLoss:
     beta: float = 1 / 9
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-        """(P, 4) three times to (P,)."""
-        wanted = self.codec.encode(boxes, references)
+        """Predicted deltas, the boxes they refer to and the true boxes, (P, 4) each, to a loss for each, (P,)."""
+        targets = self.codec.encode(boxes, references)
         if self.beta == 0:
-            return (deltas - wanted).abs().sum(-1)
-        return F.smooth_l1_loss(deltas, wanted, beta=self.beta, reduction="none").sum(-1)
+            return (deltas - targets).abs().sum(-1)
+        return F.smooth_l1_loss(deltas, targets, beta=self.beta, reduction="none").sum(-1)
 
 
 @dataclass(frozen=True)
-class OverlapLoss:
-    """1 - GIoU of the decoded boxes (Rezatofighi et al. 2019), or 1 minus any other overlap of `boxes.iou`."""
+class GIoULoss:
+    """1 - GIoU of the decoded boxes and the true ones (Rezatofighi et al. 2019)."""
 
     codec: Codec = field(default_factory=DeltaCodec)
-    overlap: Callable[[Tensor, Tensor], Tensor] = giou
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-        """(P, 4) three times to (P,)."""
-        return 1 - self.overlap(self.codec.decode(deltas, references), boxes)
+        """Predicted deltas, the boxes they refer to and the true boxes, (P, 4) each, to a loss for each, (P,)."""
+        return 1 - giou(self.codec.decode(deltas, references), boxes)
 
 
 def centerness(references: Tensor, boxes: Tensor) -> Tensor:
@@ -92,18 +91,18 @@ def centerness(references: Tensor, boxes: Tensor) -> Tensor:
 
 
 def centerness_loss(logits: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-    """Binary cross entropy between what was said and what is. (P,), (P, 4), (P, 4) -> (P,)"""
+    """Binary cross entropy between the predicted and the true centre-ness. (P,), (P, 4), (P, 4) -> (P,)"""
     return F.binary_cross_entropy_with_logits(logits, centerness(references, boxes), reduction="none")
 
 
 @dataclass(frozen=True)
 class Centered:
-    """A box loss in which points in the middle of their object weigh more: by centre-ness, 1 on average."""
+    """A box loss weighted by centre-ness, 1 on average: points in the middle of their object weigh more."""
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
 
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
-        """(P, 4) three times to (P,)."""
+        """Predicted deltas, the boxes they refer to and the true boxes, (P, 4) each, to a loss for each, (P,)."""
         weights = centerness(references, boxes)
         mean = weights.sum().clamp(min=SMALLEST) / max(len(weights), 1)
         return self.loss(deltas, references, boxes) * weights / mean

@@ -1,4 +1,4 @@
-"""The progress bar of an epoch: losses, images a second, time left. Plain lines where nobody watches a terminal."""
+"""A progress bar: losses, images per second, time left. Prints plain lines if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-_LINE_EVERY = 30.0  # seconds between lines of a log
-_SMOOTHING = 0.95  # of the losses shown; the loss of one batch says little
+_LINE_EVERY = 30.0  # seconds between plain lines
+_SMOOTHING = 0.95  # exponential, of the displayed losses, since that of a single batch is noisy
 
 
 class Progress:
-    """Counts batches on stderr; use as a context manager."""
+    """Counts batches on stderr; a context manager."""
 
     def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
         self.title, self.total, self.done, self.first = title, total, done, done
@@ -68,7 +68,7 @@ def _bar(console: Console) -> RichProgress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        transient=True,  # the line that says how the epoch went takes its place
+        transient=True,  # the summary of the epoch replaces it
     )
 
 

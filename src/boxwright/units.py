@@ -1,4 +1,4 @@
-"""Numbers as people read them; times that stand side by side have the one unit that suits the longest."""
+"""Numbers formatted for people; times that are shown together share the unit that suits the longest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Unit(NamedTuple):
 
     @classmethod
     def of(cls, times: Iterable[float]) -> Unit:
-        """Hours from two on, minutes from two on, seconds from one on, else milliseconds; times are in seconds."""
+        """Hours from 2 h on, minutes from 2 min on, seconds from 1 s on, otherwise milliseconds; times in seconds."""
         longest = max((time for time in times if math.isfinite(time)), default=0.0)
         if longest >= 7200:
             return cls("hours", 3600.0)
@@ -29,7 +29,7 @@ class Unit(NamedTuple):
 
 
 def digits(value: float) -> str:
-    """Three digits that count, never an exponent; a dash for what is no number."""
+    """Three significant digits, never an exponent; a dash for nan and infinity."""
     if not math.isfinite(value):
         return "–"
     rounded = float(f"{value:.2e}")
@@ -38,5 +38,5 @@ def digits(value: float) -> str:
 
 
 def fraction(value: float) -> str:
-    """Such as an AP, to three places; a dash for what is no number."""
+    """A fraction such as an AP, with three decimals; a dash for nan and infinity."""
     return f"{value:.3f}" if math.isfinite(value) else "–"

@@ -12,7 +12,7 @@ from boxwright.bench.lineage import Cost, configure, differences, propose_ahead,
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.proposals import Cached, SlidingWindow
+from boxwright.proposals import CachedProposer, SlidingWindow
 from boxwright.types import Images, Slots
 from shapes import write_shapes
 
@@ -44,7 +44,7 @@ def test_proposals_are_asked_of_the_bare_proposer_and_once_for_all_who_share_it(
             asked.append(image.shape)
             return super().__call__(image)
 
-    propose = Cached(Counting(count=2), tmp_path)
+    propose = CachedProposer(Counting(count=2), tmp_path)
     detectors = {"one": Told(propose), "two": Told(propose), "own": Told(None)}
     images = [np.zeros((32, 64, 3), np.uint8), np.full((32, 32, 3), 9, np.uint8)]
     times = take_times(detectors, images, Preprocess(short=64, long=128), rounds=1)
@@ -58,7 +58,7 @@ def test_proposals_are_asked_of_the_bare_proposer_and_once_for_all_who_share_it(
 
 def test_what_proposing_ahead_took(tmp_path: Path):
     parts = open_dataset(write_shapes(tmp_path / "data", {"train": 3, "val": 1, "test": 2}))
-    propose = Cached(SlidingWindow(count=5), tmp_path / "cache")
+    propose = CachedProposer(SlidingWindow(count=5), tmp_path / "cache")
     before = propose_ahead(propose, (parts["train"], parts["test"]))
     assert [(one["images"], one["new"]) for one in before] == [(3, 3), (2, 2)]
     assert all(one["seconds"] > 0 for one in before)

@@ -25,7 +25,7 @@ from boxwright.bench.plan.cells import Cell
 from boxwright.bench.run.job import Job, train
 from boxwright.bench.run.parallel import Pool, StoppedError, one_by_one, open_pool
 from boxwright.data.formats import open_dataset
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from shapes import write_shapes
 from train.tiny_run import CONFIG, PREPROCESS
 

@@ -25,7 +25,7 @@ from boxwright.bench.run.job import Effort, Job
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig, RetinaNetConfig, SSDConfig
 from boxwright.measure.footprint import Footprint
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 
 _NET = "mobilenet_v3_small"
 _FASTER = FasterRCNNConfig(_NET, channels=16, proposals=20, rpn_samples=32, region_samples=16, hidden=16)

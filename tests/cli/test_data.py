@@ -89,7 +89,7 @@ def test_what_is_no_dataset_is_a_problem(tmp_path: Path, capsys: pytest.CaptureF
     assert "missing" in shown and "mend: check the path" in shown
 
 
-def test_show_counts_and_draws_each_part(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_counts_and_draws_each_split(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "samples"
     assert cli.main(["data", "show", str(dataset), "--out", str(out), "--augmented", "strong"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -101,13 +101,13 @@ def test_show_counts_and_draws_each_part(dataset: Path, tmp_path: Path, capsys: 
     assert PIL.Image.open(out / "val.jpg").size == (2 * 328 + 8, 248 + 8)
 
 
-def test_show_one_part(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_one_split(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "samples"
     words = ["data", "show", str(dataset), "--out", str(out), "--samples", "1", "--split"]
     assert cli.main([*words, "val"]) == 0
     assert [path.name for path in out.iterdir()] == ["val.jpg"]
     assert cli.main([*words, "test"]) == 1
-    assert "has no test part; it has train, val" in capsys.readouterr().err
+    assert "has no test split; it has train, val" in capsys.readouterr().err
     assert cli.main(["data", "show", str(dataset), "--samples", "0"]) == 1
     assert "--samples is 1 or more, got 0" in capsys.readouterr().err
     assert cli.main([*words, "val", "--out", __file__]) == 1

@@ -42,11 +42,11 @@ def mixed() -> Path:
     PIL.Image.new("CMYK", (50, 20)).save(folder / "cmyk.jpg")
     frames = [PIL.Image.new("P", (30, 20), color) for color in (0, 1, 2)]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
-    (folder / "notes.txt").write_text("not looked at")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
-def test_a_folder_with_bad_files_is_done_but_for_those(mixed: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_files_of_a_folder_are_named_and_the_others_done(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["detect", str(mixed), "--json", "--coco", "all.json", "--yolo", "labels"]) == 1
     shown = capsys.readouterr()
     for name, reason in (("empty", "empty file"), ("truncated", "breaks off"), ("text", "this is no image")):
@@ -146,14 +146,14 @@ def test_globs_and_what_they_do_not_find(capsys: pytest.CaptureFixture[str]):
     assert "nothing-in-here: there is no image in this folder" in shown.err
 
 
-def test_images_drawn_earlier_are_not_looked_at_again(capsys: pytest.CaptureFixture[str]):
+def test_images_drawn_earlier_are_not_detected_on_again(capsys: pytest.CaptureFixture[str]):
     save("cat.jpg")
     for _ in range(2):
         assert cli.main(["detect", ".", "--json"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_a_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
+def test_an_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
     before = save("photos/cat.jpg").read_bytes()
     assert cli.main(["detect", "photos", "--out", "photos"]) == 1
     assert "give another --out" in capsys.readouterr().err
@@ -174,7 +174,9 @@ def test_a_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
         (["cat.jpg", "--yolo", "cat.jpg"], "--yolo names a folder, and cat.jpg is a file"),
     ],
 )
-def test_mistakes_are_said_and_nothing_is_written(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_mistakes_are_one_message_and_nothing_is_written(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+):
     save("cat.jpg")
     Path("found.jsonl").write_text("an earlier result")
     assert cli.main(["detect", *words, "--json-file", "found.jsonl", "--coco", "found.json"]) == 1

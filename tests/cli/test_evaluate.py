@@ -43,14 +43,14 @@ def test_classes_meet_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert quality["classes"]["whole"]["ap"] == 0.0
     assert quality["ap"] == pytest.approx(0.5)
     assert (quality["split"], quality["images"], quality["objects"]) == ("test", 3, 6)
-    assert "the model does not know them: dog" in shown.err
+    assert "the model does not have them: dog" in shown.err
 
 
 def test_a_class_without_an_object_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write(tmp_path, {"whole": [0, 0, 40, 30]})
     assert cli.main(["evaluate", "some.safetensors", "--data", str(data)]) == 0
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"some.safetensors on the test part of {data}\n3 images, 3 objects, 6 detections\n")
+    assert shown.out.startswith(f"some.safetensors on the test split of {data}\n3 images, 3 objects, 6 detections\n")
     rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line}
     assert rows["whole"][:2] == ["1.000", "1.000"]
     assert rows["half"][:2] == ["–", "–"]
@@ -68,13 +68,14 @@ def test_curves_are_drawn(tmp_path: Path):
     ("words", "said"),
     [
         ([], "Name a dataset with --data"),
-        (["--data", "DATA", "--split", "val"], "has no val part; it has test"),
-        (["--data", "OTHER"], "share no class: it knows whole, half; they are dog"),
-        (["--data", "missing"], "there is nothing"),
+        (["--data", "DATA", "--split", "val"], "has no val split; it has test"),
+        (["--data", "OTHER"], "share no class: the model has whole, half; the data dog"),
+        (["--data", "missing"], "which does not exist"),
+        (["--data", "DATA", "--batch", "0"], "--batch is 1 or more, got 0"),
         (["--data", "DATA", "--plot", "curves"], "--plot names a .png, .svg or .pdf, got curves"),
     ],
 )
-def test_mistakes_are_said(tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
+def test_mistakes_are_one_message(tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "other").mkdir()
     data = write(tmp_path, {"whole": [0, 0, 40, 30]})
     other = write(tmp_path / "other", {"dog": [0, 0, 9, 9]})

@@ -144,7 +144,7 @@ def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.C
     assert f"did you mean {FULL}" in near
     assert "expected source:model" in refused(["ssdlite", str(weights)], out, capsys)
     assert "3 classes, and --names names 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
-    assert "no such file" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
+    assert "which does not exist" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
 
 
 def test_what_differs_is_not_written(

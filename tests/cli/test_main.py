@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 import boxwright
 from boxwright import cli
 
-HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "hotcoco", "rich")
+HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "hotcoco", "rich")
+SLOW = {"torch", "torchvision", "timm", "matplotlib", "hotcoco", "rich"}
+"""What an error imports nothing of; reading annotations takes numpy and PIL, a fifth of a second."""
 
 
-def imported(code: str) -> set[str]:
-    """What a fresh interpreter has imported of HEAVY after running this."""
-    code = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint('got', *({HEAVY!r} & sys.modules.keys()))"
-    code = code.replace(f"{HEAVY!r} &", f"set({HEAVY!r}) &")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split()[1:])
+def run(*words: str, folder: Path | None = None) -> tuple[int, str, set[str]]:
+    """Exit status and output of a command in a fresh interpreter, and what of HEAVY it has imported."""
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print("imported", *sorted(set({HEAVY!r}) & sys.modules.keys())))
+from boxwright import cli
+sys.exit(cli.main({list(words)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    *shown, last = done.stdout.splitlines()
+    return done.returncode, "\n".join([*shown, done.stderr]), set(last.split()[1:])
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
@@ -45,7 +54,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("words", "status", "message"),
     [
         ([], 2, "usage: boxwright COMMAND"),
         (["detekt"], 2, "did you mean detect?"),
@@ -61,16 +70,24 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["data", "clean"], 2, "there is no command 'data clean'; did you mean data check or data show?"),
     ],
 )
-def test_what_is_not_a_command(words: Sequence[str], status: int, said: str, capsys: pytest.CaptureFixture[str]):
+def test_what_is_not_a_command(words: Sequence[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(words) == status
-    assert said in "".join(capsys.readouterr())
+    assert message in "".join(capsys.readouterr())
 
 
-def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as exit:
-        cli.main(["models", "--colour", "red"])
-    assert exit.value.code == 2
-    assert "--colour" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["models", "--colour", "red"], "there is no option --colour; `boxwright models --help` lists the options\n"),
+        (["detect", "--bacth=3", "x.jpg"], "there is no option --bacth; did you mean --batch?\n"),
+        (["evaluate", "--datas", "x"], "there is no option --datas; did you mean --data?\n"),
+        (["models", "voc9"], "'voc9' is not understood; `boxwright models --help` explains"),
+    ],
+)
+def test_what_is_not_an_option_is_a_usage_error(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
 
 
 def test_a_users_mistake_is_one_line_unless_debugging(
@@ -97,7 +114,7 @@ def test_our_own_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
         cli.main(["models"])
 
 
-def test_an_error_of_the_system_is_said_without_its_number(
+def test_an_error_of_the_system_is_printed_without_its_number(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def fail(*_: object) -> int:
@@ -117,15 +134,76 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "stopped" in capsys.readouterr().err
 
 
-def test_help_and_the_list_of_models_import_no_torch():
-    assert imported("from boxwright import cli; cli.main(['--help'])") == set()
-    for command in ("detect", "evaluate", "data check", "models"):
-        words = [*command.split(), "--help"]
-        assert "torch" not in imported(f"from boxwright import cli; cli.main({words})"), command
-    for words in (["models"], ["detect"], ["evaluate"]):  # the last two say what is missing
-        assert "torch" not in imported(f"from boxwright import cli; cli.main({words})"), words
+@pytest.mark.parametrize("words", [["--help"], ["help", "data"], ["models", "--help"], ["models"]])
+def test_a_closed_pipe_is_no_error(words: list[str]):
+    """As in `boxwright --help | head -1`, where `head` may have ended before the output is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = f"import sys; from boxwright import cli; sys.exit(cli.main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_of_all_commands_imports_nothing():
+    assert run("--help")[2] == set()
+    assert run("--version")[2] == set()
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("train", "bench", "lineage")])
+def test_help_of_each_command_imports_no_torch(name: str):
+    status, shown, imported = run(*name.split(), "--help")
+    assert (status, imported) == (0, set()), f"boxwright {name} --help imports {imported}"
+    assert f"boxwright {name}" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("detect", 1, "which images?"),
+        ("detect missing.jpg", 1, "missing.jpg: there is no such file or folder"),
+        ("detect {file} --model nosuch", 1, "there is no model 'nosuch': expected voc9"),
+        ("detect {file} --threshold 50", 1, "--threshold is between 0 and 1, got 50"),
+        ("detect {file} --threshold high", 2, "--threshold"),
+        ("detect {file} --batch", 2, "--batch"),
+        ("detect {file} --bacth 3", 2, "did you mean --batch?"),
+        ("evaluate", 1, "Name a dataset with --data"),
+        ("evaluate voc9 --data missing/", 1, "at missing, which does not exist"),
+        ("evaluate voc9 --data {file}", 1, "expected a folder, a COCO .json or a YOLO .yaml, got the file"),
+        ("evaluate voc9 --data {folder}", 1, "is not a dataset in a supported layout"),
+        ("evaluate --data {folder} --workers -1", 1, "--workers is 0 or more, got -1"),
+        ("data check missing", 1, "missing, which does not exist"),
+        ("data check", 2, "PATH"),
+        ("data show missing", 1, "missing, which does not exist"),
+        ("data show {folder} --augmented much", 2, "invalid choice 'much'"),
+        ("propose", 1, "propose for which images?"),
+        ("propose missing.jpg", 1, "missing.jpg: there is no such file or folder"),
+        ("propose {file} --count 0", 1, "--count is 1 or more, got 0"),
+        ("import torchvision:fcos missing.pth", 1, "did you mean torchvision:fcos_resnet50_fpn"),
+        ("import torchvision:fcos_resnet50_fpn missing.pth", 1, "missing.pth, which does not exist"),
+        ("verify missing.safetensors", 1, "missing.safetensors, which does not exist"),
+        ("verify", 2, "FILE"),
+        ("models --colour", 2, "there is no option --colour"),
+    ],
+)
+def test_errors_that_need_no_torch_import_none(command: str, status: int, message: str, tmp_path: Path):
+    file = tmp_path / "file.jpg"
+    file.touch()
+    words = command.format(file=file, folder=tmp_path).split()
+    code, shown, imported = run(*words, folder=tmp_path)
+    assert code == status and message in " ".join(shown.split()), shown
+    assert not imported & SLOW, f"boxwright {command} imports {imported & SLOW}"
+
+
+def test_a_list_of_models_imports_no_torch():
+    status, shown, imported = run("models")
+    assert status == 0 and "voc9" in shown and imported <= {"rich"}
 
 
 def test_the_way_from_a_file_to_boxes_imports_what_it_needs_and_no_more():
-    modules = "boxwright.cli.detecting, boxwright.checkpoint, boxwright.predict.predictor, boxwright.draw.boxes"
-    assert imported(f"import {modules}") == {"torch", "numpy", "PIL"}
+    code = (
+        "import boxwright.cli.detecting, boxwright.checkpoint, boxwright.predict.predictor, boxwright.draw.boxes, sys"
+    )
+    code += f"; print(*set({HEAVY!r}) & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"torch", "numpy", "PIL"}

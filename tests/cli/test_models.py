@@ -44,7 +44,7 @@ def test_nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "no run in" in capsys.readouterr().out
 
 
-def test_those_of_other_libraries(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_the_models_of_other_libraries(runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """With their licence, and whether the published file is where its library keeps it."""
     monkeypatch.setenv("TORCH_HOME", str(runs / "torch"))
     file = runs / "torch" / "hub" / "checkpoints" / "fcos_resnet50_fpn_coco-99b0c9b7.pth"
@@ -57,6 +57,6 @@ def test_those_of_other_libraries(runs: Path, capsys: pytest.CaptureFixture[str]
     assert [name for name, at_hand in lines.items() if at_hand == "yes"] == ["torchvision:fcos_resnet50_fpn"]
     assert "licence of torchvision's weights: none of their own" in out
     assert cli.main(["models", "--runs", str(runs), "--json"]) == 0
-    said = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-    assert said["torchvision:fcos_resnet50_fpn"]["path"] == str(file)
-    assert said["torchvision:ssd300_vgg16"]["path"] is None and said["torchvision:ssd300_vgg16"]["url"]
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert entries["torchvision:fcos_resnet50_fpn"]["path"] == str(file)
+    assert entries["torchvision:ssd300_vgg16"]["path"] is None and entries["torchvision:ssd300_vgg16"]["url"]

@@ -10,14 +10,14 @@ import pytest
 
 from boxwright import cli
 from boxwright.data.image import read_image
-from boxwright.proposals import FromFile, build_proposer, read_proposals
+from boxwright.proposals import ProposalsFromFile, build_proposer, read_proposals
 from shapes import write_shapes
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -66,7 +66,7 @@ def test_the_second_time_everything_is_known(dataset: Path, capsys: Capture):
     assert (again["images"], again["known"]) == (5, 2) and again["proposals"] <= 10
 
 
-def test_what_it_keeps_is_what_training_looks_for(folder: Path):
+def test_training_finds_the_proposals_that_were_kept(folder: Path):
     assert cli.main(["propose", str(folder / "red.png")]) == 0
     propose = build_proposer("selective_search", 300)
     assert propose.has(read_image(folder / "red.png"))
@@ -79,7 +79,7 @@ def test_a_folder_with_a_bad_image_is_done_but_for_that(folder: Path, capsys: Ca
     assert "text.jpg: expected an image, found text that begins 'this is no image" in shown.err
     assert "photos is no dataset, so its images are searched" in shown.err
     assert shown.out.startswith("2 images in ") and shown.out.endswith("1 could not be read\n")
-    propose = FromFile(Path("found/boxes.safetensors"))
+    propose = ProposalsFromFile(Path("found/boxes.safetensors"))
     assert [0, 0, 60, 40] in propose(read_image(folder / "red.png")).tolist()
     assert {path.name.split("-")[1] for path in Path("drawn").iterdir()} == {"red.jpg", "blue.jpg"}
 
@@ -94,18 +94,19 @@ def test_a_file_grows(folder: Path):
     ("words", "message"),
     [
         ([], "propose for which images?"),
+        (["photos", "--draw", "drawn", "--top", "0"], "--top is 1 or more, got 0"),
         (["missing.jpg"], "missing.jpg: there is no such file or folder"),
         (["photos", "--count", "0"], "--count is 1 or more, got 0"),
         (["photos", "--workers", "0"], "--workers is 1 or more, got 0"),
         (["photos", "--out", "boxes.npz"], "--out names a .safetensors file, got boxes.npz"),
         (["photos", "--draw", "photos/red.png"], "--draw names a folder"),
         (["photos/red.png", "--split", "val"], "--split is for one dataset"),
-        (["photos", "--split", "val"], "photos is no dataset in a layout known here"),
-        (["shapes", "--split", "test"], "shapes has no test part; it has train, val"),
+        (["photos", "--split", "val"], "photos is not a dataset in a supported layout"),
+        (["shapes", "--split", "test"], "shapes has no test split; it has train, val"),
         (["missing.json"], "missing.json"),
     ],
 )
-def test_what_cannot_be_done_is_said(words: list[str], message: str, folder: Path, dataset: Path, capsys: Capture):
+def test_mistakes_are_one_message(words: list[str], message: str, folder: Path, dataset: Path, capsys: Capture):
     assert cli.main(["propose", *words]) == 1
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err and shown.out == ""

@@ -24,8 +24,8 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
 from boxwright.measure.evaluate import evaluate_detector
+from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
-from boxwright.train.loop import TrainConfig
 from boxwright.train.run import stopping
 from shapes import NAMES, write_shapes
 

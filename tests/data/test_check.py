@@ -1,4 +1,4 @@
-"""Every kind of problem, planted one at a time in a sound dataset, with the file and the line it is planted in."""
+"""Every kind of problem, injected one at a time into a valid dataset, is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shapes import write_shapes
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Six sound images: 0 to 3 for training, 4 and 5 for validation."""
+    """Six valid images: 0 to 3 for training, 4 and 5 for validation."""
     return write_shapes(tmp_path / "coco", {"train": 4, "val": 2})
 
 
@@ -39,18 +39,18 @@ def only(path: Path) -> Problem:
     return problems[0]
 
 
-def found(problem: Problem) -> tuple[str, str, int | None, str]:
+def located(problem: Problem) -> tuple[str, str, int | None, str]:
     return problem.kind, Path(problem.file).name, problem.line, problem.severity
 
 
-def change(file: Path, section: str, place: int, **values: Any) -> int:
-    """Change an entry of a COCO JSON, write it with an entry a line, and return the entry's line."""
+def change(file: Path, section: str, index: int, **values: Any) -> int:
+    """Change an entry of a COCO JSON, write it with one entry per line, and return the entry's line."""
     content = json.loads(file.read_text())
-    content[section][place] |= values
+    content[section][index] |= values
     entries = {key: ",\n".join(json.dumps(entry) for entry in value) for key, value in content.items()}
     file.write_text("{" + ",\n".join(f'"{key}": [\n{text}\n]' for key, text in entries.items()) + "}")
     before = [len(content[key]) + 2 for key in content if list(content).index(key) < list(content).index(section)]
-    return sum(before) + place + 2
+    return sum(before) + index + 2
 
 
 def replace_line(file: Path, number: int, change: Callable[[str], str]) -> None:
@@ -67,36 +67,36 @@ def test_nothing_wrong(format: str, request: pytest.FixtureRequest) -> None:
 def test_missing_image(coco: Path) -> None:
     line = change(coco / "train.json", "images", 2)
     (coco / "images" / "00002.png").unlink()
-    assert found(only(coco)) == ("missing image", "train.json", line, "error")
+    assert located(only(coco)) == ("missing image", "train.json", line, "error")
 
 
-@pytest.mark.parametrize("spoil", ["empty", "text", "truncated"])
-def test_unreadable_image(spoil: str, coco: Path, yolo: Path) -> None:
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+def test_unreadable_image(damage: str, coco: Path, yolo: Path) -> None:
     for file in (coco / "images" / "00001.png", yolo / "images" / "train" / "00001.png"):
         whole = file.read_bytes()
-        file.write_bytes({"empty": b"", "text": b"not an image", "truncated": whole[: len(whole) // 2]}[spoil])
-    assert found(only(coco)) == found(only(yolo)) == ("unreadable image", "00001.png", None, "error")
+        file.write_bytes({"empty": b"", "text": b"not an image", "truncated": whole[: len(whole) // 2]}[damage])
+    assert located(only(coco)) == located(only(yolo)) == ("unreadable image", "00001.png", None, "error")
 
 
 @pytest.mark.parametrize("box", [[5, 5, 0, 9], [5, 5, 9, 0], [5, 5, -3, 9]])
 def test_degenerate_box(box: list[float], coco: Path) -> None:
     line = change(coco / "train.json", "annotations", 1, bbox=box)
-    assert found(only(coco)) == ("degenerate box", "train.json", line, "error")
+    assert located(only(coco)) == ("degenerate box", "train.json", line, "error")
 
 
 def test_degenerate_box_in_xml(voc: Path) -> None:
     file = voc / "Annotations" / "00000.xml"
     corners = "<xmin>7</xmin><ymin>9</ymin><xmax>7</xmax><ymax>9</ymax>"
     replace_line(file, 10, lambda _: f"  <bndbox>{corners}</bndbox>")
-    assert found(only(voc)) == ("degenerate box", "00000.xml", 10, "error")
+    assert located(only(voc)) == ("degenerate box", "00000.xml", 10, "error")
     assert "(7, 9, 7, 9)" in only(voc).message
 
 
 def test_box_that_is_not_a_number(coco: Path, yolo: Path) -> None:
     line = change(coco / "train.json", "annotations", 1, bbox=[float("nan"), 1, 2, 3])
-    assert found(only(coco)) == ("not a number", "train.json", line, "error")
+    assert located(only(coco)) == ("not a number", "train.json", line, "error")
     replace_line(yolo / "labels" / "train" / "00000.txt", 1, lambda _: "0 0.5 0.5 inf 0.1")
-    assert found(only(yolo)) == ("not a number", "00000.txt", 1, "error")
+    assert located(only(yolo)) == ("not a number", "00000.txt", 1, "error")
 
 
 @pytest.mark.parametrize(
@@ -105,37 +105,37 @@ def test_box_that_is_not_a_number(coco: Path, yolo: Path) -> None:
 )
 def test_box_outside_image(box: list[float], severity: str, message: str, coco: Path) -> None:
     line = change(coco / "val.json", "annotations", 0, bbox=box)
-    assert found(only(coco)) == ("box outside image", "val.json", line, severity)
+    assert located(only(coco)) == ("box outside image", "val.json", line, severity)
     assert f"{message} its image of 128×96" in only(coco).message
 
 
-def test_a_box_over_the_border_by_rounding_is_none(coco: Path) -> None:
+def test_a_box_outside_by_rounding_is_no_problem(coco: Path) -> None:
     change(coco / "val.json", "annotations", 0, bbox=[100, 50, 28.6, 20])
     assert check(coco) == []
 
 
 def test_unknown_class(coco: Path, yolo: Path, voc: Path) -> None:
     line = change(coco / "train.json", "annotations", 0, category_id=77)
-    assert found(check(coco)[0]) == ("unknown class", "train.json", line, "error")
+    assert located(check(coco)[0]) == ("unknown class", "train.json", line, "error")
     replace_line(yolo / "labels" / "train" / "00000.txt", 1, lambda text: "9" + text[1:])
-    assert found(check(yolo)[0]) == ("unknown class", "00000.txt", 1, "error")
+    assert located(check(yolo)[0]) == ("unknown class", "00000.txt", 1, "error")
     (voc / "labels.txt").write_text("circle\nsquare\ntriangle\n")
     replace_line(voc / "Annotations" / "00000.xml", 9, lambda _: "  <name>cirlce</name>")
-    assert found(check(voc)[0]) == ("unknown class", "00000.xml", 9, "error")
+    assert located(check(voc)[0]) == ("unknown class", "00000.xml", 9, "error")
 
 
 def test_classes_that_differ_in_spelling_only(voc: Path) -> None:
     replace_line(voc / "Annotations" / "00000.xml", 9, lambda _: "  <name>traffic light</name>")
     replace_line(voc / "Annotations" / "00001.xml", 9, lambda _: "  <name>Traffic_Light</name>")
-    assert found(only(voc)) == ("ambiguous class", "voc", None, "warning")
+    assert located(only(voc)) == ("ambiguous class", "voc", None, "warning")
 
 
 def test_duplicate_id(coco: Path) -> None:
     line = change(coco / "train.json", "annotations", 1, id=1)
-    assert found(only(coco)) == ("duplicate id", "train.json", line, "warning")
+    assert located(only(coco)) == ("duplicate id", "train.json", line, "warning")
     line = change(coco / "train.json", "annotations", 1, id=2)
     line = change(coco / "train.json", "images", 3, id=0)
-    assert ("duplicate id", "train.json", line, "error") in map(found, check(coco))
+    assert ("duplicate id", "train.json", line, "error") in map(located, check(coco))
 
 
 def test_duplicate_image(coco: Path) -> None:
@@ -143,34 +143,34 @@ def test_duplicate_image(coco: Path) -> None:
     line = change(coco / "train.json", "images", 3, file_name="images/copy.bmp")
     Image.open(coco / "images" / "00000.png").save(coco / "images" / "copy.bmp")
     (coco / "images" / "00003.png").unlink()
-    assert found(only(coco)) == ("duplicate image", "train.json", line, "warning")
-    assert "copy.bmp shows the same as" in only(coco).message and "00000.png" in only(coco).message
+    assert located(only(coco)) == ("duplicate image", "train.json", line, "warning")
+    assert "copy.bmp has the same pixels as" in only(coco).message and "00000.png" in only(coco).message
 
 
 def test_the_same_image_in_two_splits(coco: Path) -> None:
     line = change(coco / "val.json", "images", 1)
     (coco / "images" / "00005.png").write_bytes((coco / "images" / "00001.png").read_bytes())
-    assert found(only(coco)) == ("image in two splits", "val.json", line, "error")
-    assert "in val shows the same as" in only(coco).message
+    assert located(only(coco)) == ("image in two splits", "val.json", line, "error")
+    assert "in val has the same pixels as" in only(coco).message
 
 
 def test_duplicate_box(yolo: Path) -> None:
     file = yolo / "labels" / "train" / "00000.txt"
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines, lines[0]]))
-    assert found(only(yolo)) == ("duplicate box", "00000.txt", len(lines) + 1, "warning")
+    assert located(only(yolo)) == ("duplicate box", "00000.txt", len(lines) + 1, "warning")
     assert "on line 1" in only(yolo).message
 
 
 def test_wrong_size(coco: Path, voc: Path) -> None:
     line = change(coco / "train.json", "images", 0, width=640, height=480)
-    assert found(only(coco)) == ("wrong size", "train.json", line, "warning")
-    assert "says 640×480" in only(coco).message and "is 128×96" in only(coco).message
+    assert located(only(coco)) == ("wrong size", "train.json", line, "warning")
+    assert "annotated as 640×480" in only(coco).message and "is 128×96" in only(coco).message
     replace_line(voc / "Annotations" / "00000.xml", 4, lambda _: "  <width>130</width>")
-    assert found(only(voc)) == ("wrong size", "00000.xml", 3, "warning")
+    assert located(only(voc)) == ("wrong size", "00000.xml", 3, "warning")
 
 
-def test_a_size_from_before_the_image_was_turned(tmp_path: Path) -> None:
+def test_a_size_from_before_exif_orientation_was_applied(tmp_path: Path) -> None:
     coco = write_shapes(tmp_path, {"train": 2, "val": 1}, size=Size(64, 128))
     change(coco / "train.json", "images", 0, width=64, height=128)
     assert "EXIF" in only(coco).mend
@@ -180,34 +180,34 @@ def test_image_without_annotation(coco: Path, yolo: Path) -> None:
     content = json.loads((coco / "val.json").read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 5]
     (coco / "val.json").write_text(json.dumps(content))
-    assert found(only(coco)) == ("image without annotation", "val.json", 1, "note")
+    assert located(only(coco)) == ("image without annotation", "val.json", 1, "note")
     (yolo / "labels" / "val" / "00005.txt").unlink()
-    assert found(only(yolo)) == ("image without annotation", "00005.png", None, "note")
+    assert located(only(yolo)) == ("image without annotation", "00005.png", None, "note")
 
 
 def test_annotation_without_image(coco: Path, yolo: Path) -> None:
     line = change(coco / "train.json", "annotations", 0, image_id=99)
-    assert found(check(coco)[0]) == ("annotation without image", "train.json", line, "error")
+    assert located(check(coco)[0]) == ("annotation without image", "train.json", line, "error")
     (yolo / "labels" / "val" / "x.txt").write_text("")
-    assert found(only(yolo)) == ("annotation without image", "x.txt", 1, "error")
+    assert located(only(yolo)) == ("annotation without image", "x.txt", 1, "error")
 
 
-def test_images_that_nothing_names(voc: Path) -> None:
+def test_images_that_no_annotation_names(voc: Path) -> None:
     for number in range(25):
         Image.new("L", (9, 9), number).save(voc / "JPEGImages" / f"x{number:02d}.png")
     problems = check(voc)
     assert {problem.kind for problem in problems} == {"image not listed"} and len(problems) == 21
-    assert found(problems[1]) == ("image not listed", "x00.png", None, "note")
+    assert located(problems[1]) == ("image not listed", "x00.png", None, "note")
     assert "5 further images" in problems[0].message
 
 
 def test_broken_files_among_good_ones(voc: Path, coco: Path, yolo: Path) -> None:
     replace_line(voc / "Annotations" / "00001.xml", 4, lambda _: "<width>3</height>")
-    assert found(check(voc)[0]) == ("malformed annotation", "00001.xml", 4, "error")
+    assert located(check(voc)[0]) == ("malformed annotation", "00001.xml", 4, "error")
     (coco / "val.json").write_text('{"images": [\n{"id": 1,,}]}')
-    assert found(check(coco)[0]) == ("unreadable annotations", "val.json", 2, "error")
+    assert located(check(coco)[0]) == ("unreadable annotations", "val.json", 2, "error")
     replace_line(yolo / "labels" / "train" / "00000.txt", 1, lambda _: "circle at the left")
-    assert found(check(yolo)[0]) == ("malformed annotation", "00000.txt", 1, "error")
+    assert located(check(yolo)[0]) == ("malformed annotation", "00000.txt", 1, "error")
 
 
 def test_a_yaml_that_cannot_be_read_is_one_problem_with_its_line(yolo: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_yaml_that_cannot_be_read_is_one_problem_with_its_line(yolo: Path) -> 
     assert problem.kind == "unreadable annotations" and Path(problem.file).name == "data.yaml" and problem.line
 
 
-def test_what_is_no_dataset_is_one_problem(tmp_path: Path) -> None:
+def test_a_path_that_is_no_dataset_is_one_problem(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     for path, mend in ((tmp_path, "arrange"), (tmp_path / "gone", "check the path"), (tmp_path / "notes.txt", "name")):
         problem = only(path)
@@ -224,7 +224,7 @@ def test_what_is_no_dataset_is_one_problem(tmp_path: Path) -> None:
         assert problem.mend.startswith(mend)
 
 
-def test_errors_come_first_and_say_where_in_one_line(coco: Path) -> None:
+def test_errors_come_first_and_print_their_location_in_one_line(coco: Path) -> None:
     change(coco / "train.json", "images", 0, width=640)
     line = change(coco / "val.json", "annotations", 0, bbox=[1, 1, 0, 0])
     problems = check(coco)
@@ -241,7 +241,7 @@ def test_progress_counts_images(coco: Path) -> None:
 def test_blood_cells_as_published_have_two_degenerate_boxes(shared_data: Path, tmp_path: Path) -> None:
     with tarfile.open(shared_data / "bccd.tar") as archive:
         archive.extractall(tmp_path, filter="data")
-    assert [found(problem) for problem in check(tmp_path)] == [
+    assert [located(problem) for problem in check(tmp_path)] == [
         ("degenerate box", "BloodImage_00338.xml", 163, "error"),
         ("degenerate box", "BloodImage_00343.xml", 55, "error"),
     ]

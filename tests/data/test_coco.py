@@ -1,4 +1,4 @@
-"""COCO JSON: every usual place of file and images, classes, ids, and what is wrong with an entry on which line."""
+"""COCO JSON: every usual layout of file and images, classes, ids, and broken entries reported with their line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from boxwright.data.formats import DatasetError, coco, open_dataset, read_parts
+from boxwright.data.formats import DatasetError, coco, open_dataset, read_splits
 from boxwright.data.formats.reading import Problem
 
 
@@ -38,7 +38,7 @@ def write(path: Path, content: Any) -> Path:
 
 
 def problems_of(file: Path) -> list[Problem]:
-    return next(iter(read_parts(file)[1].values())).problems
+    return next(iter(read_splits(file)[1].values())).problems
 
 
 LAYOUTS = {
@@ -46,8 +46,8 @@ LAYOUTS = {
     "as published": ("annotations/instances_train2017.json", "train2017/a.png"),
     "as published, images inside": ("annotations/instances_train2017.json", "images/train2017/a.png"),
     "annotations and images": ("annotations/train.json", "images/a.png"),
-    "annotations and parts": ("annotations/train.json", "train/a.png"),
-    "annotations and parts of images": ("annotations/train.json", "images/train/a.png"),
+    "annotations and splits": ("annotations/train.json", "train/a.png"),
+    "annotations and splits of images": ("annotations/train.json", "images/train/a.png"),
     "Roboflow": ("train/_annotations.coco.json", "train/a.png"),
     "beside the images": ("train.json", "a.png"),
     "one more folder": ("download/train.json", "download/images/a.png"),
@@ -56,42 +56,42 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout: str, tmp_path: Path) -> None:
-    for part in ("train", "val"):
-        file, image = (tmp_path / name.replace("train", part) for name in LAYOUTS[layout])
-        make_image(image.with_name(f"{part}.png"))
-        write(file, document(f"{part}.png"))
+    for split in ("train", "val"):
+        file, image = (tmp_path / name.replace("train", split) for name in LAYOUTS[layout])
+        make_image(image.with_name(f"{split}.png"))
+        write(file, document(f"{split}.png"))
     splits = open_dataset(tmp_path)
-    assert list(splits) == ["train", "val"] and splits.format == "coco" and not splits.made
-    for part, dataset in splits.items():
-        assert dataset.path(0).name == f"{part}.png" and dataset.path(0).is_file()
+    assert list(splits) == ["train", "val"] and splits.format == "coco" and not splits.drawn
+    for split, dataset in splits.items():
+        assert dataset.path(0).name == f"{split}.png" and dataset.path(0).is_file()
         target = dataset.target(0)
         assert target.boxes.tolist() == [[1, 2, 11, 22]] and target.area.tolist() == [150.5]
         assert dataset.names == ("cat", "dog") and target.labels.tolist() == [1]
 
 
 def test_valid_means_val(tmp_path: Path) -> None:
-    for part in ("train", "valid", "test"):
-        make_image(tmp_path / part / "a.png")
-        write(tmp_path / part / "_annotations.coco.json", document("a.png"))
+    for split in ("train", "valid", "test"):
+        make_image(tmp_path / split / "a.png")
+        write(tmp_path / split / "_annotations.coco.json", document("a.png"))
     assert list(open_dataset(tmp_path)) == ["train", "val", "test"]
 
 
-def test_a_file_with_the_name_of_a_part_is_that_part(tmp_path: Path) -> None:
+def test_a_file_named_like_a_split_is_that_split(tmp_path: Path) -> None:
     make_image(tmp_path / "images" / "a.png")
     assert list(open_dataset(write(tmp_path / "test.json", document("a.png")))) == ["test"]
 
 
-def test_one_json_without_parts_is_divided(tmp_path: Path) -> None:
+def test_one_json_without_splits_is_divided(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(10)]
     for i, name in enumerate(names):
         make_image(tmp_path / "images" / name, shade=i)
     write(tmp_path / "annotations.json", document(*names))
     splits = open_dataset(tmp_path)
-    assert splits.made and set(splits) == {"train", "val", "test"}
+    assert splits.drawn and set(splits) == {"train", "val", "test"}
     assert sorted(int(data.image_id(i)) for data in splits.values() for i in range(len(data))) == list(range(10))
 
 
-def test_other_json_files_are_passed_over(tmp_path: Path) -> None:
+def test_other_json_files_are_ignored(tmp_path: Path) -> None:
     make_image(tmp_path / "val2017" / "a.png")
     write(tmp_path / "annotations" / "instances_val2017.json", document("a.png"))
     write(tmp_path / "annotations" / "captions_val2017.json", document("a.png"))
@@ -100,7 +100,7 @@ def test_other_json_files_are_passed_over(tmp_path: Path) -> None:
     assert list(open_dataset(tmp_path)) == ["val"]
 
 
-def test_two_files_for_one_part_are_a_question(tmp_path: Path) -> None:
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("train_a.json", "train_b.json"):
         write(tmp_path / name, document("a.png"))
     with pytest.raises(DatasetError, match="one COCO JSON for train, found train_a.json, train_b.json"):
@@ -124,7 +124,7 @@ def test_ids_as_strings_crowd_and_difficult(tmp_path: Path) -> None:
     assert dataset.target(0).crowd.tolist() == [True] and dataset.target(0).difficult.tolist() == [True]
 
 
-def test_parts_share_the_order_of_classes(tmp_path: Path) -> None:
+def test_splits_share_the_order_of_classes(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     write(tmp_path / "train.json", document("a.png"))
     write(tmp_path / "val.json", document("a.png", categories=[{"id": 18, "name": "cow"}, {"id": 19, "name": "cat"}]))
@@ -133,10 +133,10 @@ def test_parts_share_the_order_of_classes(tmp_path: Path) -> None:
     assert splits["val"].target(0).labels.tolist() == [2]
 
 
-def test_a_category_that_only_heads_others_is_no_class(tmp_path: Path) -> None:
+def test_a_category_that_is_only_a_supercategory_is_no_class(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
-    head = {"id": 0, "name": "pets", "supercategory": "none"}
-    categories = [head, *({"id": i, "name": name, "supercategory": "pets"} for i, name in [(17, "cat"), (18, "dog")])]
+    pets = {"id": 0, "name": "pets", "supercategory": "none"}
+    categories = [pets, *({"id": i, "name": name, "supercategory": "pets"} for i, name in [(17, "cat"), (18, "dog")])]
     content = document("a.png", categories=categories)
     assert open_dataset(write(tmp_path / "val.json", content))["val"].names == ("cat", "dog")
     content["annotations"][0]["category_id"] = 0
@@ -168,7 +168,7 @@ BROKEN = [
     ("duplicate id", *broken("images", {"id": 0}), "image id 0 (a.png) was given to an earlier image"),
     ("duplicate id", *broken("categories", {"id": 18}), "category 18 (cat) has the id"),
     ("missing image", *broken("images", {"file_name": "b.png"}), "b.png, there is none"),
-    ("wrong size", *broken("images", {"width": 0}), "image 1 says height 30 and width 0"),
+    ("wrong size", *broken("images", {"width": 0}), "image 1 has height 30 and width 0"),
 ]
 
 
@@ -198,7 +198,7 @@ def test_opening_leaves_broken_entries_out_and_counts_them(tmp_path: Path) -> No
     assert len(dataset) == 2 and len(dataset.boxes) == 0
 
 
-def test_boxes_over_the_border_are_cut_there(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_the_image(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     content = document("a.png")
     content["annotations"][0]["bbox"] = [-5, 10, 50, 50]

@@ -1,4 +1,4 @@
-"""Dataset: columns, targets, selection, restriction to classes, and COCO JSON there and back."""
+"""Dataset: columns, targets, selection, restriction to classes, and a round trip through COCO JSON."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def test_restrict_keeps_all_images_and_renames_labels(pets: Dataset) -> None:
     assert pets.restrict(["dog", "cat"]).target(0).labels.tolist() == [1, 0]
 
 
-def test_restrict_refuses_what_is_not_there(pets: Dataset) -> None:
-    with pytest.raises(ValueError, match="out of cat, dog; got cow, of which cow"):
+def test_restrict_refuses_unknown_and_repeated_classes(pets: Dataset) -> None:
+    with pytest.raises(ValueError, match="out of cat, dog; got cow; unknown: cow"):
         pets.restrict(["cow"])
     with pytest.raises(ValueError, match="twice"):
         pets.restrict(["cat", "cat"])
 
 
-def test_coco_there_and_back_changes_nothing(pets: Dataset, tmp_path: Path) -> None:
+def test_a_coco_round_trip_changes_nothing(pets: Dataset, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     file = tmp_path / "sub" / "val.json"
     write_coco(pets, file)

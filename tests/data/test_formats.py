@@ -1,4 +1,4 @@
-"""What the formats share: finding out which it is, parts drawn by content, and errors that say what was found."""
+"""What the formats share: detecting the format, splits drawn by content, and errors that list what was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import DatasetError, open_dataset
-from boxwright.data.formats.split import draw_parts
+from boxwright.data.formats.split import draw_splits
 from shapes import write_shapes
 
 
@@ -41,99 +41,99 @@ def dataset_of(paths: list[Path]) -> Dataset:
     )
 
 
-def parts_of(paths: list[Path], seed: int = 0, shares: dict[str, float] | None = None) -> dict[str, str]:
-    """Which part each image is in, by its name."""
-    parts = draw_parts(dataset_of(paths), seed, shares)
-    return {data.path(i).name: part for part, data in parts.items() for i in range(len(data))}
+def split_by_name(paths: list[Path], seed: int = 0, shares: dict[str, float] | None = None) -> dict[str, str]:
+    """The split of each image, by its file name."""
+    splits = draw_splits(dataset_of(paths), seed, shares)
+    return {data.path(i).name: split for split, data in splits.items() for i in range(len(data))}
 
 
 def test_shares_are_met_on_average(make_images: Path) -> None:
     paths = sorted(make_images.iterdir())
-    counts = np.array([list(parts_of(paths, seed).values()).count("train") for seed in range(8)])
+    counts = np.array([list(split_by_name(paths, seed).values()).count("train") for seed in range(8)])
     assert abs(counts.mean() - 160) < 3 * np.sqrt(200 * 0.8 * 0.2 / 8)
 
 
-def test_a_place_depends_on_content_and_seed_alone(make_images: Path) -> None:
+def test_the_split_depends_on_content_and_seed_alone(make_images: Path) -> None:
     paths = sorted(make_images.iterdir())
-    all_of_them = parts_of(paths)
+    all_of_them = split_by_name(paths)
     assert len(all_of_them) == 200 and set(all_of_them.values()) == {"train", "val", "test"}
-    some = parts_of(paths[50:][::-1])
-    assert all(all_of_them[name] == part for name, part in some.items())
-    assert parts_of(paths, seed=1) != all_of_them
+    some = split_by_name(paths[50:][::-1])
+    assert all(all_of_them[name] == split for name, split in some.items())
+    assert split_by_name(paths, seed=1) != all_of_them
 
 
 def test_copies_stay_together(make_images: Path) -> None:
     paths = sorted(make_images.iterdir())
     for path in paths:
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
-    parts = parts_of(sorted(make_images.iterdir()))
-    assert all(parts[path.name] == parts[f"copy-{path.name}"] for path in paths)
+    splits = split_by_name(sorted(make_images.iterdir()))
+    assert all(splits[path.name] == splits[f"copy-{path.name}"] for path in paths)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, {"train"}), (2, {"train", "val"}), (3, {"train", "val", "test"})])
-def test_the_smallest_datasets_have_as_many_parts_as_images(count: int, expected: set[str], make_images: Path) -> None:
+def test_the_smallest_datasets_have_as_many_splits_as_images(count: int, expected: set[str], make_images: Path) -> None:
     for first in range(20):
-        parts = parts_of(sorted(make_images.iterdir())[first : first + count])
-        assert set(parts.values()) == expected and len(parts) == count
+        splits = split_by_name(sorted(make_images.iterdir())[first : first + count])
+        assert set(splits.values()) == expected and len(splits) == count
 
 
-def test_one_image_many_times_is_one_part(make_images: Path) -> None:
-    assert set(parts_of([make_images / "000.png"] * 5).values()) <= {"train", "val", "test"}
-    assert len(draw_parts(dataset_of([make_images / "000.png"] * 5), 0)) == 1
+def test_copies_of_one_image_are_one_split(make_images: Path) -> None:
+    assert set(split_by_name([make_images / "000.png"] * 5).values()) <= {"train", "val", "test"}
+    assert len(draw_splits(dataset_of([make_images / "000.png"] * 5), 0)) == 1
 
 
 def test_training_alone_gives_a_tenth_to_validation(tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, {"train": 30}))
-    assert list(splits) == ["train", "val"] and splits.made
+    assert list(splits) == ["train", "val"] and splits.drawn
     assert len(splits["train"]) > len(splits["val"]) >= 1 and len(splits["train"]) + len(splits["val"]) == 30
 
 
-def test_the_seed_decides_the_parts_that_are_drawn(tmp_path: Path) -> None:
+def test_the_seed_decides_the_drawn_splits(tmp_path: Path) -> None:
     write_shapes(tmp_path, 30)
     first, again, other = (open_dataset(tmp_path, seed=seed)["val"].ids.tolist() for seed in (0, 0, 1))  # type: ignore[union-attr]
     assert first == again != other
 
 
-def test_parts_are_written_down(tmp_path: Path) -> None:
+def test_splits_are_saved(tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, 20), seed=3)
     splits.save(tmp_path / "split.json")
     written = json.loads((tmp_path / "split.json").read_text())
-    assert (written["source"], written["format"], written["made"], written["seed"]) == (str(tmp_path), "coco", True, 3)
+    assert (written["source"], written["format"], written["drawn"], written["seed"]) == (str(tmp_path), "coco", True, 3)
     assert written["val"] == [f"images/{splits['val'].path(i).name}" for i in range(len(splits["val"]))]
     assert sorted(open_dataset(tmp_path)) == sorted(splits), "what was written must not be taken for annotations"
 
 
-def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, {"train": 2, "val": 1}))
-    with pytest.raises(KeyError, match="has no test part; it has train, val"):
+    with pytest.raises(KeyError, match="has no test split; it has train, val"):
         splits["test"]
 
 
-def test_the_format_may_be_said_where_there_are_two(tmp_path: Path) -> None:
+def test_the_format_may_be_given_if_there_are_two(tmp_path: Path) -> None:
     for format, count in (("coco", 3), ("yolo", 4)):
         write_shapes(tmp_path, {"val": count}, format=format)
     assert open_dataset(tmp_path).format == "coco"
-    said = open_dataset(tmp_path, format="yolo")
-    assert said.format == "yolo" and len(said["val"]) == 4
+    splits = open_dataset(tmp_path, format="yolo")
+    assert splits.format == "yolo" and len(splits["val"]) == 4
     with pytest.raises(DatasetError, match=r"Looked for\n  VOC: "):
         open_dataset(tmp_path, format="voc")
     with pytest.raises(DatasetError, match="out of coco, voc, yolo, got kitti"):
         open_dataset(tmp_path, format="kitti")
 
 
-def test_nothing_known_is_told_with_what_was_found(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_reported_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "notes.md").touch()
     (tmp_path / "a.jpg").touch()
     (tmp_path / "deep").mkdir()
     (tmp_path / "deeper").mkdir()
-    with pytest.raises(DatasetError, match="no dataset in a layout known here") as caught:
+    with pytest.raises(DatasetError, match="not a dataset in a supported layout") as caught:
         open_dataset(tmp_path)
     assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO"))
     assert "Found a.jpg, deep/, deeper/, notes.md (2 × folder, 1 × .jpg, 1 × .md)" in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "message"), [("gone", "there is nothing"), ("a.txt", "got the file")])
-def test_a_path_of_no_use(name: str, message: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "message"), [("gone", "which does not exist"), ("a.txt", "got the file")])
+def test_a_path_that_cannot_be_opened(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(DatasetError, match=message):
         open_dataset(tmp_path / name)
@@ -143,7 +143,7 @@ def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
     write_shapes(tmp_path, {"train": 2, "val": 1})
     for file in (tmp_path / "images").iterdir():
         file.unlink()
-    with pytest.raises(DatasetError, match="no usable image in the train part .*first of 3 problems: .*missing image"):
+    with pytest.raises(DatasetError, match="no usable image in the train split .*first of 3 problems: .*missing image"):
         open_dataset(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""VOC XML: every usual place of files, the pixel convention, and what is wrong with a file and on which line."""
+"""VOC XML: every usual layout, the pixel convention, and broken files reported with their line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from boxwright.data.formats import open_dataset, read_parts
+from boxwright.data.formats import open_dataset, read_splits
 from boxwright.data.formats.reading import Problem
 
 DOG = (
@@ -33,7 +33,7 @@ def xml(path: Path, objects: str = DOG, filename: str = "a.png", size: str = "40
 
 
 def problems_of(folder: Path) -> list[Problem]:
-    return [problem for reading in read_parts(folder)[1].values() for problem in reading.problems]
+    return [problem for reading in read_splits(folder)[1].values() for problem in reading.problems]
 
 
 def test_the_first_pixel_is_one(tmp_path: Path) -> None:
@@ -51,15 +51,15 @@ def test_as_published(tmp_path: Path) -> None:
     lists = tmp_path / "VOC2007" / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     lines = {"train": "a\n", "val": "b\n", "trainval": "a\nb\n", "test": "c\n\n", "dog_train": "a 1\n"}
-    for part, ids in lines.items():
-        (lists / f"{part}.txt").write_text(ids)
+    for split, ids in lines.items():
+        (lists / f"{split}.txt").write_text(ids)
     splits = open_dataset(tmp_path)
-    assert {part: data.image_id(0) for part, data in splits.items()} == {"train": "a", "val": "b", "test": "c"}
-    assert all(len(data) == 1 for data in splits.values()) and not splits.made and splits.format == "voc"
+    assert {split: data.image_id(0) for split, data in splits.items()} == {"train": "a", "val": "b", "test": "c"}
+    assert all(len(data) == 1 for data in splits.values()) and not splits.drawn and splits.format == "voc"
     assert splits.names == ("doga", "dogb", "dogc")
 
 
-def test_trainval_and_test_give_a_part_of_training_to_validation(tmp_path: Path) -> None:
+def test_trainval_and_test_give_a_tenth_of_training_to_validation(tmp_path: Path) -> None:
     names = [f"{i:02d}" for i in range(12)]
     for i, name in enumerate(names):
         make_image(tmp_path / "JPEGImages" / f"{name}.png", shade=i)
@@ -69,7 +69,7 @@ def test_trainval_and_test_give_a_part_of_training_to_validation(tmp_path: Path)
     (lists / "trainval.txt").write_text("\n".join(names[:10]))
     (lists / "test.txt").write_text("\n".join(names[10:]))
     splits = open_dataset(tmp_path)
-    assert splits.made and len(splits["test"]) == 2
+    assert splits.drawn and len(splits["test"]) == 2
     assert len(splits["val"]) >= 1 and len(splits["train"]) + len(splits["val"]) == 10
 
 
@@ -94,9 +94,9 @@ def test_layouts(annotation: str, image: str, tmp_path: Path) -> None:
 
 
 def test_roboflow_export(tmp_path: Path) -> None:
-    for part in ("train", "valid", "test"):
-        make_image(tmp_path / part / "a_png.rf.0123.png")
-        xml(tmp_path / part / "a_png.rf.0123.xml", filename="a_png.rf.0123.png")
+    for split in ("train", "valid", "test"):
+        make_image(tmp_path / split / "a_png.rf.0123.png")
+        xml(tmp_path / split / "a_png.rf.0123.xml", filename="a_png.rf.0123.png")
     splits = open_dataset(tmp_path)
     assert list(splits) == ["train", "val", "test"]
     assert splits["val"].path(0) == tmp_path / "valid" / "a_png.rf.0123.png"
@@ -170,7 +170,7 @@ def test_a_size_of_zero_is_read_from_the_image(tmp_path: Path) -> None:
     assert open_dataset(tmp_path)["train"].size(0) == (30, 40)
 
 
-def test_lists_that_name_what_is_not_there(tmp_path: Path) -> None:
+def test_lists_that_name_missing_files(tmp_path: Path) -> None:
     make_image(tmp_path / "JPEGImages" / "a.png")
     xml(tmp_path / "Annotations" / "a.xml")
     xml(tmp_path / "Annotations" / "b.xml", filename="b.png")
@@ -192,7 +192,7 @@ def test_blood_cells_as_published(shared_data: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path, filter="data")
     with pytest.warns(UserWarning, match="left out 2 × degenerate box"):
         splits = open_dataset(tmp_path)
-    assert {part: len(data) for part, data in splits.items()} == {"train": 205, "val": 87, "test": 72}
+    assert {split: len(data) for split, data in splits.items()} == {"train": 205, "val": 87, "test": 72}
     assert splits.names == ("Platelets", "RBC", "WBC")
     assert sum(len(data.boxes) for data in splits.values()) == 4888 - 2
     first = splits["train"]

@@ -36,9 +36,9 @@ class Small(NamedTuple):
 
 
 SMALL: dict[str, Small] = {
-    "localizer": Small({"detections": 1, "hidden": 64}, single=True),
+    "localizer": Small({"max_detections": 1, "hidden": 64}, single=True),
     "sliding_window": Small({"shapes": ((4, 4), (5, 4)), "scales": 3, "samples": 64}, tight=0.5, stable=0.4),
-    "rcnn": Small({"levels": (3,), "warp": 32, "context": 8, "region_samples": 24}),
+    "rcnn": Small({"levels": (3,), "warp_size": 32, "context": 8, "region_samples": 24}),
     "spp_net": Small({"levels": (3,), "hidden": 64, "region_samples": 32}),
     "fast_rcnn": Small({"hidden": 64, "region_samples": 32}),
     "faster_rcnn": Small({"hidden": 64, "proposals": 50, "rpn_samples": 64, "region_samples": 32}),
@@ -48,9 +48,9 @@ SMALL: dict[str, Small] = {
 }
 """A new detector has its line here, or needs none."""
 
-VARIANTS = {name: (name, {}) for name in DETECTORS} | {
-    "faster_rcnn, agnostic": ("faster_rcnn", {"agnostic": True}),
-    "ssd, lite, boxes of every class": ("ssd", {"lite": True, "agnostic": False}),
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in DETECTORS} | {
+    "faster_rcnn, agnostic": ("faster_rcnn", {"class_agnostic": True}),
+    "ssd, lite, boxes of every class": ("ssd", {"lite": True, "class_agnostic": False}),
 }
 
 
@@ -68,7 +68,9 @@ class Learnt(NamedTuple):
 def small(variant: str) -> Any:
     """The narrow config of a variant."""
     name, options = VARIANTS[variant]
-    shared = {"backbone": "mobilenet_v3_small", "frozen_stages": 0, "channels": 32, "detections": 10}
+    shared: dict[str, Any] = {
+        "backbone": "mobilenet_v3_small", "frozen_stages": 0, "channels": 32, "max_detections": 10
+    }  # fmt: skip
     known = {field.name for field in fields(DETECTORS[name])}
     shared = {option: value for option, value in shared.items() if option in known}
     return DETECTORS[name](**(shared | SMALL.get(name, Small()).options | options))

@@ -72,18 +72,24 @@ def test_every_backbone_trains_and_infers_in_every_meta_architecture(
     detector: str, backbone: str, small_configs: dict[str, Any]
 ) -> None:
     name, options = DETECTORS[detector]
-    train_and_infer(replace(small_configs[name], backbone=backbone, **options))
+    train_and_infer(altered(small_configs[name], backbone=backbone, **options))
 
 
 @pytest.mark.parametrize("backbone", ["alexnet", "resnet50", "mobilenet_v2", "timm:resnet18"])
 def test_the_rest_of_a_network_runs_on_every_region(backbone: str, small_configs: dict[str, Any]) -> None:
-    train_and_infer(replace(small_configs["faster_rcnn"], backbone=backbone, variant="c4", region_samples=8))
+    train_and_infer(altered(small_configs["faster_rcnn"], backbone=backbone, variant="c4", region_samples=8))
+
+
+def altered(config: Any, **options: Any) -> Any:
+    """The config with other options; those that are then no longer read take their defaults."""
+    defaults = type(config)()
+    return replace(config, **{option: getattr(defaults, option) for option in config.unread(options)}, **options)
 
 
 def train_and_infer(config: Any) -> None:
     """With the detectors' two frozen stages; norms are the batch's, because weights are random."""
     config = replace(config, frozen_stages=2, norm="batch")
-    detector = config.build(classes=3)
+    detector = config.build(num_classes=3)
     before = {key: value.clone() for key, value in detector.named_parameters()}
 
     loss = torch.stack(list(detector.loss(IMAGES, TARGETS).values())).sum()
@@ -100,5 +106,5 @@ def train_and_infer(config: Any) -> None:
     assert any(not key.startswith("features.") for key in moved)
 
     for found, (height, width) in zip(detector.eval().detect(IMAGES), IMAGES.sizes.tolist(), strict=True):
-        assert len(found) <= config.detections
+        assert len(found) <= config.max_detections
         assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()

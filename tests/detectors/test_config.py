@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from boxwright.detectors import DETECTORS
-from boxwright.detectors.faster_rcnn import FasterRCNNConfig
-from boxwright.detectors.retinanet import RetinaNetConfig
-from boxwright.detectors.ssd import SSDConfig
+from boxwright.detectors import DETECTORS, FasterRCNNConfig, RetinaNetConfig, SSDConfig
 from boxwright.layers.regions import RegionAlign
 
 NARROW: dict[str, Any] = {"backbone": "mobilenet_v3_small", "channels": 16}
@@ -22,8 +19,8 @@ def test_every_detector_has_a_threshold_for_all_or_for_each_class(name: str) -> 
     config = replace(DETECTORS[name](), backbone="mobilenet_v3_small")
 
     def scores(score: tuple[float, ...]) -> list[Any]:
-        modules = replace(config, score=score).build(2).modules()
-        return [module.select.score for module in modules if hasattr(module, "select")]
+        modules: Any = replace(config, score_threshold=score).build(2).modules()
+        return [module.select.score_threshold for module in modules if hasattr(module, "select")]
 
     assert 0.25 in scores((0.25,)) and (0.25, 0.5) in scores((0.25, 0.5))
     with pytest.raises(ValueError, match="one number or one for each of 2 classes, got 3"):
@@ -43,17 +40,17 @@ def test_colours_are_the_backbones_if_nobody_says_otherwise() -> None:
 def test_conventions_of_other_libraries() -> None:
     config = FasterRCNNConfig(**NARROW, anchor_sizes=(32, 64, 128, 256))
     ours: Any = config.build(1)
-    theirs: Any = replace(config, conventions="torchvision").build(1)
+    theirs: Any = replace(config, convention="torchvision").build(1)
     pool = theirs.regions.pool
     assert isinstance(pool, RegionAlign) and not pool.aligned and ours.regions.pool.aligned
     assert theirs.proposer.anchors.rounded and theirs.proposer.anchors.stride_from_feature_map
-    assert theirs.regions.select.smallest == 1e-2
-    with pytest.raises(ValueError, match="boxwright, torchvision, detectron2, got 'mmdet'"):
-        replace(config, conventions="mmdet").build(1)  # type: ignore[arg-type]
+    assert theirs.regions.select.min_size == 1e-2
+    with pytest.raises(ValueError, match="convention is boxwright, torchvision or detectron2, got 'mmdet'"):
+        replace(config, convention="mmdet").build(1)  # type: ignore[arg-type]
 
 
 def test_the_head_of_regions_may_convolve_first() -> None:
-    config = FasterRCNNConfig(**NARROW, head_convolutions=2, head_layers=1, hidden=24)
+    config = FasterRCNNConfig(**NARROW, head_convs=2, head_layers=1, hidden=24)
     detector: Any = config.build(3)
     convolved, mlp_head = detector.regions.head.hidden
     assert [type(layer).__name__ for layer in convolved] == ["Conv2d", "ReLU"] * 2

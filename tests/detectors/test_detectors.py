@@ -93,7 +93,7 @@ def test_bfloat16_finds_the_same(trained: Any) -> None:
 
 def test_detections_come_best_first_and_lie_in_the_image(trained: Any) -> None:
     for found in trained.detector.detect(trained.images):
-        assert len(found) <= trained.config.detections
+        assert len(found) <= trained.config.max_detections
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         overlaps = pairwise_iou(found.boxes, found.boxes).triu(1)
         same = found.labels[:, None] == found.labels
@@ -154,8 +154,8 @@ def test_everything_between_pixels_and_slots_stays_on_its_device(name: str, smal
     slots = detector.slots(
         Images(torch.empty(2, 3, 64, 96), torch.empty(2, 2, dtype=torch.int64), torch.empty(2, 20, 4)).to("meta")
     )
-    assert slots.boxes.device.type == "meta" and slots.boxes.shape == (2, config.detections, 4)
-    assert slots.scores.shape == slots.labels.shape == slots.valid.shape == (2, config.detections)
+    assert slots.boxes.device.type == "meta" and slots.boxes.shape == (2, config.max_detections, 4)
+    assert slots.scores.shape == slots.labels.shape == slots.valid.shape == (2, config.max_detections)
 
 
 def test_a_detector_without_verbs_says_which_are_missing() -> None:

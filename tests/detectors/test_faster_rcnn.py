@@ -25,13 +25,21 @@ PIXELS = 255 * torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(
 TARGETS = [Target(torch.tensor([[5.0, 5.0, 42.0, 48.0]]), torch.tensor([1])), Target.empty()]
 
 
+def small(variant: Any, **options: Any) -> FasterRCNNConfig:
+    """What the variant does not read is left out."""
+    unread = FasterRCNNConfig.unread({"variant": variant})
+    return FasterRCNNConfig(
+        **{option: value for option, value in SMALL.items() if option not in unread}, variant=variant, **options
+    )
+
+
 @pytest.mark.parametrize(
     ("variant", "strides", "per_cell"), [("fpn", (8, 16, 32, 64), 6), ("c4", (16,), 15), ("dc5", (16,), 15)]
 )
 def test_variants(variant: Any, strides: tuple[int, ...], per_cell: int) -> None:
     """Each has the anchors of its maps, and learns in all its parts; those beside the default compile as one graph."""
     torch.manual_seed(0)
-    detector = FasterRCNNConfig(**SMALL, variant=variant, proposals=20).build(2)
+    detector = small(variant, proposals=20).build(2)
     assert detector.features.strides == strides and detector.proposer.anchors.per_cell == per_cell
     torch.stack(list(detector.loss(Images(PIXELS, SIZES), TARGETS).values())).sum().backward()
     assert not [name for name, parameter in detector.named_parameters() if parameter.grad is None]
@@ -46,7 +54,7 @@ def test_variants(variant: Any, strides: tuple[int, ...], per_cell: int) -> None
 
 def test_one_map_has_the_papers_anchors() -> None:
     """15 at every cell: 32 to 512 pixels across, in three shapes."""
-    grid: Any = FasterRCNNConfig(**SMALL, variant="c4").build(2).proposer.anchors
+    grid: Any = small("c4").build(2).proposer.anchors
     (anchors,) = grid([(1, 1)])
     sides = (anchors[:, 2] - anchors[:, 0]) * (anchors[:, 3] - anchors[:, 1])
     assert sorted({round(side.item() ** 0.5) for side in sides}) == [32, 64, 128, 256, 512]
@@ -64,7 +72,7 @@ def test_the_head_of_c4_is_the_last_stage_of_its_backbone() -> None:
 def test_fewer_proposals_at_test_time_are_the_best_of_more(variant: Any) -> None:
     """The RPN ranks as it did, so ten proposals are the first ten of a thousand; shapes stay fixed."""
     torch.manual_seed(0)
-    detector: Any = FasterRCNNConfig(**SMALL, variant=variant).build(2).eval()
+    detector: Any = small(variant).build(2).eval()
     nn.init.normal_(detector.proposer.head.logits.weight, std=1.0)  # so that no two scores are equal
     images = Images(PIXELS, SIZES)
     assert detector.proposals == 300

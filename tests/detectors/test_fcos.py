@@ -10,7 +10,7 @@ import torch
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.boxes.geometry import xyxy_to_cxcywh
 from boxwright.detectors import FCOS, FCOSConfig
-from boxwright.losses import Centered, OverlapLoss
+from boxwright.losses import Centered, GIoULoss
 from boxwright.types import Images, Target
 
 
@@ -43,13 +43,13 @@ def test_a_factor_per_level_on_what_the_head_says_of_boxes() -> None:
     )
     torch.testing.assert_close(after.deltas, before.deltas * of_level[:, None, None])
     assert torch.equal(after.logits, before.logits)
-    assert small(scaled=False).anchors.head.scales is None
+    assert small(level_scales=False).anchors.head.scales is None
 
 
 def test_torchvisions_conventions_are_options() -> None:
     """Distances by relu, no factors, points at corners, box losses of even weight."""
-    stage = small(distances="relu", scaled=False, offset=0.0, centered=False).anchors
-    assert stage.codec == DistanceCodec("relu") and isinstance(stage.box_loss, OverlapLoss)
+    stage = small(distances="relu", level_scales=False, offset=0.0, weight_by_centerness=False).anchors
+    assert stage.codec == DistanceCodec("relu") and isinstance(stage.box_loss, GIoULoss)
     assert isinstance(small().anchors.box_loss, Centered)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.assign import BACKGROUND, IGNORED
-from boxwright.detectors.localizer import Localizer, LocalizerConfig, largest, whole
+from boxwright.assign import BACKGROUND, IGNORED, Prediction
+from boxwright.detectors import Localizer, LocalizerConfig
+from boxwright.detectors.localizer import largest, whole
 from boxwright.types import Images, Target
 
 SMALL, LARGE, HUGE = ([10.0, 10.0, 20.0, 20.0], [5.0, 5.0, 60.0, 40.0], [0.0, 0.0, 90.0, 60.0])
@@ -45,7 +46,7 @@ def test_the_image_without_its_padding_is_the_proposal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objects", "learnt"),
+    ("objects", "expected"),
     [
         (target(SMALL, LARGE), 1),
         (target(LARGE, SMALL), 0),
@@ -57,10 +58,10 @@ def test_the_image_without_its_padding_is_the_proposal() -> None:
     ],
     ids=["second", "first", "equal", "crowd", "only a crowd", "none", "without extent"],
 )
-def test_the_image_learns_the_largest_object(objects: Target, trained: int) -> None:
+def test_the_image_learns_the_largest_object(objects: Target, expected: int) -> None:
     """The objects, which the region stage adds to the candidates, learn nothing themselves."""
     candidates = torch.cat([torch.tensor([[0.0, 0.0, 96.0, 64.0]]), objects.boxes])
-    assert largest(candidates, objects).tolist() == [trained] + [IGNORED] * len(objects)
+    assert largest(Prediction(candidates), objects).tolist() == [expected] + [IGNORED] * len(objects)
 
 
 def test_losses_by_hand() -> None:
@@ -85,7 +86,7 @@ def test_the_box_loss_has_its_weight() -> None:
 @pytest.mark.parametrize("agnostic", [True, False])
 def test_answers_the_likeliest_class(agnostic: bool) -> None:
     """A tenth of the image further up: class 1 alone, or all alike."""
-    detector = localizer(agnostic=agnostic)
+    detector = localizer(class_agnostic=agnostic)
     deltas: Tensor = detector.region.head.deltas.bias.data.view(-1, 4)  # type: ignore[union-attr, operator]
     deltas[0 if agnostic else 1, 1] = -10 * 0.1
     first, second = detector.detect(images(2))
@@ -96,7 +97,7 @@ def test_answers_the_likeliest_class(agnostic: bool) -> None:
 
 
 def test_several_answers_are_of_several_classes() -> None:
-    (found,) = localizer(detections=5).detect(images())
+    (found,) = localizer(max_detections=5).detect(images())
     assert found.labels.tolist() == [1, 0, 2]
 
 
@@ -107,5 +108,5 @@ def test_a_image_that_is_background_has_no_answer() -> None:
 
 
 def test_looks_at_one_level() -> None:
-    with pytest.raises(ValueError, match=r"one level of its backbone, such as \(5,\), got \(3, 4\)"):
-        LocalizerConfig(levels=(3, 4)).build(2)
+    with pytest.raises(ValueError, match=r"one level of the backbone is read, such as levels=\(5,\), got \(3, 4\)"):
+        LocalizerConfig(levels=(3, 4))

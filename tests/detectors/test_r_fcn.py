@@ -30,13 +30,13 @@ def test_the_vote_is_the_mean_over_the_cells() -> None:
     pooled = torch.zeros(1, 6, 2, 2)
     pooled[0, 0] = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
     pooled[0, 2:] = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None]
-    logits, deltas = Vote(classes=1)(pooled)
+    logits, deltas = Vote(num_classes=1)(pooled)
     assert logits.tolist() == [[3, 0]] and deltas.tolist() == [[[1, 2, 3, 4]]]
 
 
 def test_every_cell_reads_its_own_maps() -> None:
     """Convolutions that are bias alone: of 2 x 2 cells, the map of cell c says c; that of the background 10 more."""
-    maps = ScoreMaps(3, 4, classes=1, boxes=1, pool=PositionSensitiveAlign((16,), size=2))
+    maps = ScoreMaps(3, 4, num_classes=1, boxes=1, pool=PositionSensitiveAlign((16,), size=2))
     for layer in (maps.logits, maps.deltas):
         nn.init.zeros_(layer.weight)
     maps.logits.bias.data[:] = torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0])  # type: ignore[union-attr]
@@ -82,11 +82,11 @@ def test_variants(variant: Any, pool: Any, kind: type | None) -> None:
 
 @pytest.mark.parametrize(("agnostic", "boxes"), [(True, 1), (False, 3)])
 def test_boxes_once_or_for_each_class(agnostic: bool, boxes: int) -> None:
-    detector = RFCNConfig(**SMALL, agnostic=agnostic, cells=3).build(3)
+    detector = RFCNConfig(**SMALL, class_agnostic=agnostic, cells=3).build(3)
     said: tuple[Tensor, Tensor] = detector.regions(detector.features(PIXELS), torch.rand(2, 5, 4) * 40)
     assert said[0].shape == (2, 5, 4) and said[1].shape == (2, 5, boxes, 4)
 
 
 def test_c4_would_be_another_detector() -> None:
-    with pytest.raises(ValueError, match="variants are fpn and dc5, got 'c4'"):
-        RFCNConfig(**SMALL, variant="c4").build(3)
+    with pytest.raises(ValueError, match="variant is fpn or dc5, got 'c4'"):
+        RFCNConfig(**SMALL, variant="c4")  # type: ignore[arg-type]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from boxwright.detectors import RCNN, RCNNConfig
 from boxwright.detectors.rcnn import nothing_shared
-from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
 from boxwright.detectors.select import best, least_background
 from boxwright.layers.warp import WarpRegions
 from boxwright.types import Images, Target
 
-SMALL: dict[str, Any] = {"backbone": "mobilenet_v3_small", "levels": (3,), "warp": 32, "context": 4}
+SMALL: dict[str, Any] = {"backbone": "mobilenet_v3_small", "levels": (3,), "warp_size": 32, "context": 4}
 
 
 class Colours(nn.Module):
@@ -30,10 +30,8 @@ def test_a_region_is_what_lies_in_its_box() -> None:
     pixels = torch.zeros(1, 3, 40, 80)
     pixels[:, 0, :, :40], pixels[:, 2, :, 40:] = 200.0, 100.0
     boxes = torch.tensor([[[4.0, 4.0, 36.0, 36.0], [44.0, 4.0, 76.0, 36.0], [0.0, 0.0, 80.0, 40.0]]])
-    config = RCNNConfig(**SMALL)
-    regions = config.regions(
-        WarpRegions(16, context=0), RegionHead(GlobalAveragePool(Colours()), 3, 2, agnostic=True), classes=2
-    )
+    head = RegionHead(GlobalAveragePool(Colours()), 3, 2, class_agnostic=True)
+    regions = build_region_stage(RCNNConfig(**SMALL), WarpRegions(16, context=0), head, num_classes=2)
     pooled = GlobalAveragePool(Colours())(regions.pool(nothing_shared(pixels), boxes))
     colours = torch.tensor([[200.0, 0.0, 0.0], [0.0, 0.0, 100.0], [100.0, 0.0, 50.0]])
     torch.testing.assert_close(pooled, colours, atol=0.5, rtol=0)  # the border between them is sampled unevenly
@@ -61,11 +59,11 @@ def test_a_batch_of_eight_has_the_papers_sample() -> None:
 
 
 def test_both_ways_of_choosing() -> None:
-    threshold = RCNNConfig(**SMALL, score=(0.3,)).build(2).regions
-    assert threshold.choose is best and threshold.select.score == 0.3
-    assert RCNNConfig(**SMALL, score=(0.3, 0.5)).build(2).regions.select.score == (0.3, 0.5)
-    fewest = RCNNConfig(**SMALL, choose="least_background", detections=4).build(2)
-    assert fewest.regions.choose is least_background and fewest.regions.select.score == 0.0
+    threshold = RCNNConfig(**SMALL, score_threshold=(0.3,)).build(2).regions
+    assert threshold.choose is best and threshold.select.score_threshold == 0.3
+    assert RCNNConfig(**SMALL, score_threshold=(0.3, 0.5)).build(2).regions.select.score_threshold == (0.3, 0.5)
+    fewest = RCNNConfig(**SMALL, choose="least_background", max_detections=4).build(2)
+    assert fewest.regions.choose is least_background and fewest.regions.select.score_threshold == 0.0
     proposals = 40 * torch.rand(1, 40, 2, 2).cumsum(2).flatten(2)
     (found,) = fewest.eval().detect(Images(255 * torch.rand(1, 3, 64, 96), torch.tensor([[64, 96]]), proposals))
     assert len(found) == 4  # whatever they score
@@ -73,7 +71,7 @@ def test_both_ways_of_choosing() -> None:
 
 def test_what_does_not_exist_is_said() -> None:
     with pytest.raises(ValueError, match="one for each of 3 classes, got 2"):
-        RCNNConfig(**SMALL, score=(0.1, 0.2)).build(3)
+        RCNNConfig(**SMALL, score_threshold=(0.1, 0.2)).build(3)
     with pytest.raises(ValueError, match="threshold or least_background, got 'most'"):
         RCNNConfig(**SMALL, choose="most").build(3)  # type: ignore[arg-type]
 

@@ -66,7 +66,7 @@ def target(*boxes: Tensor, labels: tuple[int, ...] = (1,), crowd: bool = False) 
 
 @pytest.mark.parametrize(("agnostic", "predictions"), [(True, 1), (False, 5)])
 def test_head_gives_a_background_and_boxes_per_class_or_once(agnostic: bool, predictions: int) -> None:
-    head = RegionHead(mlp_head(4 * 7 * 7, 16), 16, classes=5, agnostic=agnostic)
+    head = RegionHead(mlp_head(4 * 7 * 7, 16), 16, num_classes=5, class_agnostic=agnostic)
     logits, deltas = head(torch.randn(3, 4, 7, 7))
     assert logits.shape == (3, 6) and deltas.shape == (3, predictions, 4)
 
@@ -229,14 +229,16 @@ SAID = Scores([[0.45, 0.40, 0.15], [0.10, 0.50, 0.40], [0.02, 0.28, 0.70]])
 
 
 def test_chooses_every_class_above_the_threshold() -> None:
-    found = stage(head=SAID, select=Select(score=0.25, slots=8)).detect([], proposals(FIRST, SECOND, THIRD), CANVAS)
+    found = stage(head=SAID, select=Select(score_threshold=0.25, slots=8)).detect(
+        [], proposals(FIRST, SECOND, THIRD), CANVAS
+    )
     (found,) = found.trim()
     torch.testing.assert_close(found.scores, torch.tensor([0.50, 0.45, 0.40, 0.28]))
     assert found.labels.tolist() == [1, 0, 1, 1]
 
 
 def test_a_threshold_for_each_class() -> None:
-    select = Select(score=(0.05, 0.45), slots=8)
+    select = Select(score_threshold=(0.05, 0.45), slots=8)
     (found,) = stage(head=SAID, select=select).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
     torch.testing.assert_close(found.scores, torch.tensor([0.50, 0.45, 0.10]))
     assert found.labels.tolist() == [1, 0, 0]
@@ -244,7 +246,7 @@ def test_a_threshold_for_each_class() -> None:
 
 def test_chooses_the_regions_least_likely_background_each_once() -> None:
     """FIRST, with .15, and SECOND, with .4, as the class that each has rather; THIRD is one too many."""
-    select = Select(score=0.0, slots=2)
+    select = Select(score_threshold=0.0, slots=2)
     parts = {"head": SAID, "select": select, "choose": least_background}
     (found,) = stage(**parts).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
     torch.testing.assert_close(found.scores, torch.tensor([0.85, 0.60]))
@@ -254,5 +256,5 @@ def test_chooses_the_regions_least_likely_background_each_once() -> None:
 
 def test_what_is_least_background_is_never_padding() -> None:
     nothing = proposals(FIRST, SECOND, THIRD).replace(valid=torch.tensor([[True, False, False]]))
-    parts = {"head": SAID, "select": Select(score=0.0, slots=3), "choose": least_background}
+    parts = {"head": SAID, "select": Select(score_threshold=0.0, slots=3), "choose": least_background}
     assert stage(**parts).detect([], nothing, CANVAS).valid.tolist() == [[True, False, False]]

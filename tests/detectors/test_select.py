@@ -49,10 +49,10 @@ def test_best_of_each_class() -> None:
     assert best_of_each_class(scores, 5).rows.shape == (1, 6)
 
 
-def test_smallest_is_what_is_no_box() -> None:
+def test_boxes_below_the_min_size_are_dropped() -> None:
     boxes, found = row((5, 5, 5, 9), (0, 0, 0.5, 9), (0, 0, 2, 2)), candidates([0.9, 0.8, 0.7])
-    for smallest, scores in ((0.0, [0.9, 0.8, 0.7]), (1e-3, [0.8, 0.7]), (1.0, [0.7])):
-        (kept,) = Select(slots=3, smallest=smallest)(boxes, found, LARGE).trim()
+    for min_size, scores in ((0.0, [0.9, 0.8, 0.7]), (1e-3, [0.8, 0.7]), (1.0, [0.7])):
+        (kept,) = Select(slots=3, min_size=min_size)(boxes, found, LARGE).trim()
         torch.testing.assert_close(kept.scores, torch.tensor(scores))
 
 
@@ -70,7 +70,7 @@ def test_best_of_fewer_than_asked_for() -> None:
 
 def test_score_is_to_be_exceeded() -> None:
     boxes = row((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10))
-    slots = Select(score=0.5, slots=3)(boxes, candidates([0.5, 0.75, 0.25]), LARGE)
+    slots = Select(score_threshold=0.5, slots=3)(boxes, candidates([0.5, 0.75, 0.25]), LARGE)
     assert slots.valid.tolist() == [[True, False, False]]
     assert slots.scores.tolist() == [[0.75, 0.0, 0.0]]
 
@@ -92,16 +92,16 @@ def test_best_come_first_and_the_rest_is_cut() -> None:
 @pytest.mark.parametrize(
     ("within", "kept"), [("class", [0.875, 0.75, 0.625]), ("level", [0.875, 0.75, 0.5]), ("image", [0.875])]
 )
-def test_who_competes_with_whom(within: str, kept: list[float]) -> None:
+def test_which_boxes_suppress_each_other(within: str, kept: list[float]) -> None:
     """One box four times: the second differs in class and level, the third in class, the fourth in level."""
     found = candidates([0.875, 0.75, 0.625, 0.5], labels=[0, 1, 2, 0], levels=[0, 1, 0, 2])
     slots = Select(within=within, slots=4)(row(*[(0, 0, 10, 10)] * 4), found, LARGE)  # type: ignore[arg-type]
     assert slots.scores[slots.valid].tolist() == kept
 
 
-def test_refuses_another_competition() -> None:
-    with pytest.raises(ValueError, match="class, level or image, got 'image'"):
-        Select(within="image")  # type: ignore[arg-type]
+def test_refuses_other_groups() -> None:
+    with pytest.raises(ValueError, match="class, level or image, got 'batch'"):
+        Select(within="batch")  # type: ignore[arg-type]
 
 
 def test_boxes_are_clipped_to_their_image_before_they_compete() -> None:
@@ -131,7 +131,9 @@ def test_another_suppression_is_another_callable() -> None:
         assert (iou, most) == (0.3, 4)
         return valid
 
-    slots = Select(iou=0.3, slots=4, suppress=none_at_all)(row(*[(0, 0, 9, 9)] * 2), candidates([0.5, 0.9]), LARGE)
+    slots = Select(iou_threshold=0.3, slots=4, suppress=none_at_all)(
+        row(*[(0, 0, 9, 9)] * 2), candidates([0.5, 0.9]), LARGE
+    )
     assert slots.valid.sum() == 2
 
 
@@ -143,7 +145,9 @@ def test_equals_torchvision_on_random_boxes(slots: int) -> None:
     labels = torch.randint(4, (3, 300), generator=noise)
     scores = torch.rand(3, 300, generator=noise)
     found = Candidates(torch.arange(300).expand(3, -1), labels, torch.zeros_like(labels), scores)
-    for image, detections in enumerate(Select(score=0.3, slots=slots)(boxes, found, LARGE.expand(3, 2)).trim()):
+    for image, detections in enumerate(
+        Select(score_threshold=0.3, slots=slots)(boxes, found, LARGE.expand(3, 2)).trim()
+    ):
         wanted = (scores[image] > 0.3).nonzero()[:, 0]
         kept = wanted[batched_nms(boxes[image, wanted], scores[image, wanted], labels[image, wanted], 0.5)][:slots]
         assert torch.equal(detections.boxes, boxes[image, kept])

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from boxwright.detectors.sliding_window import SlidingWindowConfig, SlidingWindowDetector, WindowHead, windows_at
+from boxwright.assign import Prediction
+from boxwright.detectors import SlidingWindowConfig
+from boxwright.detectors.sliding_window import SlidingWindowDetector, WindowHead, windows_at
 from boxwright.types import Images, Target
 
 CPU = torch.device("cpu")
@@ -36,7 +38,7 @@ def test_the_convolution_reads_each_window_by_itself() -> None:
     """What the head says at a place is what it says of the window's cells cut out (OverFeat, figure 5)."""
     torch.manual_seed(0)
     shapes, features = ((4, 4), (3, 5)), torch.randn(1, 8, 6, 7)
-    head = WindowHead(8, shapes, hidden=16, classes=2)
+    head = WindowHead(8, shapes, hidden=16, num_classes=2)
     for (rows, columns), logits in zip(shapes, head(features), strict=True):
         windows = windows_at(logits.shape[2:], (rows, columns), (1.0, 1.0), CPU).long()  # type: ignore[arg-type]
         inside = (windows[:, :2] >= 0).all(1) & (windows[:, 2] <= 7) & (windows[:, 3] <= 6)
@@ -74,7 +76,7 @@ def test_loss_by_hand() -> None:
     know_nothing.head.logits.bias.data[2] = 30.0  # type: ignore[index]
     assert know_nothing.loss(images(), [Target.empty()])["class"].item() == pytest.approx(0, abs=1e-6)
     _, windows = know_nothing.classify(images())
-    positive = (know_nothing.assign(windows[0], object) >= 0).sum().item()
+    positive = (know_nothing.assign(Prediction(windows[0]), object) >= 0).sum().item()
     assert 0 < positive <= 16, "all of them should find place among the positive quarter of 64 samples"
     assert know_nothing.loss(images(), [object])["class"].item() == pytest.approx(30 * positive / 64)
 
@@ -102,5 +104,5 @@ def test_a_image_smaller_than_a_window_is_one_itself() -> None:
 
 
 def test_looks_at_one_level() -> None:
-    with pytest.raises(ValueError, match=r"one level of its backbone, such as \(3,\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"one level of the backbone is read, such as levels=\(5,\), got \(3, 4\)"):
         SlidingWindowConfig(levels=(3, 4)).build(2)

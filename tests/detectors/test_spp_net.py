@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 
-from boxwright.detectors import SPPNetConfig
+from boxwright.backbones import build_backbone
+from boxwright.detectors import SPPNet, SPPNetConfig
+from boxwright.detectors.base import Features
+from boxwright.detectors.spp_net import ImagePyramid
+from boxwright.proposals import SlidingWindow
 from boxwright.types import Images, Target
 
 SIZES = torch.tensor([[64, 96]])
@@ -16,7 +20,10 @@ TARGET = Target(torch.tensor([[5.0, 5.0, 42.0, 48.0]]), torch.tensor([1]))
 
 
 def test_only_the_head_learns() -> None:
-    detector = SPPNetConfig(backbone="mobilenet_v3_small", norm="batch", hidden=16).build(2).train()
+    parts = SPPNetConfig(backbone="mobilenet_v3_small", hidden=16).build(2)
+    features = Features(build_backbone("mobilenet_v3_small", (4,), norm="batch"))
+    propose = SlidingWindow(count=20)
+    detector = SPPNet(ImagePyramid(features, (2, 1)), parts.regions, propose).train()
     before = {name: value.clone() for name, value in detector.features.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.1)
     torch.stack(list(detector.loss(Images(PIXELS, SIZES, BOXES), [TARGET]).values())).sum().backward()

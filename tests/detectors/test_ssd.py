@@ -76,6 +76,6 @@ def test_norms(norm: str) -> None:
 
 
 def test_a_class_may_have_boxes_of_its_own() -> None:
-    ssd = small(agnostic=False)
+    ssd = small(class_agnostic=False)
     dense = ssd.anchors(ssd.features(torch.zeros(1, 3, 64, 64)))
     assert dense.deltas.shape[2:] == (2, 4) and dense.logits.shape[2] == 3

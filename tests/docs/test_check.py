@@ -1,4 +1,4 @@
-"""The pages of docs/: what holds them to the code and to the measurements, and that they are held."""
+"""docs/check.py, and the pages of docs/ against the code and the measurements."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def area():
 
 NUMBERS = {
     "speed": {
-        "columns": {"ap": "AP", "time": "ms an image"},
+        "columns": {"ap": "AP", "time": "ms per image"},
         "how": "Printed by `x`.",
         "rows": {"ssd": {"ap": ".50", "time": 7}, "ssd --lite": {"ap": None}, "fcos": {}},
     }
@@ -70,23 +70,23 @@ def test_a_quotation_begins_with_its_decorators() -> None:
 
 
 @pytest.mark.parametrize("names", ["Box.volume", "Nothing", "Box.area.area", "LIMIT, nothing"])
-def test_a_name_that_is_not_there_is_named(names: str) -> None:
+def test_a_missing_name_is_named(names: str) -> None:
     with pytest.raises(LookupError, match=names.split(".")[-1].split(", ")[-1]):
         check.quotation(SOURCE, names)
 
 
-def test_a_table_has_the_rows_asked_for_and_says_how_it_was_measured() -> None:
+def test_a_table_has_the_given_rows_and_how_it_was_measured() -> None:
     assert check.table(NUMBERS, "speed", ["ssd --lite", "ssd"]) == (
-        "|  | AP | ms an image |\n| --- | ---: | ---: |\n| ssd --lite |  |  |\n| ssd | .50 | 7 |\n\nPrinted by `x`.\n"
+        "|  | AP | ms per image |\n| --- | ---: | ---: |\n| ssd --lite |  |  |\n| ssd | .50 | 7 |\n\nPrinted by `x`.\n"
     )
 
 
-def test_a_table_without_numbers_says_so() -> None:
+def test_a_table_without_numbers_is_marked_as_not_measured() -> None:
     assert check.table(NUMBERS, "speed", ["fcos"]) == "Not measured yet.\n"
 
 
 @pytest.mark.parametrize(("table", "rows"), [("size", []), ("speed", ["yolo"])])
-def test_a_table_or_row_that_is_not_there_is_named(table: str, rows: list[str]) -> None:
+def test_a_missing_table_or_row_is_named(table: str, rows: list[str]) -> None:
     with pytest.raises(LookupError, match="yolo" if rows else "size"):
         check.table(NUMBERS, table, rows)
 
@@ -104,31 +104,31 @@ def test_filling_twice_changes_nothing_and_the_name_of_a_row_may_have_spaces() -
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('```python title="src/boxwright/types.py: Size"\nold\n```\n', ":1 is not what its source says any more"),
+        ('```python title="src/boxwright/types.py: Size"\nold\n```\n', ":1 differs from its source"),
         ('\n```python title="src/boxwright/types.py: Sice"\n```\n', ":2 src/boxwright/types.py: there is no 'Sice'"),
         ('```python title="src/boxwright/nouns.py: Size"\n```\n', "there is no file src/boxwright/nouns.py"),
         ('```python title="src/boxwright/types.py"\n```\n', "not written as docs/check.py describes"),
-        ("<!-- numbers speed ssd -->\n\nold\n\n<!-- end -->\n", "is not what its source says any more"),
+        ("<!-- numbers speed ssd -->\n\nold\n\n<!-- end -->\n", "differs from its source"),
         ("<!-- numbers speed ssd -->\n", "is not closed"),
         ("![An image](images/none.png)\n", "links to images/none.png"),
         ("[a page](none.md#part)\n", "links to none.md#part"),
     ],
 )
-def test_what_is_wrong_with_a_page_is_said(text: str, problem: str, tmp_path: Path, monkeypatch) -> None:
+def test_each_problem_of_a_page_is_reported(text: str, problem: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(check, "ROOT", tmp_path)
     (tmp_path / "src" / "boxwright").mkdir(parents=True)
     (tmp_path / "src" / "boxwright" / "types.py").write_text("class Size:\n    pass\n")
     page = tmp_path / "page.md"
     page.write_text(text)
-    assert [problem in said for said in check.check(page, NUMBERS)] == [True]
+    assert [problem in message for message in check.check(page, NUMBERS)] == [True]
 
 
-def test_addresses_on_the_web_anchors_and_code_are_no_files() -> None:
+def test_web_addresses_anchors_and_code_are_no_files() -> None:
     text = "[web](https://example.org/a) [here](#part) `a[0](b)`\n\n```\n[x](y)\n```\n\n[page](a.md)\n"
     assert check.links(text) == ["#part", "a.md"]
 
 
-def test_the_pages_hold() -> None:
+def test_the_pages_are_correct() -> None:
     numbers = json.loads(check.NUMBERS.read_text(encoding="utf-8"))
     problems = [problem for page in check.pages() for problem in check.check(page, numbers)]
     assert problems + list(check.unused_images()) == []
@@ -142,18 +142,18 @@ def test_every_detector_has_a_page_and_a_row_in_the_race() -> None:
 
 
 def commands() -> list[str]:
-    """What the pages say to run, each line once."""
+    """The commands on the pages, each once."""
     text = "".join(page.read_text(encoding="utf-8") for page in check.pages())
     return list(dict.fromkeys(re.findall(r"^    (boxwright [^#\n]*[^#\s])", text, re.M)))
 
 
 @pytest.mark.parametrize("command", commands())
-def test_the_commands_of_the_pages_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_on_the_pages_are_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command)[1:]
     name = next(name for name in COMMANDS if words[: len(name.split())] == name.split())
     kind = getattr(import_module(COMMANDS[name].module), COMMANDS[name].name)
     monkeypatch.setattr(kind, "run", lambda options: 0)
-    monkeypatch.setattr(kind, "defaults", lambda options: kind(), raising=False)  # which look into a file of the user's
+    monkeypatch.setattr(kind, "defaults", lambda options: kind(), raising=False)  # these read a file of the user
     assert main(words) == 0
 
 

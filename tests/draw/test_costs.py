@@ -23,7 +23,7 @@ def test_each_bar_says_what_it_is(tmp_path: Path):
     plots.draw_costs(COSTS, tmp_path / "costs.svg", "The title", "and what the numbers hold for")
     texts = re.findall("<!-- (.*?) -->", (tmp_path / "costs.svg").read_text())
     assert {"The title", "and what the numbers hold for", "R-CNN", "SPP-net", "Faster R-CNN"} <= set(texts)
-    assert {"training time, hours", "test time an image, seconds", "AP50 on test", "proposals", "network"} <= set(texts)
+    assert {"training time, hours", "test time per image, seconds", "AP50 on test", "proposals", "network"} <= set(texts)
     assert {"10.0", "0.500", "9.00 = 0.400 + 8.60", "0.110", "0.410", "0.735"} <= set(texts)
     assert texts.count("–") == 3  # a dash for each number that SPP-net has not
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import boxwright.layers.warp  # noqa: F401  registers torch.ops.boxwright.warp
 from boxwright.layers.regions import (
     PositionSensitiveAlign,
     PositionSensitivePool,

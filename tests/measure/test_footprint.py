@@ -16,7 +16,7 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FastRCNNConfig
 from boxwright.measure import footprint as measuring
 from boxwright.measure.footprint import footprint
-from boxwright.proposals import Cached, SlidingWindow
+from boxwright.proposals import CachedProposer, SlidingWindow
 
 CONFIG = FastRCNNConfig("mobilenet_v3_small", channels=16, proposer="sliding_window", proposals=20, hidden=16)
 
@@ -67,7 +67,7 @@ def test_proposals_are_those_of_new_images(
 ):
     """Nothing is looked up on disk, and nothing left there."""
     loaded = load_detector(checkpoint)
-    loaded.detector.propose = Cached(SlidingWindow(count=5), tmp_path / "cache")
+    loaded.detector.propose = CachedProposer(SlidingWindow(count=5), tmp_path / "cache")
     monkeypatch.setattr(measuring, "load_detector", lambda *_: loaded)
     found = measuring._measure(checkpoint, torch.device("cpu"), time.time() - 100, make_images)
     assert 100 < found.first < 200

@@ -1,4 +1,4 @@
-"""Average precision by hand, against pycocotools, and against VOC's protocol written a second time."""
+"""Average precision by hand, against pycocotools, and against an independent implementation of VOC's protocol."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class TestCurve:
         assert curve.recall.tolist() == [1 / 3, 2 / 3, 2 / 3, 2 / 3, 1]
         assert curve.precision.tolist() == [1, 1, 2 / 3, 1 / 2, 3 / 5]
 
-    def test_area_of_two_right_two_wrong_one_right(self):
+    def test_area_of_two_true_two_false_one_true(self):
         assert ap_area(precision_recall(RANKED, 3)) == pytest.approx(13 / 15, abs=1e-15)
 
     def test_area_when_objects_are_missed(self):
         assert ap_area(precision_recall(RANKED, 6)) == pytest.approx(13 / 30, abs=1e-15)
 
-    def test_interpolation_lifts_a_valley(self):
+    def test_interpolation_removes_a_dip(self):
         curve = precision_recall([False, True, True], 2)  # precision 0, 1/2, 2/3
         assert interpolate(curve).precision.tolist() == [2 / 3, 2 / 3, 2 / 3]
         assert ap_area(curve) == pytest.approx(7 / 12)
@@ -72,7 +72,7 @@ class TestCurve:
         assert ap_101_point(precision_recall(RANKED, 3)) == pytest.approx((67 * 1 + 34 * 0.6) / 101, abs=1e-15)
 
     @pytest.mark.parametrize("measure", [ap_area, ap_interpolated_area, ap_11_point, ap_101_point])
-    def test_ends_of_the_scale(self, measure):
+    def test_perfect_and_worst(self, measure):
         assert measure(precision_recall([True] * 7, 7)) == pytest.approx(1, abs=1e-15)
         assert measure(precision_recall([False] * 7, 7)) == 0
         assert measure(precision_recall([], 7)) == 0
@@ -105,25 +105,25 @@ class TestMatch:
     def test_another_label_is_no_match(self):
         assert not match(detections([self.OBJECT], [0.9], [1]), target([self.OBJECT])).true_positive.any()
 
-    def test_a_taken_object_sends_coco_to_the_second_best_and_voc_to_a_mistake(self):
+    def test_a_matched_object_leaves_coco_the_second_best_and_voc_a_false_positive(self):
         objects = target([[0.0, 0.0, 10.0, 10.0], [0.0, 2.0, 10.0, 12.0]])
         found = detections([[0.0, 0.0, 10.0, 10.0], [0.0, 0.5, 10.0, 10.5]], [0.9, 0.8])
         assert match(found, objects, 0.5, "coco").true_positive.tolist() == [True, True]
         assert match(found, objects, 0.5, "voc").true_positive.tolist() == [True, False]
 
-    def test_difficult_is_counted_by_coco_and_not_by_voc(self):
+    def test_difficult_objects_count_for_coco_and_not_for_voc(self):
         objects, found = target([self.OBJECT], difficult=[True]), detections([self.OBJECT] * 2, [0.9, 0.8])
         assert match(found, objects, 0.5, "coco").true_positive.tolist() == [True, False]
         voc = match(found, objects, 0.5, "voc")
         assert not voc.true_positive.any() and not voc.counted.any()
 
-    def test_a_crowd_swallows_what_lies_in_it(self):
+    def test_detections_in_a_crowd_are_not_counted(self):
         crowd = target([[0.0, 0.0, 100.0, 100.0]], crowd=[True])
         found = detections([self.OBJECT, [95.0, 0.0, 115.0, 10.0]], [0.9, 0.8])  # inside; a quarter inside
         matches = match(found, crowd)
         assert matches.counted.tolist() == [False, True] and not matches.true_positive.any()
 
-    def test_an_object_comes_before_the_crowd_around_it(self):
+    def test_an_object_takes_precedence_over_the_crowd_around_it(self):
         objects = target([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 10.0, 8.0]], crowd=[True, False])
         matches = match(detections([self.OBJECT], [0.9]), objects)
         assert matches.true_positive.all() and matches.counted.all()
@@ -138,7 +138,7 @@ class TestMatch:
 
 
 def random_scene(seed: int, images: int = 25) -> tuple[list[Detections], list[Target]]:
-    """Objects, some missed and some found twice, displaced; with chance boxes among them. No crowds."""
+    """Objects, some missed and some detected twice, displaced, among random boxes. No crowds."""
     rng = np.random.default_rng(seed)
     found, targets = [], []
     for _ in range(images):
@@ -169,8 +169,8 @@ def pycocotools_precision(found: list[Detections], targets: list[Target]) -> np.
         "categories": [{"id": label, "name": name} for label, name in enumerate(NAMES)],
         "annotations": [
             {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": 1.0, "iscrowd": 0}
-            for image, one in enumerate(targets)
-            for (x1, y1, x2, y2), label in zip(one.boxes.tolist(), one.labels.tolist(), strict=True)
+            for image, target in enumerate(targets)
+            for (x1, y1, x2, y2), label in zip(target.boxes.tolist(), target.labels.tolist(), strict=True)
         ],
     }
     for number, annotation in enumerate(dataset["annotations"], start=1):
@@ -180,10 +180,8 @@ def pycocotools_precision(found: list[Detections], targets: list[Target]) -> np.
     truth.createIndex()
     results: Any = [
         {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for image, one in enumerate(found)
-        for (x1, y1, x2, y2), score, label in zip(
-            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
-        )
+        for image, d in enumerate(found)
+        for (x1, y1, x2, y2), score, label in zip(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), strict=True)
     ]
     evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
     evaluator.evaluate()
@@ -202,24 +200,24 @@ def test_101_points_are_pycocotools(seed):
     assert mean_average_precision(found, targets, NAMES) == pytest.approx(expected[expected > -1].mean(), abs=1e-9)
 
 
-def voc_by_the_book(found: list[Detections], targets: list[Target], label: int) -> float:
-    """VOC's protocol with plain lists and loops, and the area by walking down from the highest recall."""
+def reference_voc(found: list[Detections], targets: list[Target], label: int) -> float:
+    """VOC's protocol with plain lists and loops, and the area summed from the highest recall down."""
     rows = [
-        (float(one.scores[d]), image, one.boxes[d].tolist())
-        for image, one in enumerate(found)
-        for d in range(len(one))
-        if one.labels[d] == label
+        (float(detections.scores[d]), image, detections.boxes[d].tolist())
+        for image, detections in enumerate(found)
+        for d in range(len(detections))
+        if detections.labels[d] == label
     ]
     rows.sort(key=lambda row: -row[0])
     objects = {
         image: [
-            {"box": one.boxes[g].tolist(), "difficult": bool(one.difficult[g]), "used": False}
-            for g in range(len(one))
-            if one.labels[g] == label
+            {"box": target.boxes[g].tolist(), "difficult": bool(target.difficult[g]), "used": False}
+            for g in range(len(target))
+            if target.labels[g] == label
         ]
-        for image, one in enumerate(targets)
+        for image, target in enumerate(targets)
     }
-    wanted = sum(not entry["difficult"] for entries in objects.values() for entry in entries)
+    n_objects = sum(not entry["difficult"] for entries in objects.values() for entry in entries)
     right = wrong = 0
     points = []
     for _, image, box in rows:
@@ -239,7 +237,7 @@ def voc_by_the_book(found: list[Detections], targets: list[Target], label: int) 
             right += 1
         else:
             wrong += 1
-        points.append((right / wanted, right / (right + wrong)))
+        points.append((right / n_objects, right / (right + wrong)))
     ap, ceiling = 0.0, 0.0
     for (recall, precision), (before, _) in reversed(list(zip(points, [(0.0, 0.0), *points], strict=False))):
         ceiling = max(ceiling, precision)
@@ -248,15 +246,15 @@ def voc_by_the_book(found: list[Detections], targets: list[Target], label: int) 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_voc_is_the_protocol_written_a_second_time(seed):
+def test_voc_equals_an_independent_implementation(seed):
     found, targets = random_scene(seed)
     ap = average_precisions(found, targets, NAMES, 0.5, protocol="voc", measure=ap_interpolated_area)
     for label, name in enumerate(NAMES[:3]):
-        assert ap[name] == pytest.approx(voc_by_the_book(found, targets, label), abs=1e-12)
+        assert ap[name] == pytest.approx(reference_voc(found, targets, label), abs=1e-12)
         assert 0 < ap[name] < 1
 
 
-def test_curves_span_images_and_leave_out_classes_without_an_object():
+def test_curves_are_over_all_images_and_omit_classes_without_an_object():
     box = [0.0, 0.0, 10.0, 10.0]
     far = [50.0, 50.0, 60.0, 60.0]
     found = [detections([box, far], [0.9, 0.3]), detections([far, box], [0.7, 0.6])]
@@ -267,7 +265,7 @@ def test_curves_span_images_and_leave_out_classes_without_an_object():
     assert curves["a"].precision.tolist() == [1, 0.5, 2 / 3, 0.5]
 
 
-def test_nothing_to_find_and_nothing_found():
+def test_no_objects_and_no_detections():
     assert math.isnan(mean_average_precision([NOTHING], [Target.empty()], NAMES))
     assert mean_average_precision([NOTHING], [target([[0.0, 0.0, 10.0, 10.0]])], NAMES) == 0
     assert math.isnan(mean_average_precision([], [], NAMES))
@@ -301,7 +299,7 @@ class TestRecallPrecision:
         ],
     )
     def test_by_hand(self, threshold: float, expected: tuple[float, float]):
-        # A detection that scores just the threshold is in: as float32, like the scores, from which thresholds come.
+        # A detection at exactly the threshold counts; thresholds are float32, like the scores they are chosen from.
         threshold = float(torch.tensor(threshold))
         found = recall_precision(self.found, self.targets, ("a",), {"a": threshold})
         assert found["a"] == pytest.approx(expected, nan_ok=True)
@@ -316,7 +314,7 @@ class TestRecallPrecision:
         points = recall_precision(self.found, self.targets, ("a", "b"), {"a": 0, "b": 0})
         assert points["b"] == pytest.approx((math.nan, math.nan), nan_ok=True)
 
-    def test_in_a_crowd_nothing_is_wrong(self):
+    def test_a_detection_in_a_crowd_is_no_false_positive(self):
         targets = [target([self.first, [40.0, 0.0, 60.0, 20.0]], crowd=[False, True]), self.targets[1]]
         assert recall_precision(self.found, targets, ("a",), {"a": 0.25})["a"] == pytest.approx((1, 2 / 3))
 

@@ -22,7 +22,7 @@ NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=tor
 
 
 def random_scene(seed: int) -> tuple[list[Detections], list[Target]]:
-    """Thirty images with whatever makes evaluators differ.
+    """Thirty images with everything on which evaluators tend to differ.
 
     Crowds; scores in tenths, so that most are tied; images without objects, detections, or both; objects of exactly
     32² and 96² and annotated areas that are not the box's; boxes hit exactly, at IoU .5 exactly, or twice; and an
@@ -75,19 +75,17 @@ def as_coco(found: list[Detections], targets: list[Target]) -> tuple[Any, Any]:
     """The scene as the contents of an annotation and a results file."""
     annotations = [
         {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": crowd}
-        for image, one in enumerate(targets)
+        for image, target in enumerate(targets)
         for (x1, y1, x2, y2), label, area, crowd in zip(
-            one.boxes.tolist(), one.labels.tolist(), one.area.tolist(), one.crowd.int().tolist(), strict=True
+            *(column.tolist() for column in (target.boxes, target.labels, target.area, target.crowd.int())), strict=True
         )
     ]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     results = [
         {"image_id": image, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
-        for image, one in enumerate(found)
-        for (x1, y1, x2, y2), score, label in zip(
-            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
-        )
+        for image, d in enumerate(found)
+        for (x1, y1, x2, y2), score, label in zip(d.boxes.tolist(), d.scores.tolist(), d.labels.tolist(), strict=True)
     ]
     images = [{"id": image, "width": 640, "height": 640} for image in range(len(targets))]
     categories = [{"id": label, "name": name} for label, name in enumerate(NAMES)]
@@ -123,16 +121,16 @@ def assert_equal(evaluation: Evaluation, expected: COCOeval) -> None:
 
 @pytest.fixture
 def evaluators(monkeypatch) -> list[hotcoco.COCOeval]:
-    """The hotcoco evaluators that a test's calls made, for a look at their whole arrays."""
-    made: list[hotcoco.COCOeval] = []
+    """The hotcoco evaluators created during a test, to compare their whole arrays."""
+    created: list[hotcoco.COCOeval] = []
 
     def spy(*arguments: Any) -> hotcoco.COCOeval:
-        made.append(real(*arguments))
-        return made[-1]
+        created.append(real(*arguments))
+        return created[-1]
 
     real = hotcoco.COCOeval
     monkeypatch.setattr(hotcoco, "COCOeval", spy)
-    return made
+    return created
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -141,20 +139,20 @@ def test_random_scene_is_pycocotools_bit_for_bit(seed, evaluators):
     expected = pycocotools_of(*as_coco(found, targets))
     evaluation = evaluate(found, targets, NAMES)
     assert_equal(evaluation, expected)
-    assert 0 < evaluation.ap < 1 and evaluation.per_class.keys() == set(NAMES)
+    assert 0 < evaluation.ap < 1 and evaluation.classes.keys() == set(NAMES)
     for array in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(evaluators[0].eval[array], expected.eval[array], strict=True)
 
 
-def test_the_random_scene_has_what_it_promises():
+def test_the_random_scene_is_as_described():
     found, targets = random_scene(0)
-    area = torch.cat([one.area for one in targets])
+    area = torch.cat([target.area for target in targets])
     assert (area == 32**2).any() and (area == 96**2).any()
-    assert any(one.crowd.any() for one in targets)
+    assert any(target.crowd.any() for target in targets)
     assert any(len(d) == 0 and len(t) == 0 for d, t in zip(found, targets, strict=True))
     assert any(len(d) == 0 and len(t) > 0 for d, t in zip(found, targets, strict=True))
     assert any(len(d) > 0 and len(t) == 0 for d, t in zip(found, targets, strict=True))
-    assert max(int(one.labels.bincount().max()) for one in found if len(one)) > 100
+    assert max(int(detections.labels.bincount().max()) for detections in found if len(detections)) > 100
 
 
 def test_files_in_any_order_of_ids(tmp_path):
@@ -174,7 +172,7 @@ def test_files_in_any_order_of_ids(tmp_path):
     truth, found = write(tmp_path, annotations, results)
     evaluation = evaluate_files(truth, found)
     assert_equal(evaluation, pycocotools_of(annotations, results))
-    assert list(evaluation.classes) == [NAMES[category_ids.index(one)] for one in sorted(category_ids)]
+    assert list(evaluation.classes) == [NAMES[category_ids.index(number)] for number in sorted(category_ids)]
 
 
 def write(folder: Path, annotations: Any, results: Any) -> tuple[Path, Path]:
@@ -209,13 +207,13 @@ class TestEmpty:
         evaluation = evaluate([NOTHING], [OBJECT], ("a", "b"))
         assert (evaluation.ap, evaluation.ar100, evaluation.ap_small) == (0, 0, 0)
         assert math.isnan(evaluation.ap_large)
-        assert evaluation.per_class["a"] == 0 and math.isnan(evaluation.per_class["b"])
+        assert evaluation.classes["a"].ap == 0 and math.isnan(evaluation.classes["b"].ap)
         assert math.isnan(evaluation.thresholds["a"])
 
     def test_a_class_without_an_object_is_not_in_the_mean(self):
         stray = Detections(BOX.repeat(2, 1), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
         evaluation = evaluate([stray], [OBJECT], ("a", "b"))
-        assert evaluation.ap == pytest.approx(1) and math.isnan(evaluation.per_class["b"])
+        assert evaluation.ap == pytest.approx(1) and math.isnan(evaluation.classes["b"].ap)
 
     @pytest.mark.parametrize("found", [RIGHT, NOTHING])
     def test_no_object_at_all(self, found):
@@ -249,19 +247,19 @@ def test_difficult_objects_count():
 
 
 def test_annotation_number_zero_can_be_found(tmp_path):
-    # pycocotools takes a match with annotation id 0 for no match. Such files exist, and here they lose nothing.
+    # pycocotools treats a match with annotation id 0 as no match. Such files exist; here the match counts.
     annotations, results = as_coco([RIGHT], [OBJECT])
     annotations["annotations"][0]["id"] = 0
     assert evaluate_files(*write(tmp_path, annotations, results)).ap == pytest.approx(1)
     assert pycocotools_of(annotations, results).stats[0] == 0
 
 
-def test_through_json_and_back():
+def test_a_round_trip_through_json():
     evaluation = evaluate(*random_scene(3), NAMES)
     values = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     back = Evaluation.from_dict(values)
     assert back.to_dict() == evaluation.to_dict()
-    assert back.ap == evaluation.ap and math.isnan(back.per_class["never"])
+    assert back.ap == evaluation.ap and math.isnan(back.classes["never"].ap)
     assert back.classes["often"] == evaluation.classes["often"]
 
 
@@ -269,9 +267,9 @@ def test_table_names_every_class_and_its_ap():
     evaluation = evaluate(*random_scene(3), NAMES)
     lines = evaluation.table().splitlines()
     assert lines[0] == f"30 images, {evaluation.objects} objects, {evaluation.detections} detections"
-    for name, ap in evaluation.per_class.items():
+    for name, quality in evaluation.classes.items():
         (line,) = [line for line in lines if line.startswith(name)]
-        assert line.removeprefix(name).split()[0] == ("–" if math.isnan(ap) else f"{ap:.3f}")
+        assert line.removeprefix(name).split()[0] == ("–" if math.isnan(quality.ap) else f"{quality.ap:.3f}")
 
 
 def test_nothing_is_printed(capfd):

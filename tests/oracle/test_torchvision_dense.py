@@ -85,7 +85,9 @@ def test_ssd() -> None:
     )
     outputs = {"cls_logits": logits.roll(1, -1), "bbox_regression": deltas}
     (expected,) = theirs.postprocess_detections(outputs, [ANCHORS], [SIZE])
-    found = ours(DeltaCodec((10.0, 10.0, 5.0, 5.0)), Select(score=0.1, iou=0.45, slots=MANY), logits, deltas)
+    found = ours(
+        DeltaCodec((10.0, 10.0, 5.0, 5.0)), Select(score_threshold=0.1, iou_threshold=0.45, slots=MANY), logits, deltas
+    )
     assert_same(found, expected, first=1)
 
 
@@ -96,7 +98,9 @@ def test_retinanet() -> None:
     )
     outputs = {"cls_logits": by_level(logits), "bbox_regression": by_level(deltas)}
     (expected,) = theirs.postprocess_detections(outputs, [list(ANCHORS.split(LEVELS))], [SIZE])
-    found = ours(DeltaCodec(), Select(score=0.05, iou=0.5, pre_nms_top_k=100, slots=MANY), logits, deltas)
+    found = ours(
+        DeltaCodec(), Select(score_threshold=0.05, iou_threshold=0.5, pre_nms_top_k=100, slots=MANY), logits, deltas
+    )
     assert_same(found, expected)
 
 
@@ -109,5 +113,5 @@ def test_fcos() -> None:
         "bbox_ctrness": by_level(quality[..., None]),
     }
     (expected,) = theirs.postprocess_detections(outputs, [list(ANCHORS.split(LEVELS))], [SIZE])
-    select = Select(score=0.2, iou=0.6, pre_nms_top_k=100, slots=MANY)
+    select = Select(score_threshold=0.2, iou_threshold=0.6, pre_nms_top_k=100, slots=MANY)
     assert_same(ours(DistanceCodec("relu"), select, logits, deltas, quality), expected)

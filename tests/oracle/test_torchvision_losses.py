@@ -20,13 +20,20 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from boxwright.assign import BalancedSampler, CenterAssigner, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
+from boxwright.assign import (
+    BalancedSampler,
+    CenterAssigner,
+    HardNegativeMining,
+    MaxIoUAssigner,
+    Prediction,
+    all_valid_anchors,
+)
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.boxes.codec import DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
 from boxwright.detectors.region_stage import RegionStage
 from boxwright.detectors.select import Select
-from boxwright.losses import DeltaLoss, OverlapLoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
+from boxwright.losses import DeltaLoss, GIoULoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
 from boxwright.types import Losses, Slots, Target
 
 CLASSES = 5
@@ -145,7 +152,7 @@ def test_retinanet(images: int) -> None:
     ours = RETINANET.loss(Dense(logits, deltas, ANCHORS, LEVELS), targets)
 
     head = RetinaNetHead(8, 3, CLASSES)
-    matched = [RETINANET.assign(ANCHORS, target) for target in targets]  # -1 and -2 mean the same there
+    matched = [RETINANET.assign(Prediction(ANCHORS), target) for target in targets]  # -1 and -2 mean the same there
     said = {"cls_logits": logits, "bbox_regression": deltas.squeeze(2)}
     expected = head.compute_loss(as_theirs(targets), said, [ANCHORS] * images, matched)
     assert_same(ours, expected, {"class": "classification", "box": "bbox_regression"}, [logits, deltas])
@@ -166,7 +173,7 @@ def test_fcos(images: int) -> None:
         codec=codec,
         assign=CenterAssigner(),
         class_loss=focal,
-        box_loss=OverlapLoss(codec),
+        box_loss=GIoULoss(codec),
         quality_loss=centerness_loss,
     )
     ours = stage.loss(Dense(logits, sides, cells, tuple(levels), middle), targets)
@@ -219,7 +226,7 @@ def test_region_head() -> None:
     losses = stage.loss([], slots, [target])
 
     (regions,) = told.boxes
-    row = stage.assign(regions, target)
+    row = stage.assign(Prediction(regions), target)
     labels = torch.where(row >= 0, LABELS[row.clamp(min=0)] + 1, 0)
     wanted = codec.encode(OBJECTS[row.clamp(min=0)], regions)
     their_deltas = torch.cat([torch.zeros(count, 4), deltas.flatten(1)], 1)

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from boxwright.assign import HardNegativeMining
-from boxwright.losses import DeltaLoss, OverlapLoss
+from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Images, Target
 from boxwright.zoo.torchvision import foreign
 
@@ -34,7 +34,7 @@ def like_torchvisions_retinanet(detector: Any) -> None:
 
 
 def like_torchvisions_fcos(detector: Any) -> None:
-    detector.anchors.box_loss = OverlapLoss(detector.anchors.codec)
+    detector.anchors.box_loss = GIoULoss(detector.anchors.codec)
 
 
 def like_torchvisions_ssd(detector: Any) -> None:
@@ -99,7 +99,7 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
     coarse = torch.rand(2, 3, 12, 12, generator=noise) * 255
     pixels = nn.functional.interpolate(coarse, size, mode="bilinear")
     theirs, about = theirs_of(name, size[0], pixels), foreign(name)
-    ours = about.config.build(CLASSES)
+    ours: Any = about.config.build(CLASSES)
     ours.load_state_dict(about.convert(dict(theirs.state_dict()), CLASSES))
     adapt(ours.train())
     theirs, ours, pixels = theirs.double(), ours.double(), pixels.double()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from boxwright.data.formats import open_dataset
 from boxwright.predict.propose import Source, best_overlaps, propose_all, sources_of, warm
-from boxwright.proposals import Cached, FromFile, SlidingWindow, image_key, write_proposals
+from boxwright.proposals import CachedProposer, ProposalsFromFile, SlidingWindow, image_key, write_proposals
 from boxwright.types import Size
 from shapes import write_shapes
 
@@ -53,13 +53,13 @@ def test_it_can_be_left_early(make_images: list[Source]):
 
 
 def test_what_is_known_is_not_computed_again(make_images: list[Source], tmp_path: Path):
-    cached = Cached(Whole(), tmp_path / "kept")
+    cached = CachedProposer(Whole(), tmp_path / "kept")
     assert [each.known for each in propose_all(cached, make_images[:3])] == [False] * 3
     assert [each.known for each in propose_all(cached, make_images[:4])] == [True] * 3 + [False]
 
 
 def test_warm_fills_what_is_missing_and_names_what_is_broken(make_images: list[Source], tmp_path: Path):
-    cached = Cached(Whole(), tmp_path / "kept")
+    cached = CachedProposer(Whole(), tmp_path / "kept")
     cached(make_images[0].read())
     steps: list[int] = []
     (line,) = warm(cached, make_images, 2, lambda: steps.append(1))
@@ -74,9 +74,9 @@ def test_warm_has_nothing_to_do_for_who_remembers_nothing():
 def test_warm_asks_a_file_for_every_image(make_images: list[Source], tmp_path: Path):
     path = tmp_path / "proposals.safetensors"
     write_proposals(path, {image_key(make_images[0].read()): np.zeros((1, 4))}, "by hand")
-    assert warm(FromFile(path), make_images[:1]) == []
+    assert warm(ProposalsFromFile(path), make_images[:1]) == []
     with pytest.raises(ValueError, match=r"11\.png: .*proposals\.safetensors has no proposals for this image"):
-        warm(FromFile(path), make_images[:2])
+        warm(ProposalsFromFile(path), make_images[:2])
 
 
 def test_images_of_a_dataset(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Boxes on disk: computed once, found by content and options, never half written."""
+"""Boxes on disk: computed once, identified by content and options, written atomically."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from boxwright.proposals import Cached, SelectiveSearch, SlidingWindow, image_key
-from boxwright.proposals.cache import default_folder
+from boxwright.files import cache_folder
+from boxwright.proposals import CachedProposer, SelectiveSearch, SlidingWindow, image_key
 
 
 @dataclass(frozen=True)
@@ -45,33 +45,33 @@ def test_the_key_is_the_content():
     assert len({image_key(image) for image in [IMAGE, *others]}) == 4
 
 
-def test_a_image_is_computed_once(tmp_path: Path):
+def test_an_image_is_computed_once(tmp_path: Path):
     propose = Square()
-    cached = Cached(propose, tmp_path)
+    cached = CachedProposer(propose, tmp_path)
     assert not cached.has(IMAGE) and files(tmp_path) == []
     first = cached(IMAGE)
     assert np.array_equal(first, propose(IMAGE)) and cached.has(IMAGE)
     (kept,) = files(tmp_path)
-    np.save(kept, first + 1)  # to see that it is read
+    np.save(kept, first + 1)  # shows that it is read
     assert np.array_equal(cached(IMAGE), first + 1)
-    assert np.array_equal(Cached(Square(), tmp_path)(IMAGE), first + 1)
+    assert np.array_equal(CachedProposer(Square(), tmp_path)(IMAGE), first + 1)
     assert not cached.has(IMAGE[1:])
 
 
-def test_other_options_and_other_versions_are_kept_apart(tmp_path: Path):
+def test_options_and_versions_have_separate_folders(tmp_path: Path):
     proposers = Square(3), Square(4), Newer(3), SlidingWindow(), SlidingWindow(stride=0.5)
     for propose in proposers:
-        cached = Cached(propose, tmp_path)
+        cached = CachedProposer(propose, tmp_path)
         assert not cached.has(IMAGE)
         assert np.array_equal(cached(IMAGE), propose(IMAGE))
     assert len(files(tmp_path)) == len(proposers)
 
 
-def test_what_is_kept_does_for_fewer(tmp_path: Path):
-    Cached(Square(), tmp_path)(IMAGE)
-    few = Cached(Square(), tmp_path, count=1)
+def test_cached_boxes_serve_smaller_counts(tmp_path: Path):
+    CachedProposer(Square(), tmp_path)(IMAGE)
+    few = CachedProposer(Square(), tmp_path, count=1)
     assert few.has(IMAGE) and few(IMAGE).shape == (1, 4)
-    assert Cached(Square(), tmp_path)(IMAGE).shape == (2, 4)
+    assert CachedProposer(Square(), tmp_path)(IMAGE).shape == (2, 4)
 
 
 def damage(kind: str, path: Path) -> None:
@@ -88,8 +88,8 @@ def damage(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", ["empty", "cut off", "text", "no header", "pickled", "float64", "three columns", "nan"]
 )
-def test_a_damaged_file_is_computed_anew(kind: str, tmp_path: Path):
-    cached = Cached(Square(), tmp_path)
+def test_a_damaged_file_is_computed_again(kind: str, tmp_path: Path):
+    cached = CachedProposer(Square(), tmp_path)
     boxes = cached(IMAGE)
     (kept,) = files(tmp_path)
     whole = kept.read_bytes()
@@ -99,27 +99,27 @@ def test_a_damaged_file_is_computed_anew(kind: str, tmp_path: Path):
     assert files(tmp_path) == [kept] and kept.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_to_costs_a_warning(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_to_is_warned_about(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    cached = Cached(Square(), tmp_path / "file" / "folder")
+    cached = CachedProposer(Square(), tmp_path / "file" / "folder")
     with pytest.warns(UserWarning, match="BOXWRIGHT_CACHE"):
         assert np.array_equal(cached(IMAGE), Square()(IMAGE))
 
 
-def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
     with pytest.warns(UserWarning, match="No space left on device"):
-        assert len(Cached(Square(), tmp_path)(IMAGE)) == 2
+        assert len(CachedProposer(Square(), tmp_path)(IMAGE)) == 2
     assert files(tmp_path) == []
 
 
 def _many_times(folder: Path) -> None:
     for shade in range(60):
         image = np.full((4, 4, 3), shade, np.uint8)
-        assert np.array_equal(Cached(Square(), folder)(image), Square()(image))
+        assert np.array_equal(CachedProposer(Square(), folder)(image), Square()(image))
 
 
 def test_processes_share_a_folder(tmp_path: Path):
@@ -133,19 +133,19 @@ def test_processes_share_a_folder(tmp_path: Path):
     assert len(files(tmp_path)) == 60 and all(path.suffix == ".npy" for path in files(tmp_path))
 
 
-def test_it_travels_to_other_processes(tmp_path: Path):
-    cached = Cached(SelectiveSearch("quality", 50), tmp_path, count=20)
+def test_it_can_be_pickled(tmp_path: Path):
+    cached = CachedProposer(SelectiveSearch("quality", 50), tmp_path, count=20)
     assert pickle.loads(pickle.dumps(cached)) == cached and hash(cached) == hash(pickle.loads(pickle.dumps(cached)))
 
 
-def test_the_usual_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path))
-    assert Cached(Square()).folder == default_folder() == tmp_path / "proposals"
+    assert CachedProposer(Square()).folder == cache_folder("proposals") == tmp_path / "proposals"
     monkeypatch.delenv("BOXWRIGHT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_folder() == tmp_path / "home" / ".cache" / "boxwright" / "proposals"
+    assert cache_folder("proposals") == tmp_path / "home" / ".cache" / "boxwright" / "proposals"
 
 
-def test_a_proposer_without_options_to_tell_it_by():
+def test_a_proposer_that_is_no_dataclass_is_refused():
     with pytest.raises(ValueError, match="a proposer that is a dataclass"):
-        Cached(lambda image: np.zeros((0, 4), np.float32))
+        CachedProposer(lambda image: np.zeros((0, 4), np.float32))

@@ -9,7 +9,7 @@ from skimage.color import rgb2lab
 from boxwright.proposals.colors import SPACES
 
 ALL_KINDS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-ALL_KINDS[:8] //= 16  # the dark ones, where a cube root is steep
+ALL_KINDS[:8] //= 16  # dark colours, where the cube root is steep
 ALL_KINDS[9, :4] = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255)
 
 
@@ -18,9 +18,9 @@ def planes(space: str) -> np.ndarray:
 
 
 def test_hsv_is_opencvs():
-    apart = np.abs(planes("hsv") - cv2.cvtColor(ALL_KINDS, cv2.COLOR_RGB2HSV))
-    apart[..., 0] = np.minimum(apart[..., 0], 180 - apart[..., 0])  # hue is a circle
-    assert apart.max() <= 1
+    difference = np.abs(planes("hsv") - cv2.cvtColor(ALL_KINDS, cv2.COLOR_RGB2HSV))
+    difference[..., 0] = np.minimum(difference[..., 0], 180 - difference[..., 0])  # hue is a circle
+    assert difference.max() <= 1
 
 
 def test_lab_is_cielab():

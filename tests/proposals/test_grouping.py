@@ -1,4 +1,4 @@
-"""Regions' histograms and similarities by hand; the grouping against its definition written with dictionaries."""
+"""Histograms and similarities of regions by hand; the grouping against the paper's algorithm with dictionaries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def random_map(seed: int, height: int = 12, width: int = 15, count: int = 9) -> 
 
 def test_sizes_and_boxes():
     sizes, boxes, _ = described(LABELS, np.zeros(LABELS.shape))
-    assert len(sizes) == len(boxes) == 2 * 3 - 1  # with room for what grouping makes
+    assert len(sizes) == len(boxes) == 2 * 3 - 1  # with room for the merged regions
     assert sizes[:3].tolist() == [7, 3, 2]
     assert boxes[:3].tolist() == [[0, 0, 3, 3], [3, 0, 4, 3], [1, 1, 3, 2]]
 
@@ -53,7 +53,7 @@ def test_neighbours_share_a_side():
 def test_neighbours_of_a_map(seed: int):
     labels = random_map(seed)
     sides = [(labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])]
-    touching = [pair for one, other in sides for pair in zip(one.flat, other.flat, strict=True)]
+    touching = [pair for a, b in sides for pair in zip(a.flat, b.flat, strict=True)]
     pairs = {(min(pair), max(pair)) for pair in touching if pair[0] != pair[1]}
     assert sorted(map(tuple, neighbours(labels).tolist())) == sorted(pairs)
 
@@ -76,7 +76,7 @@ def test_histogram_of_texture():
     assert bins.shape == (8, 1 + AXES)
     right, down, falling, rising = (bins[3, 1:].astype(int) - COLOR_BINS) - np.arange(AXES) * TEXTURE_BINS
     assert (right, down) == (TEXTURE_BINS - 1, TEXTURE_BINS // 2)
-    assert falling == rising == TEXTURE_BINS - 1  # each axis is measured by its own largest
+    assert falling == rising == TEXTURE_BINS - 1  # each axis has its own range
     assert inner.min() >= 0 and inner.max() < TEXTURE_BINS
 
 
@@ -91,13 +91,13 @@ def test_the_four_similarities():
     sizes = np.array([6, 2], np.int32)
     boxes = np.array([[0, 0, 4, 2], [4, 1, 6, 2]], np.int32)  # in one box: 6 x 2 with 4 pixels of neither
     shares = (np.array([[0.5, 0.5, 0.0, 0.25, 0.75], [0.2, 0.0, 0.8, 1.0, 0.0]]) * WHOLE).astype(np.int32)
-    alone = [tuple(which == one for one in range(4)) for which in range(4)]
-    found = [similarity(0, 1, sizes, boxes, shares, 3, 20, strategy) for strategy in alone]
-    np.testing.assert_allclose(found, [0.2, 0.25, 1 - 8 / 20, 1 - 4 / 20], atol=1e-6)
-    assert similarity(0, 1, sizes, boxes, shares, 3, 20, ALL) == pytest.approx(sum(found))
+    single = [tuple(which == index for index in range(4)) for which in range(4)]
+    similarities = [similarity(0, 1, sizes, boxes, shares, 3, 20, strategy) for strategy in single]
+    np.testing.assert_allclose(similarities, [0.2, 0.25, 1 - 8 / 20, 1 - 4 / 20], atol=1e-6)
+    assert similarity(0, 1, sizes, boxes, shares, 3, 20, ALL) == pytest.approx(sum(similarities))
 
 
-def test_like_colours_join_first():
+def test_similar_colours_merge_first():
     labels = np.repeat(np.arange(4, dtype=np.int32), 3)[None]
     sizes, boxes, shares = described(labels, np.repeat([10, 200, 204, 90], 3)[None])
     group(neighbours(labels), sizes, boxes, shares, COLOR_BINS, (True, False, False, False))
@@ -105,7 +105,7 @@ def test_like_colours_join_first():
     assert sizes.tolist() == [3, 3, 3, 3, 6, 9, 12]
 
 
-def test_small_regions_join_first():
+def test_small_regions_merge_first():
     labels = np.repeat(np.arange(3, dtype=np.int32), [9, 2, 1])[None]
     sizes, boxes, shares = described(labels, np.zeros((1, 12)))
     group(neighbours(labels), sizes, boxes, shares, COLOR_BINS, (False, False, True, False))
@@ -127,7 +127,7 @@ def test_the_definition(seed: int, strategy: tuple[bool, bool, bool, bool]):
 def by_definition(
     pairs: np.ndarray, sizes: np.ndarray, boxes: np.ndarray, shares: np.ndarray, strategy: tuple[bool, ...]
 ) -> list[dict]:
-    """Section 3.1's algorithm 1 in floats: every step looks at all pairs of neighbours anew."""
+    """Section 3.1's algorithm 1 in floats: every step compares all pairs of neighbours."""
     count = (len(sizes) + 1) // 2
     regions = [
         {"size": int(sizes[row]), "box": boxes[row].tolist(), "histograms": shares[row] / WHOLE} for row in range(count)

@@ -1,4 +1,4 @@
-"""Graph segmentation: by hand, against the definition written with sets, and against OpenCV's."""
+"""Graph segmentation: by hand, against the paper's algorithm written with sets, and against OpenCV's."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def by_definition(plane: np.ndarray, k: float, smallest: int) -> list[set[int]]:
 
     refused = []
     for weight, a, _, b in edges:
-        one, other = min(regions[a]), min(regions[b])
+        first, second = min(regions[a]), min(regions[b])
         if regions[a] is not regions[b]:
-            if weight <= min(inside[one] + k / len(regions[a]), inside[other] + k / len(regions[b])):
+            if weight <= min(inside[first] + k / len(regions[a]), inside[second] + k / len(regions[b])):
                 join(a, b)
                 inside[min(regions[a])] = weight
             else:
@@ -66,7 +66,7 @@ def test_two_colours_are_two_regions():
 
 
 @pytest.mark.parametrize(("k", "expected"), [(2, [0, 0, 1, 1]), (15, [0, 0, 1, 1]), (16, [0, 0, 0, 0])])
-def test_k_says_how_large_a_step_is_inside_a_region(k: float, expected: list[int]):
+def test_k_bounds_the_steps_inside_a_region(k: float, expected: list[int]):
     # A pair has 1 inside: the step of 9 between the pairs is taken when 1 + k / 2 is 9.
     assert regions_of(np.array([[0, 1, 10, 11]]), k).tolist() == [expected]
 
@@ -94,7 +94,7 @@ def test_blur_is_opencvs():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 9), (3, 2)])
-def test_blur_of_a_image_smaller_than_the_blur(shape: tuple[int, int]):
+def test_blur_of_an_image_smaller_than_the_blur(shape: tuple[int, int]):
     planes = np.random.default_rng(0).integers(0, 256, (1, *shape), dtype=np.uint8)
     expected = cv2.GaussianBlur(planes[0].astype(np.float32), (0, 0), 0.8)
     np.testing.assert_allclose(smooth(planes, gaussian(0.8))[0], expected, atol=1e-3)
@@ -107,10 +107,10 @@ def test_a_photograph_has_opencvs_regions(k: int):
     planes = hsv(image)
     labels = segment(*sorted_edges(smooth(planes, gaussian(0.8))), *image.shape[:2], float(k), 100)
     graph = cv2.ximgproc.segmentation.createGraphSegmentation(0.8, k, 100)
-    theirs = graph.processImage(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))
+    opencv = graph.processImage(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))
     sizes = np.bincount(labels.reshape(-1))
-    assert sizes.min() >= 100 and abs(len(sizes) / (theirs.max() + 1) - 1) < 0.1
-    together = np.zeros((labels.max() + 1, theirs.max() + 1))
-    np.add.at(together, (labels, np.asarray(theirs, np.int64)), 1)
-    assert together.max(axis=1).sum() / labels.size > 0.9  # of the pixels lie in the region that fits theirs best
+    assert sizes.min() >= 100 and abs(len(sizes) / (opencv.max() + 1) - 1) < 0.1
+    together = np.zeros((labels.max() + 1, opencv.max() + 1))
+    np.add.at(together, (labels, np.asarray(opencv, np.int64)), 1)
+    assert together.max(axis=1).sum() / labels.size > 0.9  # of the pixels lie in the best-fitting region of OpenCV's
     assert together.max(axis=0).sum() / labels.size > 0.9

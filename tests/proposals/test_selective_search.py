@@ -1,4 +1,4 @@
-"""The whole search: what every image gives, and that it finds what OpenCV's finds."""
+"""The whole search: properties that hold for every image, and agreement with OpenCV's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_square_on_a_plain_ground():
+def test_a_square_on_a_uniform_background():
     image = np.full((90, 120, 3), (30, 60, 200), np.uint8)
     image[20:60, 40:100] = (220, 30, 20)
     boxes = SelectiveSearch()(image).tolist()
@@ -56,9 +56,9 @@ def test_the_seed_changes_the_order_only():
 
 def test_count_keeps_the_best():
     image = photos.chelsea()[:150, 100:300]
-    all_valid_anchors = SelectiveSearch(count=10**6)(image)
-    assert len(all_valid_anchors) > 60
-    assert np.array_equal(SelectiveSearch(count=25)(image), all_valid_anchors[:25])
+    all_boxes = SelectiveSearch(count=10**6)(image)
+    assert len(all_boxes) > 60
+    assert np.array_equal(SelectiveSearch(count=25)(image), all_boxes[:25])
 
 
 def test_large_regions_tend_to_come_first():
@@ -79,7 +79,7 @@ def test_a_large_image_is_searched_reduced_and_its_boxes_scaled_back():
     assert np.array_equal(SelectiveSearch(longest=200)(reduced), SelectiveSearch(longest=500)(reduced))
 
 
-def test_a_view_of_a_image_is_a_image():
+def test_noncontiguous_arrays():
     image = noise(40, 60)
     assert np.array_equal(SelectiveSearch()(np.asfortranarray(image)), SelectiveSearch()(image))
     assert np.array_equal(SelectiveSearch()(image[:, ::-1]), SelectiveSearch()(image[:, ::-1].copy()))
@@ -103,13 +103,13 @@ def test_opencvs_regions_are_found(photo):
 @pytest.mark.parametrize(
     ("wrong", "message"), [({"mode": "best"}, '"fast" or "quality", got'), ({"count": 0}, "count is 1 or more, got 0")]
 )
-def test_options_that_make_no_sense(wrong: dict, message: str):
+def test_invalid_options(wrong: dict, message: str):
     with pytest.raises(ValueError, match=message):
         SelectiveSearch(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))])
-def test_what_is_no_image(wrong: np.ndarray):
+def test_arrays_that_are_no_rgb_image(wrong: np.ndarray):
     with pytest.raises(ValueError, match="a proposer takes a uint8 RGB image"):
         SelectiveSearch()(wrong)
 
@@ -130,8 +130,8 @@ for use in (lambda: proposals.build_proposer("selective_search"), lambda: propos
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest has it
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert (
-        done.stdout.splitlines()
+        process.stdout.splitlines()
         == ['selective search needs numba; install it with: pip install "boxwright[proposals]"'] * 2
     )

@@ -1,4 +1,4 @@
-"""All windows counted one by one, and the grid of some of them."""
+"""The number of all windows by enumeration, and the grid of some of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def test_count_by_enumeration(height: int, width: int):
     assert count_windows(height, width) == sum(1 for _ in rows for _ in columns)
 
 
-def test_the_lectures_image():
+def test_the_lecture_slide():
     assert count_windows(600, 800) == count_windows(800, 600) == 57_768_120_000  # the slide says 58 million
     assert count_windows(10**6, 10**6) == (10**6 * (10**6 + 1) // 2) ** 2  # no rounding
 
 
-def test_a_image_without_pixels():
+def test_an_image_without_pixels():
     with pytest.raises(ValueError, match="got height 0 and width 3"):
         count_windows(0, 3)
 
@@ -41,7 +41,7 @@ def test_ratio_is_height_over_width():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (37, 3), (48, 64), (375, 500)])
-def test_inside_the_image_without_a_double(shape: tuple[int, int]):
+def test_windows_are_distinct_and_inside_the_image(shape: tuple[int, int]):
     boxes = SlidingWindow(count=10**6)(np.zeros((*shape, 3), np.uint8))
     assert (boxes >= 0).all() and (boxes[:, 2] <= shape[1] + 1e-3).all() and (boxes[:, 3] <= shape[0] + 1e-3).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
@@ -50,17 +50,17 @@ def test_inside_the_image_without_a_double(shape: tuple[int, int]):
 
 def test_count_keeps_the_large_ones():
     image = np.zeros((60, 80, 3), np.uint8)
-    all_valid_anchors, some = SlidingWindow(count=10**6)(image), SlidingWindow(count=50)(image)
-    assert np.array_equal(some, all_valid_anchors[:50])
+    all_boxes, some = SlidingWindow(count=10**6)(image), SlidingWindow(count=50)(image)
+    assert np.array_equal(some, all_boxes[:50])
     assert len(SlidingWindow()(image)) == 2000
 
 
 @pytest.mark.parametrize("wrong", [{"scales": ()}, {"ratios": (1.0, 0.0)}, {"stride": -1.0}, {"count": 0}])
-def test_numbers_that_make_no_sense(wrong: dict):
+def test_invalid_options(wrong: dict):
     with pytest.raises(ValueError, match="all its numbers are positive"):
         SlidingWindow(**wrong)
 
 
-def test_what_is_no_image():
+def test_arrays_that_are_no_rgb_image():
     with pytest.raises(ValueError, match=r"uint8 RGB image \(H, W, 3\), got float64 \(4, 4, 3\)"):
         SlidingWindow()(np.zeros((4, 4, 3)))

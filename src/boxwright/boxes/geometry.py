@@ -1,7 +1,6 @@
 """Boxes as tensors: conventions, clipping, and how much two boxes overlap (IoU and its generalisations).
 
 GIoU: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
-DIoU and CIoU: Zheng et al., "Distance-IoU Loss", AAAI 2020.
 
 The overlap functions take boxes xyxy, (..., 4), broadcast over the leading dimensions and compute in float32 at least:
 the area of a large box does not fit into float16. A box without area overlaps nothing: its ratios are 0, never nan, and
@@ -9,8 +8,6 @@ their gradients are finite.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -125,25 +122,9 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 def giou(a: Tensor, b: Tensor) -> Tensor:
     """IoU less the share of the hull that belongs to neither box, -1..1. (..., 4), (..., 4) -> (...)"""
     overlap, union = _iou_and_union(a, b)
-    width, height = _hull(a, b)
-    hull = width * height
+    corners = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    hull = area(torch.cat(corners, dim=-1))
     return overlap - _ratio(hull - union, hull)
-
-
-def diou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU less the squared distance of the centres over the hull's squared diagonal. (..., 4), (..., 4) -> (...)"""
-    return iou(a, b) - _distance(a, b)
-
-
-def ciou(a: Tensor, b: Tensor) -> Tensor:
-    """DIoU less a penalty for different aspect ratios. (..., 4), (..., 4) -> (...)
-
-    The penalty's weight (alpha in the paper) is a constant for the gradient.
-    """
-    overlap = iou(a, b)
-    penalty = 4 / math.pi**2 * (_aspect_angle(a) - _aspect_angle(b)) ** 2
-    alpha = _ratio(penalty, 1 - overlap + penalty).detach()
-    return overlap - _distance(a, b) - alpha * penalty
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -159,28 +140,3 @@ def _iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     shared = intersection(a, b)
     union = area(a) + area(b) - shared
     return _ratio(shared, union), union
-
-
-def _hull(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Width and height of the smallest box around both."""
-    ax1, ay1, ax2, ay2 = at_least_float32(a).unbind(-1)
-    bx1, by1, bx2, by2 = at_least_float32(b).unbind(-1)
-    width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
-    height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
-    return width.clamp(min=0), height.clamp(min=0)
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the hull, 0..1."""
-    ax1, ay1, ax2, ay2 = at_least_float32(a).unbind(-1)
-    bx1, by1, bx2, by2 = at_least_float32(b).unbind(-1)
-    between = ((ax1 + ax2 - bx1 - bx2) / 2) ** 2 + ((ay1 + ay2 - by1 - by2) / 2) ** 2
-    width, height = _hull(a, b)
-    return _ratio(between, width**2 + height**2)
-
-
-def _aspect_angle(boxes: Tensor) -> Tensor:
-    """arctan(width / height), a measure of shape between 0 and pi/2."""
-    x1, y1, x2, y2 = at_least_float32(boxes).unbind(-1)
-    # At width = height = 0 the angle has no gradient: a millionth of a pixel keeps it finite.
-    return torch.atan2((x2 - x1).clamp(min=0), (y2 - y1).clamp(min=1e-6))

@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+import boxwright.ops  # noqa: F401  registers torch.ops.boxwright.nms_mask
 from boxwright.boxes.geometry import iou
 
 
@@ -56,95 +53,6 @@ def nms_mask(
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
 
 
-@functools.cache
-def load_compiled_ops() -> None:
-    """Register torchvision's compiled operators, `torch.ops.torchvision.*`, without importing its package.
-
-    `import torchvision` takes seconds (it pulls in torch._dynamo), its library of operators takes milliseconds.
-    Calling this again, or importing torchvision before or after, does no harm.
-
-    Raises ImportError when torchvision is missing, has no compiled operators, or was built for another torch.
-    """
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError("boxwright needs torchvision's compiled operators: pip install torchvision")
-    folder = Path(spec.submodule_search_locations[0])
-    libraries = sorted(path for path in folder.glob("_C*") if path.suffix in (".so", ".pyd", ".dylib"))
-    if not libraries:
-        raise ImportError(
-            f"expected torchvision's compiled operators as {folder}/_C*.so, found no such file; "
-            "reinstall torchvision from a wheel: pip install --force-reinstall torchvision"
-        )
-    for library in libraries:
-        try:
-            torch.ops.load_library(library)
-        except OSError as error:
-            raise ImportError(
-                f"torch {torch.__version__} cannot load {library}: {error}; install the torchvision that belongs to it"
-            ) from error
-
-
 def _check_threshold(iou_threshold: float) -> None:
     if not 0 <= iou_threshold <= 1:
         raise ValueError(f"an IoU threshold lies in 0..1, got {iou_threshold}")
-
-
-def _nms_mask(
-    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
-) -> Tensor:
-    load_compiled_ops()
-    if boxes.device.type == "mps":  # has no float64
-        mask = _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), iou_threshold, most)
-        return mask.to(boxes.device)
-    boxes, scores = boxes.double(), scores.double()
-    valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
-    keep = torch.zeros_like(valid)
-    for image in range(len(boxes)):
-        rows = valid[image].nonzero()[:, 0]
-        if len(rows):
-            rows = rows[scores[image, rows].argsort(descending=True, stable=True)]
-            keep[image, _survivors(boxes[image], scores[image], groups[image], rows, iou_threshold, most)] = True
-    return keep
-
-
-def _survivors(
-    boxes: Tensor, scores: Tensor, groups: Tensor, rows: Tensor, iou_threshold: float, most: int | None
-) -> Tensor:
-    """The first `most` of `rows`, best first, that are kept.
-
-    Who survives among the best rows does not depend on later ones: take few, and twice as many while these do not do.
-    """
-    count = len(rows) if most is None else 2 * most
-    while True:
-        front = rows[:count]
-        apart = _set_groups_apart(boxes[front], groups[front])
-        kept = front[torch.ops.torchvision.nms(apart, scores[front], iou_threshold)[:most]]
-        if len(kept) == most or count >= len(rows):
-            return kept
-        count *= 2
-
-
-def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Shift every group to a place of its own, so that boxes of different groups never overlap.
-
-    In float64: in float32 the shift would cost the boxes of the last groups of a large image several bits.
-    """
-    span = boxes.max() - boxes.min() + 1
-    return boxes + (groups * span)[:, None]
-
-
-# The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
-_library = torch.library.Library("boxwright", "FRAGMENT")
-_library.define(
-    "nms_mask(Tensor boxes, Tensor scores, Tensor groups, Tensor valid, float iou_threshold, int? most=None) -> Tensor"
-)
-_library.impl("nms_mask", _nms_mask, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("boxwright::nms_mask", lib=_library)
-def _nms_mask_shape(
-    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
-) -> Tensor:
-    return torch.empty_like(valid)

@@ -6,10 +6,13 @@ does the work and returns the exit status (None is 0).
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -44,9 +47,24 @@ USER_ERRORS = (ValueError, OSError, ImportError)
 """What a user can cause and mend: bad data or options, a missing file, an extra that is not installed."""
 
 
+class UsageError(ValueError):
+    """The command line is not understood: exit status 2."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 something was wrong, 2 not understood."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _answer(words)
+        finally:
+            sys.stdout.flush()  # here, not at exit, where an error could no longer be handled
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at exit
+        return 0
+
+
+def _answer(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"]:
@@ -59,24 +77,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
     if name is None:
-        return _unknown(words)
-    warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # no line of our source with it
+        return _unknown_command(words)
+    warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
     try:
         return _run(name, words[len(name.split()) :])
     except KeyboardInterrupt:
         print("\nboxwright: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"boxwright {name}: {_said(error)}", file=sys.stderr)
-        return 1
+        print(f"boxwright {name}: {_message(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
     return str(error)
@@ -87,11 +104,27 @@ def _run(name: str, arguments: list[str]) -> int:
 
     command = COMMANDS[name]
     kind = getattr(import_module(command.module), command.name)
-    read = partial(tyro.cli, kind, prog=f"boxwright {name}", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-    options = read()
+    read = partial(tyro.cli, kind, prog=f"boxwright {name}", config=(tyro.conf.FlagCreatePairsOff,))
+    options, unknown = read(args=arguments, return_unknown_args=True)
     if getattr(options, "start", None) is not None:  # what is not given is as in that model: read again, knowing it
-        options = read(default=options.defaults())
+        options, unknown = read(args=arguments, default=options.defaults(), return_unknown_args=True)
+    if unknown:
+        raise UsageError(_not_understood(name, unknown, read))
     return options.run() or 0
+
+
+def _not_understood(name: str, unknown: list[str], read: Callable[..., object]) -> str:
+    """Which word is not understood, and the options with a name like it."""
+    word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+    if not word.startswith("-"):
+        return f"'{word}' is not understood; `boxwright {name} --help` explains what the command takes"
+    shown = io.StringIO()
+    with redirect_stdout(shown), suppress(SystemExit):
+        read(args=["--help"])
+    options = sorted(set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue())))
+    near = get_close_matches(word, options, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"`boxwright {name} --help` lists the options"
+    return f"there is no option {word}; {hint}"
 
 
 def usage() -> str:
@@ -102,7 +135,7 @@ def usage() -> str:
             "",
             *_lines(list(COMMANDS)),
             "",
-            "boxwright COMMAND --help explains its options; with --debug an error shows where it comes from.",
+            "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback.",
         ]
     )
 
@@ -112,13 +145,13 @@ def _lines(names: list[str]) -> list[str]:
     return [f"  {name:<{width}}  {COMMANDS[name].help}" for name in names]
 
 
-def _unknown(words: list[str]) -> int:
+def _unknown_command(words: list[str]) -> int:
     group = [name for name in COMMANDS if name.split()[0] == words[0]]  # `data` alone, or `data --help`
     if group and words[1:2] in ([], ["-h"], ["--help"]):
         print("\n".join([f"usage: boxwright {words[0]} COMMAND ...", "", *_lines(group)]))
         return 0 if words[1:] else 2
-    said = " ".join(words[:2] if group else words[:1])
-    guess = group or get_close_matches(said, COMMANDS, n=1)
-    hint = f"did you mean {' or '.join(guess)}?" if guess else f"there are {', '.join(COMMANDS)}."
-    print(f"boxwright: there is no command '{said}'; {hint}", file=sys.stderr)
+    name = " ".join(words[:2] if group else words[:1])
+    near = group or get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}."
+    print(f"boxwright: there is no command '{name}'; {hint}", file=sys.stderr)
     return 2

@@ -21,7 +21,7 @@ from boxwright.bench.run.parallel import StoppedError, open_pool, stoppable
 from boxwright.bench.run.state import RaceState
 from boxwright.bench.summary import check_constraints
 from boxwright.cli.table import table
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from boxwright.units import digits, fraction
 
 DETECTORS = ("ssd", "retinanet", "fcos", "faster_rcnn")

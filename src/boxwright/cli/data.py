@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from boxwright.cli.arguments import check_at_least, check_folder, dataset_path
 from boxwright.cli.table import table
 
-if TYPE_CHECKING:  # --help is to answer without torch
+if TYPE_CHECKING:
     from boxwright.data.check import Problem
     from boxwright.data.formats import Splits
 
@@ -35,7 +36,7 @@ class Check:
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
     format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """Where a folder holds annotations in more than one format; found out by itself otherwise."""
+    """The format to read, where a folder holds annotations in more than one."""
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
@@ -56,46 +57,46 @@ class Check:
 
 @dataclass(frozen=True)
 class Show:
-    """Count the boxes of each class and part, and draw samples with their boxes."""
+    """Count the boxes of each class and split, and draw samples with their boxes."""
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
-    """The folder for the images, one per part."""
+    """The folder for the images, one per split."""
     samples: int = 12
-    """Samples drawn of each part."""
+    """Samples drawn of each split."""
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
-    """Only this part."""
+    """Only this split."""
     augmented: Literal["none", "light", "standard", "strong"] = "none"
-    """Show the samples as training varies them."""
+    """Show the samples as training augments them."""
     seed: int = 0
-    """Chooses the samples and their variation."""
+    """Chooses the samples and their augmentation."""
     format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """Where a folder holds annotations in more than one format; found out by itself otherwise."""
+    """The format to read, where a folder holds annotations in more than one."""
 
     def run(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"--samples is 1 or more, got {self.samples}")
-        if self.out.is_file():
-            raise ValueError(f"--out names a folder, and {self.out} is a file; give another")
-        from boxwright.data.augment import PRESETS
+        data = dataset_path(self.data)
+        check_at_least(1, samples=self.samples)
+        check_folder("--out", self.out)
         from boxwright.data.formats import open_dataset
+
+        splits = open_dataset(data, self.seed, self.format)
+        if self.split is not None and self.split not in splits:
+            raise ValueError(f"{data} has no {self.split} split; it has {', '.join(splits)}")
+        print(_counts(splits))
+        from boxwright.data.augment import PRESETS
         from boxwright.draw.samples import contact_sheet
 
-        splits = open_dataset(self.data, self.seed, self.format)
-        if self.split is not None and self.split not in splits:
-            raise ValueError(f"{self.data} has no {self.split} part; it has {', '.join(splits)}")
-        print(_counts(splits))
         self.out.mkdir(parents=True, exist_ok=True)
         augment = None if self.augmented == "none" else PRESETS[self.augmented]
-        for part in [self.split] if self.split else splits:
-            path = self.out / f"{part}.jpg"
-            contact_sheet(splits[part], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
-            print(f"{part}: {path}", file=sys.stderr)
+        for name in [self.split] if self.split else splits:
+            path = self.out / f"{name}.jpg"
+            contact_sheet(splits[name], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
+            print(f"{name}: {path}", file=sys.stderr)
 
 
 class _Bar:
-    """`check` tells how many images of how many it has decoded; the bar starts with the first, when that is known."""
+    """The progress of `check`. The bar starts with the first image: only then the total is known."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
@@ -109,7 +110,7 @@ class _Bar:
 
 
 def _report(problems: list[Problem], most: int) -> str:
-    """The problems grouped by kind, errors first, no more than `most` of each: where, what, and the mend."""
+    """The problems grouped by kind, errors first, no more than `most` of each: where, what, and how to mend it."""
     if not problems:
         return "nothing is wrong"
     lines = []
@@ -118,8 +119,8 @@ def _report(problems: list[Problem], most: int) -> str:
         same = [problem for problem in problems if problem.kind == kind]
         lines.append(f"{severity}: {kind} ({len(same)})")
         for problem in same[:most]:
-            where = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-            lines += [f"  {where}", indent(problem.message, "    "), f"    mend: {problem.mend}"]
+            location = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+            lines += [f"  {location}", indent(problem.message, "    "), f"    mend: {problem.mend}"]
         if len(same) > most:
             lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")
@@ -129,10 +130,10 @@ def _report(problems: list[Problem], most: int) -> str:
 
 
 def _counts(splits: Splits) -> str:
-    """Images and boxes of each class, a column per part."""
-    counts = {part: dataset.counts() for part, dataset in splits.items()}
+    """Images and boxes of each class, a column per split."""
+    counts = {split: dataset.counts() for split, dataset in splits.items()}
     rows: list[tuple[object, ...]] = [("images", *(len(dataset) for dataset in splits.values()))]
-    rows += [(name, *(counts[part][name] for part in splits)) for name in splits.names]
+    rows += [(name, *(counts[split][name] for split in splits)) for name in splits.names]
     rows.append(("boxes", *(sum(count.values()) for count in counts.values())))
-    drawn = f"; parts drawn by boxwright with seed {splits.seed}" if splits.made else ""
+    drawn = f"; splits drawn by boxwright with seed {splits.seed}" if splits.drawn else ""
     return f"{splits.source}: {splits.format}{drawn}\n{table(('', *splits), rows)}"

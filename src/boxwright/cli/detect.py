@@ -1,14 +1,16 @@
-"""`boxwright detect`: its options. The work is in `detecting`, so that --help answers without torch."""
+"""`boxwright detect`: its options. The work is in `detecting`, which imports torch; --help and these checks do not."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.zoo import DEFAULT
+from boxwright.cli.arguments import check_at_least, check_file, check_folder
+from boxwright.zoo import DEFAULT, find
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,13 @@ class Detect:
     model: str = DEFAULT
     """A bundled model, a .safetensors file or a run's folder; `boxwright models` lists them."""
     threshold: Annotated[float | None, arg(metavar="0..1", help_behavior_hint="")] = None
-    """Lowest score of a detection; the model's own if not given."""
+    """Score threshold: detections below it are dropped; the model's own if not given."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Only these classes; all if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
-    """Images looked at together; more than one helps on a GPU."""
+    """Images in a batch; more than one helps on a GPU."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False
@@ -44,6 +46,24 @@ class Detect:
         """Exit status 1 if an image could not be read; the others are done."""
         if not self.sources:
             raise ValueError("which images? Name files, folders or globs, and name them before --classes")
+        image = next((name for name in self.classes if Path(name).is_file()), None)
+        if image is not None:
+            raise ValueError(f"--classes takes all names up to the next option, {image} too; name the images before it")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"--threshold is between 0 and 1, got {self.threshold}")
+        check_at_least(1, batch=self.batch)
+        check_folder("--out", None if self.no_draw else self.out)
+        check_folder("--yolo", self.yolo)
+        check_file("--json-file", self.json_file)
+        check_file("--coco", self.coco)
+        from boxwright.cli.images import find_images
+
+        images, failed = find_images(self.sources, self.out)
+        for message in failed:
+            print(f"boxwright detect: {message}", file=sys.stderr)
+        if not images:
+            return 1
+        model = find(self.model)  # a wrong name ends here, before torch is imported
         from boxwright.cli.detecting import detect
 
-        return detect(self)
+        return detect(self, model, images, failed)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from boxwright.cli.arguments import check_at_least, dataset_path
 from boxwright.zoo import DEFAULT
 
-if TYPE_CHECKING:  # --help is to answer without torch
+if TYPE_CHECKING:
     from boxwright.data.dataset import Dataset
 
 
@@ -25,11 +26,11 @@ class Evaluate:
     data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON or YOLO YAML."""
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
-    """The part to score on; test if there is one, else val."""
+    """The split to score on; test if there is one, else val."""
     seed: int = 0
-    """For datasets without parts: the seed they were drawn with in training."""
+    """For datasets without splits: the seed they were drawn with in training."""
     batch: int = 8
-    """Images looked at together."""
+    """Images in a batch."""
     workers: int = 0
     """Processes that load images."""
     device: str = "auto"
@@ -37,35 +38,38 @@ class Evaluate:
     json: bool = False
     """Print everything as JSON, curves too, instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Draw the precision-recall curves to this image (.png, .svg, .pdf); needs boxwright[plots]."""
+    """Draw the precision-recall curves to this file (.png, .svg, .pdf); needs boxwright[plots]."""
 
     def run(self) -> None:
         """Raises ValueError where the model and the dataset share no class."""
-        if self.data is None:
-            raise ValueError("score on which data? Name a dataset with --data")
-        if self.plot is not None:
-            if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-                raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
-            from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
+        data = dataset_path(self.data)
+        check_at_least(1, batch=self.batch)
+        check_at_least(0, workers=self.workers)
+        if self.plot is not None and self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
         from boxwright.data.formats import open_dataset
-        from boxwright.measure.evaluate import evaluate_detector
         from boxwright.zoo import find, load
 
-        splits = open_dataset(self.data, seed=self.seed)
-        split = self.split or next(part for part in ("test", "val", *splits) if part in splits)
+        splits = open_dataset(data, seed=self.seed)
+        split = self.split or next(name for name in ("test", "val", *splits) if name in splits)
         if split not in splits:
-            raise ValueError(f"{self.data} has no {split} part; it has {', '.join(splits)}")
-        predictor = load(self.model, self.device)
-        dataset = _labelled_as(predictor.names, splits[split], self.data)
+            raise ValueError(f"{data} has no {split} split; it has {', '.join(splits)}")
+        model = find(self.model)  # up to here no torch is imported: what is wrong is reported at once
+        if self.plot is not None:
+            from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
+        from boxwright.measure.evaluate import evaluate_detector
+
+        predictor = load(model, self.device)
+        dataset = _labelled_as(predictor.names, splits[split], data)
         quality = evaluate_detector(
             predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
         )
-        about = {"model": str(find(self.model)), "data": str(self.data), "split": split, "made": splits.made}
+        about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
-            drawn = f", drawn by boxwright with seed {self.seed}" if splits.made else ""
-            print(f"{about['model']} on the {split} part of {self.data}{drawn}\n{quality.table()}")
+            drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
+            print(f"{about['model']} on the {split} split of {data}{drawn}\n{quality.table()}")
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)
             draw_precision_recall(quality, self.plot)
@@ -73,15 +77,16 @@ class Evaluate:
 
 
 def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:
-    """The dataset with the model's labels; classes that only one of the two knows are named, and not scored."""
+    """The dataset with the model's labels; classes that only one of the two has are printed, and not scored."""
     missing = [name for name in names if name not in dataset.names]
     unknown = [name for name in dataset.names if name not in names]
     if len(missing) == len(names):
         raise ValueError(
-            f"the model and {source} share no class: it knows {', '.join(names)}; they are {', '.join(dataset.names)}"
+            f"the model and {source} share no class: the model has {', '.join(names)}; "
+            f"the data {', '.join(dataset.names)}"
         )
     if unknown:
-        print(f"not scored, for the model does not know them: {', '.join(unknown)}", file=sys.stderr)
+        print(f"not scored, because the model does not have them: {', '.join(unknown)}", file=sys.stderr)
     if missing:
-        print(f"not scored, for the data has none: {', '.join(missing)}", file=sys.stderr)
+        print(f"not scored, because the data has none: {', '.join(missing)}", file=sys.stderr)
     return replace(dataset, names=(*dataset.names, *missing)).restrict(names)

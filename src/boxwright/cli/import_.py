@@ -9,15 +9,17 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from boxwright.cli.arguments import check_exists
+
 
 @dataclass(frozen=True)
 class Import:
-    """Convert weights of torchvision or Detectron2, and compare what both find before anything is written.
+    """Convert weights of torchvision or Detectron2, and compare the detections of both before anything is written.
 
     Nothing in the file of weights is executed. `boxwright models` lists the names."""
 
     name: Positional[Annotated[str, arg(metavar="SOURCE:MODEL")]]
-    """Such as torchvision:fasterrcnn_resnet50_fpn."""
+    """The published model, such as torchvision:fasterrcnn_resnet50_fpn."""
     weights: Positional[Annotated[Path, arg(metavar="FILE")]]
     """The file: .pth, .pkl, or a state dict as .safetensors."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -25,25 +27,27 @@ class Import:
     names: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """The classes, in the order of the weights, where they are not COCO's."""
     photos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Compare on the photographs in this folder instead of the four that come with boxwright."""
+    """Compare on the photographs in this folder; on the four that come with boxwright if not given."""
     norm_eps: Annotated[float | None, arg(metavar="EPS", help_behavior_hint="")] = None
-    """Epsilon of the batch norms: 0 for what was fine-tuned from torchvision's fasterrcnn_resnet50_fpn or
-    retinanet_resnet50_fpn as published; known by itself for published files."""
+    """Epsilon of the batch norms; not needed for published files. 0 for a model that was fine-tuned from torchvision's
+    fasterrcnn_resnet50_fpn or retinanet_resnet50_fpn."""
     allow_difference: Annotated[str, arg(metavar="REASON", help_behavior_hint="")] = ""
-    """Write the checkpoint though both find different things; the reason is kept in it."""
+    """Write the checkpoint although the detections differ; the reason is kept in it."""
     json: bool = False
-    """Print what was measured as JSON."""
+    """Print the comparison as JSON."""
 
     def run(self) -> None:
         from boxwright.zoo.foreign import look_up
 
-        look_up(self.name)  # a wrong name is said before torch is loaded
-        from boxwright.zoo.convert import convert
-        from boxwright.zoo.proof import Difference, photographs, worst
-
+        look_up(self.name)
+        check_exists("a file of weights", self.weights)
         out = self.out or self.weights.with_suffix(".safetensors")
         if out.resolve() == self.weights.resolve():
             raise ValueError(f"{out} would be written over the weights themselves; name another with --out")
+        check_exists("a folder of photographs", self.photos)
+        from boxwright.zoo.convert import convert
+        from boxwright.zoo.proof import Difference, photographs, worst
+
         photos = photographs(self.photos)
         about = convert(
             self.name, self.weights, out, self.names, photos, self.norm_eps, allow_difference=self.allow_difference
@@ -52,7 +56,7 @@ class Import:
             proof = {key: value for key, value in about["proof"].items() if key != "answers"}
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))
             return
-        measured = [Difference(**each) for each in about["proof"]["measured"]]
+        measured = [Difference(**values) for values in about["proof"]["measured"]]
         print(f"against {about['proof']['against']}: {worst(measured)}")
         print(f"licence of the weights: {about['origin']['licence']}")
         print(f"{out} has {len(about['names'])} classes; `boxwright verify {out}` repeats the comparison")

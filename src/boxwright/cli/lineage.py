@@ -23,9 +23,9 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
-from boxwright.device import choose_device
-from boxwright.measure.speed import Quartiles, cores, machine
-from boxwright.train.loop import TrainConfig
+from boxwright.device import choose_device, loading_workers, machine
+from boxwright.measure.speed import Quartiles
+from boxwright.train.config import TrainConfig
 from boxwright.units import Unit, fraction
 from boxwright.version import __version__
 
@@ -127,7 +127,7 @@ class Lineage:
         training = self.training.resolve(steps, device)
         return Recipe(
             chosen["train"], chosen[part], preprocess, PRESETS[_AUGMENT], self.batch, training, self.pretrained,
-            device, min(cores() - 1, 4) if self.workers is None else self.workers,
+            device, loading_workers() if self.workers is None else self.workers,
         )  # fmt: skip
 
     def _settings(self, recipe: Recipe) -> dict[str, Any]:

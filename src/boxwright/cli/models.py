@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.cli.table import table
+from boxwright.units import fraction
 from boxwright.zoo import DEFAULT, Model, models
 from boxwright.zoo.foreign import Published, module_of, published
 
-_CLASSES = 60  # characters of class names that a row shows
+_NAMES_WIDTH = 60  # characters of class names that a row shows
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,19 @@ class Models:
     """Print all that is known about each, as JSON."""
 
     def run(self) -> None:
-        found, foreign = models(self.runs), list(published().values())
+        own, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in found]
-            print(json.dumps(rows + [_foreign(about) for about in foreign], indent=1))
+            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in own]
+            rows += [{**vars(about), "path": _cached(about)} for about in foreign]
+            print(json.dumps(rows, indent=1))
             return
-        if found:
-            print(table(("model", "detector", "AP", "AP50", "on", "MB", "classes"), map(_row, found)))
+        if own:
+            print(table(("model", "detector", "AP", "AP50", "on", "MB", "classes"), map(_row, own)))
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
-        print("\nof other libraries, converted when they are first asked for:")
-        print(table(("model", "at hand", "published as"), [_foreign_row(about) for about in foreign]))
+        print("\nof other libraries, converted when they are first used:")
+        rows = [(about.name, "yes" if _cached(about) else "no", about.file) for about in foreign]
+        print(table(("model", "at hand", "published as"), rows))
         for source, licence in {about.name.partition(":")[0]: about.licence for about in foreign}.items():
             print(f"licence of {source}'s weights: {licence}")
 
@@ -47,20 +50,18 @@ def _row(model: Model) -> tuple[object, ...]:
     if not model.about:
         return name, "not written by boxwright", "–", "–", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
-    on = next((part for part in ("test", "val") if metrics.get(part)), "")
-    ap, ap50 = (_score(metrics.get(on, {}).get(key)) for key in ("ap", "ap50"))
+    split = next((split for split in ("test", "val") if metrics.get(split)), "")
+    ap, ap50 = (_score(metrics.get(split, {}).get(key)) for key in ("ap", "ap50"))
     names = ", ".join(model.about["names"])
-    names = names if len(names) <= _CLASSES else f"{len(model.about['names'])}: {names[:_CLASSES]} ..."
-    return name, model.about["detector"], ap, ap50, on, megabytes, names
+    if len(names) > _NAMES_WIDTH:
+        names = f"{len(model.about['names'])}: {names[:_NAMES_WIDTH]} ..."
+    return name, model.about["detector"], ap, ap50, split, megabytes, names
 
 
-def _foreign_row(about: Published) -> tuple[object, ...]:
-    return about.name, "yes" if module_of(about.name).cached(about).is_file() else "no", about.file
-
-
-def _foreign(about: Published) -> dict[str, Any]:
+def _cached(about: Published) -> str | None:
+    """Where the published file is, if its library has fetched it."""
     path = module_of(about.name).cached(about)
-    return {**vars(about), "path": str(path) if path.is_file() else None}
+    return str(path) if path.is_file() else None
 
 
 def _without_answers(about: dict[str, Any]) -> dict[str, Any]:
@@ -70,4 +71,4 @@ def _without_answers(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else fraction(value)

@@ -16,19 +16,21 @@ import torch
 import tyro
 
 from boxwright import checkpoint
-from boxwright.checkpoint import Loaded, load_detector, name_of
+from boxwright.checkpoint import Loaded, load_detector
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors.config import name_of
 from boxwright.measure.evaluate import evaluate_detector
 from boxwright.progress import Progress
+from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Place, join
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.history import summary
-from boxwright.train.loop import TrainConfig, Training
+from boxwright.train.loop import Training
 from boxwright.train.run import Run, stopping
 from boxwright.version import __version__
 from boxwright.zoo import find
@@ -163,7 +165,7 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         run = Run(folder, options.detector, parts, options.preprocess, options.batch, batches.workers, about)
         if resume is None:
             training.save(run.folder / "resume.safetensors")  # from now on there is something to go on from
-            if splits.made:
+            if splits.drawn:
                 splits.save(run.folder / "splits.json")
         print(_introduction(options, training, parts, run.folder), flush=True)
         _propose(detector, parts)
@@ -282,7 +284,7 @@ def _read_options(path: Path) -> Train:
     content = _read_json(path)
     options = replace(
         checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.from_json(DETECTORS[content["detector"]], content["config"]),
+        detector=checkpoint.read_config(content["detector"], content["config"]),
         training=checkpoint.from_json(TrainConfig, content["training"]),
         data=Path(content["data"]),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from boxwright.cli.arguments import check_exists
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:
@@ -17,44 +18,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verify:
-    """Compare what an imported checkpoint finds with what the original found, photograph by photograph."""
+    """Compare the detections of an imported checkpoint with those of the original, photograph by photograph."""
 
     model: Positional[Annotated[Path, arg(metavar="FILE")]]
     """A checkpoint that `boxwright import` wrote."""
     photos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """The folder of photographs that was given to the import."""
+    """The folder of photographs that was given to the import, if one was."""
     weights: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """The file it was made from: the original is then asked again. Found by itself in the cache of its library."""
+    """The original weights, to run the original again as well. Those in the cache of its library are found without."""
     json: bool = False
-    """Print all of it as JSON."""
+    """Print the comparison as JSON."""
 
     def run(self) -> int:
         """Exit status 1 where a difference is more than rounding."""
+        check_exists("a checkpoint", self.model)
+        check_exists("a folder of photographs", self.photos)
+        check_exists("a file of weights", self.weights)
         from boxwright.zoo.convert import verify
         from boxwright.zoo.proof import photographs, worst
 
-        said = verify(self.model, photographs(self.photos), self.weights)
-        measured, proof = said["measured"], said["proof"]
-        same = all(each.same for each in measured)
+        verified = verify(self.model, photographs(self.photos), self.weights)
+        measured, proof = verified["measured"], verified["proof"]
+        same = all(difference.same for difference in measured)
         if self.json:
-            rows = [{**asdict(each), "within": each.within, "same": each.same} for each in measured]
-            print(json.dumps({**said, "measured": rows, "same": same}, indent=1))
+            rows = [asdict(entry) | {"within": entry.within, "same": entry.same} for entry in measured]
+            print(json.dumps({**verified, "measured": rows, "same": same}, indent=1))
             return int(not same)
         head = ("photo", "batch", "theirs", "ours", "classes", "unmatched", "box px", "score", "")
-        print(table(head, [(*_numbers(each), _verdict(each)) for each in measured]))
+        print(table(head, [_row(difference) for difference in measured]))
         print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
-        if "source" in said:
-            print(f"and against {said['source']['against']} here, with {said['source']['file']}")
+        if "source" in verified:
+            print(f"and against {verified['source']['against']} here, with {verified['source']['file']}")
         if proof.get("allowed"):
             print(f"a difference was accepted at the import: {proof['allowed']}")
         return int(not same)
 
 
-def _verdict(each: Difference) -> str:
-    """Nothing where all is as exact as it can be."""
-    return "" if each.within else "by rounding" if each.same else "differs"
-
-
-def _numbers(each: object) -> tuple[object, ...]:
-    values = asdict(each)  # type: ignore[call-overload]
-    return (*list(values.values())[:6], f"{values['box']:.1e}", f"{values['score']:.1e}")
+def _row(difference: Difference) -> tuple[object, ...]:
+    d = difference
+    verdict = "" if d.within else "by rounding" if d.same else "differs"
+    return d.photo, d.batch, d.theirs, d.ours, d.classes, d.unmatched, f"{d.box:.1e}", f"{d.score:.1e}", verdict

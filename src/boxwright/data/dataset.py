@@ -1,4 +1,4 @@
-"""An annotated set of images: names, paths and boxes in flat arrays that worker processes share without copying."""
+"""An annotated set of images: class names, paths and boxes, in flat arrays that worker processes share uncopied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from boxwright.types import Size, Target
 
@@ -18,8 +17,8 @@ from boxwright.types import Size, Target
 class Strings:
     """A column of strings as one buffer: a list of str would be copied page by page into every forked worker.
 
-    buffer   (B,) uint8, the strings in UTF-8 one after the other
-    offsets  (N + 1,) int64, where each begins
+    buffer   (B,) uint8, the strings in UTF-8, concatenated
+    offsets  (N + 1,) int64, the start of each in `buffer`
     """
 
     buffer: np.ndarray
@@ -46,16 +45,16 @@ class Strings:
 class Dataset:
     """N annotated images with M boxes of K classes; the boxes of image i are rows offsets[i] to offsets[i + 1].
 
-    names      the K classes; the name is the identity of a class, the label only its place here
-    paths      (N,) where the images are
-    ids        (N,) int64 or strings, as the annotation file gives them
+    names      the K classes; the name is the identity of a class, the label only its index here
+    paths      (N,) image files
+    ids        (N,) int64 or strings, as annotated
     sizes      (N, 2) int64, height and width
     offsets    (N + 1,) int64
     boxes      (M, 4) float32, xyxy in absolute pixels, inside the image
     labels     (M,) int64, 0..K-1
     crowd      (M,) bool
     difficult  (M,) bool
-    area       (M,) float32, square pixels; the box's own unless the annotation says otherwise
+    area       (M,) float32, square pixels; as annotated, such as that of a mask, otherwise that of the box
     """
 
     names: tuple[str, ...]
@@ -87,18 +86,20 @@ class Dataset:
         return Size(height, width)
 
     def target(self, index: int) -> Target:
-        """The objects of one image, as tensors of their own."""
+        """The objects of one image, as copies."""
+        import torch  # here, because reading and checking annotations needs none
+
         self._checked(index)
         rows = slice(self.offsets[index], self.offsets[index + 1])
         columns = (self.boxes, self.labels, self.crowd, self.difficult, self.area)
         return Target(*(torch.from_numpy(column[rows].copy()) for column in columns))
 
     def counts(self) -> dict[str, int]:
-        """How many boxes each class has, crowds and difficult ones included."""
+        """The number of boxes of each class, crowds and difficult ones included."""
         return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist(), strict=True))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
-        """The chosen images with their boxes, in the order given; an index may come more than once."""
+        """The chosen images with their boxes, in the order given; indices may repeat."""
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"select takes image indices 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
@@ -111,22 +112,22 @@ class Dataset:
         )
 
     def restrict(self, names: Sequence[str]) -> Dataset:
-        """All images, but only the boxes of these classes, labelled in this order.
+        """All images, with only the boxes of these classes, labelled in this order, such as that of a checkpoint.
 
-        Also puts a dataset into a checkpoint's order of classes. Raises ValueError for a class that is not here.
+        Raises ValueError for an unknown or a repeated class.
         """
         unknown = [name for name in names if name not in self.names]
         if unknown or len(set(names)) != len(names):
             raise ValueError(
                 f"expected different classes out of {', '.join(self.names)}; got {', '.join(names)}"
-                + (f", of which {', '.join(unknown)} is not among them" if unknown else ", one of them twice")
+                + (f"; unknown: {', '.join(unknown)}" if unknown else ", one of them twice")
             )
-        place = np.full(len(self.names), -1, np.int64)  # (K,) old label -> new label
-        place[[self.names.index(name) for name in names]] = np.arange(len(names))
-        keep = place[self.labels] >= 0
+        new_label = np.full(len(self.names), -1, np.int64)  # (K,) by old label
+        new_label[[self.names.index(name) for name in names]] = np.arange(len(names))
+        keep = new_label[self.labels] >= 0
         offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[self.offsets]
         kept = self._with_rows(np.flatnonzero(keep), offsets)
-        return replace(kept, names=tuple(names), labels=place[kept.labels])
+        return replace(kept, names=tuple(names), labels=new_label[kept.labels])
 
     def _with_rows(self, rows: np.ndarray, offsets: np.ndarray) -> Dataset:
         return replace(
@@ -146,7 +147,7 @@ class Dataset:
 
 
 def write_coco(dataset: Dataset, path: str | Path) -> None:
-    """Write a dataset as COCO JSON whose `file_name`s are relative to the JSON's own folder.
+    """Write a dataset as COCO JSON with `file_name`s relative to the JSON's folder.
 
     Reading it again gives the same columns: image ids, class order, boxes to the last bit, crowd, difficult, area.
     """
@@ -176,8 +177,8 @@ def write_coco(dataset: Dataset, path: str | Path) -> None:
 
 
 def _ragged_rows(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the chosen segments one after the other, and where each segment then begins."""
+    """The rows of the chosen segments, concatenated, and the offsets of the segments in the result."""
     starts, lengths = offsets[chosen], np.diff(offsets)[chosen]
-    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    rows = np.repeat(starts - new[:-1], lengths) + np.arange(new[-1])
-    return rows, new
+    new_offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = np.repeat(starts - new_offsets[:-1], lengths) + np.arange(new_offsets[-1])
+    return rows, new_offsets

@@ -1,59 +1,59 @@
-"""Detectors in the order of invention. `DETECTORS` has them all: name to config, whose `build` makes the detector."""
+"""Detectors in the order of invention. `DETECTORS` has them all: name to config, whose `build` makes the detector.
 
-from boxwright.detectors.base import Detector, Network
-from boxwright.detectors.fast_rcnn import FastRCNN, FastRCNNConfig
-from boxwright.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
-from boxwright.detectors.fcos import FCOS, FCOSConfig
-from boxwright.detectors.localizer import Localizer, LocalizerConfig
-from boxwright.detectors.r_fcn import RFCN, RFCNConfig
-from boxwright.detectors.rcnn import RCNN, RCNNConfig
-from boxwright.detectors.retinanet import RetinaNet, RetinaNetConfig
-from boxwright.detectors.rpn import RPN, RPNConfig
-from boxwright.detectors.sliding_window import SlidingWindowConfig, SlidingWindowDetector
-from boxwright.detectors.spp_net import SPPNet, SPPNetConfig
-from boxwright.detectors.ssd import SSD, SSDConfig
+The configs need no torch; the classes of the detectors are imported at first use.
+"""
 
-DETECTORS = {
-    "localizer": LocalizerConfig,
-    "sliding_window": SlidingWindowConfig,
-    "rcnn": RCNNConfig,
-    "spp_net": SPPNetConfig,
-    "fast_rcnn": FastRCNNConfig,
-    "faster_rcnn": FasterRCNNConfig,
-    "r_fcn": RFCNConfig,
-    "ssd": SSDConfig,
-    "retinanet": RetinaNetConfig,
-    "fcos": FCOSConfig,
-}
+from __future__ import annotations
 
-KINDS = {**DETECTORS, "rpn": RPNConfig}
-"""All that a checkpoint may hold: the detectors, and what tells objects from none but not from each other."""
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from boxwright.detectors.config import (
+    DETECTORS,
+    KINDS,
+    DetectorConfig,
+    FasterRCNNConfig,
+    FastRCNNConfig,
+    FCOSConfig,
+    LocalizerConfig,
+    RCNNConfig,
+    RetinaNetConfig,
+    RFCNConfig,
+    RPNConfig,
+    SlidingWindowConfig,
+    SPPNetConfig,
+    SSDConfig,
+)
+
+if TYPE_CHECKING:
+    from boxwright.detectors.base import Detector, Network
+    from boxwright.detectors.fast_rcnn import FastRCNN
+    from boxwright.detectors.faster_rcnn import FasterRCNN
+    from boxwright.detectors.fcos import FCOS
+    from boxwright.detectors.localizer import Localizer
+    from boxwright.detectors.r_fcn import RFCN
+    from boxwright.detectors.rcnn import RCNN
+    from boxwright.detectors.retinanet import RetinaNet
+    from boxwright.detectors.rpn import RPN
+    from boxwright.detectors.sliding_window import SlidingWindowDetector
+    from boxwright.detectors.spp_net import SPPNet
+    from boxwright.detectors.ssd import SSD
 
 __all__ = [
-    "DETECTORS",
-    "FCOS",
-    "KINDS",
-    "RCNN",
-    "RFCN",
-    "RPN",
-    "SSD",
-    "Detector",
-    "FCOSConfig",
-    "FastRCNN",
-    "FastRCNNConfig",
-    "FasterRCNN",
-    "FasterRCNNConfig",
-    "Localizer",
-    "LocalizerConfig",
-    "Network",
-    "RCNNConfig",
-    "RFCNConfig",
-    "RPNConfig",
-    "RetinaNet",
-    "RetinaNetConfig",
-    "SPPNet",
-    "SPPNetConfig",
-    "SSDConfig",
-    "SlidingWindowConfig",
-    "SlidingWindowDetector",
-]
+    "DETECTORS", "FCOS", "KINDS", "RCNN", "RFCN", "RPN", "SSD", "Detector", "DetectorConfig", "FCOSConfig", "FastRCNN",
+    "FastRCNNConfig", "FasterRCNN", "FasterRCNNConfig", "Localizer", "LocalizerConfig", "Network", "RCNNConfig",
+    "RFCNConfig", "RPNConfig", "RetinaNet", "RetinaNetConfig", "SPPNet", "SPPNetConfig", "SSDConfig",
+    "SlidingWindowConfig", "SlidingWindowDetector",
+]  # fmt: skip
+
+_FILES = {
+    "Detector": "base", "Network": "base", "Localizer": "localizer", "SlidingWindowDetector": "sliding_window",
+    "RCNN": "rcnn", "SPPNet": "spp_net", "FastRCNN": "fast_rcnn", "FasterRCNN": "faster_rcnn", "RFCN": "r_fcn",
+    "SSD": "ssd", "RetinaNet": "retinanet", "FCOS": "fcos", "RPN": "rpn",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module 'boxwright.detectors' has no attribute '{name}'")
+    return getattr(import_module(f"boxwright.detectors.{_FILES[name]}"), name)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND
+from boxwright.assign import Assign, Prediction, match
 from boxwright.boxes.codec import Codec
 from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import Detector
@@ -23,15 +23,15 @@ from boxwright.detectors.select import Candidates, Select, best, deltas_of
 from boxwright.types import Images, Losses, Slots, Target
 
 Norm = Callable[[int], nn.Module] | None
-"""What follows a convolution, of so many channels."""
+"""A normalisation layer for so many channels, or none."""
 
 
 class Dense(NamedTuple):
-    """What the head says of every anchor."""
+    """The predictions of a batch, one for every anchor."""
 
     logits: Tensor  # (N, A, L)
     deltas: Tensor  # (N, A, B, 4)
-    anchors: Tensor  # (A, 4)
+    anchors: Tensor  # (A, 4) xyxy in pixels of the batch
     levels: tuple[int, ...]  # anchors per level; they sum to A
     quality: Tensor | None = None  # (N, A): logit of how well the anchor is placed, such as FCOS's centre-ness
 
@@ -41,11 +41,11 @@ class AnchorHead(nn.Module):
 
     depth   convolutions in a tower
     shared  one tower for both outputs (RPN) rather than one for each (RetinaNet)
-    prior   the probability every anchor starts with (Focal Loss, section 3.3)
-    norm    what follows each convolution of the towers: `group_norm`, or nothing (the papers)
+    prior   the initial probability of every class of every anchor (Focal Loss, section 3.3)
+    norm    normalisation after each convolution of the towers: `group_norm`, or none (the papers)
     boxes   box predictions an anchor: 1, or one per class
-    lite    towers convolve every channel by itself, outputs are 1x1 (SSDlite)
-    bias    convolutions of the towers have a bias though a norm follows (FCOS)
+    lite    depthwise convolutions in the towers, 1x1 outputs (SSDlite)
+    bias    convolutions of the towers have a bias even if a norm follows (FCOS)
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class AnchorHead(nn.Module):
         """Maps (N, C, h, w) to logits (N, A, L) and deltas (N, A, B, 4), in the order of `AnchorGrid`."""
         logits, deltas = [], []
         for features in maps:
-            for_class = self.class_tower(features)
-            for_box = for_class if self.shared else self.box_tower(features)
-            logits.append(per_anchor(self.logits(for_class), self.columns))
-            deltas.append(per_anchor(self.deltas(for_box), self.boxes, 4))
+            class_features = self.class_tower(features)
+            box_features = class_features if self.shared else self.box_tower(features)
+            logits.append(per_anchor(self.logits(class_features), self.columns))
+            deltas.append(per_anchor(self.deltas(box_features), self.boxes, 4))
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
@@ -104,7 +104,7 @@ def unit(
 ) -> list[nn.Module]:
     """A convolution (lite: depthwise, unless 1x1), its norm if any, and ReLU (lite: ReLU6).
 
-    bias  the convolution has one even where a norm follows
+    bias  the convolution has a bias even if a norm follows
     """
     groups, padding = channels if lite and kernel > 1 else 1, kernel // 2 if padded else 0
     conv = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=bias or norm is None)
@@ -122,12 +122,12 @@ def per_anchor(output: Tensor, *numbers: int) -> Tensor:
 
 
 class AnchorStage(nn.Module):
-    """Head, anchors, assignment, losses and selection: each a part to be exchanged.
+    """Head, anchors, assignment, losses and selection, each an exchangeable part.
 
-    head          maps to logits, deltas and, where there is one, quality
-    anchors       the boxes that deltas refer to
+    head          maps to logits (N, A, L), deltas (N, A, B, 4) and, in FCOS, quality (N, A)
+    anchors       shapes of the maps to the boxes (A, 4) that deltas refer to, level by level
     codec         deltas to boxes
-    assign        which anchor learns which object
+    assign        which anchor learns which object; it sees the predictions of one image
     sample        which anchors count, from assignments and class losses (N, A): `BalancedSampler` (RPN),
                   `HardNegativeMining` (SSD), `all_valid_anchors` (RetinaNet)
     class_loss    logits (N, A, L) and labels (N, A), `BACKGROUND` where there is no object, to a loss per anchor
@@ -135,9 +135,9 @@ class AnchorStage(nn.Module):
     select        scored boxes to slots
     divide_by     what the sums of losses are divided by: the "samples" of the batch (RPN), its "positives" (RetinaNet),
                   or "own_positives", of each image by itself, then the mean over images (torchvision's RetinaNet)
-    softmax       scores are a softmax whose last column is background (SSD), rather than a sigmoid each
-    quality_loss  (quality, anchors, boxes) of the positives to a loss for each, where the head says a quality (FCOS);
-                  the score is then the geometric mean of the class's probability and the quality's
+    softmax       scores are a softmax whose last column is background (SSD), rather than a sigmoid per class
+    quality_loss  (quality, anchors, boxes) of the positives to a loss for each (FCOS); the score is then the geometric
+                  mean of the probabilities of the class and of the quality
     choose        which (anchor, class) pairs of scores (N, A, K) enter the selection: `best` or `best_of_each_class`
     """
 
@@ -146,7 +146,7 @@ class AnchorStage(nn.Module):
         head: nn.Module,
         anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]],
         codec: Codec,
-        assign: Callable[[Tensor, Target], Tensor],
+        assign: Assign,
         sample: Callable[[Tensor, Tensor], Tensor],
         class_loss: Callable[[Tensor, Tensor], Tensor],
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
@@ -165,57 +165,62 @@ class AnchorStage(nn.Module):
         self.divide_by, self.softmax, self.choose = divide_by, softmax, choose
 
     def forward(self, maps: list[Tensor]) -> Dense:
+        """Maps (N, C, h, w), one per level, to the predictions of all A anchors."""
         logits, deltas, *quality = self.head(maps)
         anchors = self.anchors([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
         return Dense(logits, deltas, torch.cat(anchors), tuple(len(level) for level in anchors), *quality)
 
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
-        """The class and the box loss, and that of the quality where the head says one."""
-        assigned = torch.stack([self.assign(dense.anchors, target) for target in targets])  # (N, A)
-        labels, boxes = matched_labels_and_boxes(assigned, targets)
-        of_class = self.class_loss(dense.logits, labels)  # (N, A)
-        sampled = self.sample(assigned, of_class.detach())
+        """The scalars `class`, `box` and, with a quality, `quality`; targets are one per image."""
+        assigned, labels, boxes = match(self.assign, self.predictions(dense), targets)  # (N, A), (N, A), (N, A, 4)
+        class_loss = self.class_loss(dense.logits, labels)  # (N, A)
+        sampled = self.sample(assigned, class_loss.detach())  # (N, A)
         positive = sampled & (assigned >= 0)
         count = self._count(sampled, positive)  # (N,)
-        losses = {"class": ((of_class * sampled).sum(1) / count).sum()}
+        losses = {"class": ((class_loss * sampled).sum(1) / count).sum()}
 
         image, anchor = positive.nonzero(as_tuple=True)  # (P,) each
         column = labels[image, anchor] if dense.deltas.shape[2] > 1 else 0
         anchors, boxes = dense.anchors[anchor], boxes[image, anchor]
-        losses["box"] = (self.box_loss(dense.deltas[image, anchor, column], anchors, boxes) / count[image]).sum()
+        box_loss = self.box_loss(dense.deltas[image, anchor, column], anchors, boxes)  # (P,)
+        losses["box"] = (box_loss / count[image]).sum()
         if self.quality_loss is not None and dense.quality is not None:
-            of_quality = self.quality_loss(dense.quality[image, anchor], anchors, boxes)
-            losses["quality"] = (of_quality / count[image]).sum()
+            quality_loss = self.quality_loss(dense.quality[image, anchor], anchors, boxes)  # (P,)
+            losses["quality"] = (quality_loss / count[image]).sum()
         return losses
 
+    def predictions(self, dense: Dense) -> list[Prediction]:
+        """What assignment sees of each of the N images."""
+
+        def decode(image: int) -> Tensor:
+            likeliest = dense.logits[image, :, : dense.deltas.shape[2]].argmax(1)  # (A,), 0 if all classes share a box
+            deltas = dense.deltas[image, torch.arange(len(likeliest), device=likeliest.device), likeliest]
+            return self.codec.decode(deltas.detach(), dense.anchors)
+
+        logits = dense.logits.detach()
+        return [Prediction(dense.anchors, logits[image], partial(decode, image)) for image in range(len(logits))]
+
     def _count(self, sampled: Tensor, positive: Tensor) -> Tensor:
-        """What the losses of each image are divided by: (N,)."""
+        """The divisor of each image's losses, (N,), from masks (N, A)."""
         counts = (sampled if self.divide_by == "samples" else positive).sum(1)
         if self.divide_by == "own_positives":
             return counts.clamp(min=1) * len(counts)
         return counts.sum().clamp(min=1).expand(len(counts))
 
     def detect(self, dense: Dense, sizes: Tensor) -> Slots:
-        """The best anchors, moved by their deltas, suppressed."""
-        ranked = not self.softmax and dense.quality is None  # a sigmoid keeps the order: of the winners only
-        found = self.choose(dense.logits if ranked else self.scores(dense), self.select.pre_nms_top_k, dense.levels)
-        if ranked:
-            found = found._replace(scores=found.scores.sigmoid())
-        boxes = self.codec.decode(deltas_of(found, dense.deltas), dense.anchors[found.rows])  # (N, C, 4)
-        return self.select(boxes, found, sizes)
+        """The best anchors, moved by their deltas and suppressed: N images of sizes (N, 2) to slots (N, S)."""
+        by_logits = not self.softmax and dense.quality is None  # a sigmoid keeps the order: only the best need it
+        scores = dense.logits if by_logits else self.scores(dense)
+        candidates = self.choose(scores, self.select.pre_nms_top_k, dense.levels)  # (N, C) each
+        if by_logits:
+            candidates = candidates._replace(scores=candidates.scores.sigmoid())
+        boxes = self.codec.decode(deltas_of(candidates, dense.deltas), dense.anchors[candidates.rows])  # (N, C, 4)
+        return self.select(boxes, candidates, sizes)
 
     def scores(self, dense: Dense) -> Tensor:
-        """How sure every anchor is of every class, (N, A, K)."""
+        """The probability of every class at every anchor, (N, A, K)."""
         scores = dense.logits.softmax(-1)[..., :-1] if self.softmax else dense.logits.sigmoid()
         return scores if dense.quality is None else (scores * dense.quality.sigmoid()[..., None]).sqrt()
-
-
-def matched_labels_and_boxes(assigned: Tensor, targets: list[Target]) -> tuple[Tensor, Tensor]:
-    """Labels (N, A) and boxes (N, A, 4) of the objects assigned (N, A); `BACKGROUND` and zeros where there is none."""
-    rows = assigned.clamp(min=BACKGROUND)  # -1 reads the last row, which is added for the background
-    labels = [F.pad(target.labels, (0, 1), value=BACKGROUND)[row] for target, row in zip(targets, rows, strict=True)]
-    boxes = [F.pad(target.boxes, (0, 0, 0, 1))[row] for target, row in zip(targets, rows, strict=True)]
-    return torch.stack(labels), torch.stack(boxes)
 
 
 class SingleStage(Detector):
@@ -226,8 +231,9 @@ class SingleStage(Detector):
         self.features, self.anchors = features, anchors
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """The class and the box loss, and that of the quality where the head says one."""
+        """The scalars `class`, `box` and, in FCOS, `quality`."""
         return self.anchors.loss(self.anchors(self.features(images.pixels)), targets)
 
     def slots(self, images: Images) -> Slots:
+        """Detections (N, S) of N images, boxes in pixels of the batch."""
         return self.anchors.detect(self.anchors(self.features(images.pixels)), images.sizes)

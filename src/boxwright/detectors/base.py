@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from boxwright.backbones import Backbone, build_backbone
-from boxwright.detectors.conventions import CONVENTIONS, Conventions
+from boxwright.detectors.conventions import Convention
+from boxwright.detectors.fields import BackboneFields, LearningBackbone, SelectionFields
 from boxwright.detectors.select import Select
-from boxwright.layers.pyramid import FeaturePyramid
+from boxwright.layers.pyramid import FeaturePyramid, Neck
 from boxwright.types import Detections, Images, Losses, Slots, Target
 
 
@@ -28,7 +28,7 @@ class Features(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, neck: FeaturePyramid | None = None) -> None:
+    def __init__(self, backbone: Backbone, neck: Neck | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = nn.Identity() if neck is None else neck
@@ -91,67 +91,48 @@ class Network(nn.Module):
         return slots.boxes, slots.scores, slots.labels, slots.valid
 
 
-@dataclass(frozen=True)
-class DetectorConfig:
-    """The numbers that every detector has. Each has its own beside them, and a `build` that makes parts of them."""
+def build_features(
+    config: LearningBackbone, pretrained: bool, levels: Sequence[int] = (), dilated: bool = False
+) -> Features:
+    """The maps of the backbone as they are.
 
-    backbone: str = "efficientnet_lite0"
-    """Any of `boxwright.backbones`, or a timm model as timm:NAME."""
-    levels: tuple[int, ...] = (3, 4, 5)
-    """Levels of the backbone that are used; level l has stride 2**l (where a network is not cut otherwise)."""
-    frozen_stages: int = 2
-    """How many stages of the backbone keep their weights, counting the stem."""
-    norm: str = "frozen"
-    """Batch norm of the backbone: frozen or batch."""
-    pixel_mean: tuple[float, ...] = ()
-    """What is taken from the red, green and blue of pixels (0..255); () is what the backbone learnt with."""
-    pixel_std: tuple[float, ...] = ()
-    """What they are then divided by; () likewise."""
-    score: tuple[float, ...] = (0.05,)
-    """A detection scores more than this: one number, or one for each class in order."""
-    nms: float = 0.5
-    """IoU above which the lower-scored of two boxes of a class goes."""
-    pre_nms_top_k: int = 1000
-    """How many of the best boxes enter that suppression, of each level where there are several."""
-    detections: int = 100
-    """Detections an image, at most."""
-    conventions: Literal["boxwright", "torchvision", "detectron2"] = "boxwright"
-    """Whose habits it has where implementations differ (`boxwright.detectors.conventions`): for weights from there."""
-
-    def build(self, classes: int, pretrained: bool = False) -> Detector:
-        """The detector for so many classes; `pretrained` starts the backbone from ImageNet."""
-        raise NotImplementedError(f"{type(self).__name__} must define build(classes, pretrained)")
-
-    def features(self, pretrained: bool, **options: Any) -> Features:
-        """The maps of the backbone as they are; `options` are the backbone's own."""
-        stages, norm = self.frozen_stages, self.norm
-        backbone = build_backbone(self.backbone, self.levels, pretrained, stages, norm, **options)
-        backbone.pixel_mean = _color("pixel_mean", self.pixel_mean) or backbone.pixel_mean
-        backbone.pixel_std = _color("pixel_std", self.pixel_std) or backbone.pixel_std
-        return Features(backbone)
-
-    def pyramid(self, pretrained: bool, channels: int, extra: int, how: Literal["pool", "conv", "conv_c5"]) -> Features:
-        """A feature pyramid over the maps of the backbone, with `extra` coarser levels made as `how` says."""
-        backbone = self.features(pretrained).backbone
-        return Features(backbone, FeaturePyramid(backbone.channels, channels, backbone.strides, extra, how))
-
-    def habits(self) -> Conventions:
-        """The conventions by their name."""
-        if self.conventions not in CONVENTIONS:
-            raise ValueError(f"conventions are {', '.join(CONVENTIONS)}, got {self.conventions!r}")
-        return CONVENTIONS[self.conventions]
-
-    def select(self, classes: int, smallest: float, clip_after_nms: bool = False) -> Select:
-        """What becomes of the scored boxes of so many classes."""
-        if len(self.score) not in (1, classes):
-            raise ValueError(f"score takes one number or one for each of {classes} classes, got {len(self.score)}")
-        score = self.score[0] if len(self.score) == 1 else self.score
-        return Select(
-            score, self.nms, self.pre_nms_top_k, self.detections, smallest=smallest, clip_after_nms=clip_after_nms
-        )
+    levels   of the backbone; () takes those of the config
+    dilated  level 5 has stride 16
+    """
+    backbone = build_backbone(
+        config.backbone, tuple(levels or config.levels), pretrained, config.frozen_stages, config.norm, dilated
+    )
+    return Features(with_colors(config, backbone))
 
 
-def _color(name: str, values: tuple[float, ...]) -> tuple[float, float, float] | None:
-    if len(values) not in (0, 3):
-        raise ValueError(f"{name} takes three numbers, for red, green and blue, or none; got {values}")
-    return values or None  # type: ignore[return-value]
+def build_pyramid(
+    config: LearningBackbone, pretrained: bool, channels: int, extra: int, how: Literal["pool", "conv", "conv_c5"]
+) -> Features:
+    """A feature pyramid over the maps of the backbone, with `extra` coarser levels made as `how` says."""
+    backbone = build_features(config, pretrained).backbone
+    return Features(backbone, FeaturePyramid(backbone.channels, channels, backbone.strides, extra, how))
+
+
+def with_colors(config: BackboneFields, backbone: Backbone) -> Backbone:
+    """The backbone, with the pixel mean and deviation of the config where that has them."""
+    if config.pixel_mean:
+        red, green, blue = config.pixel_mean
+        backbone.pixel_mean = red, green, blue
+    if config.pixel_std:
+        red, green, blue = config.pixel_std
+        backbone.pixel_std = red, green, blue
+    return backbone
+
+
+def build_select(
+    config: SelectionFields, num_classes: int, min_size: float = Convention.min_size, clip_after_nms: bool = False
+) -> Select:
+    """From scored boxes to slots.
+
+    min_size  pixels; a box that is narrower or lower is dropped
+    """
+    score = config.threshold(num_classes)
+    return Select(
+        score, config.nms_threshold, config.pre_nms_top_k, config.max_detections,
+        min_size=min_size, clip_after_nms=clip_after_nms,
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,11 +12,15 @@ from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage
 from boxwright.detectors.base import Detector, Features
-from boxwright.detectors.fast_rcnn import SharedConfig
+from boxwright.detectors.fast_rcnn import build_regions, build_shared
+from boxwright.detectors.fields import RPNFields
 from boxwright.detectors.region_stage import RegionStage
 from boxwright.detectors.select import Select
 from boxwright.losses import DeltaLoss, binary_cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import FasterRCNNConfig
 
 
 class FasterRCNN(Detector):
@@ -35,7 +39,7 @@ class FasterRCNN(Detector):
     def proposals(self, count: int) -> None:
         if count < 1:
             raise ValueError(f"a Faster R-CNN takes one proposal an image at least, got {count}")
-        self.proposer.select = replace(self.proposer.select, slots=count)
+        self.proposer.select.slots = count
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Objectness and proposal box of the RPN; class and box of the regions."""
@@ -58,54 +62,33 @@ class FasterRCNN(Detector):
         return self.regions.detect(maps, proposals, images.sizes)
 
 
-@dataclass(frozen=True)
-class FasterRCNNConfig(SharedConfig):
-    """The numbers of a Faster R-CNN."""
+def build(config: FasterRCNNConfig, num_classes: int, pretrained: bool) -> FasterRCNN:
+    features = build_shared(config, pretrained)
+    return FasterRCNN(features, build_rpn(config, features), build_regions(config, features, num_classes, pretrained))
 
-    anchor_scales: tuple[float, ...] = ()
-    """Sides of the anchors in strides of their level; none given: 4 and 5.7 on a pyramid, 2 to 32 on one map."""
-    anchor_sizes: tuple[float, ...] = ()
-    """The same in pixels, level by level, equally many on each; () takes `anchor_scales`."""
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height over width of the anchors."""
-    proposals: int = 300
-    """Proposals an image."""
-    rpn_samples: int = 256
-    """Anchors an image in the loss of the RPN, half of them positive where there are enough."""
-    rpn_depth: int = 1
-    """Convolutions of the RPN before its outputs."""
-    rpn_score: float = 0.0
-    """A proposal scores more than this."""
-    rpn_nms: float = 0.7
-    """IoU above which the lower-scored of two proposals of a level goes."""
-    rpn_pre_nms_top_k: int = 1000
-    """How many of the best boxes of each level enter that suppression."""
 
-    def build(self, classes: int, pretrained: bool = False) -> FasterRCNN:
-        features = self.shared(pretrained)
-        return FasterRCNN(features, self.rpn(features), self.region_stage(features, classes, pretrained))
-
-    def rpn(self, features: Features) -> AnchorStage:
-        """The proposer: is there an object, and where about?"""
-        scales = self.anchor_scales or ((4.0, 5.7) if self.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
-        sizes, habits, codec = anchor_sizes(features.strides, scales, self.anchor_sizes), self.habits(), DeltaCodec()
-        anchors = AnchorGrid(
-            sizes,
-            self.ratios,
-            features.strides,
-            rounded=habits.rounded,
-            stride_from_feature_map=habits.stride_from_feature_map,
-        )
-        return AnchorStage(
-            head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=self.rpn_depth, shared=True),
-            anchors=anchors,
-            codec=codec,
-            assign=MaxIoUAssigner(high=0.7, low=0.3, allow_low_quality_matches=True),
-            sample=BalancedSampler(self.rpn_samples, positive=0.5),
-            class_loss=binary_cross_entropy,
-            box_loss=DeltaLoss(codec),
-            select=Select(
-                self.rpn_score, self.rpn_nms, self.rpn_pre_nms_top_k, self.proposals, "level", habits.smallest_proposal
-            ),
-            divide_by="samples",
-        )
+def build_rpn(config: RPNFields, features: Features) -> AnchorStage:
+    """The region proposal network: is there an object, and where about?"""
+    scales = config.anchor_scales or ((4.0, 5.7) if config.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
+    convention, codec = config.library_convention(), DeltaCodec()
+    anchors = AnchorGrid(
+        anchor_sizes(features.strides, scales, config.anchor_sizes),
+        config.aspect_ratios,
+        features.strides,
+        rounded=convention.round_anchors,
+        stride_from_feature_map=convention.stride_from_feature_map,
+    )
+    return AnchorStage(
+        head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=config.rpn_depth, shared=True),
+        anchors=anchors,
+        codec=codec,
+        assign=MaxIoUAssigner(high=0.7, low=0.3, allow_low_quality_matches=True),
+        sample=BalancedSampler(config.rpn_samples, positive=0.5),
+        class_loss=binary_cross_entropy,
+        box_loss=DeltaLoss(codec),
+        select=Select(
+            config.rpn_score_threshold, config.rpn_nms_threshold, config.rpn_pre_nms_top_k, config.proposals, "level",
+            convention.min_proposal_size,
+        ),
+        divide_by="samples",
+    )  # fmt: skip

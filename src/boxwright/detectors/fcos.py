@@ -1,4 +1,4 @@
-"""FCOS: no anchors; points near the middle of an object say how far away its sides are (Tian et al. 2019).
+"""FCOS: no anchors; points near the middle of an object predict the distances to its sides (Tian et al. 2019).
 
 "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019. From "FCOS: A Simple and Strong Anchor-free Object
 Detector", PAMI 2020: centre sampling, centre-ness beside the boxes, the root of the score.
@@ -6,8 +6,7 @@ Detector", PAMI 2020: centre sampling, centre-ness beside the boxes, the root of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +15,29 @@ from boxwright.assign import CenterAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
 from boxwright.boxes.codec import DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
-from boxwright.detectors.base import DetectorConfig
-from boxwright.losses import Centered, OverlapLoss, centerness_loss, focal
+from boxwright.detectors.base import build_pyramid, build_select
+from boxwright.losses import Centered, GIoULoss, centerness_loss, focal
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import FCOSConfig
 
 
 class FCOS(SingleStage):
-    """feature pyramid -> AnchorStage whose anchors are the cells, and which also says how centred a cell is."""
+    """feature pyramid -> AnchorStage whose anchors are the cells, and which also scores how centred a cell is."""
 
 
 class PointHead(AnchorHead):
     """One set of distances a cell, times a number learnt per level, and centre-ness beside them."""
 
-    def __init__(self, channels: int, classes: int, depth: int, prior: float, levels: int, scaled: bool) -> None:
-        super().__init__(channels, 1, classes, depth, shared=False, prior=prior, norm=group_norm, bias=True)
+    def __init__(
+        self, channels: int, num_classes: int, depth: int, prior: float, levels: int, level_scales: bool
+    ) -> None:
+        super().__init__(channels, 1, num_classes, depth, shared=False, prior=prior, norm=group_norm, bias=True)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         nn.init.normal_(self.centerness.weight, std=0.01)
-        nn.init.zeros_(self.centerness.bias)  # type: ignore[arg-type]
-        self.scales = nn.Parameter(torch.ones(levels)) if scaled else None
+        assert self.centerness.bias is not None
+        nn.init.zeros_(self.centerness.bias)
+        self.scales = nn.Parameter(torch.ones(levels)) if level_scales else None
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (N, C, h, w) to logits (N, A, K), distances (N, A, 1, 4) and centre-ness (N, A)."""
@@ -46,51 +51,27 @@ class PointHead(AnchorHead):
         return torch.cat(logits, 1), torch.cat(sides, 1), torch.cat(middle, 1)
 
 
-@dataclass(frozen=True)
-class FCOSConfig(DetectorConfig):
-    """The numbers of an FCOS."""
-
-    channels: int = 128
-    """Channels of the pyramid and the heads."""
-    depth: int = 4
-    """Convolutions in each head."""
-    distances: Literal["exp", "relu"] = "exp"
-    """What makes numbers distances in strides: exp (the paper), or relu (torchvision)."""
-    scaled: bool = True
-    """Learn a factor per level on these numbers; torchvision has none."""
-    offset: float = 0.5
-    """Where in its cell a point lies: 0.5 the middle, 0 the top left corner (torchvision)."""
-    radius: float = 1.5
-    """Points so many strides around the middle of an object learn it; inf takes all inside."""
-    reach: float = 8.0
-    """The farthest side of an object that a level learns, in strides."""
-    centered: bool = True
-    """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
-    prior: float = 0.01
-    """Probability every point starts with."""
-    score: tuple[float, ...] = (0.1,)
-    """A detection scores more than this: one number, or one for each class in order."""
-
-    def build(self, classes: int, pretrained: bool = False) -> FCOS:
-        features, habits = self.pyramid(pretrained, self.channels, extra=2, how="conv"), self.habits()
-        cells = AnchorGrid(
-            anchor_sizes(features.strides, (1.0,)),
-            (1.0,),
-            features.strides,
-            self.offset,
-            stride_from_feature_map=habits.stride_from_feature_map,
-        )
-        codec = DistanceCodec(self.distances)
-        box_loss = OverlapLoss(codec)
-        stage = AnchorStage(
-            head=PointHead(self.channels, classes, self.depth, self.prior, len(features.strides), self.scaled),
-            anchors=cells,
-            codec=codec,
-            assign=CenterAssigner(self.radius, self.reach),
-            sample=all_valid_anchors,
-            class_loss=focal,
-            box_loss=Centered(box_loss) if self.centered else box_loss,
-            select=self.select(classes, habits.smallest),
-            quality_loss=centerness_loss,
-        )
-        return FCOS(features, stage)
+def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
+    features = build_pyramid(config, pretrained, config.channels, extra=2, how="conv")
+    strides, convention = features.strides, config.library_convention()
+    cells = AnchorGrid(
+        anchor_sizes(strides, (1.0,)),
+        (1.0,),
+        strides,
+        config.offset,
+        stride_from_feature_map=convention.stride_from_feature_map,
+    )
+    codec = DistanceCodec(config.distances)
+    box_loss = GIoULoss(codec)
+    stage = AnchorStage(
+        head=PointHead(config.channels, num_classes, config.depth, config.prior, len(strides), config.level_scales),
+        anchors=cells,
+        codec=codec,
+        assign=CenterAssigner(config.center_sampling_radius, config.regress_range),
+        sample=all_valid_anchors,
+        class_loss=focal,
+        box_loss=Centered(box_loss) if config.weight_by_centerness else box_loss,
+        select=build_select(config, num_classes, convention.min_size),
+        quality_loss=centerness_loss,
+    )
+    return FCOS(features, stage)

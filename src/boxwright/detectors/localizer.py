@@ -5,20 +5,24 @@ The regression of a box from the features that classify is Sermanet et al. 2014,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler
+from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler, Prediction
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import area
-from boxwright.detectors.base import Detector, DetectorConfig
+from boxwright.detectors.base import Detector, build_pyramid
 from boxwright.detectors.region_stage import RegionHead, RegionStage, mlp_head
+from boxwright.detectors.select import Select
 from boxwright.layers.regions import RegionAlign
 from boxwright.losses import DeltaLoss
 from boxwright.types import Images, Losses, Slots, Target
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import LocalizerConfig
 
 
 class Localizer(Detector):
@@ -43,11 +47,12 @@ def whole(images: Images) -> Slots:
     return Slots(boxes, torch.ones_like(boxes[..., 0]), label, torch.ones_like(label, dtype=torch.bool))
 
 
-def largest(candidates: Tensor, target: Target) -> Tensor:
-    """Candidates (A, 4) to (A,) int64: the first one, the image, learns the object with the largest box.
+def largest(prediction: Prediction, target: Target) -> Tensor:
+    """(A,) int64: the first candidate, the image, learns the object with the largest box.
 
     An image without objects is background. One with nothing but a crowd is ignored, as are the other candidates.
     """
+    candidates = prediction.candidates
     assigned = torch.full(candidates.shape[:1], IGNORED, dtype=torch.int64, device=candidates.device)
     if not len(target):
         assigned[0] = BACKGROUND
@@ -57,38 +62,18 @@ def largest(candidates: Tensor, target: Target) -> Tensor:
     return assigned
 
 
-@dataclass(frozen=True)
-class LocalizerConfig(DetectorConfig):
-    """The numbers of a localizer."""
-
-    levels: tuple[int, ...] = (5,)
-    """The one level of the backbone that is looked at; level l has stride 2**l."""
-    detections: int = 1
-    """Answers an image, each of another class."""
-    channels: int = 128
-    """Channels to which the map is reduced."""
-    grid: int = 7
-    """The map is averaged to grid x grid cells: with 1, the global pooling of classifiers, little says where."""
-    hidden: int = 512
-    """Width of the two fully connected layers."""
-    agnostic: bool = False
-    """One box prediction for all classes rather than one per class."""
-    box_weight: float = 1.0
-    """Weight of the box loss."""
-
-    def build(self, classes: int, pretrained: bool = False) -> Localizer:
-        if len(self.levels) != 1:
-            raise ValueError(f"a localizer looks at one level of its backbone, such as (5,), got {self.levels}")
-        features = self.pyramid(pretrained, self.channels, extra=0, how="pool")
-        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
-        region = RegionStage(
-            pool=RegionAlign(features.strides, self.grid, sampling=0),
-            head=RegionHead(mlp_head(self.channels * self.grid**2, self.hidden), self.hidden, classes, self.agnostic),
-            codec=codec,
-            assign=largest,
-            sample=BalancedSampler(1, positive=1.0),
-            box_loss=DeltaLoss(codec),
-            select=self.select(classes, self.habits().smallest_region),
-            box_weight=self.box_weight,
-        )
-        return Localizer(features, region)
+def build(config: LocalizerConfig, num_classes: int, pretrained: bool) -> Localizer:
+    features = build_pyramid(config, pretrained, config.channels, extra=0, how="pool")
+    hidden = mlp_head(config.channels * config.grid**2, config.hidden)
+    codec, count = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0)), config.max_detections
+    region = RegionStage(
+        pool=RegionAlign(features.strides, config.grid, sampling=0),
+        head=RegionHead(hidden, config.hidden, num_classes, config.class_agnostic),
+        codec=codec,
+        assign=largest,
+        sample=BalancedSampler(1, positive=1.0),
+        box_loss=DeltaLoss(codec),
+        select=Select(config.threshold(num_classes), pre_nms_top_k=count, slots=count),  # one box per class: no NMS
+        box_weight=config.box_weight,
+    )
+    return Localizer(features, region)

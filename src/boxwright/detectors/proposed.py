@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from boxwright.boxes.geometry import clip
 from boxwright.detectors.base import Detector
-from boxwright.detectors.region_stage import RegionConfig, RegionStage
-from boxwright.detectors.select import SMALLEST
-from boxwright.proposals import Propose, build_proposer
+from boxwright.detectors.region_stage import RegionStage
+from boxwright.detectors.select import MIN_SIZE
+from boxwright.proposals import Propose
 from boxwright.types import Images, Losses, Slots, Target
 
 
@@ -40,19 +39,5 @@ def given(images: Images) -> Slots:
     """The proposals of the images, clipped to each; a box without extent is none."""
     boxes = clip(images.proposals, images.sizes)
     boxes = F.pad(boxes, (0, 0, 0, int(boxes.shape[1] == 0)))  # one slot at least, to read nothing from
-    valid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= SMALLEST
+    valid = (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_SIZE
     return Slots(boxes, valid.float(), torch.zeros_like(valid, dtype=torch.int64), valid)
-
-
-@dataclass(frozen=True)
-class ProposedConfig(RegionConfig):
-    """Who proposes, and how much."""
-
-    proposer: str = "selective_search"
-    """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
-    proposals: int = 1000
-    """Proposals an image, at most."""
-
-    def propose(self) -> Propose:
-        """The proposer by its name."""
-        return build_proposer(self.proposer, self.proposals)

@@ -5,15 +5,19 @@ Not built: the paper's online mining of hard examples (its section 3, OHEM), whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from boxwright.detectors.base import Features
-from boxwright.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
-from boxwright.detectors.region_stage import RegionStage
+from boxwright.detectors.fast_rcnn import build_shared, strides_read
+from boxwright.detectors.faster_rcnn import FasterRCNN, build_rpn
+from boxwright.detectors.region_stage import RegionStage, build_region_stage
 from boxwright.layers.regions import PositionSensitiveAlign, PositionSensitivePool
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import RFCNConfig
 
 
 class RFCN(FasterRCNN):
@@ -24,17 +28,23 @@ class ScoreMaps(nn.Module):
     """Maps of what each part of an object would say, by convolution, and the parts of every region pooled from them."""
 
     def __init__(
-        self, channels: int, width: int, classes: int, boxes: int, pool: PositionSensitiveAlign | PositionSensitivePool
+        self,
+        channels: int,
+        width: int,
+        num_classes: int,
+        boxes: int,
+        pool: PositionSensitiveAlign | PositionSensitivePool,
     ) -> None:
         super().__init__()
         self.pool = pool
         self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
-        self.logits = nn.Conv2d(width, pool.size**2 * (classes + 1), 1)
+        self.logits = nn.Conv2d(width, pool.size**2 * (num_classes + 1), 1)
         self.deltas = nn.Conv2d(width, pool.size**2 * 4 * boxes, 1)
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         for layer in (self.logits, self.deltas):
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
     def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
         """Maps (N, C, h, w) and boxes (N, P, 4) to (N * P, K + 1 + 4 B, size, size)."""
@@ -45,35 +55,27 @@ class ScoreMaps(nn.Module):
 class Vote(nn.Module):
     """The mean over the cells of a region, and nothing that could learn."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.classes = classes
+        self.num_classes = num_classes
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """(R, K + 1 + 4 B, size, size) to logits (R, K + 1) and deltas (R, B, 4)."""
-        logits, deltas = pooled.mean((2, 3)).split_with_sizes([self.classes + 1, pooled.shape[1] - self.classes - 1], 1)
+        columns = self.num_classes + 1
+        logits, deltas = pooled.mean((2, 3)).split_with_sizes([columns, pooled.shape[1] - columns], 1)
         return logits, deltas.unflatten(1, (-1, 4))
 
 
-@dataclass(frozen=True)
-class RFCNConfig(FasterRCNNConfig):
-    """The numbers of an R-FCN. The paper's: `variant="dc5"`, `pool="pool"`, `channels=1024` on a ResNet-101."""
+def build(config: RFCNConfig, num_classes: int, pretrained: bool) -> RFCN:
+    features = build_shared(config, pretrained)
+    return RFCN(features, build_rpn(config, features), build_voting_regions(config, features, num_classes))
 
-    cells: int = 7
-    """Cells a side into which a region is divided (k)."""
-    agnostic: bool = True
-    """One box prediction for all classes rather than one per class."""
 
-    def build(self, classes: int, pretrained: bool = False) -> RFCN:
-        if self.variant == "c4":
-            raise ValueError("an R-FCN has no layers of a region's own: its variants are fpn and dc5, got 'c4'")
-        features = self.shared(pretrained)
-        return RFCN(features, self.rpn(features), self.region_stage(features, classes, pretrained))
-
-    def region_stage(self, features: Features, classes: int, pretrained: bool) -> RegionStage:
-        """Maps of scores, and the vote."""
-        kinds = {"align": PositionSensitiveAlign, "pool": PositionSensitivePool}
-        pool = kinds[self.pool](self.read(features), self.cells, canonical=self.canonical)
-        boxes = 1 if self.agnostic else classes
-        maps = ScoreMaps(features.channels[0], self.channels, classes, boxes, pool)
-        return self.regions(maps, Vote(classes), classes)
+def build_voting_regions(config: RFCNConfig, features: Features, num_classes: int) -> RegionStage:
+    """Maps of scores, and the vote."""
+    operator = PositionSensitiveAlign if config.pool == "align" else PositionSensitivePool
+    pool = operator(strides_read(config, features), config.cells, canonical=config.canonical_size)
+    boxes = 1 if config.class_agnostic else num_classes
+    maps = ScoreMaps(features.channels[0], config.channels, num_classes, boxes, pool)
+    min_size = config.library_convention().min_region_size
+    return build_region_stage(config, maps, Vote(num_classes), num_classes, min_size)

@@ -8,17 +8,18 @@ them (its section 5.4); they would need the features of every region of all imag
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
-from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead
-from boxwright.detectors.select import best, least_background
+from boxwright.detectors.base import build_features
+from boxwright.detectors.proposed import ProposedDetector
+from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
+from boxwright.detectors.select import Select, least_background
 from boxwright.layers.warp import WarpRegions
 
-CHOICES = {"threshold": best, "least_background": least_background}
+if TYPE_CHECKING:
+    from boxwright.detectors.config import RCNNConfig
 
 
 class RCNN(ProposedDetector):
@@ -30,34 +31,17 @@ def nothing_shared(pixels: Tensor) -> list[Tensor]:
     return [pixels]
 
 
-@dataclass(frozen=True)
-class RCNNConfig(ProposedConfig):
-    """The numbers of an R-CNN. The paper's: 227 pixels, 2000 proposals, an AlexNet."""
-
-    proposals: int = 300
-    """Proposals an image, at most; each costs a pass through the network."""
-    region_samples: int = 16
-    """Proposals an image to learn from, a quarter of them positive: a batch of eight has the paper's 32 and 96."""
-    warp: int = 128
-    """Side of the warped regions, in pixels."""
-    context: int = 16
-    """Of these, how many at each side show what lies around the proposal."""
-    chunk: int = 32
-    """Regions of an image that go through the network at once."""
-    choose: Literal["threshold", "least_background"] = "threshold"
-    """What comes out: every class that scores more than `score`; or the `detections` regions least likely background,
-    each as its best class."""
-
-    def build(self, classes: int, pretrained: bool = False) -> RCNN:
-        if self.choose not in CHOICES:
-            raise ValueError(f"choose is {' or '.join(CHOICES)}, got {self.choose!r}")
-        network = self.features(pretrained)
-        rule = replace(self, score=(0.0,)) if self.choose == "least_background" else self
-        regions = rule.regions(
-            pool=WarpRegions(self.warp, self.context, fill=network.backbone.pixel_mean),
-            head=RegionHead(GlobalAveragePool(network), network.channels[-1], classes, self.agnostic),
-            classes=classes,
-            choose=CHOICES[self.choose],
-            chunk=self.chunk,
-        )
-        return RCNN(nothing_shared, regions, self.propose())
+def build(config: RCNNConfig, num_classes: int, pretrained: bool) -> RCNN:
+    network = build_features(config, pretrained)
+    parts: dict[str, Any] = {"chunk": config.chunk}
+    if config.choose == "least_background":  # whatever their scores
+        select = Select(0.0, config.nms_threshold, config.pre_nms_top_k, config.max_detections)
+        parts |= {"choose": least_background, "select": select}
+    regions = build_region_stage(
+        config,
+        WarpRegions(config.warp_size, config.context, fill=network.backbone.pixel_mean),
+        RegionHead(GlobalAveragePool(network), network.channels[-1], num_classes, config.class_agnostic),
+        num_classes,
+        **parts,
+    )
+    return RCNN(nothing_shared, regions, config.build_proposer())

@@ -1,16 +1,15 @@
-"""Regions: pool each proposal, name it, refine its box. All of R-CNN, SPP-net and Fast R-CNN; others' second stage.
+"""Regions: pool each proposal, classify it, refine its box. All of R-CNN, SPP-net and Fast R-CNN; others' second stage.
 
-They differ in what is pooled (pixels or maps), by what, and what learns (Girshick et al. 2014; He et al. 2014; Girshick
-2015; Ren et al. 2015; Dai et al. 2016).
+They differ in what is pooled (pixels or maps), in the pooling, and in what is trained (Girshick et al. 2014; He et al.
+2014; Girshick 2015; Ren et al. 2015; Dai et al. 2016).
 
-Vocabulary: N images, P proposals each, S of them sampled to learn, R regions in all, C candidates, K classes, B box
+Vocabulary: N images, P proposals each, S of them sampled for the loss, R regions in all, C candidates, K classes, B box
 predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,26 +17,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler, MaxIoUAssigner
+from boxwright.assign import (
+    BACKGROUND,
+    IGNORED,
+    Assign,
+    BalancedSampler,
+    MaxIoUAssigner,
+    Prediction,
+    matched_labels_and_boxes,
+)
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.boxes.geometry import at_least_float32
-from boxwright.detectors.base import DetectorConfig
+from boxwright.detectors.base import build_select
+from boxwright.detectors.conventions import Convention
+from boxwright.detectors.fields import RegionFields
 from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
 from boxwright.losses import DeltaLoss
 from boxwright.types import Losses, Slots, Target
 
 
 class RegionHead(nn.Module):
-    """Layers of each region's own, then K + 1 class logits and four deltas, per class or once.
+    """Layers that run on each region, then K + 1 class logits and four deltas, per class or once.
 
     hidden  pooled regions (R, ...) to (R, width): `mlp_head` layers, or a network (`GlobalAveragePool`)
     """
 
-    def __init__(self, hidden: nn.Module, width: int, classes: int, agnostic: bool) -> None:
+    def __init__(self, hidden: nn.Module, width: int, num_classes: int, class_agnostic: bool) -> None:
         super().__init__()
         self.hidden = hidden
-        self.logits = nn.Linear(width, classes + 1)
-        self.deltas = nn.Linear(width, 4 * (1 if agnostic else classes))
+        self.logits = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, 4 * (1 if class_agnostic else num_classes))
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         nn.init.zeros_(self.logits.bias)
@@ -51,13 +60,13 @@ class RegionHead(nn.Module):
 
 
 def mlp_head(numbers: int, width: int, layers: int = 2) -> nn.Sequential:
-    """Fully connected layers over all the numbers of a region."""
+    """Fully connected layers, each with a ReLU: regions (R, ...) of so many numbers to (R, width)."""
     widths = [numbers, *[width] * layers]
     return nn.Sequential(nn.Flatten(), *(part for a, b in pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())))
 
 
 class GlobalAveragePool(nn.Module):
-    """The mean over the last map of a network, or of a part of one, that runs on every region by itself."""
+    """The mean over the last map of a network, or of a part of one, that runs on every region."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -70,18 +79,18 @@ class GlobalAveragePool(nn.Module):
 
 
 class RegionStage(nn.Module):
-    """Pooling, head, assignment, sampling, losses and selection over proposals: each a part to be exchanged.
+    """Pooling, head, assignment, sampling, losses and selection over proposals, each an exchangeable part.
 
     pool        maps and boxes (N, P, 4) to pooled regions (N * P, ...)
-    head        pooled regions to logits and deltas
+    head        pooled regions (R, ...) to logits (R, K + 1) and deltas (R, B, 4)
     codec       deltas to boxes
-    assign      which proposal learns which object
+    assign      which proposal learns which object; it sees boxes only, as proposals are assigned before they are pooled
     sample      which proposals count
-    box_loss    (deltas, proposals, boxes) to a loss per proposal
+    box_loss    (deltas, proposals, boxes), each (P, 4), to a loss per proposal
     select      scored boxes to slots
     choose      which (proposal, class) pairs of scores (N, P, K) enter the selection: `best` or `least_background`
     box_weight  of the box loss against the class loss (Fast R-CNN, eq. 1)
-    chunk       proposals of an image that are pooled and read at once, for heads that want much memory; None: all
+    chunk       proposals of an image that are pooled at once, for heads that need much memory; None: all
     """
 
     def __init__(
@@ -89,7 +98,7 @@ class RegionStage(nn.Module):
         pool: nn.Module,
         head: nn.Module,
         codec: DeltaCodec,
-        assign: Callable[[Tensor, Target], Tensor],
+        assign: Assign,
         sample: BalancedSampler,
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
         select: Select,
@@ -104,74 +113,70 @@ class RegionStage(nn.Module):
 
     def forward(self, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Proposals (N, P, 4) to logits (N, P, K + 1) and deltas (N, P, B, 4)."""
-        said = []
-        for part in boxes.split(self.chunk or max(1, boxes.shape[1]), dim=1):
-            said.append([each.unflatten(0, part.shape[:2]) for each in self.head(self.pool(maps, part))])
-        logits, deltas = (torch.cat(parts, dim=1) for parts in zip(*said, strict=True))
+        outputs = []
+        for chunk in boxes.split(self.chunk or max(1, boxes.shape[1]), dim=1):
+            outputs.append([output.unflatten(0, chunk.shape[:2]) for output in self.head(self.pool(maps, chunk))])
+        logits, deltas = (torch.cat(chunks, dim=1) for chunks in zip(*outputs, strict=True))
         return logits, deltas
 
     def loss(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> Losses:
-        """The class and the box loss over sampled proposals; the objects themselves join the proposals."""
+        """The scalars `class` and `box` over sampled proposals, to which the objects themselves are added."""
         drawn = [self._draw(p, v, t) for p, v, t in zip(proposals.boxes, proposals.valid, targets, strict=True)]
         boxes, counts, labels, objects = (torch.stack(column) for column in zip(*drawn, strict=True))
         logits, deltas = self(maps, boxes)  # (N, S, K + 1), (N, S, B, 4)
 
         positive = counts & (labels != BACKGROUND)
         labels = torch.where(labels == BACKGROUND, logits.shape[-1] - 1, labels)
-        of_class = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none") * counts.flatten()
+        class_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none") * counts.flatten()
         image, row = positive.nonzero(as_tuple=True)
         column = labels[image, row] if deltas.shape[2] > 1 else 0
-        of_box = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
+        box_loss = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
         count = counts.sum().clamp(min=1)
-        return {"class": of_class.sum() / count, "box": of_box.sum() / count * self.box_weight}
+        return {"class": class_loss.sum() / count, "box": box_loss.sum() / count * self.box_weight}
 
     @torch.no_grad()
     def _draw(self, proposals: Tensor, valid: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """S = `sample.count` proposals of one image: boxes (S, 4), who counts (S,), labels (S,), true boxes (S, 4).
+        """S = `sample.count` proposals of one image: boxes (S, 4), which count (S,), labels (S,), true boxes (S, 4).
 
-        Where the image has fewer than S, the rest does not count.
+        If the image has fewer than S, the rest does not count.
         """
         candidates = torch.cat([proposals, target.boxes])
         real = torch.cat([valid, ~target.crowd])
-        assigned = self.assign(candidates, target).masked_fill(~real, IGNORED)
+        assigned = self.assign(Prediction(candidates), target).masked_fill(~real, IGNORED)
         chosen = self.sample(assigned)
         order = chosen.to(torch.int8).argsort(descending=True, stable=True)
         order = F.pad(order, (0, max(0, self.sample.count - len(order))))[: self.sample.count]
         counts = torch.arange(len(order), device=order.device) < chosen.sum()
-        row = assigned[order].clamp(min=BACKGROUND)  # -1 reads the last row, which is added for the background
-        labels = F.pad(target.labels, (0, 1), value=BACKGROUND)[row]
-        objects = F.pad(target.boxes, (0, 0, 0, 1))[row]
-        return candidates[order], counts, labels, objects
+        return candidates[order], counts, *matched_labels_and_boxes(assigned[order], target)
 
     def detect(self, maps: list[Tensor], proposals: Slots, sizes: Tensor) -> Slots:
-        """Proposals, classified and refined, to slots."""
+        """Proposals (N, P), classified and refined, to slots (N, S); sizes (N, 2) of the images."""
         logits, deltas = self(maps, proposals.boxes)
         scores = logits.softmax(-1)[..., :-1].masked_fill(~proposals.valid[..., None], 0.0)  # (N, P, K)
-        found = self.choose(scores, self.select.pre_nms_top_k)
-        boxes = self.codec.decode(deltas_of(found, deltas), gather(proposals.boxes, found.rows))
-        return self.select(boxes, found, sizes)
+        candidates = self.choose(scores, self.select.pre_nms_top_k)  # (N, C) each
+        boxes = self.codec.decode(deltas_of(candidates, deltas), gather(proposals.boxes, candidates.rows))  # (N, C, 4)
+        return self.select(boxes, candidates, sizes)
 
 
-@dataclass(frozen=True)
-class RegionConfig(DetectorConfig):
-    """The numbers that every detector with a region stage has."""
+def build_region_stage(
+    config: RegionFields,
+    pool: nn.Module,
+    head: nn.Module,
+    num_classes: int,
+    min_size: float = Convention.min_region_size,
+    **parts: Any,
+) -> RegionStage:
+    """The region stage of a config, with its pooling and its head; `parts` are further ones.
 
-    region_samples: int = 128
-    """Proposals an image in the loss of the regions, a quarter of them positive."""
-    agnostic: bool = False
-    """One box prediction for all classes rather than one per class."""
-    box_weight: float = 1.0
-    """Weight of the regions' box loss."""
-
-    def regions(self, pool: nn.Module, head: nn.Module, classes: int, **parts: Any) -> RegionStage:
-        """The region stage of these for so many classes; `parts` are further ones."""
-        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
-        defaults = {
-            "codec": codec,
-            "assign": MaxIoUAssigner(high=0.5, low=0.5),
-            "sample": BalancedSampler(self.region_samples, positive=0.25),
-            "box_loss": DeltaLoss(codec),
-            "select": self.select(classes, self.habits().smallest_region),
-            "box_weight": self.box_weight,
-        }
-        return RegionStage(pool, head, **(defaults | parts))
+    min_size  pixels; a detection that is narrower or lower is dropped
+    """
+    codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+    defaults = {
+        "codec": codec,
+        "assign": MaxIoUAssigner(high=0.5, low=0.5),
+        "sample": BalancedSampler(config.region_samples, positive=0.25),
+        "box_loss": DeltaLoss(codec),
+        "select": build_select(config, num_classes, min_size),
+        "box_weight": config.box_weight,
+    }
+    return RegionStage(pool, head, **(defaults | parts))

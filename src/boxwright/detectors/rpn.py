@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from boxwright.detectors.anchor_stage import AnchorStage
 from boxwright.detectors.base import Detector
-from boxwright.detectors.faster_rcnn import FasterRCNNConfig
+from boxwright.detectors.fast_rcnn import build_shared
+from boxwright.detectors.faster_rcnn import build_rpn
 from boxwright.types import Images, Losses, Slots, Target
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import RPNConfig
 
 
 class RPN(Detector):
@@ -29,12 +33,8 @@ class RPN(Detector):
         return self.proposer.detect(self.proposer(self.features(images.pixels)), images.sizes)
 
 
-@dataclass(frozen=True)
-class RPNConfig(FasterRCNNConfig):
-    """The numbers of a region proposal network: those of a Faster R-CNN up to its proposals, which it finds."""
-
-    def build(self, classes: int = 1, pretrained: bool = False) -> RPN:
-        if classes != 1:
-            raise ValueError(f"a region proposal network tells one class, 'object', from none; got {classes}")
-        features = self.shared(pretrained)
-        return RPN(features, self.rpn(features))
+def build(config: RPNConfig, num_classes: int, pretrained: bool) -> RPN:
+    if num_classes != 1:
+        raise ValueError(f"a region proposal network has one class, 'object', got {num_classes}")
+    features = build_shared(config, pretrained)
+    return RPN(features, build_rpn(config, features))

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.boxes.geometry import clip
 from boxwright.boxes.nms import nms_mask
 from boxwright.types import Slots
 
-SMALLEST = 1e-3
-"""Pixels. What is narrower or lower than this once clipped to its image is no box, if nobody says otherwise."""
+MIN_SIZE = 1e-3
+"""Pixels. By default a box narrower or lower than this, once clipped to its image, is dropped."""
 
 Suppress = Callable[[Tensor, Tensor, Tensor, Tensor, float, int], Tensor]
-"""Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, number wanted: to a mask (N, C) of who stays."""
+"""Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, most to keep: to a mask (N, C) of those kept."""
 
 
 class Candidates(NamedTuple):
-    """The best (row, class) pairs of a batch, all (N, C): where they stand and how good they are."""
+    """The best (row, class) pairs of the images of a batch, (N, C) each."""
 
-    rows: Tensor
-    labels: Tensor
-    levels: Tensor
-    scores: Tensor
+    rows: Tensor  # int64: of the anchors or proposals
+    labels: Tensor  # int64, 0..K-1
+    levels: Tensor  # int64: the feature map of the row, 0 where all rows are ranked together
+    scores: Tensor  # 0..1, or logits while only their order matters
 
 
 def gather(values: Tensor, rows: Tensor) -> Tensor:
@@ -36,77 +35,86 @@ def gather(values: Tensor, rows: Tensor) -> Tensor:
     return values.gather(1, index)
 
 
-def deltas_of(found: Candidates, deltas: Tensor) -> Tensor:
-    """What deltas (N, M, B, 4) say of each candidate, (N, C, 4): its class's, or the only ones where B is 1."""
+def deltas_of(candidates: Candidates, deltas: Tensor) -> Tensor:
+    """The deltas (N, C, 4) of each candidate out of (N, M, B, 4): those of its class, or the only ones where B is 1."""
     boxes = deltas.shape[2]
-    return gather(deltas.flatten(1, 2), found.rows * boxes + (found.labels if boxes > 1 else 0))
+    return gather(deltas.flatten(1, 2), candidates.rows * boxes + (candidates.labels if boxes > 1 else 0))
 
 
 def best(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
-    """The `count` highest of scores (N, M, K) over rows and classes, of each level where `levels` has its rows."""
-    classes, found, start = scores.shape[2], [], 0
+    """The `count` highest of scores (N, M, K) over rows and classes; of each level, where `levels` has its rows."""
+    num_classes, of_levels, start = scores.shape[2], [], 0
     for level, rows in enumerate(levels or [scores.shape[1]]):
         flat = scores[:, start : start + rows].flatten(1)  # (N, rows * K)
-        top = flat.topk(min(count, rows * classes), dim=1)
-        row = start + top.indices // classes
-        found.append((row, top.indices % classes, torch.full_like(row, level), top.values))
+        top = flat.topk(min(count, rows * num_classes), dim=1)
+        row = start + top.indices // num_classes
+        of_levels.append((row, top.indices % num_classes, torch.full_like(row, level), top.values))
         start += rows
-    return Candidates(*(torch.cat(column, 1) for column in zip(*found, strict=True)))
+    return Candidates(*(torch.cat(column, 1) for column in zip(*of_levels, strict=True)))
 
 
 def best_of_each_class(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
     """The `count` highest of scores (N, M, K) of each class, all levels together (SSD, section 2.2: "top 200")."""
     top = scores.transpose(1, 2).topk(min(count, scores.shape[1]), dim=2)  # (N, K, count)
     labels = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(top.indices)
-    rows, labels, values = (each.flatten(1) for each in (top.indices, labels, top.values))
+    rows, labels, values = (column.flatten(1) for column in (top.indices, labels, top.values))
     return Candidates(rows, labels, torch.zeros_like(rows), values)
 
 
 def least_background(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
     """The `count` rows of scores (N, M, K) that are least likely background, each as its best class alone.
 
-    Their score is that of all classes together: how surely an object is there.
+    Their score is the sum over all classes: the probability that there is an object.
     """
-    found = best(scores.sum(-1, keepdim=True), count)
-    return found._replace(labels=gather(scores.argmax(-1), found.rows))
+    candidates = best(scores.sum(-1, keepdim=True), count)
+    return candidates._replace(labels=gather(scores.argmax(-1), candidates.rows))
 
 
-@dataclass(frozen=True)
-class Select:
-    """What survives, and how many.
+class Select(nn.Module):
+    """Which of the scored boxes become detections, in a fixed number of slots per image.
 
-    score       a detection scores more than this: one number, or one for each class
-    iou         overlap above which the lower-scored of two boxes goes
-    candidates  how many of the best enter suppression (of each level, for a pyramid of anchors)
-    slots       how many come out
-    within      who competes with whom: boxes of one class, of one level (as in region proposal networks), or all
-    smallest    pixels; what is narrower or lower once clipped to its image is no box
-    late        only what survives suppression is clipped and measured, in place of all that enters it (Detectron2's
-                RetinaNet)
-    suppress    the suppression itself
+    score_threshold  a detection scores more than this: one number, or one for each class
+    iou_threshold    overlap above which the lower-scored of two boxes is suppressed
+    pre_nms_top_k    how many of the best enter suppression (of each level, for a pyramid of anchors)
+    slots            how many come out
+    within           which boxes suppress each other: those of one class, of one level (as in region proposal
+                     networks), or all of the image
+    min_size         pixels; a box narrower or lower than this, once clipped to its image, is dropped
+    clip_after_nms   clip and measure the boxes that survive suppression rather than all that enter it (Detectron2's
+                     RetinaNet)
+    suppress         the suppression itself
     """
 
-    score: float | tuple[float, ...] = 0.05
-    iou: float = 0.5
-    pre_nms_top_k: int = 1000
-    slots: int = 100
-    within: Literal["class", "level", "image"] = "class"
-    smallest: float = SMALLEST
-    clip_after_nms: bool = False
-    suppress: Suppress = nms_mask
+    def __init__(
+        self,
+        score_threshold: float | tuple[float, ...] = 0.05,
+        iou_threshold: float = 0.5,
+        pre_nms_top_k: int = 1000,
+        slots: int = 100,
+        within: Literal["class", "level", "image"] = "class",
+        min_size: float = MIN_SIZE,
+        clip_after_nms: bool = False,
+        suppress: Suppress = nms_mask,
+    ) -> None:
+        super().__init__()
+        if within not in ("class", "level", "image"):
+            raise ValueError(f"boxes suppress each other within class, level or image, got {within!r}")
+        self.score_threshold, self.iou_threshold, self.within = score_threshold, iou_threshold, within
+        self.pre_nms_top_k, self.slots, self.min_size = pre_nms_top_k, slots, min_size
+        self.clip_after_nms, self.suppress = clip_after_nms, suppress
 
-    def __post_init__(self) -> None:
-        if self.within not in ("class", "level", "image"):
-            raise ValueError(f"boxes compete within class, level or image, got {self.within!r}")
+    def forward(self, boxes: Tensor, candidates: Candidates, sizes: Tensor) -> Slots:
+        """Boxes (N, C, 4) of candidates (N, C) and sizes (N, 2) of the images to slots (N, S), best first.
 
-    def __call__(self, boxes: Tensor, found: Candidates, sizes: Tensor) -> Slots:
-        """Boxes (N, C, 4) of candidates (N, C), clipped to sizes (N, 2), to slots (N, S); all 0 where not valid."""
+        The boxes that come out are clipped to their image. A slot that is not valid holds zeros.
+        """
+        scores, labels, levels = candidates.scores, candidates.labels, candidates.levels
         boxes = boxes if self.clip_after_nms else clip(boxes, sizes)
-        groups = {"class": found.labels, "level": found.levels, "image": torch.zeros_like(found.labels)}[self.within]
-        valid = (found.scores > self._threshold(found)) & (self.clip_after_nms | self._has_extent(boxes))
-        stays = self.suppress(boxes, found.scores, groups, valid, self.iou, self.slots)
+        groups = {"class": labels, "level": levels, "image": torch.zeros_like(labels)}[self.within]
+        valid = (scores > self._thresholds(candidates)) & (self.clip_after_nms | self._is_large_enough(boxes))
+        kept = self.suppress(boxes, scores, groups, valid, self.iou_threshold, self.slots)
 
-        ranked = torch.where(stays, found.scores, -1.0)
+        ranked = torch.where(kept, scores, -1.0)
         ranked = F.pad(ranked, (0, max(0, self.slots - ranked.shape[1])), value=-1.0)  # (N, C or S if that is more)
         top = ranked.topk(self.slots, dim=1)
         valid = top.values >= 0
@@ -114,15 +122,15 @@ class Select:
         boxes = gather(boxes, rows)
         if self.clip_after_nms:
             boxes = clip(boxes, sizes)
-            valid &= self._has_extent(boxes)
+            valid &= self._is_large_enough(boxes)
         boxes = torch.where(valid[..., None], boxes, 0.0)
-        labels = torch.where(valid, gather(found.labels, rows), 0)
+        labels = torch.where(valid, gather(labels, rows), 0)
         return Slots(boxes, torch.where(valid, top.values, 0.0), labels, valid)
 
-    def _has_extent(self, boxes: Tensor) -> Tensor:
-        return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.smallest
+    def _is_large_enough(self, boxes: Tensor) -> Tensor:
+        return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.min_size
 
-    def _threshold(self, found: Candidates) -> float | Tensor:
-        if not isinstance(self.score, tuple):
-            return self.score
-        return found.scores.new_tensor(self.score)[found.labels]  # (N, C)
+    def _thresholds(self, candidates: Candidates) -> float | Tensor:
+        if not isinstance(self.score_threshold, tuple):
+            return self.score_threshold
+        return candidates.scores.new_tensor(self.score_threshold)[candidates.labels]  # (N, C)

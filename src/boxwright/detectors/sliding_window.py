@@ -6,19 +6,21 @@ Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that move
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.assign import IGNORED, BalancedSampler, MaxIoUAssigner
+from boxwright.assign import IGNORED, Assign, BalancedSampler, MaxIoUAssigner, Prediction, match
 from boxwright.boxes.geometry import at_least_float32, clip
-from boxwright.detectors.anchor_stage import matched_labels_and_boxes
-from boxwright.detectors.base import Detector, DetectorConfig, Features
+from boxwright.detectors.base import Detector, Features, build_pyramid, build_select
 from boxwright.detectors.select import Select, best, gather
 from boxwright.losses import cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import SlidingWindowConfig
 
 Shape = tuple[int, int]
 """Rows and columns of a window, in cells of the map."""
@@ -27,13 +29,13 @@ Shape = tuple[int, int]
 class WindowHead(nn.Module):
     """For each shape of window a layer that sees all its cells, then two that all shapes share: K + 1 class logits."""
 
-    def __init__(self, channels: int, shapes: tuple[Shape, ...], hidden: int, classes: int) -> None:
+    def __init__(self, channels: int, shapes: tuple[Shape, ...], hidden: int, num_classes: int) -> None:
         super().__init__()
         self.windows = nn.ModuleList(
             nn.Conv2d(channels, hidden, shape, padding=(shape[0] // 2, shape[1] // 2)) for shape in shapes
         )
         self.hidden = nn.Conv2d(hidden, hidden, 1)
-        self.logits = nn.Conv2d(hidden, classes + 1, 1)
+        self.logits = nn.Conv2d(hidden, num_classes + 1, 1)
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each place."""
@@ -71,7 +73,7 @@ class SlidingWindowDetector(Detector):
         shapes: tuple[Shape, ...],
         scales: int,
         shrink: float,
-        assign: Callable[[Tensor, Target], Tensor],
+        assign: Assign,
         sample: Callable[[Tensor, Tensor], Tensor],
         select: Select,
     ) -> None:
@@ -99,9 +101,8 @@ class SlidingWindowDetector(Detector):
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         """Cross entropy over the sampled windows; those in the padding are none."""
         logits, windows = self.classify(images)
-        assigned = torch.stack([self.assign(boxes, target) for boxes, target in zip(windows, targets, strict=True)])
+        assigned, labels, _ = match(self.assign, map(Prediction, windows, logits.detach()), targets)  # (N, A) each
         outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
-        labels, _ = matched_labels_and_boxes(assigned, targets)
         of_class = cross_entropy(logits, labels)
         counts = self.sample(assigned.masked_fill(outside, IGNORED), of_class.detach())  # (N, A)
         return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}
@@ -112,35 +113,14 @@ class SlidingWindowDetector(Detector):
         return self.select(gather(windows, found.rows), found, images.sizes)
 
 
-@dataclass(frozen=True)
-class SlidingWindowConfig(DetectorConfig):
-    """The numbers of a sliding window."""
-
-    levels: tuple[int, ...] = (3,)
-    """The one level of the backbone that is looked at. Its stride, 2**level, is that of the windows."""
-    channels: int = 128
-    """Channels to which the map is reduced, and width of the layers after it."""
-    shapes: tuple[Shape, ...] = ((3, 3), (3, 5), (5, 3))
-    """Rows and columns of the windows, in cells of the map."""
-    scales: int = 8
-    """Sizes of the image: windows of 3 x 3 cells have sides of 24, 34, 48, 68 and so on to 272 pixels."""
-    shrink: float = 0.5**0.5
-    """Each size over the one before."""
-    samples: int = 256
-    """Windows an image in the loss, a quarter of them positive where there are enough."""
-    nms: float = 0.4
-    """IoU above which the lower-scored of two windows of a class goes."""
-
-    def build(self, classes: int, pretrained: bool = False) -> SlidingWindowDetector:
-        if len(self.levels) != 1:
-            raise ValueError(f"a sliding window looks at one level of its backbone, such as (3,), got {self.levels}")
-        return SlidingWindowDetector(
-            features=self.pyramid(pretrained, self.channels, extra=0, how="pool"),
-            head=WindowHead(self.channels, self.shapes, self.channels, classes),
-            shapes=self.shapes,
-            scales=self.scales,
-            shrink=self.shrink,
-            assign=MaxIoUAssigner(high=0.5, low=0.5),
-            sample=BalancedSampler(self.samples, positive=0.25),
-            select=self.select(classes, self.habits().smallest),
-        )
+def build(config: SlidingWindowConfig, num_classes: int, pretrained: bool) -> SlidingWindowDetector:
+    return SlidingWindowDetector(
+        features=build_pyramid(config, pretrained, config.channels, extra=0, how="pool"),
+        head=WindowHead(config.channels, config.shapes, config.channels, num_classes),
+        shapes=config.shapes,
+        scales=config.scales,
+        shrink=config.shrink,
+        assign=MaxIoUAssigner(high=0.5, low=0.5),
+        sample=BalancedSampler(config.samples, positive=0.25),
+        select=build_select(config, num_classes),
+    )

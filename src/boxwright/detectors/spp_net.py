@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.detectors.base import Features
-from boxwright.detectors.proposed import ProposedConfig, ProposedDetector
-from boxwright.detectors.region_stage import RegionHead, RegionStage, mlp_head
+from boxwright.backbones import build_backbone
+from boxwright.detectors.base import Features, with_colors
+from boxwright.detectors.proposed import ProposedDetector
+from boxwright.detectors.region_stage import RegionHead, RegionStage, build_region_stage, mlp_head
 from boxwright.layers.regions import PyramidPool
 from boxwright.proposals import Propose
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import SPPNetConfig
 
 
 class SPPNet(ProposedDetector):
@@ -43,29 +46,13 @@ class ImagePyramid(nn.Module):
         return [self.features(F.interpolate(pixels, size, mode="bilinear"))[-1] for size in sizes]
 
 
-@dataclass(frozen=True)
-class SPPNetConfig(ProposedConfig):
-    """The numbers of an SPP-net."""
-
-    proposer: str = "selective_search_quality"
-    """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
-    proposals: int = 2000
-    """Proposals an image, at most; each costs two connected layers only."""
-    levels: tuple[int, ...] = (4,)
-    """The level of the backbone whose map is pooled; level l has stride 2**l."""
-    zooms: tuple[int, ...] = (2, 1)
-    """Sizes at which the image is looked at, each half of the one before; (1,) is the paper's single scale."""
-    grids: tuple[int, ...] = (6, 3, 2, 1)
-    """Cells a side of each grid of the pyramid that a region is pooled to."""
-    hidden: int = 512
-    """Width of the two fully connected layers."""
-
-    def build(self, classes: int, pretrained: bool = False) -> SPPNet:
-        features = self.features(pretrained)
-        magnified = ImagePyramid(features, self.zooms)
-        pool = PyramidPool(magnified.strides, self.grids)
-        numbers = features.channels[-1] * pool.cells
-        # Maps that do not learn come in any scale; fully connected layers want theirs.
-        hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), mlp_head(numbers, self.hidden))
-        regions = self.regions(pool, RegionHead(hidden, self.hidden, classes, self.agnostic), classes)
-        return SPPNet(magnified, regions, self.propose())
+def build(config: SPPNetConfig, num_classes: int, pretrained: bool) -> SPPNet:
+    features = Features(with_colors(config, build_backbone(config.backbone, config.levels, pretrained)))
+    maps = ImagePyramid(features, config.zooms)
+    pool = PyramidPool(maps.strides, config.grids)
+    numbers = features.channels[-1] * pool.cells
+    # Maps that do not learn come in any scale; fully connected layers need a fixed one.
+    hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), mlp_head(numbers, config.hidden))
+    head = RegionHead(hidden, config.hidden, num_classes, config.class_agnostic)
+    regions = build_region_stage(config, pool, head, num_classes)
+    return SPPNet(maps, regions, config.build_proposer())

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +20,14 @@ from boxwright.backbones import Backbone
 from boxwright.boxes.anchors import DefaultBoxes
 from boxwright.boxes.codec import DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
-from boxwright.detectors.base import DetectorConfig, Features
+from boxwright.detectors.base import Features, build_features, build_select
 from boxwright.detectors.select import best, best_of_each_class
 from boxwright.layers.conv import init_convs
+from boxwright.layers.pyramid import Neck
 from boxwright.losses import DeltaLoss, cross_entropy
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import SSDConfig
 
 NORMS: dict[str, Norm] = {"group": group_norm, "batch": partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03), "none": None}
 
@@ -33,7 +36,7 @@ class SSD(SingleStage):
     """maps of all sizes -> AnchorStage that learns from the positives and the hardest of the background."""
 
 
-class ExtraLevels(nn.Module):
+class ExtraLevels(Neck):
     """The maps as they come, and behind them smaller ones, each half the size of the one before.
 
     extra      channels of each further map
@@ -57,8 +60,8 @@ class ExtraLevels(nn.Module):
             torch.full((channels, 1, 1), length) for channels, length in zip(backbone.channels, lengths, strict=False)
         )
         self.extra = nn.ModuleList()
-        for place, (before, out) in enumerate(pairwise(self.channels[len(backbone.channels) - 1 :])):
-            half, strided = out // 2, place < len(extra) - unstrided
+        for index, (before, out) in enumerate(pairwise(self.channels[len(backbone.channels) - 1 :])):
+            half, strided = out // 2, index < len(extra) - unstrided
             smaller = unit(half, half if lite else out, 3, norm, lite, 2 if strided else 1, padded=strided)
             wider = unit(half, out, 1, norm, lite) if lite else []
             self.extra.append(nn.Sequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
@@ -82,68 +85,39 @@ class LevelHeads(nn.ModuleList):
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
-@dataclass(frozen=True)
-class SSDConfig(DetectorConfig):
-    """The numbers of an SSD."""
+def build(config: SSDConfig, num_classes: int, pretrained: bool) -> SSD:
+    backbone, norm = build_features(config, pretrained).backbone, NORMS[config.head_norm]
+    maps = ExtraLevels(backbone, config.extra, config.unstrided, norm, config.lite, config.lengths)
+    anchors, convention = build_default_boxes(config, maps), config.library_convention()
+    codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+    boxes, depth = 1 if config.class_agnostic else num_classes, 1 if config.lite else 0
+    stage = AnchorStage(
+        head=LevelHeads(
+            AnchorHead(channels, cell, num_classes + 1, depth, False, norm=norm, boxes=boxes, lite=config.lite)
+            for channels, cell in zip(maps.channels, anchors.per_cell, strict=True)
+        ),
+        anchors=anchors,
+        codec=codec,
+        assign=MaxIoUAssigner(high=0.5, low=0.5, match_best_prior=True),
+        sample=HardNegativeMining(ratio=3.0),
+        class_loss=cross_entropy,
+        box_loss=DeltaLoss(codec, beta=1.0),
+        select=build_select(config, num_classes, convention.min_size),
+        softmax=True,
+        choose=best_of_each_class if config.per_class else best,
+    )
+    return SSD(Features(backbone, maps), stage)
 
-    extra: tuple[int, ...] = (256, 128)
-    """Channels of the levels behind the backbone's, each of half the size of the one before."""
-    unstrided: int = 0
-    """So many of the last ones leave out the border of the one before instead (SSD300: 2, from 5x5 to 1x1)."""
-    lite: bool = False
-    """SSDlite: depthwise convolutions in the heads and the further levels."""
-    head_norm: Literal["group", "batch", "none"] = "group"
-    """What follows their convolutions; the paper has none, SSDlite batch norm."""
-    lengths: tuple[float, ...] = (10.0, 10.0, 10.0)
-    """Lengths to which the backbone's maps are scaled at every cell (the paper: 20, the finest only)."""
-    box_scale: float = 3.0
-    """Sides of the default boxes in strides of their level, whatever the size of the image."""
-    box_sizes: tuple[float, ...] = ()
-    """The same in pixels, per level and one more (the paper's SSD300: 30 60 111 ... 315); () takes `box_scale`."""
-    box_steps: tuple[float, ...] = ()
-    """Pixels from one default box to the next, per level; () takes the strides."""
-    box_limit: float | None = None
-    """No default box is wider or higher than so many pixels: the side of the image where it is always the same."""
-    ratios: tuple[float, ...] = (2.0, 3.0)
-    """Width over height of the default boxes that lie; each also stands."""
-    end_ratios: tuple[float, ...] = (2.0,)
-    """The same on the finest level and the last two."""
-    agnostic: bool = True
-    """One box prediction for all classes rather than one per class."""
-    nms: float = 0.45
-    """IoU above which the lower-scored of two boxes of a class goes."""
-    per_class: bool = False
-    """`pre_nms_top_k` is how many boxes of each class enter that suppression, rather than of each level."""
 
-    def build(self, classes: int, pretrained: bool = False) -> SSD:
-        backbone, norm = self.features(pretrained).backbone, NORMS[self.head_norm]
-        maps = ExtraLevels(backbone, self.extra, self.unstrided, norm, self.lite, self.lengths)
-        levels = len(maps.strides)
-        sizes = self.box_sizes or tuple(self.box_scale * stride for stride in (*maps.strides, 2 * maps.strides[-1]))
-        ratios = [self.end_ratios if level in (0, levels - 2, levels - 1) else self.ratios for level in range(levels)]
-        steps, limit, habits = self.box_steps or maps.strides, self.box_limit or math.inf, self.habits()
-        anchors = DefaultBoxes(
-            sizes,
-            tuple(ratios),
-            steps,
-            limit=limit,
-            stride_from_feature_map=habits.stride_from_feature_map and not self.box_steps,
-        )
-        codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
-        boxes, depth = 1 if self.agnostic else classes, 1 if self.lite else 0
-        stage = AnchorStage(
-            head=LevelHeads(
-                AnchorHead(channels, cell, classes + 1, depth, False, norm=norm, boxes=boxes, lite=self.lite)
-                for channels, cell in zip(maps.channels, anchors.per_cell, strict=True)
-            ),
-            anchors=anchors,
-            codec=codec,
-            assign=MaxIoUAssigner(high=0.5, low=0.5, match_best_prior=True),
-            sample=HardNegativeMining(ratio=3.0),
-            class_loss=cross_entropy,
-            box_loss=DeltaLoss(codec, beta=1.0),
-            select=self.select(classes, habits.smallest),
-            softmax=True,
-            choose=best_of_each_class if self.per_class else best,
-        )
-        return SSD(Features(backbone, maps), stage)  # type: ignore[arg-type]
+def build_default_boxes(config: SSDConfig, maps: ExtraLevels) -> DefaultBoxes:
+    """Their sizes, ratios and steps on every level."""
+    levels = len(maps.strides)
+    ends = (0, levels - 2, levels - 1)
+    sizes = tuple(config.box_scale * stride for stride in (*maps.strides, 2 * maps.strides[-1]))
+    return DefaultBoxes(
+        config.box_sizes or sizes,
+        tuple(config.end_aspect_ratios if level in ends else config.aspect_ratios for level in range(levels)),
+        config.box_steps or maps.strides,
+        limit=math.inf if config.box_limit is None else config.box_limit,
+        stride_from_feature_map=config.library_convention().stride_from_feature_map and not config.box_steps,
+    )

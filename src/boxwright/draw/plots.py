@@ -87,7 +87,7 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     unit = Unit.of(cost.whole for cost in costs)
     parts = {part: [getattr(cost, part) / unit.seconds for cost in costs] for part in ("proposals", "network")}
     _bars(test, [_sum(unit, cost) for cost in costs], parts)
-    _finish(test, f"test time an image, {unit.name}", grid="x")
+    _finish(test, f"test time per image, {unit.name}", grid="x")
     test.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
 
     _bars(quality, [fraction(cost.ap50) for cost in costs], {"": [cost.ap50 for cost in costs]}, longest=1.0)

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class FeaturePyramid(nn.Module):
+class Neck(nn.Module):
+    """Maps of a backbone, fine to coarse, to the maps that heads read.
+
+    channels, strides  a number per map that comes out
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class FeaturePyramid(Neck):
     """Maps of a backbone, fine to coarse, to as many maps of equal width, and `extra` coarser ones behind them.
 
     in_channels   channels of the incoming maps
@@ -21,9 +31,6 @@ class FeaturePyramid(nn.Module):
                   torchvision's RetinaNet); "conv_c5" are the same from the backbone's coarsest (Lin et al. 2017b,
                   Detectron2, torchvision's RetinaNet v2)
     """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
 
     def __init__(
         self,

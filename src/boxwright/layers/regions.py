@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import boxwright.layers.region_ops  # noqa: F401  registers torch.ops.boxwright.roi_align and the others
+import boxwright.ops  # noqa: F401  registers torch.ops.boxwright.roi_align and the others
 from boxwright.boxes.geometry import area, at_least_float32
 
 
@@ -41,7 +41,7 @@ class RegionPooler(nn.Module):
         return (wanted - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
 
     def pool(self, operator: Callable, maps: list[Tensor], boxes: Tensor, size: int, *options: float) -> Any:
-        """What an operator of `layers/region_ops.py` answers for size x size cells of every box."""
+        """The result of an operator of `boxwright.ops` for size x size cells of every box."""
         if len(maps) < len(self.strides):
             raise ValueError(f"{type(self).__name__} reads a map for each stride of {self.strides}, got {len(maps)}")
         maps = [at_least_float32(features) for features in maps[: len(self.strides)]]

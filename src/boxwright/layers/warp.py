@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from boxwright.boxes.nms import load_compiled_ops
+import boxwright.ops  # noqa: F401  registers torch.ops.boxwright.warp
 from boxwright.layers.regions import numbered
 
 
@@ -57,21 +57,3 @@ class WarpRegions(nn.Module):
         x1, y1, x2, y2 = boxes.unbind(-1)
         dx, dy = (x2 - x1) * (self.context / width), (y2 - y1) * (self.context / height)
         return torch.stack([x1 - dx, y1 - dy, x2 + dx, y2 + dy], dim=-1)
-
-
-# An operator of our own, since those of torchvision carry no shapes for export without importing its package.
-
-
-def _warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> Tensor:
-    load_compiled_ops()
-    return torch.ops.torchvision.roi_align(pixels, regions, 1.0, height, width, 0, True)
-
-
-def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> Tensor:
-    return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
-
-
-_library = torch.library.Library("boxwright", "FRAGMENT")
-_library.define("warp(Tensor pixels, Tensor regions, int height, int width) -> Tensor")
-_library.impl("warp", _warp, "CompositeExplicitAutograd")
-torch.library.register_fake("boxwright::warp", _shape_of_warp, lib=_library)

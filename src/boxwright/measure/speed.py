@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,13 +15,12 @@ import numpy as np
 import torch
 
 from boxwright.detectors import Detector
-from boxwright.detectors.select import Candidates, Select
+from boxwright.detectors.select import Select
 from boxwright.metrics.compare import Interval
 from boxwright.predict.predictor import InputImage, Predictor, uncached
 from boxwright.predict.program import Compiled
 from boxwright.progress import Progress
-from boxwright.proposals import Cached, Propose
-from boxwright.types import Slots
+from boxwright.proposals import CachedProposer, Propose
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 """From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
@@ -246,7 +242,7 @@ def parameters(detector: Detector) -> int:
 
 def bare(propose: Propose) -> Propose:
     """The proposer itself, which remembers nothing, and may find more boxes than are wanted of it."""
-    return propose.propose if isinstance(propose, Cached) else propose
+    return propose.propose if isinstance(propose, CachedProposer) else propose
 
 
 class _Clock:
@@ -258,63 +254,35 @@ class _Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        started = self._now()
+        started = self.now()
         yield
-        self.seconds[stage] += self._now() - started
+        self.seconds[stage] += self.now() - started
 
-    def _now(self) -> float:
+    def now(self) -> float:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """A selection with a stopwatch; to all who ask, it is that selection."""
-
-    select: Select
-    clock: _Clock
-
-    def __call__(self, boxes: torch.Tensor, found: Candidates, sizes: torch.Tensor) -> Slots:
-        with self.clock("nms"):
-            return self.select(boxes, found, sizes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.select, name)
-
-
 @contextmanager
 def _selects_timed(detector: Detector, clock: _Clock) -> Iterator[None]:
     """Within, the clock has what the detector's selections take. A compiled program has none: it would change."""
-    modules = [] if isinstance(detector, Compiled) else list(detector.modules())
-    found = [(module, name, part) for module in modules for name, part in vars(module).items()]
-    selects = [(module, name, part) for module, name, part in found if isinstance(part, Select)]
+    selects = [module for module in detector.modules() if isinstance(module, Select)]
+    started = 0.0
+
+    def start(*_: Any) -> None:
+        nonlocal started
+        started = clock.now()
+
+    def stop(*_: Any) -> None:
+        clock.seconds["nms"] += clock.now() - started
+
+    hooks: list[Any] = []
+    if not isinstance(detector, Compiled):
+        hooks += [select.register_forward_pre_hook(start) for select in selects]
+        hooks += [select.register_forward_hook(stop) for select in selects]
     try:
-        for module, name, select in selects:
-            setattr(module, name, _Timed(select, clock))
         yield
     finally:
-        for module, name, select in selects:
-            setattr(module, name, select)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the times depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"device": str(device), "name": name, "cores": cores(), "threads": torch.get_num_threads(), **versions}
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """As the system calls it; `platform` knows no more than the architecture on Linux."""
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        for line in described.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        for hook in hooks:
+            hook.remove()

@@ -1,4 +1,4 @@
-"""How good a set of detections is: precision and recall by definition, COCO's metrics, and how sure they are."""
+"""Detection metrics: precision and recall by definition, COCO's metrics, and their confidence intervals."""
 
 from boxwright.metrics.coco import Evaluation, evaluate, evaluate_files
 from boxwright.metrics.compare import ApIntervals, Interval, ap_interval

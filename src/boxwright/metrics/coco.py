@@ -1,10 +1,10 @@
 """COCO's detection metrics, computed by hotcoco with the numbers of pycocotools.
 
 Source: the COCO detection evaluation, https://cocodataset.org/#detection-eval, whose reference is `pycocotools`.
-A detection and an object match where their IoU reaches a threshold; a class's average precision (AP) is its precision
-averaged over 101 recalls; AP without a number is also averaged over the IoU thresholds .50, .55 … .95. A recall (AR1,
-AR10, AR100) allows that many detections per image and class. Small, medium and large are by area: up to 32², 32² to
-96², 96² and over. Where COCO writes -1, for "no such object", an `Evaluation` says nan.
+A detection matches an object if their IoU reaches a threshold. A class's average precision (AP) is its precision
+averaged over 101 recalls; AP without a number is also averaged over the IoU thresholds .50, .55 … .95. The average
+recalls AR1, AR10 and AR100 allow that many detections per image and class. Small, medium and large are by area: up to
+32², 32² to 96², 96² and over. Where COCO writes -1, for "no such object", an `Evaluation` has nan.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from boxwright.types import Detections, Target
 
 RECALLS = tuple(np.linspace(0.0, 1.0, 101).tolist())
-"""The recalls at which COCO reads the precision."""
+"""The recalls at which COCO samples the precision."""
 
 METRICS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
@@ -35,9 +35,9 @@ METRICS = (
 class ClassEvaluation:
     """One class: its counts, AP, and its precision and score at each of `RECALLS`, for IoU .5 and objects of any size.
 
-    precision  interpolated (the best at this or a higher recall); 0 where the recall is not reached
-    scores     the detector's score at that recall; 0 where it is not reached
-    Without an object the numbers are nan and both curves are empty.
+    precision  interpolated (the best at this or a higher recall); 0 if the recall is not reached
+    scores     the detector's score at that recall; 0 if it is not reached
+    Without an object the metrics are nan and both curves are empty.
     """
 
     objects: int
@@ -53,16 +53,16 @@ class ClassEvaluation:
 
     @property
     def threshold(self) -> float:
-        """The score at which F1 at IoU .5 is best; nan where nothing was found."""
+        """The score at which F1 at IoU .5 is best; nan if nothing was detected correctly."""
         best = max(self.f1, default=0.0)
         return self.scores[self.f1.index(best)] if best > 0 else math.nan
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a set of detections is: COCO's twelve numbers (0..1, nan without such objects) and each class's own.
+    """COCO's twelve metrics (0..1, nan without such objects), and the metrics of each class.
 
-    `objects` counts what could be found: crowds are not among them.
+    `objects` counts annotated objects without crowds.
     """
 
     ap: float
@@ -83,27 +83,17 @@ class Evaluation:
     classes: dict[str, ClassEvaluation]
 
     @property
-    def per_class(self) -> dict[str, float]:
-        """AP by class name; nan for a class without an object, which COCO leaves out of the mean."""
-        return {name: quality.ap for name, quality in self.classes.items()}
-
-    @property
-    def per_class_ap50(self) -> dict[str, float]:
-        """AP at IoU .5 by class name."""
-        return {name: quality.ap50 for name, quality in self.classes.items()}
-
-    @property
     def thresholds(self) -> dict[str, float]:
-        """By class name, the score at which F1 at IoU .5 is best."""
+        """By class name, the score at which F1 at IoU .5 is best; nan if nothing was detected correctly."""
         return {name: quality.threshold for name, quality in self.classes.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no nan: None instead."""
+        """Plain values for JSON, with None for nan."""
         return _without_nan(asdict(self))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        """The inverse of `to_dict`, also after a passage through JSON."""
+        """The inverse of `to_dict`, also through JSON."""
         classes = {
             name: ClassEvaluation(
                 objects=quality["objects"],
@@ -119,7 +109,7 @@ class Evaluation:
         return cls(**numbers, **counts, classes=classes)
 
     def table(self) -> str:
-        """The evaluation as plain text for a terminal: overall, by size, and a row per class."""
+        """The evaluation as plain text: overall, by size, and a row per class."""
         rows = [
             ("", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"),
             ("all sizes", *map(_cell, (self.ap, self.ap50, self.ap75, self.ar1, self.ar10, self.ar100))),
@@ -140,8 +130,8 @@ class Evaluation:
 def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> Evaluation:
     """Detections against annotations by COCO's protocol: crowds are ignored, difficult objects count like others.
 
-    The sequences run over the same images in the same order; a label is a place in `names`. Raises ValueError, naming
-    the image, where a label is not in `names` or a box or score is not finite.
+    Both sequences are over the same images in the same order; labels are indices into `names`. Raises ValueError,
+    naming the image, if a label is out of range, or a box or score is not finite.
     """
     import hotcoco
 
@@ -158,7 +148,7 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names:
         area=_concatenate([target.area for target in targets]),
         iscrowd=_concatenate([target.crowd for target in targets]).astype(bool),
     )
-    scores = _concatenate([found.scores for found in detections])
+    scores = _concatenate([of_image.scores for of_image in detections])
     _refuse(~np.isfinite(scores), images, "detections", "has a score that is not finite; did training diverge?")
     return _evaluate(truth, np.column_stack([images, _xywh(boxes), scores, labels]))
 
@@ -166,7 +156,7 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names:
 def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -> Evaluation:
     """A COCO results file (image_id, category_id, bbox xywh, score) against a COCO annotation file.
 
-    Raises OSError or ValueError naming the file, and the entry of the results, that is not as COCO has it.
+    Raises OSError or ValueError, naming the file and the entry, for anything that is not in COCO's format.
     """
     import hotcoco
 
@@ -180,7 +170,7 @@ def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -
 
 
 def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
-    """`truth` is a hotcoco.COCO; `results` (D, 7) float64 has image id, x, y, width, height, score, category id."""
+    """`truth` is a hotcoco.COCO; `results` (D, 7) float64: image id, x, y, width, height, score, category id."""
     import hotcoco
 
     evaluator = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
@@ -192,13 +182,13 @@ def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
     scores = evaluator.eval["scores"]  # like precision
     sizes = range(1, 4)  # small, medium, large; 0 is all
     numbers = [
-        *(_mean(part[..., 0, -1]) for part in (precision, precision[0], precision[5])),
+        *(_mean(values[..., 0, -1]) for values in (precision, precision[0], precision[5])),
         *(_mean(precision[..., size, -1]) for size in sizes),
         *(_mean(recall[..., 0, limit]) for limit in range(3)),
         *(_mean(recall[..., size, -1]) for size in sizes),
     ]
     classes: dict[str, ClassEvaluation] = {}
-    for k, category in enumerate(truth.load_cats(truth.get_cat_ids())):  # by id, as the arrays have them
+    for k, category in enumerate(truth.load_cats(truth.get_cat_ids())):  # by id, as in the arrays
         if category["name"] in classes:
             raise ValueError(f'expected every class to have its own name, but two are called "{category["name"]}"')
         objects = len(truth.get_ann_ids(cat_ids=[category["id"]], iscrowd=False))
@@ -219,15 +209,15 @@ def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what is known; COCO marks with -1 where there is no object."""
-    known = values[values > -1]
-    return float(np.mean(known)) if known.size else math.nan
+    """The mean without COCO's -1, which marks "no object"; nan if nothing else is left."""
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else math.nan
 
 
 def _columns(
     records: Sequence[Detections] | Sequence[Target], names: Sequence[str], what: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image number (R,), label (R,) and box xyxy (R, 4) of every row of every image, looked over."""
+    """Image index (R,), label (R,) and box xyxy (R, 4) of every row of every image, checked."""
     images = np.repeat(np.arange(len(records)), [len(record) for record in records])
     labels = _concatenate([record.labels for record in records]).astype(np.int64)
     boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
@@ -237,7 +227,7 @@ def _columns(
 
 
 def _concatenate(columns: Sequence[torch.Tensor]) -> np.ndarray:
-    """One float64 column, in which everything that float32 and int32 hold is exact."""
+    """One float64 column, which represents every float32 and int32 exactly."""
     return torch.cat([column.detach().cpu().double() for column in columns]).numpy() if columns else np.zeros(0)
 
 
@@ -269,8 +259,8 @@ def _read_results(path: Path, image_ids: set[int], category_ids: set[int]) -> np
             ) from error
         if entry["image_id"] not in image_ids or entry["category_id"] not in category_ids:
             raise ValueError(
-                f"{path}: entry {number} speaks of image {entry['image_id']} and category {entry['category_id']}, "
-                "which are not both in the annotation file; are the two of the same split?"
+                f"{path}: entry {number} has image {entry['image_id']} and category {entry['category_id']}, "
+                "which are not both in the annotation file; are both files of the same split?"
             )
     finite = np.isfinite(rows.sum(axis=1))
     if not finite.all():

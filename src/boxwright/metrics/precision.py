@@ -1,8 +1,8 @@
-"""Average precision as it is defined: match, rank, trace the precision-recall curve, measure it.
+"""Average precision by its definition: match, rank, trace the precision-recall curve, integrate it.
 
 Sources: PASCAL VOC (Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2) and
-COCO (https://cocodataset.org/#detection-eval). This file is for reading and for small sets; `metrics.coco` computes
-the same numbers, with all of COCO's rules (100 detections per image and class, object sizes), and much faster.
+COCO (https://cocodataset.org/#detection-eval). This file is for reading and for small datasets; `metrics.coco`
+computes the same numbers, with all of COCO's rules (100 detections per image and class, object sizes), much faster.
 
     VOC 2007     average_precisions(…, protocol="voc", measure=ap_11_point)
     VOC 2010-12  average_precisions(…, protocol="voc", measure=ap_interpolated_area)
@@ -30,10 +30,10 @@ Protocol = Literal["coco", "voc"]
 
 
 class Matches(NamedTuple):
-    """What became of each detection of an image: true positive, false positive, or not counted.
+    """Whether each detection of an image is a true positive, a false positive, or not counted.
 
     true_positive  (D,) bool
-    counted        (D,) bool; False for a detection that is neither right nor wrong
+    counted        (D,) bool; False for a detection that is neither
     """
 
     true_positive: Tensor
@@ -41,9 +41,9 @@ class Matches(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Precision and recall after the best detection, the best two, the best three …
+    """Precision and recall of the best detection, the best two, the best three …
 
-    recall     (D,) float64, never falling
+    recall     (D,) float64, non-decreasing
     precision  (D,) float64
     """
 
@@ -52,22 +52,22 @@ class Curve(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """Which part of the objects is found, and which part of what is found is right."""
+    """The share of objects that are detected, and the share of detections that are correct."""
 
     recall: float
     precision: float
 
 
 def match(detections: Detections, target: Target, iou_threshold: float = 0.5, protocol: Protocol = "coco") -> Matches:
-    """Match the detections of one image to its objects of the same label, best score first, each object once.
+    """Match the detections of one image to its objects of the same label, best score first, each object at most once.
 
-    "coco": a detection takes the object with the highest IoU among those still free. One that finds no free object but
-    lies in a crowd (intersection over the *detection's* area) is not counted.
-    "voc": a detection looks at the object with the highest IoU, free or not: if another detection has taken it, it is
-    a false positive; if it is difficult (or a crowd), it is not counted. The VOC devkit measures boxes in whole
-    pixels, both ends included; here coordinates are continuous, so that its numbers on its own files can differ a bit.
+    "coco": a detection matches the unmatched object with the highest IoU. Without one, a detection that lies in a
+    crowd (intersection over the *detection's* area) is not counted.
+    "voc": a detection is compared with the object of highest IoU only. If that object is already matched, the
+    detection is a false positive; if it is difficult (or a crowd), the detection is not counted. The VOC devkit
+    measures boxes in whole pixels, both ends included; here coordinates are continuous, so results can differ slightly.
 
-    Either way an IoU equal to the threshold suffices. The rows of the result are those of `detections`.
+    An IoU equal to the threshold suffices. The rows of the result are those of `detections`.
     """
     if protocol not in ("coco", "voc"):
         raise ValueError(f'expected the protocol "coco" or "voc", got {protocol!r}')
@@ -77,40 +77,40 @@ def match(detections: Detections, target: Target, iou_threshold: float = 0.5, pr
         return Matches(true_positive, counted)
     overlaps = pairwise_overlaps(detections, target, protocol)  # (D, G)
     ignored = _ignored(target, protocol)  # (G,)
-    taken = torch.zeros_like(ignored)
+    matched = torch.zeros_like(ignored)
     for row in torch.argsort(detections.scores.cpu(), descending=True, stable=True):
         overlap = overlaps[row]  # (G,)
-        open_to_it = ~taken & ~ignored if protocol == "coco" else torch.ones_like(taken)
-        best = torch.where(open_to_it, overlap, -1).argmax()
-        if not open_to_it[best] or overlap[best] < iou_threshold:
+        eligible = ~matched & ~ignored if protocol == "coco" else torch.ones_like(matched)
+        best = torch.where(eligible, overlap, -1).argmax()
+        if not eligible[best] or overlap[best] < iou_threshold:
             counted[row] = not (ignored & (overlap >= iou_threshold)).any()
         elif ignored[best]:
             counted[row] = False
-        elif not taken[best]:
-            true_positive[row] = taken[best] = True
+        elif not matched[best]:
+            true_positive[row] = matched[best] = True
     return Matches(true_positive, counted)
 
 
 def pairwise_overlaps(detections: Detections, target: Target, protocol: Protocol = "coco") -> Tensor:
-    """How far each detection covers each object, -1 where the labels differ: (D, G) float64."""
-    found, objects = detections.boxes.cpu().double(), target.boxes.cpu().double()
-    overlaps = pairwise_iou(found, objects)
-    if protocol == "coco":
-        inside = intersection(found[:, None], objects) / area(found)[:, None].clamp(min=torch.finfo(found.dtype).tiny)
+    """IoU of each detection and object, COCO's crowds excepted; -1 where the labels differ: (D, G) float64."""
+    boxes, objects = detections.boxes.cpu().double(), target.boxes.cpu().double()
+    overlaps = pairwise_iou(boxes, objects)
+    if protocol == "coco":  # in a crowd, over the area of the detection
+        inside = intersection(boxes[:, None], objects) / area(boxes)[:, None].clamp(min=torch.finfo(boxes.dtype).tiny)
         overlaps = torch.where(target.crowd.cpu(), inside, overlaps)
     same = detections.labels.cpu()[:, None] == target.labels.cpu()
     return torch.where(same, overlaps, -1)
 
 
 def _ignored(target: Target, protocol: Protocol) -> Tensor:
-    """The objects that nobody has to find: (G,) bool."""
+    """The objects that do not count: (G,) bool."""
     return (target.crowd | target.difficult if protocol == "voc" else target.crowd).cpu()
 
 
 def precision_recall(true_positive: Tensor | np.ndarray | Sequence[bool], n_objects: int) -> Curve:
-    """The curve of detections ranked best first: `true_positive` (D,) bool, against `n_objects` >= 1 to be found."""
+    """The curve of detections ranked best first: `true_positive` (D,) bool, for `n_objects` >= 1."""
     if n_objects < 1:
-        raise ValueError(f"recall needs at least one object to be found, got n_objects = {n_objects}")
+        raise ValueError(f"recall needs at least one object, got n_objects = {n_objects}")
     hits = np.cumsum(np.asarray(true_positive, dtype=bool), dtype=np.int64)  # (D,)
     return Curve(recall=hits / n_objects, precision=hits / np.arange(1, len(hits) + 1))
 
@@ -137,12 +137,12 @@ def ap_11_point(curve: Curve) -> float:
 
 def ap_101_point(curve: Curve) -> float:
     """The mean of the interpolated precision at the recalls 0, .01 … 1: COCO."""
-    # linspace, not arange / 100: they differ in the last bit, and COCO's comparison with the recall sees that bit.
+    # linspace, not arange / 100: they differ in the last bit, which changes comparisons with the recall.
     return _mean_precision_at(np.linspace(0.0, 1.0, 101), curve)
 
 
 def _mean_precision_at(recalls: np.ndarray, curve: Curve) -> float:
-    """Precision is 0 at a recall that the detections do not reach."""
+    """With precision 0 at recalls that the detections do not reach."""
     precision = np.append(interpolate(curve).precision, 0.0)
     return float(np.mean(precision[np.searchsorted(curve.recall, recalls, side="left")]))
 
@@ -155,7 +155,7 @@ def average_precisions(
     protocol: Protocol = "coco",
     measure: Callable[[Curve], float] = ap_101_point,
 ) -> dict[str, float]:
-    """AP by class name at one IoU threshold; nan for a class of which there is no object to be found."""
+    """AP by class name at one IoU threshold; nan for a class without an object."""
     curves = precision_recall_curves(detections, targets, names, iou_threshold, protocol)
     return {name: math.nan if curve is None else measure(curve) for name, curve in curves.items()}
 
@@ -168,7 +168,7 @@ def mean_average_precision(
     protocol: Protocol = "coco",
     measure: Callable[[Curve], float] = ap_101_point,
 ) -> float:
-    """The mean of AP over the IoU thresholds and the classes that have an object; nan where none has."""
+    """The mean of AP over the IoU thresholds and the classes that have an object; nan if none has."""
     values = [
         ap
         for iou_threshold in iou_thresholds
@@ -185,19 +185,19 @@ def precision_recall_curves(
     iou_threshold: float = 0.5,
     protocol: Protocol = "coco",
 ) -> dict[str, Curve | None]:
-    """The curve of each class over all images; None for a class of which there is no object to be found."""
+    """The curve of each class over all images; None for a class without an object."""
     if len(detections) != len(targets):
         raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
     matches = [match(*pair, iou_threshold, protocol) for pair in zip(detections, targets, strict=True)]
-    counted = _join([one.counted for one in matches], torch.bool)
-    true_positive = _join([one.true_positive for one in matches], torch.bool)
-    scores = _join([one.scores for one in detections], torch.float64)
-    labels = _join([one.labels for one in detections], torch.int64)
-    wanted = _join([one.labels.cpu()[~_ignored(one, protocol)] for one in targets], torch.int64)
+    counted = _join([of_image.counted for of_image in matches], torch.bool)
+    true_positive = _join([of_image.true_positive for of_image in matches], torch.bool)
+    scores = _join([of_image.scores for of_image in detections], torch.float64)
+    labels = _join([of_image.labels for of_image in detections], torch.int64)
+    object_labels = _join([target.labels.cpu()[~_ignored(target, protocol)] for target in targets], torch.int64)
     ranked = torch.argsort(scores, descending=True, stable=True)
     curves: dict[str, Curve | None] = {}
     for label, name in enumerate(names):
-        n_objects = int((wanted == label).sum())
+        n_objects = int((object_labels == label).sum())
         rows = ranked[(counted & (labels == label))[ranked]]
         curves[name] = precision_recall(true_positive[rows], n_objects) if n_objects else None
     return curves
@@ -211,12 +211,15 @@ def recall_precision(
     iou_threshold: float = 0.5,
     protocol: Protocol = "coco",
 ) -> dict[str, OperatingPoint]:
-    """By class name, of the detections that score at least the class's threshold (nan: none do).
+    """By class name, recall and precision of the detections that reach the class's score threshold (nan: none do).
 
-    The precision of no detections is nan; so are both for a class of which there is no object to be found.
+    The precision of no detections is nan; both are nan for a class without an object.
     """
-    least = torch.tensor([thresholds[name] for name in names], dtype=torch.float64)
-    kept = [one[(one.scores.cpu().double() >= least[one.labels.cpu()]).to(one.scores.device)] for one in detections]
+    by_label = torch.tensor([thresholds[name] for name in names], dtype=torch.float64)
+    kept = []
+    for of_image in detections:
+        confident = of_image.scores.cpu().double() >= by_label[of_image.labels.cpu()]
+        kept.append(of_image[confident.to(of_image.scores.device)])
     points = {}
     for name, curve in precision_recall_curves(kept, targets, names, iou_threshold, protocol).items():
         recall = math.nan if curve is None else [0.0, *curve.recall][-1]

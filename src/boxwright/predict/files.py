@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.boxes.geometry import xyxy_to_cxcywh
+from boxwright.files import write_atomically
 from boxwright.predict.predictor import Result
 
 
@@ -34,8 +35,7 @@ class CocoFile:
             return
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.classes)]
         content = {"images": self.images, "annotations": self.annotations, "categories": categories}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(content), encoding="utf-8")
+        write_atomically(self.path, json.dumps(content))
 
     def add(self, result: Result) -> None:
         """The image's file name is relative to the JSON's folder."""

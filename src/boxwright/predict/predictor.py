@@ -22,7 +22,7 @@ from boxwright.data.image import read_image, to_rgb
 from boxwright.data.preprocess import Preprocess, Resize
 from boxwright.detectors import Detector
 from boxwright.device import choose_device
-from boxwright.proposals import Cached
+from boxwright.proposals import CachedProposer
 from boxwright.types import Detections, Images, Size
 
 
@@ -259,7 +259,7 @@ class Predictor:
 def uncached(detector: Detector) -> Iterator[None]:
     """Within, the detector's proposer computes the boxes of every image anew."""
     known = detector.propose
-    if isinstance(known, Cached):
+    if isinstance(known, CachedProposer):
         detector.propose = lambda image: known.propose(image)[: known.count]
     try:
         yield

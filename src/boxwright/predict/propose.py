@@ -14,8 +14,8 @@ from torch import Tensor
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_image
-from boxwright.measure.speed import cores
-from boxwright.proposals import Cached, FromFile, Propose, image_key
+from boxwright.device import cores
+from boxwright.proposals import CachedProposer, ProposalsFromFile, Propose, image_key
 from boxwright.types import Size
 
 _AHEAD = 4  # images per worker that are begun before the first is asked for
@@ -84,15 +84,15 @@ def warm(
     workers: int | None = None,
     progress: Callable[[], object] | None = None,
 ) -> list[str]:
-    """Have a proposer that remembers compute what it does not know yet, over all cores.
+    """Fill the cache of a proposer, on all cores.
 
-    propose   a `Cached` is filled; a `FromFile` is asked whether it knows every image: ValueError where it does not.
-              Any other remembers nothing, and nothing is done
+    propose   a `CachedProposer` is filled; for a `ProposalsFromFile`, raises ValueError if an image is not in the file;
+              for any other, nothing is done
     progress  called after each image, `Progress.update` for one
     returns   a line for each image that cannot be read
     """
     broken = []
-    if isinstance(propose, Cached | FromFile):
+    if isinstance(propose, CachedProposer | ProposalsFromFile):
         for proposed in propose_all(propose, sources, workers):
             if proposed.error:
                 broken.append(proposed.error)
@@ -106,7 +106,7 @@ def _propose(propose: Propose, source: Source) -> Proposed:
         image = source.read()
     except ImageError as error:
         return Proposed(source, error=str(error))
-    known = isinstance(propose, Cached | FromFile) and propose.has(image)
+    known = isinstance(propose, CachedProposer | ProposalsFromFile) and propose.has(image)
     try:
         boxes = propose(image)
     except ValueError as error:

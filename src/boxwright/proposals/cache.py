@@ -1,60 +1,56 @@
-"""What is slow and does not learn is computed once: the boxes of each image on disk, by what is in the image."""
+"""A proposer that computes the boxes of each image once and keeps them on disk, by the content of the image."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+
+from boxwright.files import cache_folder, write_atomically
 
 Propose = Callable[[np.ndarray], np.ndarray]
 """A proposer: from a uint8 RGB image (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raises ValueError for what is no image that a proposer takes."""
+    """Raises ValueError for anything but a uint8 RGB image (H, W, 3) with at least one pixel."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"a proposer takes a uint8 RGB image (H, W, 3), got {image.dtype} {image.shape}")
 
 
 def image_key(image: np.ndarray) -> str:
-    """The identity of an image's content, 32 letters: a copy has the same, an image with another pixel does not."""
+    """A digest of an image's shape and pixels, 32 hex digits."""
     check_image(image)
     digest = blake2b(repr(image.shape).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
-def default_folder() -> Path:
-    """$BOXWRIGHT_CACHE/proposals, or ~/.cache/boxwright/proposals."""
-    return Path(os.environ.get("BOXWRIGHT_CACHE") or Path.home() / ".cache" / "boxwright") / "proposals"
-
-
 @dataclass(frozen=True)
-class Cached:
-    """A proposer that looks up on disk what it has proposed before. Many processes may use one folder at a time.
+class CachedProposer:
+    """Returns boxes from disk where this image was proposed before. Many processes may share one folder.
 
-    propose  a dataclass: its fields and its class's `version`, to be raised when the algorithm changes, are part of
-             the place where boxes are kept, so other options never see them
-    folder   `default_folder()` if not given; a subfolder is made for each set of options
-    count    answer with the best so many of the boxes that are kept; all if not given
+    propose  a dataclass: its fields and the `version` of its class, to be raised when the algorithm changes, select
+             the subfolder, so that other options never share boxes
+    folder   `cache_folder("proposals")` if not given
+    count    return at most so many of the cached boxes, the best ones; all if not given
 
-    A damaged file is computed anew. A folder that cannot be written to costs a warning and the time, not the boxes.
+    A damaged file is computed again. If the folder cannot be written to, boxes are computed each time, with a warning.
     """
 
     propose: Propose
-    folder: Path = None  # type: ignore[assignment]
+    folder: Path = field(default_factory=partial(cache_folder, "proposals"))
     count: int | None = None
 
     def __post_init__(self) -> None:
         if not is_dataclass(self.propose):
-            raise ValueError(f"Cached takes a proposer that is a dataclass, to know its options; got {self.propose!r}")
-        object.__setattr__(self, "folder", default_folder() if self.folder is None else Path(self.folder))
+            raise ValueError(f"expected a proposer that is a dataclass, with options as fields; got {self.propose!r}")
+        object.__setattr__(self, "folder", Path(self.folder))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A uint8 RGB image (H, W, 3) -> (P, 4) float32 xyxy in its pixels, best first."""
@@ -63,17 +59,17 @@ class Cached:
         if boxes is None:
             boxes = self.propose(image)
             try:
-                _write(path, boxes)
+                write_atomically(path, lambda file: np.save(file, boxes, allow_pickle=False))
             except OSError as error:
                 warnings.warn(
-                    f"proposals cannot be kept in {self.folder} ({error}) and will be computed anew each time; "
+                    f"proposals cannot be cached in {self.folder} ({error}) and are computed each time; "
                     "name another folder with the environment variable BOXWRIGHT_CACHE",
                     stacklevel=2,
                 )
         return boxes[: self.count]
 
     def has(self, image: np.ndarray) -> bool:
-        """Whether the image's boxes are there, whole; otherwise a call computes them."""
+        """Whether the image's boxes are cached and undamaged."""
         return _read(self._path(image)) is not None
 
     def _path(self, image: np.ndarray) -> Path:
@@ -81,32 +77,20 @@ class Cached:
         return self.folder / _options(self.propose) / key[:2] / f"{key}.npy"
 
 
-def _options(propose: object) -> str:
-    """A folder's name: the class, and a digest of what determines the boxes."""
+def _options(propose: Propose) -> str:
+    """The subfolder's name: the proposer's class, and a digest of everything that determines the boxes."""
+    assert is_dataclass(propose)
     kind = type(propose)
-    values = {field.name: getattr(propose, field.name) for field in fields(propose)}  # type: ignore[arg-type]
+    values = {option.name: getattr(propose, option.name) for option in fields(propose)}
     described = f"{kind.__module__}.{kind.__qualname__} {getattr(kind, 'version', 1)} {values!r}"
     return f"{kind.__name__}-{blake2b(described.encode(), digest_size=8).hexdigest()}"
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """None where there is nothing, or nothing whole."""
+    """None if the file is missing or damaged."""
     try:
         boxes = np.load(path, allow_pickle=False)
     except Exception:  # a damaged header can raise nearly anything
         return None
-    whole = isinstance(boxes, np.ndarray) and boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
-    return boxes if whole and np.isfinite(boxes).all() else None
-
-
-def _write(path: Path, boxes: np.ndarray) -> None:
-    """All or nothing: another process sees either no file or a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", delete=False) as partial:
-        try:
-            np.save(partial, boxes, allow_pickle=False)
-            partial.close()
-            os.replace(partial.name, path)
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise
+    valid = isinstance(boxes, np.ndarray) and boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
+    return boxes if valid and np.isfinite(boxes).all() else None

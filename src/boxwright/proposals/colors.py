@@ -1,4 +1,4 @@
-"""Colour spaces in which selective search looks, each as planes (C, H, W) uint8 of an image (H, W, 3) uint8 RGB."""
+"""The colour spaces of selective search, each as planes (C, H, W) uint8 of an image (H, W, 3) uint8 RGB."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import numpy as np
 
 from boxwright.proposals.compiled import kernel
 
-_STEPS = 1 << 14  # of the table of CIE's cube root
+_STEPS = 1 << 14  # size of the lookup table for CIE's cube root
 
 
 def _srgb_to_linear() -> np.ndarray:
-    """IEC 61966-2-1: (256,) float32, what a byte of sRGB means in linear light, 0..1."""
+    """IEC 61966-2-1: (256,) float32, the linear light 0..1 of each byte of sRGB."""
     value = np.arange(256) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _lightness() -> np.ndarray:
-    """CIE 1976: (_STEPS + 1,) float32, the cube root of 0..1 with its straight foot."""
+    """CIE 1976: (_STEPS + 1,) float32, the cube root of 0..1, linear near 0."""
     value = np.arange(_STEPS + 1) / _STEPS
     return np.where(value > (6 / 29) ** 3, np.cbrt(value), value * (29 / 6) ** 2 / 3 + 4 / 29).astype(np.float32)
 
 
 @kernel
-def _hsv(image: np.ndarray) -> np.ndarray:
+def hsv(image: np.ndarray) -> np.ndarray:
+    """Hue in steps of two degrees, 0..179, saturation and value 0..255."""
     height, width, _ = image.shape
     planes = np.empty((3, height, width), np.uint8)
     for y in range(height):
@@ -56,7 +57,7 @@ def _lab(image: np.ndarray, linear: np.ndarray, lightness: np.ndarray) -> np.nda
     for y in range(height):
         for x in range(width):
             r, g, b = linear[image[y, x, 0]], linear[image[y, x, 1]], linear[image[y, x, 2]]
-            # The rows of sRGB -> XYZ, each over its white point of D65.
+            # The rows of the matrix from sRGB to XYZ, each divided by the D65 white point.
             fx = np.float32(0.433953) * r + np.float32(0.376219) * g + np.float32(0.189828) * b
             fy = np.float32(0.212671) * r + np.float32(0.715160) * g + np.float32(0.072169) * b
             fz = np.float32(0.017758) * r + np.float32(0.109477) * g + np.float32(0.872766) * b
@@ -67,11 +68,6 @@ def _lab(image: np.ndarray, linear: np.ndarray, lightness: np.ndarray) -> np.nda
             planes[1, y, x] = np.uint8(np.float32(500) * (fx - fy) + np.float32(128.5))
             planes[2, y, x] = np.uint8(np.float32(200) * (fy - fz) + np.float32(128.5))
     return planes
-
-
-def hsv(image: np.ndarray) -> np.ndarray:
-    """Hue in steps of two degrees, 0..179, saturation and value 0..255."""
-    return _hsv(image)
 
 
 def lab(image: np.ndarray) -> np.ndarray:

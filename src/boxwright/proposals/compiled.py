@@ -1,7 +1,7 @@
-"""The one door to numba: only files that are imported inside a function come through it, so it costs nothing before.
+"""The only import of numba. Files with kernels are imported inside functions, so that importing boxwright is fast.
 
-A kernel is machine code on one thread that releases the interpreter's lock and is kept on disk from run to run. numba
-notices a change of a kernel's own file only, therefore a kernel calls kernels of its own file only.
+A kernel is compiled for one thread, releases the GIL, and is cached on disk between runs. numba notices changes of a
+kernel's own file only, so a kernel may only call kernels of its own file.
 """
 
 from __future__ import annotations
@@ -16,5 +16,5 @@ except ImportError as error:
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call. No fast-math: sums keep their order, so results are the same on every machine."""
+    """Compile at the first call. No fast-math: sums keep their order, so that results are equal on every machine."""
     return njit(cache=True, nogil=True)(function)

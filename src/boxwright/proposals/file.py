@@ -1,4 +1,4 @@
-"""Proposals that somebody else computed: one file with the boxes of many images, found by what is in the image."""
+"""Precomputed proposals: one file with the boxes of many images, by the content of the image."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from boxwright.files import write_atomically
 from boxwright.proposals.cache import image_key
 
 _MARK = "boxwright_proposals"
 
 
 @dataclass(frozen=True)
-class FromFile:
-    """Proposes what is written in a file.
+class ProposalsFromFile:
+    """Returns the boxes in a file.
 
     path   .safetensors or .npz: for each image an array (P, 4) xyxy in its pixels, best first, under the name
-           `image_key(image)`. `boxwright propose` writes such a file, `write_proposals` too.
-    count  the best so many; all if not given
+           `image_key(image)`. `boxwright propose` and `write_proposals` write such a file.
+    count  at most so many boxes, the best ones; all if not given
 
-    The file is opened at the first image: a detector that was trained with it can be loaded when it is gone, and told
-    where to look by somebody else. Then: ValueError for a file that is none of these, FileNotFoundError where there is
-    none.
+    The file is opened at the first image, so that a detector trained with it loads without it, for use with other
+    proposals. Opening raises ValueError for any other kind of file, FileNotFoundError for a missing one.
     """
 
     path: Path
@@ -38,10 +38,10 @@ class FromFile:
             raise ValueError(f"proposals are read from a .safetensors or .npz file, got {self.path}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """A uint8 RGB image (H, W, 3) -> (P, 4) float32; ValueError for an image that the file does not know."""
+        """A uint8 RGB image (H, W, 3) -> (P, 4) float32; ValueError for an image that is not in the file."""
         key = image_key(image)
         arrays = _open(self.path, os.getpid())
-        if key not in arrays.keys():  # noqa: SIM118, the handle of safetensors is no mapping
+        if key not in arrays.keys():  # noqa: SIM118, safetensors' handle is not a mapping
             height, width = image.shape[:2]
             raise ValueError(
                 f"{self.path} has no proposals for this image of {width}x{height} pixels (key {key}); "
@@ -49,7 +49,7 @@ class FromFile:
             )
         boxes = arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ValueError(f"{self.path} holds no finite boxes (P, 4) under {key}, but an array {boxes.shape}")
+            raise ValueError(f"{self.path}: expected finite boxes (P, 4) under {key}, got an array {boxes.shape}")
         return boxes[: self.count].astype(np.float32)
 
     def has(self, image: np.ndarray) -> bool:
@@ -64,32 +64,24 @@ def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer: str) -> None:
-    """Write a .safetensors file that `FromFile` reads; all or nothing.
+    """Write a .safetensors file that `ProposalsFromFile` reads, atomically.
 
     boxes     by `image_key`, (P, 4) each
-    proposer  what computed them, for whoever looks into the file
+    proposer  what computed them, kept in the file's metadata
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path = Path(path)
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"proposals are written to a .safetensors file, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        arrays = {key: np.ascontiguousarray(each, np.float32) for key, each in boxes.items()}
-        save_file(arrays, partial, metadata={_MARK: "1", "proposer": proposer})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    arrays = {key: np.ascontiguousarray(of_image, np.float32) for key, of_image in boxes.items()}
+    write_atomically(path, save(arrays, metadata={_MARK: "1", "proposer": proposer}))
 
 
 def _open(path: Path, process: int) -> Any:
-    """The open file; each process opens its own, for two that share one would move each other's place in it."""
+    """The open file; each process opens its own, since a shared handle has one read position for both."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: there is no such file of proposals; write it with: boxwright propose DATA --out {path}"
-        )
+        raise FileNotFoundError(f"{path} does not exist; write it with: boxwright propose DATA --out {path}")
     stat = path.stat()
     return _opened(path, process, stat.st_mtime_ns, stat.st_size)
 

@@ -1,10 +1,10 @@
 """Hierarchical grouping of a segmented image's regions: Uijlings et al., "Selective Search", IJCV 2013, section 3.
 
-The two neighbouring regions that are most alike become one, until the whole image is one region. A region is a row:
-N of the segmentation come first, then the N - 1 that are made of them, in the order in which they are made.
+The two most similar neighbouring regions are merged, until one region covers the whole image. A region is a row: first
+the N of the segmentation, then the N - 1 merged ones in the order of merging.
 
-Colour and texture are histograms whose bins hold whole numbers, shares of _WHOLE: their sums are the same on every
-machine, whatever the order in which its vector unit adds them.
+Colour and texture are histograms of integers that add up to _WHOLE: integer sums are equal on every machine, whatever
+the order of additions.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from boxwright.proposals.compiled import kernel
 
 COLOR_BINS = 25
-"""Of each channel."""
+"""Per channel."""
 
 TEXTURE_BINS = 20
-"""Of each channel and axis: ten for either of two opposite directions, so eight directions are four axes."""
+"""Per channel and axis: ten for each of two opposite directions; the paper's eight directions are four axes."""
 
 AXES = 4
 
@@ -28,12 +28,12 @@ _WHOLE = 1 << 24
 
 @kernel
 def pixel_bins(planes: np.ndarray, blurred: np.ndarray) -> np.ndarray:
-    """The bins of a region's histograms in which each pixel counts, (H, W, 5 C) uint16.
+    """The histogram bins of each pixel, (H, W, 5 C) uint16: C of colour, then 4 C of texture.
 
-    planes   (C, H, W) uint8: the first C columns are bins of colour
-    blurred  (C, H, W) float32: the others are bins of its derivative along four axes, with the texture's sigma of 1
-             when the blur is 0.8, for Scharr's filter blurs by 0.6 itself. The largest derivative in the image along
-             an axis is the end of its outer bins.
+    planes   (C, H, W) uint8, binned by colour
+    blurred  (C, H, W) float32, whose derivatives along four axes are binned as texture. A blur of sigma 0.8 gives the
+             paper's sigma of 1, since Scharr's filter itself blurs by 0.6. The bins of an axis range to the image's
+             largest derivative along it.
     """
     channels, height, width = planes.shape
     bins = np.empty((height, width, channels * (1 + AXES)), np.uint16)
@@ -58,7 +58,7 @@ def pixel_bins(planes: np.ndarray, blurred: np.ndarray) -> np.ndarray:
 
 @kernel
 def _derivatives(plane: np.ndarray, along: np.ndarray) -> None:
-    """Scharr's derivatives of a plane (H, W) along four axes, (4, H, W): right, down, and between them."""
+    """Fill `along` (4, H, W) with Scharr derivatives of a plane (H, W): to the right, down, and the two diagonals."""
     height, width = plane.shape
     diagonal = np.float32(np.sqrt(0.5))
     three, ten = np.float32(3), np.float32(10)
@@ -76,7 +76,7 @@ def _derivatives(plane: np.ndarray, along: np.ndarray) -> None:
 
 @kernel
 def describe(labels: np.ndarray, bins: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What grouping needs to know of N regions, with room for the N - 1 to come: R = 2 N - 1 rows.
+    """Size, box and histograms of N regions, with room for the N - 1 merged ones: R = 2 N - 1 rows.
 
     labels (H, W) int32, bins (H, W, B) uint16 -> sizes (R,) int32 in pixels, boxes (R, 4) int32 xyxy,
     shares (R, 105 C) int32: the histograms, colour first, each of which adds up to _WHOLE
@@ -103,9 +103,9 @@ def describe(labels: np.ndarray, bins: np.ndarray, channels: int) -> tuple[np.nd
     colors = channels * COLOR_BINS
     for label in range(count):
         pixels = sizes[label] * channels
-        for place in range(shares.shape[1]):
-            counted = pixels if place < colors else pixels * AXES
-            shares[label, place] = np.int64(shares[label, place]) * _WHOLE // counted
+        for index in range(shares.shape[1]):
+            counted = pixels if index < colors else pixels * AXES
+            shares[label, index] = np.int64(shares[label, index]) * _WHOLE // counted
     return sizes, boxes, shares
 
 
@@ -145,27 +145,28 @@ def group(
     colors: int,
     strategy: tuple[bool, bool, bool, bool],
 ) -> None:
-    """Joins the most similar neighbours until one region is left, and fills in the rows of those that are made.
+    """Merge the most similar neighbours until one region is left, and fill in the rows of the merged regions.
 
-    pairs     (E, 2) of the N first rows
-    sizes, boxes, shares  as `describe` gives them
-    colors    how many of a histogram's bins are of colour
-    strategy  which similarities count, all with the same weight: colour, texture, size, fill
+    pairs     (E, 2), neighbours among the first N rows
+    sizes, boxes, shares  as `describe` returns them
+    colors    the number of colour bins in a histogram
+    strategy  which similarities are summed: colour, texture, size, fill
     """
     rows = len(sizes)
     area = sizes[: (rows + 1) // 2].sum()
     alive = np.ones(rows, np.bool_)
-    joined = np.arange(rows)  # where a region that is no more has gone
-    seen = np.full(rows, -1)  # by which new region as its neighbour
-    # A region's neighbours are a chain of half-edges: 2 p leads from pair p's first region to its second, 2 p + 1 back.
+    merged_into = np.arange(rows)  # itself while alive
+    seen = np.full(rows, -1)  # the last merged region that has this region as its neighbour
+    # A region's neighbours are a linked list of half-edges: 2 p leads from pair p's first region to its second, 2 p + 1
+    # back.
     target = np.empty(2 * len(pairs), np.int32)
     following = np.full(2 * len(pairs), -1, np.int32)
     first, last = np.full(rows, -1, np.int32), np.full(rows, -1, np.int32)
     heap = [(0.0, np.int64(0), np.int64(0)) for _ in range(0)]
-    for place in range(len(pairs)):
-        a, b = np.int64(pairs[place, 0]), np.int64(pairs[place, 1])
+    for pair in range(len(pairs)):
+        a, b = np.int64(pairs[pair, 0]), np.int64(pairs[pair, 1])
         heap.append((-similarity(a, b, sizes, boxes, shares, colors, area, strategy), a, b))
-        for half, start, end in ((2 * place, a, b), (2 * place + 1, b, a)):
+        for half, start, end in ((2 * pair, a, b), (2 * pair + 1, b, a)):
             target[half] = end
             if first[start] < 0:
                 first[start] = half
@@ -179,7 +180,7 @@ def group(
         if not (alive[a] and alive[b]):
             continue
         alive[a] = alive[b] = False
-        joined[a] = joined[b] = new
+        merged_into[a] = merged_into[b] = new
         _merge(a, b, new, sizes, boxes, shares, strategy[0] or strategy[1])
         end = -1
         for old in (a, b):
@@ -188,7 +189,7 @@ def group(
                 onward = following[half]
                 other = np.int64(target[half])
                 while not alive[other] and other != new:
-                    other = joined[other]
+                    other = merged_into[other]
                 if other != new and seen[other] != new:
                     seen[other] = new
                     target[half] = other
@@ -215,7 +216,7 @@ def similarity(
     area: int,
     strategy: tuple[bool, bool, bool, bool],
 ) -> float:
-    """The sum of those of the paper's four similarities, each 0..1, that the strategy names."""
+    """The sum of the strategy's similarities, each 0..1 (equations 2 to 6)."""
     by_color, by_texture, by_size, by_fill = strategy
     total = 0.0
     if by_color:
@@ -233,10 +234,10 @@ def similarity(
 
 
 @kernel
-def _intersection(one: np.ndarray, other: np.ndarray) -> float:
+def _intersection(a: np.ndarray, b: np.ndarray) -> float:
     shared = np.int32(0)
-    for place in range(len(one)):
-        shared += min(one[place], other[place])
+    for index in range(len(a)):
+        shared += min(a[index], b[index])
     return shared / _WHOLE
 
 
@@ -250,6 +251,6 @@ def _merge(
         boxes[new, 2 + side] = max(boxes[a, 2 + side], boxes[b, 2 + side])
     if histograms:
         weight = sizes[a] / sizes[new]
-        one, other, mixed = shares[a], shares[b], shares[new]
-        for place in range(len(mixed)):
-            mixed[place] = np.int32(weight * one[place] + (1 - weight) * other[place])
+        of_a, of_b, mean = shares[a], shares[b], shares[new]
+        for index in range(len(mean)):
+            mean[index] = np.int32(weight * of_a[index] + (1 - weight) * of_b[index])

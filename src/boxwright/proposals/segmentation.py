@@ -1,8 +1,8 @@
 """Graph-based segmentation of an image: Felzenszwalb and Huttenlocher, IJCV 2004.
 
-Pixels are nodes, neighbours are joined by an edge that weighs their difference in colour. From the lightest edge to the
-heaviest, two regions become one if the edge is no heavier than what either has inside plus k over its size: the larger
-k, the larger the regions.
+Pixels are nodes; an edge between neighbours weighs their difference in colour. In order of weight, an edge merges its
+two regions if it weighs at most the heaviest edge inside either region plus k over that region's size: the larger k,
+the larger the regions.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from boxwright.proposals.compiled import kernel
 
 _UNIT = 64
-"""Weights are whole 64ths of a grey level, which makes sorting a matter of counting and results exact everywhere."""
+"""Weights are integers, 64ths of a grey level: a counting sort orders them, and results are equal on every machine."""
 
 _HEAVIEST = 1 << 15  # more than 64 * 255 * sqrt(3)
 
 
 def gaussian(sigma: float) -> np.ndarray:
-    """The taps of a Gaussian from the middle out, (R + 1,) float32, R >= 4 sigma less what rounds away."""
+    """The taps of a Gaussian from the middle out, (R + 1,) float32, with R = 4 sigma rounded."""
     taps = np.exp(-(np.arange(round(4 * sigma) + 1) ** 2) / (2 * sigma**2))
     return (taps / (taps[0] + 2 * taps[1:].sum())).astype(np.float32)
 
@@ -56,7 +56,7 @@ def smooth(planes: np.ndarray, taps: np.ndarray) -> np.ndarray:
 
 @kernel
 def _mirror(index: int, length: int) -> int:
-    """-1 is 1, length is length - 2; as often as it takes on a small image."""
+    """The index reflected into 0..length - 1: -1 becomes 1, length becomes length - 2; repeated for small images."""
     if length == 1:
         return 0
     index = abs(index) % (2 * length - 2)
@@ -65,7 +65,7 @@ def _mirror(index: int, length: int) -> int:
 
 @kernel
 def sorted_edges(blurred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of neighbours of planes (C, H, W), the most alike first.
+    """All pairs of neighbouring pixels of planes (C, H, W), the most similar first.
 
     Edge 2p joins pixel p (row by row) with the one to its right, 2p + 1 with the one below.
     -> edges (E,) int32, weights (E,) uint16
@@ -114,28 +114,28 @@ def sorted_edges(blurred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def segment(edges: np.ndarray, weights: np.ndarray, height: int, width: int, k: float, smallest: int) -> np.ndarray:
     """The region of each pixel, (H, W) int32, numbered from 0 in the order of their first pixels.
 
-    Regions of fewer than `smallest` pixels are joined to the neighbour most like them.
+    Regions of fewer than `smallest` pixels are merged with their most similar neighbour.
     """
-    parent = np.full(height * width, -1, np.int32)  # a root holds minus the size of its region
-    bound = np.full(height * width, k * _UNIT, np.float32)  # the heaviest edge that a region may be joined over
+    parent = np.full(height * width, -1, np.int32)  # of a root: minus the size of its region
+    bound = np.full(height * width, k * _UNIT, np.float32)  # the heaviest edge over which a region may be merged
     refused = np.empty(len(edges), np.int32)
     count = 0
-    for place in range(len(edges)):
-        one = edges[place] >> 1
-        other = one + width if edges[place] & 1 else one + 1
-        a, b = _root(parent, one), _root(parent, other)
+    for index in range(len(edges)):
+        pixel = edges[index] >> 1
+        neighbour = pixel + width if edges[index] & 1 else pixel + 1
+        a, b = _root(parent, pixel), _root(parent, neighbour)
         if a != b:
-            weight = np.float32(weights[place])
+            weight = np.float32(weights[index])
             if weight <= bound[a] and weight <= bound[b]:
                 a = _join(parent, a, b)
                 bound[a] = weight - np.float32(k * _UNIT) / np.float32(parent[a])
             else:
-                refused[count] = edges[place]
+                refused[count] = edges[index]
                 count += 1
-    for place in range(count):
-        one = refused[place] >> 1
-        other = one + width if refused[place] & 1 else one + 1
-        a, b = _root(parent, one), _root(parent, other)
+    for edge in refused[:count]:
+        pixel = edge >> 1
+        neighbour = pixel + width if edge & 1 else pixel + 1
+        a, b = _root(parent, pixel), _root(parent, neighbour)
         if a != b and max(parent[a], parent[b]) > -smallest:
             _join(parent, a, b)
     return _numbered(parent).reshape(height, width)
@@ -148,7 +148,7 @@ def _root(parent: np.ndarray, node: int) -> int:
         higher = int(parent[up])
         if higher < 0:
             return up
-        parent[node] = higher  # halves the way for those who come after
+        parent[node] = higher  # path halving
         node, up = higher, int(parent[higher])
     return node
 
@@ -169,7 +169,7 @@ def _numbered(parent: np.ndarray) -> np.ndarray:
     count = 0
     for pixel in range(len(parent)):
         root = _root(parent, pixel)
-        if labels[root] < 0:  # a root that comes later keeps its number, for it is reached by its first pixel
+        if labels[root] < 0:  # this is the first pixel of its region
             labels[root] = count
             count += 1
         labels[pixel] = labels[root]

@@ -1,4 +1,4 @@
-"""Where an object could be before anything is known: all windows, counted; and a grid of some of them."""
+"""Sliding windows: the number of all windows in an image, and a proposer of a grid of some of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from boxwright.proposals.cache import check_image
 
 
 def count_windows(height: int, width: int) -> int:
-    """How many boxes with corners on whole pixels, of any size and position, an image holds.
+    """The number of boxes with integer corners, of any size and position, in an image.
 
-    A box takes two different ones of width + 1 columns and two of height + 1 rows: W (W + 1) / 2 * H (H + 1) / 2.
-    800 x 600 pixels hold 57,768,120,000. The slide of EECS 498-007 / 598-005 (Justin Johnson, University of Michigan,
-    2019, lecture "Object Detection") says 58 million for the same formula: it is 58 thousand million.
+    A box has two different of the W + 1 columns and two of the H + 1 rows: W (W + 1) / 2 * H (H + 1) / 2. An image of
+    800 x 600 pixels has 57,768,120,000. The slide of EECS 498-007 / 598-005 (Justin Johnson, University of Michigan,
+    2019, lecture "Object Detection") gives 58 million for the same formula: it is 58 thousand million.
     """
     if height < 1 or width < 1:
         raise ValueError(f"an image has at least one row and one column, got height {height} and width {width}")
@@ -25,13 +25,13 @@ def count_windows(height: int, width: int) -> int:
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Proposes a grid of windows inside the image, the large ones first, whatever is in it.
+    """A grid of windows inside the image, the large ones first, independent of its content.
 
     scales  the square root of a window's area over that of the image
     ratios  height / width
-    stride  from one window to the next, over the window's width and height; the windows of a row are then spread
-            evenly from border to border
-    count   how many at most
+    stride  the largest step between windows, relative to the window's width and height; windows are spaced evenly
+            from border to border
+    count   the maximum number of windows
     """
 
     scales: tuple[float, ...] = (0.75, 0.5, 0.35, 0.25, 0.18, 0.12)
@@ -53,7 +53,7 @@ class SlidingWindow:
         return boxes[: self.count].astype(np.float32)
 
     def _grids(self, height: int, width: int) -> Iterator[np.ndarray]:
-        """The windows of one scale and ratio after the other; a ratio that does not fit into the image has none."""
+        """The windows of each scale and ratio; none for a window that does not fit into the image."""
         side = math.sqrt(height * width)
         for scale in sorted(self.scales, reverse=True):
             for ratio in self.ratios:

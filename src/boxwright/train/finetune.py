@@ -157,14 +157,14 @@ def _bare(name: str) -> str:
     return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _has_classes(rows: Rows, classes: int, before: Rows, classes_before: int) -> bool:
+def _has_classes(rows: Rows, num_classes: int, before: Rows, num_classes_before: int) -> bool:
     """Whether both have a column for each class, and both or neither one of background.
 
     With one class on both sides, a single column of boxes may mean all classes; then it is the same to both.
     """
-    background = rows.columns - classes
+    background = rows.columns - num_classes
     one_box = rows.columns == before.columns == 1 and rows.inner > 1
-    return background in (0, 1) and background == before.columns - classes_before and not one_box
+    return background in (0, 1) and background == before.columns - num_classes_before and not one_box
 
 
 def _copy_rows(tensors: list[tuple[Tensor, Tensor]], rows: Rows, before: Rows, pairs: list[tuple[int, int]]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,60 +22,13 @@ from torch import Tensor, nn
 from boxwright import checkpoint
 from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
-from boxwright.device import choose_precision
 from boxwright.progress import Progress
+from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
 from boxwright.types import Images, Losses, Target
 
-_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to optimise. Batches and their augmentation are the data's business."""
-
-    epochs: int | None = None
-    """Times through the data; None for as many as make about 500 steps, but no fewer than 6 and no more than 100."""
-    lr: float = 5e-4
-    """Peak learning rate of AdamW."""
-    backbone_lr: float = 0.5
-    """The backbone's learning rate, as a fraction of `lr`."""
-    weight_decay: float = 0.01
-    """AdamW's decay, of weights but not of biases and norms."""
-    warmup: float = 0.05
-    """Fraction of the run over which the rate rises from nothing; then it falls along a cosine."""
-    clip: float = 5.0
-    """Largest norm of the gradient; 0 leaves it alone."""
-    accumulate: int = 1
-    """Batches whose gradients are averaged for one step."""
-    ema: float = 0.998
-    """Decay of the average of the weights, which is what gets evaluated and saved; 0 switches it off."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where the machine has it, fp32 elsewhere; fp16 scales the loss."""
-    seed: int = 0
-    """What chance depends on."""
-
-    def __post_init__(self) -> None:
-        limits = {"epochs": (1, math.inf), "accumulate": (1, math.inf), "warmup": (0, 1), "ema": (0, 1)}
-        limits |= {"backbone_lr": (0, math.inf), "weight_decay": (0, math.inf), "clip": (0, math.inf)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} is {low} or more" + (f", at most {high}" * (high == 1)) + f"; got {value}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is greater than 0; got {self.lr}")
-        if self.precision not in ("auto", *_TYPES):
-            raise ValueError(f"precision is one of auto, {', '.join(_TYPES)}; got {self.precision!r}")
-
-    def resolve(self, batches: int, device: torch.device) -> TrainConfig:
-        """With what was left open decided for an epoch of so many batches on this device."""
-        steps = math.ceil(batches / self.accumulate)
-        return replace(
-            self,
-            epochs=self.epochs or min(max(math.ceil(500 / steps), 6), 100),
-            precision=choose_precision(device) if self.precision == "auto" else self.precision,
-        )
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -210,7 +163,7 @@ class Training:
         first = self.batch - self.batch % self.config.accumulate
         together = min(self.config.accumulate, len(self.batches) - first)  # fewer at the end of an epoch
         last = self.batch + 1 == first + together
-        kind = _TYPES[self.config.precision]
+        kind = _DTYPES[self.config.precision]
         self.detector.train()
         self._seed()
         with nullcontext() if last or self.world == 1 else model.no_sync():  # type: ignore[operator]

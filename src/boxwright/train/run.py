@@ -21,8 +21,9 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.measure.evaluate import best_threshold, detect_dataset, targets_of
 from boxwright.metrics import Evaluation, evaluate
+from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
-from boxwright.train.loop import Epoch, TrainConfig, Training
+from boxwright.train.loop import Epoch, Training
 from boxwright.version import __version__
 
 _EVALUATION_SHARE = 0.1  # of the time that training takes; an image costs a third of what it costs to learn from it

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from boxwright.checkpoint import CheckpointError, fill, load_detector, save_detector
+from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, look_up, module_of
 from boxwright.zoo.proof import AMPLIFIED, BOX, SCORE, Difference, Photos, answer_of, photographs, prove, repeat, worst
@@ -43,8 +41,8 @@ def convert(
     about, weights = look_up(name), Path(weights)
     module = module_of(name)
     state = module.read(weights)
-    sha256 = _sha256(weights)
-    if norm_eps is None and about.sha256 and sha256.startswith(about.sha256):
+    digest = sha256(weights)
+    if norm_eps is None and about.sha256 and digest.startswith(about.sha256):
         norm_eps = about.norm_eps
     model = _model(name, norm_eps)
     count = len(model.names) if model.classes is None else model.classes(state)
@@ -65,7 +63,7 @@ def convert(
             f"numbers, boxes within {AMPLIFIED * BOX} px and scores within {AMPLIFIED * SCORE}, which rounding does "
             'not pass. To have it all the same, give a reason with --allow-difference "..."'
         )
-    origin = {"name": name, "url": about.url, "file": weights.name, "sha256": sha256, "licence": about.licence}
+    origin = {"name": name, "url": about.url, "file": weights.name, "sha256": digest, "licence": about.licence}
     metadata = {
         "threshold": model.threshold,
         "origin": origin | ({} if norm_eps is None else {"norm_eps": norm_eps}),
@@ -110,8 +108,7 @@ def obtain(name: str) -> Path:
     Raises OSError, soon, where it does not, saying where the file is to be had and what to do with it.
     """
     about = look_up(name)
-    folder = Path(os.environ.get("BOXWRIGHT_CACHE") or Path.home() / ".cache" / "boxwright") / "models"
-    converted = folder / f"{name.replace(':', '-')}.safetensors"
+    converted = cache_folder("models") / f"{name.replace(':', '-')}.safetensors"
     if converted.is_file():
         return converted
     published = module_of(name).cached(about)
@@ -124,26 +121,19 @@ def obtain(name: str) -> Path:
 
 def _fetch(about: Published, place: Path) -> None:
     """Download a published file, whole and with the sha256 that its publisher names, or not at all."""
-    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
     print(f"boxwright: {about.url} is fetched to {place}", file=sys.stderr)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with urlopen(about.url, timeout=_PATIENCE) as answer, partial.open("wb") as file:
-            while block := answer.read(1 << 20):
-                file.write(block)
-        if not _sha256(partial).startswith(about.sha256):
+        with urlopen(about.url, timeout=_PATIENCE) as answer:
+            content = answer.read()
+        if not sha256(content).startswith(about.sha256):
             raise ForeignError(f"{about.url} gave a file of another sha256 than {about.sha256}...; try again")
-        os.replace(partial, place)
-    except (URLError, OSError) as error:
-        if isinstance(error, ForeignError):
-            raise
+        write_atomically(place, content)
+    except OSError as error:
         raise OSError(
             f"{about.name} is not on this machine and was not fetched ({getattr(error, 'reason', error)}). Put "
             f"{about.url} at {place}, or convert it from anywhere: boxwright import {about.name} {about.file} "
             "--out mine.safetensors"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _model(name: str, norm_eps: float | None) -> Foreign:
@@ -186,12 +176,7 @@ def _source(origin: dict[str, Any], weights: str | Path | None) -> Path | None:
         return None
     given = weights is not None
     path = Path(weights) if weights is not None else module_of(origin["name"]).cached(look_up(origin["name"]))
-    same = path.is_file() and _sha256(path) == origin["sha256"]
+    same = path.is_file() and sha256(path) == origin["sha256"]
     if given and not same:
         raise ForeignError(f"{path} is not the file that this was made from: that has the sha256 {origin['sha256']}")
     return path if same else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from boxwright.zoo.coco import NAMES
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
 from boxwright.zoo.torchvision import read as read_state_dict
-from boxwright.zoo.unpickle import read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from boxwright.boxes.anchors import AnchorGrid
+    from boxwright.detectors.config import DetectorConfig
     from boxwright.zoo.foreign import State
 
 LICENCE = "CC BY-SA 3.0 (MODEL_ZOO.md)"
@@ -101,7 +101,7 @@ def foreign(name: str) -> Foreign:
     )
 
 
-def configure(name: str) -> Any:
+def configure(name: str) -> DetectorConfig:
     """The config of a name such as faster_rcnn_R_50_FPN_1x."""
     from boxwright.detectors import FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, RPNConfig
 
@@ -110,22 +110,22 @@ def configure(name: str) -> Any:
         "backbone": BACKBONES[depth],
         "pixel_mean": MEAN,
         "pixel_std": STD.get(depth, (1.0, 1.0, 1.0)),
-        "conventions": "detectron2",
-        "channels": 256,
+        "convention": "detectron2",
     }
     if kind == "retinanet":
         sizes = tuple(size * 2 ** (step / 3) for size in SIZES for step in range(3))
-        return RetinaNetConfig(**known, extra_from="backbone", head_norm="none", anchor_sizes=sizes)
-    known |= {"levels": (2, 3, 4, 5), "variant": variant.lower(), "hidden": 1024, "region_samples": 512}
-    # All that scores enough is compared there; of the scores of a region, which sum to 1, no more than 19 pass 0.05.
-    known |= {"proposals": 1000, "pre_nms_top_k": 19 * 1000}
+        return RetinaNetConfig(**known, channels=256, extra_from="backbone", head_norm="none", anchor_sizes=sizes)
+    fpn = variant == "FPN"
+    known |= {"levels": (2, 3, 4, 5), "channels": 256} if fpn else {"variant": variant.lower()}
+    if kind == "rpn":
+        top_k = 1000 if fpn else 12000
+        return RPNConfig(**known, anchor_sizes=SIZES, proposals=2000, rpn_pre_nms_top_k=top_k)
+    # NMS there compares all that scores enough; of the scores of a region, which sum to 1, no more than 19 pass 0.05.
+    known |= {"region_samples": 512, "proposals": 1000, "pre_nms_top_k": 19 * 1000}
+    known |= {} if variant == "C4" else {"hidden": 1024}
     if kind == "fast_rcnn":
         return FastRCNNConfig(**known)
-    known |= {"anchor_sizes": SIZES, "rpn_pre_nms_top_k": 1000 if variant == "FPN" else 6000}
-    if kind == "rpn":
-        known |= {"proposals": 2000, "rpn_pre_nms_top_k": 1000 if variant == "FPN" else 12000}
-        return RPNConfig(**known)
-    return FasterRCNNConfig(**known)
+    return FasterRCNNConfig(**known, anchor_sizes=SIZES, rpn_pre_nms_top_k=1000 if fpn else 6000)
 
 
 def read(path: str | Path) -> State:
@@ -135,6 +135,10 @@ def read(path: str | Path) -> State:
     """
     if Path(path).suffix != ".pkl":
         return read_state_dict(path)
+    from boxwright.zoo.unpickle import (
+        read_pickle,
+    )  # here, because it imports numpy, which a list of models does without
+
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
@@ -169,9 +173,12 @@ def count_classes(state: State) -> int:
     )
 
 
-def convert(config: Any, name: str, state: State, classes: int) -> State:
-    """Their state dict as that of `config.build(classes)`; raises ForeignError naming what differs, as they name it."""
-    detector = config.build(classes)
+def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -> State:
+    """Their state dict as that of `config.build(num_classes)`.
+
+    Raises ForeignError with what differs, in their names.
+    """
+    detector = config.build(num_classes)
     grid, own = _anchors_of(detector), detector.state_dict()
     theirs = {their_name(key, config): key for key in own}
     notes = {key: value for key, value in state.items() if _is_note(key)}
@@ -189,7 +196,7 @@ def convert(config: Any, name: str, state: State, classes: int) -> State:
     return {key: value.contiguous() for key, value in ours.items()}
 
 
-def their_name(key: str, config: Any) -> str:
+def their_name(key: str, config: DetectorConfig) -> str:
     """What Detectron2 calls a tensor of ours."""
     network = "backbone.bottom_up" if getattr(config, "variant", "fpn") == "fpn" else "backbone"
     key = re.sub(r"^features\.backbone\.body(?=\.(conv|bn)1)", f"{network}.stem", key)
@@ -217,7 +224,7 @@ def _is_note(key: str) -> bool:
     return key in ("pixel_mean", "pixel_std") or "anchor_generator.cell_anchors." in key
 
 
-def _check_notes(notes: State, config: Any, grid: AnchorGrid | None, name: str) -> None:
+def _check_notes(notes: State, config: DetectorConfig, grid: AnchorGrid | None, name: str) -> None:
     """Raises ForeignError where a file says that it was trained with other numbers."""
     import torch
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from boxwright.data.preprocess import Preprocess
+    from boxwright.detectors.config import DetectorConfig
     from boxwright.types import Detections
 
     State = dict[str, Tensor]
@@ -67,7 +68,7 @@ class Foreign(Published):
                 (H, W, 3), to detections in their pixels, labels as ours; None where the library is not at hand
     """
 
-    config: Any
+    config: DetectorConfig
     preprocess: Preprocess
     names: tuple[str, ...]
     convert: Callable[[State, int], State]

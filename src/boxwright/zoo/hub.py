@@ -5,10 +5,11 @@ A file once fetched is read from the cache of `huggingface_hub` and needs no net
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from boxwright.files import sha256
 
 _FORM = "hf:owner/repo/path/to/model.safetensors@COMMIT or ...@COMMIT#sha256=DIGEST"
 _PATIENCE = 10.0  # seconds until the hub must have answered
@@ -84,8 +85,6 @@ def _download(wanted: Reference, reference: str) -> Path:
         raise OSError(f"{reference} is not in the cache and was not fetched: {said}") from error
 
 
-def _check(path: Path, sha256: str, reference: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+def _check(path: Path, expected: str, reference: str) -> None:
+    if (found := sha256(path)) != expected:
         raise ValueError(f"{reference}: the file has sha256 {found}; it is {path}, to be deleted if it was damaged")

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-    from boxwright.detectors.base import DetectorConfig
+    from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
     from boxwright.types import Detections
     from boxwright.zoo.foreign import Answer, State
+
+    Config = FasterRCNNConfig | RetinaNetConfig | SSDConfig | FCOSConfig
 
 LICENCE = "none of their own: torchvision is BSD-3-Clause, and says that COCO, which they learnt from, may set terms"
 """Of the weights; after "Pre-trained Model License" in torchvision's README."""
@@ -85,7 +87,7 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
         preprocess=preprocess,
         names=ALL_IDS if NAMES[name].softmax else ("__background__", *ALL_IDS),
         convert=partial(convert, name, norm_eps=norm_eps),
-        threshold=config.score[0],
+        threshold=config.score_threshold[0],
         classes=partial(classes, name),
         reference=partial(reference, name, norm_eps=norm_eps),
     )
@@ -94,7 +96,7 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
 _IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
 
 
-def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
+def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
     """The detectors, and the shorter and longer side of their images, or height and width where it is fixed."""
     from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 
@@ -102,7 +104,7 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
     shared: dict[str, Any] = {
         "pixel_mean": _IMAGENET[0],
         "pixel_std": _IMAGENET[1],
-        "conventions": "torchvision",
+        "convention": "torchvision",
         "channels": 256,
     }
     regions = FasterRCNNConfig(
@@ -115,15 +117,19 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         region_samples=512,
         pre_nms_top_k=100_000,  # all that score enough
     )
-    mobile = replace(regions, backbone="mobilenet_v3_large_fpn", levels=(5, 6), anchor_sizes=sizes * 3, rpn_score=0.05)
+    mobile = replace(
+        regions, backbone="mobilenet_v3_large_fpn", levels=(5, 6), anchor_sizes=sizes * 3, rpn_score_threshold=0.05
+    )
     thirds = tuple(float(int(size * 2 ** (third / 3))) for size in sizes for third in range(3))
-    retinanet = RetinaNetConfig(**shared, backbone="resnet50", head_norm="none", anchor_sizes=thirds, detections=300)
+    retinanet = RetinaNetConfig(
+        **shared, backbone="resnet50", head_norm="none", anchor_sizes=thirds, max_detections=300
+    )
     ssd = SSDConfig(
         backbone="vgg16_ssd",
         levels=(3, 4),
         pixel_mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255),
         pixel_std=(1.0, 1.0, 1.0),
-        conventions="torchvision",
+        convention="torchvision",
         extra=(512, 256, 256, 256),
         unstrided=2,
         head_norm="none",
@@ -131,10 +137,10 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         box_sizes=tuple(300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)),
         box_steps=(8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
         box_limit=300.0,
-        score=(0.01,),
+        score_threshold=(0.01,),
         pre_nms_top_k=400,
         per_class=True,
-        detections=200,
+        max_detections=200,
     )
     ssdlite = replace(
         ssd,
@@ -150,22 +156,28 @@ def _configs() -> dict[str, tuple[DetectorConfig, tuple[int, int]]]:
         box_sizes=tuple(320 * scale for scale in (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)),
         box_steps=(),
         box_limit=320.0,
-        end_ratios=(2.0, 3.0),
-        score=(0.001,),
-        nms=0.55,
+        end_aspect_ratios=(2.0, 3.0),
+        score_threshold=(0.001,),
+        nms_threshold=0.55,
         pre_nms_top_k=300,
-        detections=300,
+        max_detections=300,
     )
     return {
         "fasterrcnn_resnet50_fpn": (regions, (800, 1333)),
-        "fasterrcnn_resnet50_fpn_v2": (replace(regions, rpn_depth=2, head_convolutions=4, head_layers=1), (800, 1333)),
+        "fasterrcnn_resnet50_fpn_v2": (replace(regions, rpn_depth=2, head_convs=4, head_layers=1), (800, 1333)),
         "fasterrcnn_mobilenet_v3_large_fpn": (mobile, (800, 1333)),
         "fasterrcnn_mobilenet_v3_large_320_fpn": (replace(mobile, proposals=150, rpn_pre_nms_top_k=150), (320, 640)),
         "retinanet_resnet50_fpn": (retinanet, (800, 1333)),
         "retinanet_resnet50_fpn_v2": (replace(retinanet, head_norm="group", extra_from="backbone"), (800, 1333)),
         "fcos_resnet50_fpn": (
             FCOSConfig(
-                **shared, backbone="resnet50", distances="relu", scaled=False, offset=0.0, score=(0.2,), nms=0.6
+                **shared,
+                backbone="resnet50",
+                distances="relu",
+                level_scales=False,
+                offset=0.0,
+                score_threshold=(0.2,),
+                nms_threshold=0.6,
             ),
             (800, 1333),
         ),
@@ -217,17 +229,17 @@ def classes(name: str, state: State) -> int:
     return len(state[names.logits]) // names.boxes - names.softmax
 
 
-def convert(name: str, state: State, classes: int, norm_eps: float | None = None) -> State:
+def convert(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> State:
     """torchvision's state dict of the model to ours. Raises ForeignError that says, in its names, what is wrong."""
     import torch
     from torch import nn
 
     from boxwright.layers.conv import change_epsilon
 
-    names, state, model = NAMES[name], _modern(name, state), build(name, classes, "meta")
-    check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {classes} classes")
+    names, state, model = NAMES[name], _modern(name, state), build(name, num_classes, "meta")
+    check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {num_classes} classes")
     with torch.device("meta"):
-        detector = _configs()[name][0].build(classes)
+        detector = _configs()[name][0].build(num_classes)
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             ours = rename(f"{norm}.", names.ours).removesuffix(".")
@@ -239,7 +251,7 @@ def convert(name: str, state: State, classes: int, norm_eps: float | None = None
     converted = {rename(key, names.ours): value for key, value in state.items()}
     for key, value in converted.items():
         if names.softmax and re.match(r"(regions|anchors)\.head\.(\d\.)?logits\.", key):
-            converted[key] = value.unflatten(0, (-1, classes + 1)).roll(-1, dims=1).flatten(0, 1)
+            converted[key] = value.unflatten(0, (-1, num_classes + 1)).roll(-1, dims=1).flatten(0, 1)
         elif key.startswith("regions.head.deltas."):
             converted[key] = value[4:]
         elif key.startswith("features.neck.lengths."):
@@ -248,11 +260,11 @@ def convert(name: str, state: State, classes: int, norm_eps: float | None = None
     return _without_counts(converted) | counts
 
 
-def reference(name: str, state: State, classes: int, norm_eps: float | None = None) -> Answer:
+def reference(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> Answer:
     """torchvision's own model with this state dict."""
     import torch
 
-    model = build(name, classes)
+    model = build(name, num_classes)
     model.load_state_dict(state)
     for module in model.modules():
         if norm_eps is not None and isinstance(module, torch.nn.BatchNorm2d):
@@ -275,13 +287,13 @@ def answer(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[D
     return [Detections(each["boxes"], each["scores"], each["labels"] - first) for each in found]
 
 
-def build(name: str, classes: int, device: str = "cpu") -> nn.Module:
+def build(name: str, num_classes: int, device: str = "cpu") -> nn.Module:
     """torchvision's model, with random weights, for so many classes of ours."""
     import torch
     from torchvision.models import detection
 
     with torch.device(device):
-        columns = classes + NAMES[name].softmax
+        columns = num_classes + NAMES[name].softmax
         return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=columns)
 
 

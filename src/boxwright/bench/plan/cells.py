@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any
 
 from boxwright.backbones.build import BACKBONES
 from boxwright.bench.lineage import configure
-from boxwright.checkpoint import name_of
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
+from boxwright.detectors.config import DetectorConfig, name_of
 
 _LONGEST = 1.3  # times the shorter side, as `boxwright train` has it: 320 to 416 pixels
 
@@ -26,7 +25,7 @@ class Cell:
     """
 
     name: str
-    config: Any
+    config: DetectorConfig
     preprocess: Preprocess
 
     @property

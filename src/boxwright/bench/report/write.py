@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from boxwright.bench.report.disagreements import Disagreement
 from boxwright.bench.report.page import Drawing, numbers, ranked, render
 from boxwright.bench.report.svg import Link, inline
 from boxwright.bench.result import Entry, Race
+from boxwright.files import write_atomically
 from boxwright.metrics.compare import Interval
 
 
@@ -25,27 +25,15 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
     disagreements  of winner and runner-up, from `images.show`
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.json": json.dumps(plain(asdict(race)), indent=1, allow_nan=False) + "\n",
         "results.csv": table(race),
     }
     # First, so that whatever else goes wrong the numbers are there.
-    written = [_write(folder / name, text.encode()) for name, text in texts.items()]
+    written = [write_atomically(folder / name, text) for name, text in texts.items()]
     images, drawings = _draw(race)
-    files = {"report.html": render(race, drawings, disagreements).encode(), **images}
-    return [*(_write(folder / name, content) for name, content in files.items()), *written]
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """All or nothing: until the new file is whole, the old one stays."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    files = {"report.html": render(race, drawings, disagreements), **images}
+    return [*(write_atomically(folder / name, content) for name, content in files.items()), *written]
 
 
 def plain(value: Any) -> Any:

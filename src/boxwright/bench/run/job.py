@@ -7,7 +7,6 @@ goes on.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import sys
 import time
@@ -27,10 +26,12 @@ from boxwright.checkpoint import load_detector
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.device import choose_device
+from boxwright.files import write_atomically
 from boxwright.measure.evaluate import detect_dataset
 from boxwright.predict.propose import sources_of, warm
+from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
-from boxwright.train.loop import TrainConfig, Training
+from boxwright.train.loop import Training
 from boxwright.train.run import Run, begin, stopping
 from boxwright.types import Detections
 
@@ -191,13 +192,11 @@ def pace(job: Job) -> Effort:
 
 def save_found(path: Path, found: Sequence[Detections]) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     boxes, scores, labels = (torch.cat([getattr(one, name) for one in found]).numpy() for name in _COLUMNS)
     counts = np.array([len(one) for one in found])
-    with partial.open("wb") as file:
-        np.savez_compressed(file, counts=counts, boxes=boxes, scores=scores, labels=labels)
-    os.replace(partial, path)
+    write_atomically(
+        path, lambda file: np.savez_compressed(file, counts=counts, boxes=boxes, scores=scores, labels=labels)
+    )
 
 
 def load_found(path: Path) -> list[Detections]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from boxwright.files import write_atomically
 from boxwright.version import __version__
 
 
@@ -46,13 +46,7 @@ class Record:
     def set(self, part: str, value: Any) -> None:
         """All or nothing: until the new file is whole, the old one stays."""
         self.content[part] = value
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(self.content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def _read(path: Path, command: str, expected: Iterable[str]) -> dict[str, Any]:

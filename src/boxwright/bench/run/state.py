@@ -25,11 +25,10 @@ from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors.proposed import ProposedConfig
-from boxwright.device import choose_device
-from boxwright.measure.speed import cores, machine
+from boxwright.detectors.fields import ProposedFields
+from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress
-from boxwright.train.loop import TrainConfig
+from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
 
 _PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable")
@@ -173,7 +172,7 @@ class RaceState:
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
             self.keep("unreadable", unreadable(self.parts["test"]))
-            if self.splits.made:
+            if self.splits.drawn:
                 self.splits.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
         if late and self.plan is not None and self.plan.rungs:
@@ -210,12 +209,12 @@ class RaceState:
         return {
             "data": str(self.data.resolve()),
             **{f"{part} images": len(dataset) for part, dataset in self.parts.items()},
-            "parts": f"drawn with seed {self.training.seed}" if self.splits.made else "as the data has them",
+            "parts": f"drawn with seed {self.training.seed}" if self.splits.drawn else "as the data has them",
             "fingerprint": fingerprint(self.parts),
             "tested on": self.tested,
             "classes": self.names,
             **{name: getattr(rules, name) for name in same},
-            "workers": min(cores() - 1, 4) if rules.workers is None else rules.workers,
+            "workers": loading_workers() if rules.workers is None else rules.workers,
             **asdict(self.training),
             **machine(self.device),
         }
@@ -236,8 +235,8 @@ class RaceState:
     def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
         waiting = [job for job in jobs if job.epochs() < until]
         for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
-            if isinstance(config, ProposedConfig):
-                propose_ahead(config.propose(), self.parts.values())
+            if isinstance(config, ProposedFields):
+                propose_ahead(config.build_proposer(), self.parts.values())
         self._do(pool, partial(train, until=until), waiting)
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:

@@ -1,4 +1,4 @@
-"""From a folder or file of annotations, in whichever format, to its train, validation and test parts."""
+"""Open a folder or file of annotations, in COCO, VOC or YOLO format, as train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats import coco, voc, yolo
-from boxwright.data.formats.reading import DatasetError, Problem, Reading, build, warn_of
-from boxwright.data.formats.split import Splits, draw_parts
+from boxwright.data.formats.reading import DatasetError, Problem, Reading, build, warn_about
+from boxwright.data.formats.split import Splits, draw_splits
 
-__all__ = ["DatasetError", "Problem", "Splits", "open_dataset", "read_parts"]
+__all__ = ["DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
 
 _FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
 
@@ -19,54 +19,54 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
     """Open a dataset in any usual layout of COCO JSON, VOC XML or YOLO text.
 
     path    its folder, its COCO JSON, or its YOLO YAML
-    seed    for the parts that have to be drawn: all three (80/10/10) where the dataset has none, validation out of
-            training (a tenth) where only that is missing; by content, see `draw_parts`
-    format  "coco", "voc" or "yolo" where a folder holds more than one; found out by itself otherwise
+    seed    for the splits that have to be drawn: all three (80/10/10) if the dataset has none, validation out of
+            training (a tenth) if only that is missing; drawn by content, see `draw_splits`
+    format  "coco", "voc" or "yolo" if a folder holds more than one; detected if not given
 
-    Broken boxes, annotations and missing images are left out with one warning that counts them. Raises DatasetError
-    where there is nothing to use, naming what was looked for and what was found.
+    Broken boxes, broken annotations and missing images are left out, with one warning that counts them. Raises
+    DatasetError if nothing usable is left; the message lists the expected layouts and the files that were found.
     """
     source = Path(path)
-    format, readings = read_parts(source, format)
+    format, readings = read_splits(source, format)
     names = list(dict.fromkeys(name for reading in readings.values() for name in reading.names))
-    parts, problems = {}, []
-    for part, reading in readings.items():
-        parts[part], found = build(reading, names)
-        problems += found
+    splits, problems = {}, []
+    for split, reading in readings.items():
+        splits[split], its_problems = build(reading, names)
+        problems += its_problems
     if broken := next((p for p in problems if p.kind == "unreadable annotations"), None):
         raise DatasetError(str(broken), Path(broken.file), broken.line)
-    for part, dataset in parts.items():
+    for split, dataset in splits.items():
         if not len(dataset):
-            raise DatasetError(f"{source}: no usable image in the {part} part ({format}). {_first(problems)}")
+            raise DatasetError(f"{source}: no usable image in the {split} split ({format}). {_first(problems)}")
     if not names:
-        raise DatasetError(f"{source}: no class is named anywhere ({format}). {_first(problems)}")
-    warn_of(problems, source)
-    whole, trained = parts.pop("all", None), parts.get("train")
+        raise DatasetError(f"{source}: the annotations name no class ({format}). {_first(problems)}")
+    warn_about(problems, source)
+    whole, train = splits.pop("all", None), splits.get("train")
     if whole is not None:
-        parts = draw_parts(whole, seed)
-    elif trained is not None and "val" not in parts:
-        parts |= draw_parts(trained, seed, {"train": 0.9, "val": 0.1})
-    made = whole is not None or (trained is not None and parts["train"] is not trained)
-    ordered = {part: parts[part] for part in ("train", "val", "test") if part in parts}
-    return Splits(ordered, source, format, made, seed)
+        splits = draw_splits(whole, seed)
+    elif train is not None and "val" not in splits:
+        splits |= draw_splits(train, seed, {"train": 0.9, "val": 0.1})
+    drawn = whole is not None or (train is not None and splits["train"] is not train)
+    ordered = {split: splits[split] for split in ("train", "val", "test") if split in splits}
+    return Splits(ordered, source, format, drawn, seed)
 
 
-def read_parts(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
-    """The format, and what each part's files say, nothing left out yet; the part "all" where there are no parts."""
+def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
+    """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
     if format is not None and format not in _FORMATS:
         raise DatasetError(f"expected a format out of {', '.join(_FORMATS)}, got {format}")
     if not path.exists():
-        raise DatasetError(f"expected a dataset's folder, COCO JSON or YOLO YAML at {path}, there is nothing")
+        raise DatasetError(f"expected a dataset's folder, COCO JSON or YOLO YAML at {path}, which does not exist")
     if path.is_file():
         return _read_file(path)
     tried = _FORMATS if format is None else {format: _FORMATS[format]}
     folder = path
     while True:
         for name, module in tried.items():
-            if found := module.find(folder):
-                return name, module.read(found, folder)
+            if layout := module.find(folder):
+                return name, module.read(layout, folder)
         inner = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
-        if len(inner) != 1:  # an unpacked archive often has one more folder around
+        if len(inner) != 1:  # an unpacked archive often adds an enclosing folder
             raise DatasetError(_nothing_found(path, list(tried)))
         folder = inner[0]
 
@@ -74,20 +74,21 @@ def read_parts(path: Path, format: str | None = None) -> tuple[str, dict[str, Re
 def _read_file(path: Path) -> tuple[str, dict[str, Reading]]:
     if path.suffix.lower() == ".json":
         folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-        part = coco.split_of(path, folder)
-        return "coco", coco.read({"train" if part == "trainval" else part: path}, folder)
+        split = coco.split_of(path, folder)
+        return "coco", coco.read({"train" if split == "trainval" else split: path}, folder)
     if path.suffix.lower() in (".yaml", ".yml"):
         return "yolo", yolo.read(yolo.find_in_yaml(path), path.parent)
     raise DatasetError(f"expected a folder, a COCO .json or a YOLO .yaml, got the file {path}")
 
 
 def _nothing_found(path: Path, formats: list[str]) -> str:
-    looked = "\n  ".join(_FORMATS[name].LOOKED_FOR for name in formats)
+    layouts = "\n  ".join(_FORMATS[name].LAYOUTS for name in formats)
     kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in path.iterdir())
     entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")
-    held = ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
-    return f"{path} is no dataset in a layout known here. Looked for\n  {looked}\nFound {listed or 'nothing'} ({held})"
+    counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    found = f"{listed or 'nothing'} ({', '.join(f'{count} × {kind}' for kind, count in counts)})"
+    return f"{path} is not a dataset in a supported layout. Looked for\n  {layouts}\nFound {found}"
 
 
 def _first(problems: list[Problem]) -> str:

@@ -1,6 +1,6 @@
 """COCO JSON: `train.json` beside `images/`, `annotations/instances_*.json`, one JSON without splits, Roboflow exports.
 
-Boxes are `[x, y, width, height]` in continuous pixels. Masks are passed over undecoded; a box must stand beside them.
+Boxes are `[x, y, width, height]` in continuous pixels. Masks are ignored; every annotation needs a box.
 The format: https://cocodataset.org/#format-data
 """
 
@@ -19,13 +19,12 @@ from boxwright.data.formats.reading import (
     DatasetError,
     Folders,
     ImageRow,
-    Problem,
     Reading,
     drop_missing,
 )
 from boxwright.types import Size
 
-LOOKED_FOR = (
+LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
 )
 
@@ -36,12 +35,12 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The JSON file of each split; {"all": file} for one without splits; {} where there is none.
+    """The JSON file of each split; {"all": file} for one without splits; {} if there is none.
 
-    Raises DatasetError where it cannot be told which of several files is meant.
+    Raises DatasetError if several files could be the same split.
     """
-    places = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    files = [file for place in places for file in sorted(place.glob("*.json")) if _is_coco(file)]
+    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
+    files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
     found: dict[str, list[Path]] = {}
     for file in files:
         found.setdefault(split_of(file, folder), []).append(file)
@@ -60,21 +59,21 @@ def find(folder: Path) -> dict[str, Path]:
 
 
 def split_of(file: Path, folder: Path) -> str:
-    """One of train, val, test, trainval by the words in the file's name, or by its folder; else all."""
+    """One of train, val, test, trainval, by the words in the file's name or by its folder; otherwise all."""
     words = re.findall(r"[a-z]+", file.stem.lower()) + ([file.parent.name.lower()] if file.parent != folder else [])
     return next((SPLIT_NAMES.get(word, word) for word in words if word in SPLIT_NAMES or word == "trainval"), "all")
 
 
 def read(files: dict[str, Path], folder: Path) -> dict[str, Reading]:
-    """Every split. A category that only heads others, as Roboflow writes one, is no class."""
+    """Every split. A category that is only the supercategory of others, as Roboflow writes one, is not a class."""
     readings: dict[str, Reading] = {}
-    heads: set[str] = set()
+    supercategories: set[str] = set()
     for split, file in files.items():
-        readings[split], its_heads = _read_file(file, folder)
-        heads |= its_heads
+        readings[split], of_this_file = _read_file(file, folder)
+        supercategories |= of_this_file
     used = {row.name for reading in readings.values() for row in reading.boxes}
     for reading in readings.values():
-        reading.names = [name for name in reading.names if name in used or name not in heads]
+        reading.names = [name for name in reading.names if name in used or name not in supercategories]
     return readings
 
 
@@ -84,31 +83,31 @@ def _read_file(file: Path, folder: Path) -> tuple[Reading, set[str]]:
     try:
         for key, element, line in _elements(file.read_text(encoding="utf-8-sig")):
             if key == "annotations" and isinstance(element, dict):
-                element.pop("segmentation", None)  # most of the file, and of no use here
+                element.pop("segmentation", None)  # most of the file, and not used
             if key in sections:
                 sections[key].append((element, line))
     except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        mend = "export it again, or mend it at this place"
-        reading.problems.append(Problem("unreadable annotations", str(file), line, f"not valid JSON: {error}", mend))
+        message, mend = f"not valid JSON: {error}", "export it again, or correct it there"
+        reading.report("unreadable annotations", file, line, message, mend)
         return reading, set()
     if not sections["images"]:
         message = "expected a list `images` with an entry per image, found none"
-        mend = "export it again as COCO object detection"
-        reading.problems.append(Problem("unreadable annotations", str(file), None, message, mend))
+        reading.report("unreadable annotations", file, None, message, "export it again as COCO object detection")
         return reading, set()
-    classes, heads = _categories(sections["categories"], file, reading)
-    places = _images(sections["images"], file, folder, reading)
-    _annotations(sections["annotations"], classes, places, file, reading)
+    classes, supercategories = _categories(sections["categories"], file, reading)
+    index_of = _images(sections["images"], file, folder, reading)
+    _annotations(sections["annotations"], classes, index_of, file, reading)
     drop_missing(reading)
-    return reading, heads
+    return reading, supercategories
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
     """Every element of the lists in the outermost object: (key, element, line), decoded one at a time."""
 
     def skip(at: int) -> int:
-        return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        space = _SPACE.match(text, at)
+        return space.end() if space else at
 
     def expect(at: int, marks: str) -> int:
         if text[at : at + 1] not in tuple(marks):
@@ -140,40 +139,40 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
 
 
 def _categories(elements: list[tuple[Any, int]], file: Path, reading: Reading) -> tuple[dict[Any, str], set[str]]:
-    """Names by category id, in the order of ids, and the names that are others' supercategory."""
+    """Names by category id, in the order of ids, and the names of supercategories."""
     classes: dict[Any, str] = {}
-    heads: set[str] = set()
+    supercategories: set[str] = set()
     for element, line in elements:
         name, key = (element.get("name"), element.get("id")) if isinstance(element, dict) else (None, None)
         if not isinstance(name, str) or not _is_id(key):
             _malformed(reading, file, line, "a category needs an `id` and a `name`", element)
         elif key in classes or name in classes.values():
             message = f"category {key} ({name}) has the id or the name of an earlier one"
-            reading.problems.append(Problem("duplicate id", str(file), line, message, "keep one of them"))
+            reading.report("duplicate id", file, line, message, "keep one of them")
             classes.setdefault(key, name)
         else:
             classes[key] = name
-            if (head := element.get("supercategory")) != name and isinstance(head, str):
-                heads.add(head)
+            if (supercategory := element.get("supercategory")) != name and isinstance(supercategory, str):
+                supercategories.add(supercategory)
     if all(isinstance(key, int) for key in classes):
         classes = dict(sorted(classes.items()))
     reading.names = list(dict.fromkeys(classes.values()))
-    return classes, heads
+    return classes, supercategories
 
 
 def _images(elements: list[tuple[Any, int]], file: Path, folder: Path, reading: Reading) -> dict[Any, int]:
-    """Fill in `reading.images`; the place of each image by its id."""
+    """Fill in `reading.images`; return the index of each image by its id."""
     good: list[tuple[dict[str, Any], int]] = []
-    places: dict[Any, int] = {}
+    index_of: dict[Any, int] = {}
     for element, line in elements:
         if not isinstance(element, dict) or not _is_id(element.get("id")) or not _is_name(element.get("file_name")):
             _malformed(reading, file, line, "an image needs an `id` and a `file_name`", element)
-        elif element["id"] in places:
+        elif element["id"] in index_of:
             message = f"image id {element['id']} ({element['file_name']}) was given to an earlier image"
             mend = "give every image its own id; the annotations of this id may belong to either"
-            reading.problems.append(Problem("duplicate id", str(file), line, message, mend))
+            reading.report("duplicate id", file, line, message, mend)
         else:
-            places[element["id"]] = len(good)
+            index_of[element["id"]] = len(good)
             good.append((element, line))
     root, whole = _image_root([element["file_name"] for element, _ in good], file, folder)
     for element, line in good:
@@ -181,17 +180,17 @@ def _images(elements: list[tuple[Any, int]], file: Path, folder: Path, reading: 
         sides: list[Any] = [element.get("height"), element.get("width")]
         size = Size(int(sides[0]), int(sides[1])) if all(map(_is_extent, sides)) else None
         if size is None and sides != [None, None]:
-            message = f"image {element['id']} says height {sides[0]} and width {sides[1]}"
+            message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
-            reading.problems.append(Problem("wrong size", str(file), line, message, mend))
+            reading.report("wrong size", file, line, message, mend)
         reading.images.append(ImageRow(os.path.join(root, name), element["id"], size, str(file), line))
-    return places
+    return index_of
 
 
 def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
-    """The folder in which most of the images are, and whether their names are to be taken with their folders.
+    """The folder of most images, and whether the folders within `file_name` count.
 
-    COCO does not say where the images are, so the usual places are tried on a sample of names.
+    COCO does not define where the images are, so the usual folders are tried on a sample of names.
     """
     split = split_of(file, folder)
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
@@ -200,22 +199,21 @@ def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
     roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
     folders = Folders()
     sample = names[:: max(1, len(names) // 32)]
-    best, found = (str(file.parent), True), 0
+    best, most = (str(file.parent), True), 0
     for whole in (True, False):
         tried = sample if whole else [re.split(r"[/\\]", name)[-1] for name in sample]
         for root in dict.fromkeys(map(str, roots)):
             hits = sum(os.path.join(root, name) in folders for name in tried)
-            if hits > found:
-                best, found = (root, whole), hits
+            if hits > most:
+                best, most = (root, whole), hits
     return best
 
 
 def _annotations(
-    elements: list[tuple[Any, int]], classes: dict[Any, str], places: dict[Any, int], file: Path, reading: Reading
+    elements: list[tuple[Any, int]], classes: dict[Any, str], index_of: dict[Any, int], file: Path, reading: Reading
 ) -> None:
     """Fill in `reading.boxes`."""
     seen: set[Any] = set()
-    where = str(file)
     for element, line in elements:
         box = element.get("bbox") if isinstance(element, dict) else None
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
@@ -223,26 +221,26 @@ def _annotations(
             continue
         key, image, category = element.get("id"), element.get("image_id"), element.get("category_id")
         label = f"annotation {key}"
-        if not _is_id(image) or image not in places:
+        if not _is_id(image) or image not in index_of:
             message, mend = f"{label} is of image {image}, which `images` does not have", "add the image or remove it"
-            reading.problems.append(Problem("annotation without image", where, line, message, mend))
+            reading.report("annotation without image", file, line, message, mend)
             continue
         if not _is_id(category) or category not in classes:
             message, mend = f"{label} is of category {category}, not one of {list(classes)}", "add it to `categories`"
-            reading.problems.append(Problem("unknown class", where, line, message, mend))
+            reading.report("unknown class", file, line, message, mend)
             continue
         if _is_id(key):
             if key in seen:
                 message, mend = f"{label} has the id of an earlier one; both are kept", "give each its own id"
-                reading.problems.append(Problem("duplicate id", where, line, message, mend, "warning"))
+                reading.report("duplicate id", file, line, message, mend, "warning")
             seen.add(key)
         x, y, width, height = box
         area = element.get("area")
         row = BoxRow(
-            places[image],
+            index_of[image],
             classes[category],
             (x, y, x + width, y + height),
-            where,
+            str(file),
             line,
             bool(element.get("iscrowd", 0)),
             bool(element.get("difficult", 0)),
@@ -254,11 +252,11 @@ def _annotations(
 def _malformed(reading: Reading, file: Path, line: int, expected: str, element: Any) -> None:
     got = json.dumps(element)
     message = f"{expected}, got {got if len(got) <= 120 else got[:117] + '...'}"
-    reading.problems.append(Problem("malformed annotation", str(file), line, message, "mend or remove the entry"))
+    reading.report("malformed annotation", file, line, message, "mend or remove the entry")
 
 
 def _is_coco(file: Path) -> bool:
-    """By its first key, or for a broken file by its name: reading a file of half a gigabyte to see is too slow."""
+    """By its first key, or by its name if it is broken: parsing half a gigabyte to find out is too slow."""
     if _OTHER_TASKS.match(file.name):
         return False
     with file.open(encoding="utf-8-sig", errors="replace") as stream:

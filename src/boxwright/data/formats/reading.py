@@ -1,4 +1,4 @@
-"""What every reader of annotation files gives: rows as the files say them, with where they stand and what is wrong."""
+"""What every annotation reader returns: unchecked rows with their file and line, and the problems found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLIT_NAMES = {
 
 SEVERITY = {
     "unreadable annotations": "error",
-    "missing part": "error",
+    "missing split": "error",
     "malformed annotation": "error",
     "missing image": "error",
     "unreadable image": "error",
@@ -44,16 +44,16 @@ SEVERITY = {
     "image without annotation": "note",
     "image not listed": "note",
 }
-"""Kinds of problem. error: left out when the dataset is opened, or a wrong measurement; warning: kept, perhaps
-mended; note: allowed, but good to know."""
+"""Kinds of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
+corrected; note: allowed, but worth knowing."""
 
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image."""
+"""What Pillow raises for a file that is not an image."""
 
 
 class DatasetError(ValueError):
-    """The dataset cannot be opened at all: says what was looked for, what was found, and how to mend it."""
+    """The dataset cannot be opened. The message states what was expected, what was found, and how to mend it."""
 
     def __init__(self, message: str, file: Path | None = None, line: int | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a dataset: in which file, on which line where there are lines, and how to mend it."""
+    """One thing wrong with a dataset: in which file, on which line (None if it has none), and how to mend it."""
 
     kind: str
     file: str
@@ -81,7 +81,7 @@ class Problem:
 
 
 class ImageRow(NamedTuple):
-    """An image as the annotations name it; `size` is what they say, None where they say nothing."""
+    """An image as the annotations list it; `size` is the annotated size, None if there is none."""
 
     path: str
     id: int | str
@@ -91,7 +91,7 @@ class ImageRow(NamedTuple):
 
 
 class BoxRow(NamedTuple):
-    """A box of `images[image]` in continuous xyxy pixels, with the file and line where it stands."""
+    """A box of `images[image]` in continuous xyxy pixels, with the file and line of its annotation."""
 
     image: int
     name: str
@@ -105,12 +105,18 @@ class BoxRow(NamedTuple):
 
 @dataclass
 class Reading:
-    """One split as its files say it. `names` are the classes in the dataset's own order."""
+    """One split as annotated. `names` are the classes in the dataset's own order."""
 
     names: list[str]
     images: list[ImageRow] = field(default_factory=list)
     boxes: list[BoxRow] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    def report(
+        self, kind: str, file: str | Path, line: int | None, message: str, mend: str, severity: str = ""
+    ) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(kind, str(file), line, message, mend, severity))
 
 
 def image_size(path: str | Path) -> Size:
@@ -122,10 +128,10 @@ def image_size(path: str | Path) -> Size:
 
 
 def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset, list[Problem]]:
-    """The dataset without its broken boxes and images, and the problems, those of the reading included.
+    """The dataset without broken boxes and images, and all problems, including those of the reading.
 
-    Boxes that reach over the border are cut there. Where a box does so by more than a pixel, the annotated size may
-    be the wrong one, so the image's header is asked first; likewise where no size is given.
+    Boxes are clipped to the image. If a box exceeds it by more than a pixel, the annotated size may be wrong, so the
+    size is first read from the image's header; likewise if no size is annotated.
     """
     names = tuple(reading.names if names is None else names)
     problems = list(reading.problems)
@@ -147,7 +153,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     boxes = clipped[kept]
     sides = boxes[:, 2:] - boxes[:, :2]
     given = np.array([math.nan if rows[i].area is None else rows[i].area for i in kept], np.float32)
-    place = {name: label for label, name in enumerate(names)}
+    label_of = {name: label for label, name in enumerate(names)}
     dataset = Dataset(
         names=names,
         paths=Strings.pack(image.path for image in reading.images),
@@ -155,7 +161,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
         sizes=sizes,
         offsets=np.concatenate([[0], np.cumsum(np.bincount(owners[kept], minlength=len(sizes)))]).astype(np.int64),
         boxes=boxes,
-        labels=np.array([place[rows[i].name] for i in kept], np.int64),
+        labels=np.array([label_of[rows[i].name] for i in kept], np.int64),
         crowd=np.array([rows[i].crowd for i in kept], bool),
         difficult=np.array([rows[i].difficult for i in kept], bool),
         area=np.where(np.isfinite(given), given, sides[:, 0] * sides[:, 1]).astype(np.float32),
@@ -163,8 +169,8 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     return (dataset if readable.all() else dataset.select(np.flatnonzero(readable))), problems
 
 
-def warn_of(problems: Iterable[Problem], source: Path) -> None:
-    """One warning that counts what was left out, and says how to see each."""
+def warn_about(problems: Iterable[Problem], source: Path) -> None:
+    """One warning that counts what was left out and names the command that lists it."""
     counts = Counter(problem.kind for problem in problems if problem.severity == "error")
     if counts:
         listed = ", ".join(f"{count} × {kind}" for kind, count in counts.most_common())
@@ -172,25 +178,24 @@ def warn_of(problems: Iterable[Problem], source: Path) -> None:
 
 
 def drop_missing(reading: Reading) -> None:
-    """Take out the images whose file is not there, with their boxes, and say so."""
+    """Remove images whose file does not exist, with their boxes, and report them."""
     folders = Folders()
-    place: list[int | None] = []
+    new_index: list[int | None] = []  # by old index
     images: list[ImageRow] = []
     for image in reading.images:
-        found = image.path in folders
-        place.append(len(images) if found else None)
-        if found:
+        exists = image.path in folders
+        new_index.append(len(images) if exists else None)
+        if exists:
             images.append(image)
         else:
             message = f"expected an image at {image.path}, there is none"
-            mend = "put the image there, or take its entry out"
-            reading.problems.append(Problem("missing image", image.file, image.line, message, mend))
-    reading.boxes = [row._replace(image=to) for row in reading.boxes if (to := place[row.image]) is not None]
+            reading.report("missing image", image.file, image.line, message, "put it there, or remove its entry")
+    reading.boxes = [row._replace(image=index) for row in reading.boxes if (index := new_index[row.image]) is not None]
     reading.images = images
 
 
 class Folders:
-    """Answers `path in folders` with one listing per folder instead of one look-up per file."""
+    """Tests `path in folders` with one directory listing per folder instead of one `stat` per file."""
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
@@ -202,13 +207,13 @@ class Folders:
                 self._names[folder] = frozenset(os.listdir(folder))
             except OSError:
                 self._names[folder] = frozenset()
-        return name in self._names[folder] or os.path.exists(path)  # the second for systems that ignore case
+        return name in self._names[folder] or os.path.exists(path)  # `exists` for case-insensitive file systems
 
 
 def _true_sizes(
     images: list[ImageRow], boxes: np.ndarray, owners: np.ndarray, problems: list[Problem]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes (N, 2), and which images have one (N,): as annotated, from the image's header where that is in doubt."""
+    """Sizes (N, 2), as annotated or, where that is in doubt, from the image's header; and which are readable (N,)."""
     sizes = np.array([image.size or (0, 0) for image in images], np.int64).reshape(-1, 2)
     with np.errstate(invalid="ignore"):
         over = (boxes[:, 2:] > sizes[owners][:, ::-1] + 1).any(axis=1) & np.isfinite(boxes).all(axis=1)
@@ -224,10 +229,10 @@ def _true_sizes(
 
 
 def unreadable(path: str, error: Exception) -> Problem:
-    """An `ImageError` says what is wrong and, after the last semicolon, how to mend it; Pillow only the first."""
+    """An `ImageError` states how to mend the file after the last semicolon; Pillow's errors do not."""
     what, _, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
     if not what:
-        what, mend = f"expected an image: {error}", "copy it again from where it came, or remove it"
+        what, mend = f"expected an image: {error}", "copy it again from its source, or remove it"
     return Problem("unreadable image", path, None, what, mend)
 
 
@@ -239,10 +244,10 @@ def _box_problem(row: BoxRow, size: Size) -> Problem:
     if np.float32(x2) <= np.float32(x1) or np.float32(y2) <= np.float32(y1):
         message = f"{text} is {x2 - x1:g} wide and {y2 - y1:g} high; both must be above 0"
         return Problem("degenerate box", row.file, row.line, message, "draw the box again or remove it")
-    wholly = x1 >= size.width or y1 >= size.height or x2 <= 0 or y2 <= 0
-    how, mend = ("lies outside", "remove it") if wholly else ("reaches outside", "cut it at the border")
+    disjoint = x1 >= size.width or y1 >= size.height or x2 <= 0 or y2 <= 0
+    how, mend = ("lies outside", "remove it") if disjoint else ("reaches outside", "clip it to the image")
     message = f"{text} {how} its image of {size.width}×{size.height}"
-    return Problem("box outside image", row.file, row.line, message, mend, "error" if wholly else "warning")
+    return Problem("box outside image", row.file, row.line, message, mend, "error" if disjoint else "warning")
 
 
 def _column_of_ids(ids: list[int | str]) -> np.ndarray | Strings:
@@ -252,8 +257,8 @@ def _column_of_ids(ids: list[int | str]) -> np.ndarray | Strings:
 
 
 def names_from_file(folder: Path) -> list[str]:
-    """Class names, one a line, out of the list that labelling tools leave in the folder; [] where there is none."""
-    usual = [folder / part / name for part in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
+    """Class names, one per line, from the list that labelling tools leave in the folder; [] if there is none."""
+    usual = [folder / inner / name for inner in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
     file = next((file for file in [*usual, folder / "obj.names"] if file.is_file()), None)
     lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -1,7 +1,7 @@
 """Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports.
 
-VOC counts pixels from 1 and both corners belong to the box, so its left and upper edges are at `xmin - 1` and
-`ymin - 1` in continuous coordinates, the others at `xmax` and `ymax`; a whole image is 1, 1, width, height.
+VOC counts pixels from 1 and includes both corners in the box. In continuous coordinates the left and upper edges are
+`xmin - 1` and `ymin - 1`, the right and lower ones `xmax` and `ymax`; the whole image is 1, 1, width, height.
 The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 """
 
@@ -17,7 +17,6 @@ from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
     ImageRow,
-    Problem,
     Reading,
     drop_missing,
     names_from_file,
@@ -25,14 +24,14 @@ from boxwright.data.formats.reading import (
 from boxwright.data.image import IMAGE_SUFFIXES, is_image
 from boxwright.types import Size
 
-LOOKED_FOR = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt where there are parts), *.xml, or train/*.xml"
+LAYOUTS = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt if there are splits), *.xml, or train/*.xml"
 
 _XML_FOLDERS = ("Annotations", "annotations", "Annotations/xmls", "annotations/xmls", "xmls", "xml", "labels", "")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage", "imgs", "img", "")
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """For each split the text file that lists it or the folder that has its XML files; {} where there is no XML."""
+    """For each split the text file that lists it or the folder of its XML files; {} if there is no XML."""
     if xml_folder := _xml_folder(folder):
         lists = {name: folder / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val", "test", "trainval")}
         found = {name: file for name, file in lists.items() if file.is_file()}
@@ -40,13 +39,13 @@ def find(folder: Path) -> dict[str, Path]:
         if whole and "train" not in found:
             found["train"] = whole
         return found or {"all": xml_folder}
-    return {part: place for name, part in SPLIT_NAMES.items() if (place := _xml_folder(folder / name))}
+    return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(folder / name))}
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
-    """Every split. Classes are in the order of `labels.txt` or `classes.txt`, else of the alphabet."""
+    """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
     known = names_from_file(folder)
-    readings = {part: _read_part(source, folder, known) for part, source in sources.items()}
+    readings = {split: _read_split(source, folder, known) for split, source in sources.items()}
     names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
     for reading in readings.values():
         reading.names = list(names)
@@ -62,7 +61,7 @@ def _xml_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
 
 
-def _read_part(source: Path, folder: Path, known: list[str]) -> Reading:
+def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     reading = Reading(names=[])
     files = _listed(source, folder, reading) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
@@ -72,10 +71,8 @@ def _read_part(source: Path, folder: Path, known: list[str]) -> Reading:
         try:
             root = _parse(file)
         except (OSError, expat.ExpatError) as error:
-            message = f"expected an XML annotation: {error}"
-            mend = "mend it here, or annotate the image again"
-            line = getattr(error, "lineno", None)
-            reading.problems.append(Problem("malformed annotation", str(file), line, message, mend))
+            message, mend = f"expected an XML annotation: {error}", "correct it there, or annotate the image again"
+            reading.report("malformed annotation", file, getattr(error, "lineno", None), message, mend)
             continue
         image = images.get(file.stem) or _by_file_name(root, images) or _expected_image(root, file, roots)
         size = _size(root.child("size"), file, reading)
@@ -84,14 +81,14 @@ def _read_part(source: Path, folder: Path, known: list[str]) -> Reading:
             row = _box(node, len(reading.images) - 1, file, reading)
             if row and known and row.name not in known:
                 message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
-                reading.problems.append(Problem("unknown class", str(file), node.line_of("name"), message, mend))
+                reading.report("unknown class", file, node.line_of("name"), message, mend)
             elif row:
                 reading.boxes.append(row)
     return reading
 
 
 def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
-    """The XML files of a list of image ids, one a line."""
+    """The XML files of a list of image ids, one per line."""
     xml_folder, seen = _xml_folder(folder), set()
     for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not text.strip():
@@ -100,34 +97,33 @@ def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
         stem = entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else entry.name
         file = (xml_folder or folder) / f"{stem}.xml"
         if stem in seen:
-            message, mend = f"{stem} is listed a second time", "take the line out"
-            reading.problems.append(Problem("duplicate image", str(source), line, message, mend))
+            reading.report("duplicate image", source, line, f"{stem} is listed a second time", "remove the line")
         elif not file.is_file():
-            message, mend = f"expected {file} for {stem}, there is none", "put it there, or take the line out"
-            reading.problems.append(Problem("missing annotation", str(source), line, message, mend))
+            message, mend = f"expected {file} for {stem}, there is none", "put it there, or remove the line"
+            reading.report("missing annotation", source, line, message, mend)
         else:
             yield file
         seen.add(stem)
 
 
 def _images(roots: list[Path]) -> dict[str, str]:
-    """Path of each image by its name without suffix; the first folder that has one counts."""
-    found: dict[str, str] = {}
+    """Path of each image by its name without suffix; the first folder that has it counts."""
+    images: dict[str, str] = {}
     for root in roots:
         for entry in sorted(os.listdir(root)) if root.is_dir() else ():
             if is_image(entry):
-                found.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
-    return found
+                images.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
+    return images
 
 
 def _by_file_name(root: Node, images: dict[str, str]) -> str | None:
-    """The image its `<filename>` names: tried second, for it goes stale when files are renamed."""
+    """The image named by `<filename>`: tried second, since it is out of date once files were renamed."""
     return images.get(Path(root.text_of("filename").replace("\\", "/")).stem)
 
 
 def _expected_image(root: Node, file: Path, roots: list[Path]) -> str:
     name = Path(root.text_of("filename").replace("\\", "/")).name or f"{file.stem}.jpg"
-    return str(next((place for place in roots if place.is_dir()), file.parent) / name)
+    return str(next((folder for folder in roots if folder.is_dir()), file.parent) / name)
 
 
 def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
@@ -141,13 +137,13 @@ def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
         return Size(height, width)
     message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
     mend = "write the image's width and height; until then they are read from the image"
-    reading.problems.append(Problem("wrong size", str(file), node.line, message, mend))
+    reading.report("wrong size", file, node.line, message, mend)
     return None
 
 
 def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
-    name, place, line = node.text_of("name"), node.child("bndbox"), node.line_of("bndbox")
-    corners = [place.text_of(corner) if place else "" for corner in ("xmin", "ymin", "xmax", "ymax")]
+    name, box, line = node.text_of("name"), node.child("bndbox"), node.line_of("bndbox")
+    corners = [box.text_of(corner) if box else "" for corner in ("xmin", "ymin", "xmax", "ymax")]
     try:
         x1, y1, x2, y2 = map(float, corners)
     except ValueError:
@@ -156,9 +152,9 @@ def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
     if not name:
         given = ", ".join(corner or "nothing" for corner in corners)
         message = f"an object needs a name and four numbers in bndbox, got {node.text_of('name') or 'no name'}, {given}"
-        reading.problems.append(Problem("malformed annotation", str(file), line, message, "mend or remove the object"))
+        reading.report("malformed annotation", file, line, message, "mend or remove the object")
         return None
-    if x1 < x2 and y1 < y2:  # equal corners are a click, not a box of one pixel; left as they are they have no area
+    if x1 < x2 and y1 < y2:  # equal corners are a stray click, not a box of one pixel; unchanged, they have no area
         x1, y1 = x1 - 1, y1 - 1
     difficult = node.text_of("difficult") in ("1", "true", "True")
     return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=difficult)
@@ -166,7 +162,7 @@ def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
 
 @dataclass
 class Node:
-    """An XML element that knows its line, which `xml.etree` does not tell."""
+    """An XML element with its line number, which `xml.etree` does not keep."""
 
     tag: str
     line: int
@@ -180,18 +176,18 @@ class Node:
         return next(iter(self.all(tag)), None)
 
     def text_of(self, tag: str) -> str:
-        """The child's text without the space around it; "" where there is no such child."""
+        """The child's stripped text; "" if there is no such child."""
         child = self.child(tag)
         return child.text.strip() if child else ""
 
     def line_of(self, tag: str) -> int:
-        """The child's line; its own where there is no such child."""
+        """The child's line; this element's own if there is no such child."""
         child = self.child(tag)
         return child.line if child else self.line
 
 
 def _parse(file: Path) -> Node:
-    """The root element. Raises expat.ExpatError, which knows its line, for what is not well-formed XML."""
+    """The root element. Raises expat.ExpatError, which has a line number, if the XML is not well-formed."""
     top = Node("", 0)
     stack = [top]
     parser = expat.ParserCreate()

@@ -1,8 +1,8 @@
 """YOLO text: a `data.yaml` that names folders or lists of images, or `images/` beside `labels/`.
 
-A label file has the name of its image and stands under `labels/` where the image stands under `images/`, or beside
-it. A line is `class cx cy width height` as shares of the upright image's width and height, or `class x1 y1 x2 y2 …`,
-a polygon, of which the bounding box is taken.
+A label file has the name of its image, and is under `labels/` if the image is under `images/`, or beside it. A line is
+`class cx cy width height` relative to the upright image's width and height, or a polygon `class x1 y1 x2 y2 …`, of
+which the bounding box is taken.
 The format: https://docs.ultralytics.com/datasets/detect/
 """
 
@@ -34,25 +34,25 @@ from boxwright.data.formats.reading import (
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
-LOOKED_FOR = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside images and .txt"
+LAYOUTS = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside images and .txt"
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass
 class Layout:
-    """Where each split's images are: folders or text files that list them. `classes` are names by index."""
+    """Where each split's images are: folders, or text files that list them. `names` are by class index."""
 
-    classes: dict[int, str]
-    parts: dict[str, list[Path]]
+    names: dict[int, str]
+    splits: dict[str, list[Path]]
     keypoints: bool = False
     problems: list[Problem] = field(default_factory=list)
 
 
 def find(folder: Path) -> Layout | None:
-    """A YAML with `names` and a part, else the usual folders; None where there is neither."""
+    """A YAML with `names` and a split, otherwise the usual folders; None if there is neither."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
-    described = [file for file in files if _describes_parts(file)]
+    described = [file for file in files if _describes_dataset(file)]
     usual = [file for file in described if file.stem in ("data", "dataset")] or described
     if len(usual) > 1:
         names = ", ".join(file.name for file in usual)
@@ -61,38 +61,36 @@ def find(folder: Path) -> Layout | None:
 
 
 def find_in_yaml(file: Path) -> Layout:
-    """The parts a YAML names. Raises DatasetError where it cannot be read, or has neither `names` nor a part."""
+    """The splits that a YAML names. Raises DatasetError if it cannot be read, or has no `names` or no split."""
     content = _load_yaml(file)
-    classes = _classes(content, file)
-    layout = Layout(classes, {}, keypoints="kpt_shape" in content)
-    for key, part in SPLIT_NAMES.items():
+    layout = Layout(_class_names(content, file), {}, keypoints="kpt_shape" in content)
+    for key, split in SPLIT_NAMES.items():
         values = content.get(key)
         for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str) or value in ("", "null", "~"):
                 continue
-            if place := _resolve(value, content.get("path"), file.parent):
-                layout.parts.setdefault(part, []).append(place)
+            if source := _resolve(value, content.get("path"), file.parent):
+                layout.splits.setdefault(split, []).append(source)
             else:
-                message = f"{key} names {value}, which is not there"
+                message = f"{key} names {value}, which does not exist"
                 mend = f"put the images there, or correct {key} (and path) in {file.name}"
-                layout.problems.append(Problem("missing part", str(file), _line_of(file, key), message, mend))
-    if not layout.parts:
-        found = f"; {layout.problems[0]}" if layout.problems else ""
-        raise DatasetError(f"{file}: expected `train`, `val` or `test` to name folders that are there{found}", file)
+                layout.problems.append(Problem("missing split", str(file), _line_of(file, key), message, mend))
+    if not layout.splits:
+        why = f"; {layout.problems[0]}" if layout.problems else ""
+        raise DatasetError(f"{file}: expected `train`, `val` or `test` to name existing folders{why}", file)
     return layout
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
-    """Every split. Classes that nothing names are called by their number."""
-    readings = {part: _read_part(part, layout, folder) for part in layout.parts}
-    empty = [part for part, reading in readings.items() if not reading.images and not reading.problems]
-    for part in empty if len(empty) < len(readings) else ():  # exports come with empty folders for parts not asked for
-        place, message = str(layout.parts[part][0]), f"{part} holds no image"
-        mend = f"put images there, or do not name {part}"
-        layout.problems.append(Problem("missing part", place, None, message, mend))
-        del readings[part]
+    """Every split. Classes without a name are named by their index."""
+    readings = {split: _read_split(split, layout, folder) for split in layout.splits}
+    empty = [split for split, reading in readings.items() if not reading.images and not reading.problems]
+    for split in empty if len(empty) < len(readings) else ():  # exports have empty folders for splits they leave out
+        source, mend = str(layout.splits[split][0]), f"put images there, or remove {split}"
+        layout.problems.append(Problem("missing split", source, None, f"{split} has no image", mend))
+        del readings[split]
     next(iter(readings.values())).problems.extend(layout.problems)
-    if not layout.classes:
+    if not layout.names:
         names = sorted({row.name for reading in readings.values() for row in reading.boxes}, key=int)
         for reading in readings.values():
             reading.names = list(names)
@@ -100,17 +98,17 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 
 
 def _load_yaml(file: Path) -> dict[str, Any]:
-    """Every scalar as the string that stands there: YAML would make a class called `no` False."""
+    """Every scalar as the string in the file: YAML would turn a class called `no` into False."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
-        raise DatasetError(f"{file}: expected YAML: {error}; mend it at this place", file, line) from error
+        raise DatasetError(f"{file}: expected YAML: {error}; correct it there", file, line) from error
     return content if isinstance(content, dict) else {}
 
 
-def _describes_parts(file: Path) -> bool:
+def _describes_dataset(file: Path) -> bool:
     if file.stem in ("data", "dataset"):
         return bool(_load_yaml(file))
     try:
@@ -125,7 +123,7 @@ def _line_of(file: Path, key: str) -> int | None:
     return next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), None)
 
 
-def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
+def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
     names = content.get("names")
     try:
         if isinstance(names, dict):
@@ -134,21 +132,21 @@ def _classes(content: dict[str, Any], file: Path) -> dict[int, str]:
             return dict(enumerate(map(str, names)))
         return {index: str(index) for index in range(int(content["nc"]))}
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{file}: expected `names` as a list or as `0: name` lines, got {names}; write one name per class"
+        message = f"{file}: expected `names` as a list or as `0: name` lines, got {names}; give one name per class"
         raise DatasetError(message, file, _line_of(file, "names")) from error
 
 
 def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
-    """The place a YAML means. Exports carry paths of the machine, or the level, they were made on."""
+    """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
     roots = [folder / path, folder / Path(path).name] if path else []
     parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
     for root in [*roots, folder]:
-        for tried in [root / value, *(root / end for end in ends)]:
-            if tried.is_dir() and not _has_images(tried) and (tried / "images").is_dir():
-                return tried / "images"
-            if tried.exists():
-                return tried
+        for candidate in [root / value, *(root / end for end in ends)]:
+            if candidate.is_dir() and not _has_images(candidate) and (candidate / "images").is_dir():
+                return candidate / "images"
+            if candidate.exists():
+                return candidate
     return None
 
 
@@ -157,30 +155,30 @@ def _has_images(folder: Path) -> bool:
 
 
 def _find_folders(folder: Path) -> Layout | None:
-    """images/ beside labels/, each with or without parts; train/images; or images and their .txt in one folder."""
-    classes = dict(enumerate(names_from_file(folder)))
+    """images/ beside labels/, each with or without splits; train/images; or images and their .txt in one folder."""
+    names = dict(enumerate(names_from_file(folder)))
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        parts = _by_part(folder / "images", "")
-        return Layout(classes, parts or {"all": [folder / "images"]})
-    if parts := {part: at for part, at in _by_part(folder, "images").items() if (at[0].parent / "labels").is_dir()}:
-        return Layout(classes, parts)
+        return Layout(names, _by_split(folder / "images", "") or {"all": [folder / "images"]})
+    splits = _by_split(folder, "images").items()
+    if labelled := {split: folders for split, folders in splits if (folders[0].parent / "labels").is_dir()}:
+        return Layout(names, labelled)
     images = (file for file in folder.iterdir() if is_image(file.name))
-    labelled = classes and any(file.with_suffix(".txt").is_file() for file in images)
-    return Layout(classes, {"all": [folder]}) if labelled else None
+    has_labels = names and any(file.with_suffix(".txt").is_file() for file in images)
+    return Layout(names, {"all": [folder]}) if has_labels else None
 
 
-def _by_part(folder: Path, inner: str) -> dict[str, list[Path]]:
-    places = [place for place in sorted(folder.iterdir()) if (place / inner).is_dir()]
-    parts: dict[str, list[Path]] = {}
-    for place in places:
-        if part := SPLIT_NAMES.get(place.name.lower().rstrip("0123456789")):
-            parts.setdefault(part, []).append(place / inner)
-    return parts
+def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
+    splits: dict[str, list[Path]] = {}
+    for child in sorted(folder.iterdir()):
+        split = SPLIT_NAMES.get(child.name.lower().rstrip("0123456789"))
+        if split and (child / inner).is_dir():
+            splits.setdefault(split, []).append(child / inner)
+    return splits
 
 
-def _read_part(part: str, layout: Layout, folder: Path) -> Reading:
-    reading = Reading(names=list(dict.fromkeys(layout.classes.values())))
-    rows = [row for source in layout.parts[part] for row in _images(source, folder)]
+def _read_split(split: str, layout: Layout, folder: Path) -> Reading:
+    reading = Reading(names=list(dict.fromkeys(layout.names.values())))
+    rows = [row for source in layout.splits[split] for row in _images(source, folder)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
         stem = Path(path).stem
@@ -196,31 +194,31 @@ def _read_part(part: str, layout: Layout, folder: Path) -> Reading:
         used.add(label_file)
         if image.size and label_file.is_file():
             _read_labels(label_file, index, image.size, layout, reading)
-    for source in layout.parts[part]:
+    for source in layout.splits[split]:
         _unused_labels(source, used, reading)
     return reading
 
 
 def _images(source: Path, folder: Path) -> Iterator[tuple[str, str, int | None]]:
-    """(image, file that names it, line) of a folder, or of a text file with a path a line."""
+    """(image, file that lists it, line) of a folder, or of a text file with one path per line."""
     if source.is_dir():
-        for place, _, entries in sorted(os.walk(source)):
+        for parent, _, entries in sorted(os.walk(source)):
             for entry in sorted(entries):
                 if is_image(entry):
-                    path = os.path.join(place, entry)
+                    path = os.path.join(parent, entry)
                     yield path, path, None
         return
     for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
         if name := text.strip():
-            tried = [source.parent / name, folder / name]
-            yield str(next((path for path in tried if path.is_file()), tried[0])), str(source), line
+            candidates = [source.parent / name, folder / name]
+            yield str(next((path for path in candidates if path.is_file()), candidates[0])), str(source), line
 
 
 def _size_or_none(path: str) -> Size | None:
     try:
         return image_size(path)
     except BAD_IMAGE:
-        return None  # `build` asks again, and says what is wrong
+        return None  # `build` reads it again and reports the problem
 
 
 def _label_file(image: Path) -> Path:
@@ -229,16 +227,15 @@ def _label_file(image: Path) -> Path:
     if "images" not in parts[:-1]:
         return beside
     last = len(parts) - 2 - parts[-2::-1].index("images")
-    apart = Path(*parts[:last], "labels", *parts[last + 1 :])
-    return beside if not apart.is_file() and beside.is_file() else apart
+    parallel = Path(*parts[:last], "labels", *parts[last + 1 :])
+    return beside if not parallel.is_file() and beside.is_file() else parallel
 
 
 def _read_labels(file: Path, image: int, size: Size, layout: Layout, reading: Reading) -> None:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        message = f"expected text: {error}"
-        reading.problems.append(Problem("malformed annotation", str(file), None, message, "write it again"))
+        reading.report("malformed annotation", file, None, f"expected text: {error}", "write it again")
         return
     for number, text in enumerate(lines, 1):
         if not text.strip():
@@ -246,20 +243,19 @@ def _read_labels(file: Path, image: int, size: Size, layout: Layout, reading: Re
         parsed = _parse_line(text, layout.keypoints)
         if parsed is None:
             message = f"expected `class cx cy width height` or a polygon, got `{text.strip()[:80]}`"
-            reading.problems.append(Problem("malformed annotation", str(file), number, message, "mend or remove it"))
+            reading.report("malformed annotation", file, number, message, "mend or remove it")
             continue
         index, (x1, y1, x2, y2) = parsed
-        if layout.classes and index not in layout.classes:
-            message = f"class {index} is not one of {', '.join(f'{k} {name}' for k, name in layout.classes.items())}"
-            mend = "correct the number, or name the class in the YAML"
-            reading.problems.append(Problem("unknown class", str(file), number, message, mend))
+        if layout.names and index not in layout.names:
+            message = f"class {index} is not one of {', '.join(f'{k} {name}' for k, name in layout.names.items())}"
+            reading.report("unknown class", file, number, message, "correct the index, or name the class in the YAML")
             continue
         box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
-        reading.boxes.append(BoxRow(image, layout.classes.get(index, str(index)), box, str(file), number))
+        reading.boxes.append(BoxRow(image, layout.names.get(index, str(index)), box, str(file), number))
 
 
 def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
-    """Class index and box as shares of the image; None for what is no label."""
+    """Class index and box relative to the image's size, xyxy; None if the line is malformed."""
     try:
         first, *numbers = map(float, text.split())
     except ValueError:
@@ -278,11 +274,11 @@ def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
 
 
 def _unused_labels(source: Path, used: set[Path], reading: Reading) -> None:
-    """Labels without an image; only where the images are a whole folder, so that none was left out on purpose."""
+    """Report labels without an image; only for a whole folder of images, since a list may omit some on purpose."""
     labels = _label_file(source / "x.jpg").parent
     if not source.is_dir() or labels == source or not labels.is_dir():
         return
     for file in sorted(labels.rglob("*.txt")):
         if file not in used and file.name != "classes.txt":
-            message, mend = "no image has this name", "put the image there, or remove the file"
-            reading.problems.append(Problem("annotation without image", str(file), 1, message, mend))
+            mend = "put the image there, or remove the file"
+            reading.report("annotation without image", file, 1, "no image has this name", mend)

@@ -1,0 +1,38 @@
+"""Checks of what a command line names. They import no torch: a wrong path is refused before anything slow begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def dataset_path(path: Path | None) -> Path:
+    """The value of --data. Raises ValueError where it is missing or names nothing."""
+    if path is None:
+        raise ValueError("no data. Name a dataset with --data: its folder, COCO JSON or YOLO YAML")
+    check_exists("a dataset's folder, COCO JSON or YOLO YAML", path)
+    return path
+
+
+def check_exists(expected: str, path: Path | None) -> None:
+    """A path to read from; None is an option that was not given."""
+    if path is not None and not path.exists():
+        raise ValueError(f"expected {expected} at {path}, which does not exist")
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """An option that names a folder to write to: it may be missing, but not be a file."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise ValueError(f"{option} names a folder, and {path} is a file; give another")
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """An option that names a file to write: it may be missing, but not be a folder."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"{option} names a file, and {path} is a folder; name a file in it")
+
+
+def check_at_least(minimum: int, **options: int | None) -> None:
+    """Options by their field names; None is an option that was not given."""
+    for name, value in options.items():
+        if value is not None and value < minimum:
+            raise ValueError(f"--{name.replace('_', '-')} is {minimum} or more, got {value}")

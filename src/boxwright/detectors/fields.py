@@ -1,0 +1,269 @@
+"""Groups of options that several detectors read. A config is composed of those that its detector reads, and of its own.
+
+A field is the Python argument, the option of the command line and the key in a checkpoint. A group may define `check()`
+over the values of its fields; `DetectorConfig` calls the checks of all groups. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from boxwright.detectors.conventions import CONVENTIONS, Convention
+
+if TYPE_CHECKING:
+    from boxwright.proposals import Propose
+
+
+class Unread(NamedTuple):
+    """Options that have no effect where another `option` has this `value`; None: any but its default."""
+
+    option: str
+    value: str | None
+    options: tuple[str, ...]
+
+
+@cache
+def choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The options of a config that take one of a few values, and these."""
+    hints = get_type_hints(kind)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+
+
+@cache
+def defaults_of(kind: type) -> dict[str, Any]:
+    """The default of every option of a config."""
+    return {field.name: field.default for field in fields(kind)}
+
+
+def either(values: Iterable[Any]) -> str:
+    """ "a, b or c"."""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def at_least(minimum: int, **values: int) -> None:
+    """Raises ValueError with the name of the first value that is below `minimum`."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ValueError(f"{name} is {minimum} or more, got {value}")
+
+
+@dataclass(frozen=True)
+class BackboneFields:
+    """The backbone and its input."""
+
+    backbone: str = "efficientnet_lite0"
+    """Any of `boxwright.backbones`, or a timm model as timm:NAME."""
+    levels: tuple[int, ...] = (3, 4, 5)
+    """Levels of the backbone that are used; level l has stride 2**l (where a network is not cut otherwise)."""
+    pixel_mean: tuple[float, ...] = ()
+    """Subtracted from the red, green and blue of pixels (0..255); () is what the backbone was trained with."""
+    pixel_std: tuple[float, ...] = ()
+    """Divisor of red, green and blue after that; () likewise."""
+
+    def check(self) -> None:
+        if not self.levels or list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels are one or more ascending numbers, got {self.levels}")
+        for name, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
+            if len(values) not in (0, 3):
+                raise ValueError(f"{name} takes three numbers, for red, green and blue, or none; got {values}")
+
+
+@dataclass(frozen=True)
+class OneLevel(BackboneFields):
+    """A detector that reads a single map of its backbone."""
+
+    levels: tuple[int, ...] = (5,)
+    """The one level of the backbone that is read; level l has stride 2**l."""
+
+    def check(self) -> None:
+        if len(self.levels) != 1:
+            raise ValueError(f"one level of the backbone is read, such as levels=(5,), got {self.levels}")
+
+
+@dataclass(frozen=True)
+class LearningBackbone(BackboneFields):
+    """How much of the backbone is trained."""
+
+    frozen_stages: int = 2
+    """How many stages of the backbone keep their weights, counting the stem."""
+    norm: Literal["frozen", "batch"] = "frozen"
+    """Batch norm of the backbone."""
+
+    def check(self) -> None:
+        at_least(0, frozen_stages=self.frozen_stages)
+
+
+@dataclass(frozen=True)
+class ScoreFields:
+    """What is reported."""
+
+    score_threshold: tuple[float, ...] = (0.05,)
+    """A detection scores more than this: one number, or one for each class in order."""
+    max_detections: int = 100
+    """Detections per image, at most."""
+
+    def check(self) -> None:
+        at_least(1, max_detections=self.max_detections)
+        if not self.score_threshold or min(self.score_threshold) < 0:
+            raise ValueError(f"score_threshold takes one or more numbers of at least 0, got {self.score_threshold}")
+
+    def threshold(self, num_classes: int) -> float | tuple[float, ...]:
+        """The score threshold: one number, or one for each class."""
+        given = self.score_threshold
+        if len(given) not in (1, num_classes):
+            raise ValueError(
+                f"score_threshold takes one number or one for each of {num_classes} classes, got {len(given)}"
+            )
+        return given[0] if len(given) == 1 else given
+
+
+@dataclass(frozen=True)
+class SelectionFields(ScoreFields):
+    """From scored boxes to detections."""
+
+    nms_threshold: float = 0.5
+    """IoU above which the lower-scored of two boxes of a class is removed."""
+    pre_nms_top_k: int = 1000
+    """How many of the best boxes enter NMS, of each level where there are several."""
+
+    def check(self) -> None:
+        at_least(1, pre_nms_top_k=self.pre_nms_top_k)
+        check_iou("nms_threshold", self.nms_threshold)
+
+
+def check_iou(name: str, value: float) -> None:
+    """Raises ValueError where a threshold is no IoU."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is an IoU, from 0 to 1, got {value}")
+
+
+@dataclass(frozen=True)
+class ConventionFields:
+    """Where implementations of one paper differ."""
+
+    convention: Literal["boxwright", "torchvision", "detectron2"] = "boxwright"
+    """The library whose details are followed (`boxwright.detectors.conventions`), for weights trained with it."""
+
+    def library_convention(self) -> Convention:
+        """The numbers of the convention."""
+        return CONVENTIONS[self.convention]
+
+
+@dataclass(frozen=True)
+class RegionFields(SelectionFields):
+    """A region stage."""
+
+    region_samples: int = 128
+    """Proposals per image in the loss of the region stage, a quarter of them positive."""
+    class_agnostic: bool = False
+    """One box prediction for all classes rather than one per class."""
+    box_weight: float = 1.0
+    """Weight of the box loss of the region stage."""
+
+    def check(self) -> None:
+        at_least(1, region_samples=self.region_samples)
+
+
+@dataclass(frozen=True)
+class ProposedFields(RegionFields):
+    """A region stage over proposals that come from outside of the detector."""
+
+    proposer: str = "selective_search"
+    """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
+    proposals: int = 1000
+    """Proposals per image, at most."""
+
+    def build_proposer(self) -> Propose:
+        """From an image to boxes."""
+        from boxwright.proposals import build_proposer
+
+        return build_proposer(self.proposer, self.proposals)
+
+
+@dataclass(frozen=True)
+class SharedFields(LearningBackbone):
+    """The maps that an RPN and all regions of an image share."""
+
+    variant: Literal["fpn", "c4", "dc5"] = "fpn"
+    """What is shared: a feature pyramid (fpn); the map of stride 16, with the last stage of the backbone as the head of
+    every region (c4); or the map of that last stage, dilated to stride 16 (dc5)."""
+    channels: int = 128
+    """Channels of the pyramid."""
+
+    def check(self) -> None:
+        at_least(1, channels=self.channels)
+
+
+@dataclass(frozen=True)
+class PoolFields:
+    """Pooling of regions from shared maps."""
+
+    pool: Literal["align", "pool"] = "align"
+    """Pooling of regions: bilinear samples (align), or the maximum of whole features as in the papers (pool)."""
+    canonical_size: float = 224.0
+    """Regions of this many pixels across are pooled from stride 16, larger ones from coarser maps (FPN, eq. 1)."""
+
+
+@dataclass(frozen=True)
+class HeadFields(PoolFields):
+    """The layers that run on every region."""
+
+    hidden: int = 512
+    """Width of the fully connected layers of the head."""
+    head_layers: int = 2
+    """How many of these there are."""
+    head_convs: int = 0
+    """3x3 convolutions before them."""
+
+    def check(self) -> None:
+        at_least(1, hidden=self.hidden, head_layers=self.head_layers)
+        at_least(0, head_convs=self.head_convs)
+
+
+@dataclass(frozen=True)
+class RPNFields(ConventionFields, SharedFields):
+    """A region proposal network."""
+
+    anchor_scales: tuple[float, ...] = ()
+    """Sides of the anchors in strides of their level; () takes 4 and 5.7 on a pyramid, 2 to 32 on one map."""
+    anchor_sizes: tuple[float, ...] = ()
+    """The same in pixels, level by level, equally many on each; () takes `anchor_scales`."""
+    aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width of the anchors."""
+    proposals: int = 300
+    """Proposals per image."""
+    rpn_samples: int = 256
+    """Anchors per image in the loss of the RPN, half of them positive where there are enough."""
+    rpn_depth: int = 1
+    """Convolutions of the RPN before its outputs."""
+    rpn_score_threshold: float = 0.0
+    """A proposal scores more than this."""
+    rpn_nms_threshold: float = 0.7
+    """IoU above which the lower-scored of two proposals of a level is removed."""
+    rpn_pre_nms_top_k: int = 1000
+    """How many of the best boxes of each level enter the NMS of the RPN."""
+
+    def check(self) -> None:
+        at_least(1, proposals=self.proposals, rpn_samples=self.rpn_samples, rpn_pre_nms_top_k=self.rpn_pre_nms_top_k)
+        at_least(0, rpn_depth=self.rpn_depth)
+        check_iou("rpn_nms_threshold", self.rpn_nms_threshold)
+
+
+@dataclass(frozen=True)
+class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
+    """A single stage on a feature pyramid: RetinaNet and FCOS."""
+
+    channels: int = 128
+    """Channels of the pyramid and the heads."""
+    depth: int = 4
+    """Convolutions in each head."""
+    prior: float = 0.01
+    """Probability that every anchor or point starts with."""
+
+    def check(self) -> None:
+        at_least(1, channels=self.channels)
+        at_least(0, depth=self.depth)

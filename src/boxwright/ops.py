@@ -1,0 +1,212 @@
+"""The compiled operators: torchvision's kernels, each as an operator whose shapes outside are static.
+
+What depends on values (survivors of suppression, regions of a level) is handled inside. On an accelerator such an
+operator waits for the device. Importing this file registers all of them, which an exported program needs:
+
+    boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`boxes/nms.py`)
+    boxwright::roi_align      bilinear samples, their mean per cell (He et al. 2017, "Mask R-CNN", section 3)
+    boxwright::roi_pool       the maximum per cell of whole features (Girshick 2015, "Fast R-CNN", section 2.1)
+    boxwright::ps_roi_align   as roi_align; every cell reads channels of its own (Dai et al. 2016, "R-FCN", section 3)
+    boxwright::ps_roi_pool    the mean per cell of whole features; every cell reads channels of its own
+    boxwright::warp           regions of the pixels resampled to height x width, without a gradient (`layers/warp.py`)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
+_library = torch.library.Library("boxwright", "FRAGMENT")
+
+
+@functools.cache
+def load_compiled_ops() -> None:
+    """Register torchvision's compiled operators, `torch.ops.torchvision.*`, without importing its package.
+
+    `import torchvision` takes seconds (it pulls in torch._dynamo), its library of operators takes milliseconds.
+    Calling this again, or importing torchvision before or after, does no harm.
+
+    Raises ImportError when torchvision is missing, has no compiled operators, or was built for another torch.
+    """
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("boxwright needs torchvision's compiled operators: pip install torchvision")
+    folder = Path(spec.submodule_search_locations[0])
+    libraries = sorted(path for path in folder.glob("_C*") if path.suffix in (".so", ".pyd", ".dylib"))
+    if not libraries:
+        raise ImportError(
+            f"expected torchvision's compiled operators as {folder}/_C*.so, found no such file; "
+            "reinstall torchvision from a wheel: pip install --force-reinstall torchvision"
+        )
+    for library in libraries:
+        try:
+            torch.ops.load_library(library)
+        except OSError as error:
+            raise ImportError(
+                f"torch {torch.__version__} cannot load {library}: {error}; install the torchvision that belongs to it"
+            ) from error
+
+
+def _nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
+    load_compiled_ops()
+    if boxes.device.type == "mps":  # has no float64
+        mask = _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), iou_threshold, most)
+        return mask.to(boxes.device)
+    boxes, scores = boxes.double(), scores.double()
+    valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
+    keep = torch.zeros_like(valid)
+    for image in range(len(boxes)):
+        rows = valid[image].nonzero()[:, 0]
+        if len(rows):
+            rows = rows[scores[image, rows].argsort(descending=True, stable=True)]
+            keep[image, _survivors(boxes[image], scores[image], groups[image], rows, iou_threshold, most)] = True
+    return keep
+
+
+def _survivors(
+    boxes: Tensor, scores: Tensor, groups: Tensor, rows: Tensor, iou_threshold: float, most: int | None
+) -> Tensor:
+    """The first `most` of `rows`, best first, that survive.
+
+    Which of the best rows survive does not depend on later ones: take few, then twice as many until they suffice.
+    """
+    count = len(rows) if most is None else 2 * most
+    while True:
+        front = rows[:count]
+        apart = _set_groups_apart(boxes[front], groups[front])
+        kept = front[torch.ops.torchvision.nms(apart, scores[front], iou_threshold)[:most]]
+        if len(kept) == most or count >= len(rows):
+            return kept
+        count *= 2
+
+
+def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Boxes (C, 4) with every group shifted to a place of its own, so that those of different groups never overlap.
+
+    In float64: in float32 the shift would cost the boxes of the last groups of a large image several bits.
+    """
+    span = boxes.max() - boxes.min() + 1
+    return boxes + (groups * span)[:, None]
+
+
+_library.define(
+    "nms_mask(Tensor boxes, Tensor scores, Tensor groups, Tensor valid, float iou_threshold, int? most=None) -> Tensor"
+)
+_library.impl("nms_mask", _nms_mask, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("boxwright::nms_mask", lib=_library)
+def _shape_of_nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
+    return torch.empty_like(valid)
+
+
+def _warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> Tensor:
+    load_compiled_ops()
+    return torch.ops.torchvision.roi_align(pixels, regions, 1.0, height, width, 0, True)
+
+
+_library.define("warp(Tensor pixels, Tensor regions, int height, int width) -> Tensor")
+_library.impl("warp", _warp, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("boxwright::warp", lib=_library)
+def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> Tensor:
+    return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
+
+
+def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, returns_sources: bool = True) -> None:
+    """`boxwright::name` and its gradient over a pyramid, by torchvision's operators of that name for one map.
+
+    maps             a tensor (N, C, h, w) per level
+    regions          (R, 5): image, then a box in pixels
+    level            (R,): the map each region is read from
+    scales           of each map: features per pixel
+    size             cells per side; out come (R, C, size, size)
+    options          further numbers that torchvision's operator takes, as they stand in a schema
+    sensitive        position-sensitive: each of the size * size cells reads channels of its own, C // (size * size)
+                     come out
+    returns_sources  a second result of the same shape: the feature or channel that each number came from
+    """
+
+    def empty(maps: list[Tensor], regions: Tensor, size: int) -> tuple[Tensor, ...]:
+        channels = maps[0].shape[1] // (size * size if sensitive else 1)
+        pooled = maps[0].new_empty(regions.shape[0], channels, size, size)
+        return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
+
+    def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
+        load_compiled_ops()
+        kernel = getattr(torch.ops.torchvision, name)
+        if len(maps) == 1:
+            return kernel(maps[0], regions, scales[0], size, size, *numbers)
+        results = empty(maps, regions, size)
+        for index, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+            rows = (level == index).nonzero()[:, 0]
+            parts = kernel(features, regions[rows], scale, size, size, *numbers)
+            for result, part in zip(results, parts if returns_sources else (parts,), strict=True):
+                result[rows] = part
+        return results if returns_sources else results[0]
+
+    def shape_of_forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *_):
+        results = empty(maps, regions, size)
+        return results if returns_sources else results[0]
+
+    def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
+        """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
+        load_compiled_ops()
+        kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
+        sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
+        gradients = []
+        for index, scale in enumerate(scales):
+            rows = (level == index).nonzero()[:, 0]
+            shape = shapes[4 * index : 4 * index + 4]
+            tail = (*numbers, *shape) if returns_sources else (*shape, *numbers)  # torchvision's orders
+            rows_of = [tensor[rows] for tensor in (gradient, regions, *sources)]
+            gradients.append(kernel(*rows_of, scale, size, size, *tail))
+        return gradients
+
+    def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
+        shapes = rest[returns_sources + 1]
+        return [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+
+    def save(ctx, inputs: tuple, output: Tensor | tuple[Tensor, Tensor]) -> None:
+        maps, regions, level, *ctx.numbers = inputs
+        ctx.shapes = [number for features in maps for number in features.shape]
+        ctx.save_for_backward(regions, level, *output[1:] if returns_sources else ())
+
+    def differentiate(ctx, gradient: Tensor, *_) -> tuple:
+        operator = getattr(torch.ops.boxwright, f"{name}_backward")
+        scales, *rest = ctx.numbers
+        gradients = operator(gradient, *ctx.saved_tensors, scales, ctx.shapes, *rest)
+        return gradients, None, None, *(None for _ in ctx.numbers)
+
+    sources = " Tensor sources," if returns_sources else ""
+    results = "(Tensor, Tensor)" if returns_sources else "Tensor"
+    _library.define(
+        f"{name}(Tensor[] maps, Tensor regions, Tensor level, float[] scales, int size{options}) -> {results}"
+    )
+    _library.define(
+        f"{name}_backward(Tensor gradient, Tensor regions, Tensor level,{sources} float[] scales, SymInt[] shapes,"
+        f" int size{options}) -> Tensor[]"
+    )
+    _library.impl(name, forward, "CompositeExplicitAutograd")
+    _library.impl(f"{name}_backward", backward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"boxwright::{name}", shape_of_forward, lib=_library)
+    torch.library.register_fake(f"boxwright::{name}_backward", shape_of_backward, lib=_library)
+    torch.library.register_autograd(f"boxwright::{name}", differentiate, setup_context=save, lib=_library)
+
+
+_define_pooling("roi_align", ", int sampling, bool aligned", returns_sources=False)
+_define_pooling("roi_pool")
+_define_pooling("ps_roi_align", ", int sampling", sensitive=True)
+_define_pooling("ps_roi_pool", sensitive=True)

@@ -1,0 +1,49 @@
+"""Files are written whole or not at all; digests and the cache's folder are as they are documented."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from boxwright.files import cache_folder, sha256, write_atomically
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+
+
+def test_bytes_text_and_functions_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    for content in (b"ab\n", "ab\n", lambda file: file.write(b"ab\n")):
+        assert write_atomically(path, content) == path
+        assert path.read_bytes() == b"ab\n"
+        path.unlink()
+
+
+def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = write_atomically(tmp_path / "file", "old")
+
+    def full(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"cannot be written \(No space left on device\).*file") as caught:
+        write_atomically(path, full)
+    assert caught.value.errno == errno.ENOSPC  # a race stops for it
+    with pytest.raises(ZeroDivisionError):
+        write_atomically(path, lambda file: 1 / 0)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_sha256_of_bytes_and_files(tmp_path: Path) -> None:
+    assert sha256(b"abc") == sha256(write_atomically(tmp_path / "abc", "abc")) == ABC
+
+
+def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path))
+    assert cache_folder("models") == tmp_path / "models"
+    monkeypatch.delenv("BOXWRIGHT_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert cache_folder("models") == tmp_path / ".cache" / "boxwright" / "models"
