@@ -111,7 +111,7 @@ def main(
         return found["boxes"], found["scores"], found["labels"] - 1
 
     cells = [*grid(["ssd", "faster_rcnn"], sizes=[size]), ExternalModel("torchvision-faster_rcnn", detect)]
-    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, images=0)
+    return race(cells, data, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, report_images=0)
 
 
 if __name__ == "__main__":

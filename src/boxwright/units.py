@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 
@@ -40,3 +40,13 @@ def digits(value: float) -> str:
 def fraction(value: float) -> str:
     """A fraction such as an AP, with three decimals; a dash for nan and infinity."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """A difference of fractions, with its sign; a dash for what is no number."""
+    return f"{round(value, 3) + 0.0:+.3f}" if math.isfinite(value) else "–"
+
+
+def between(low: float, high: float, write: Callable[[float], str] = fraction) -> str:
+    """An interval in brackets; nothing where an end is not known."""
+    return f"[{write(low)}, {write(high)}]" if math.isfinite(low + high) else ""

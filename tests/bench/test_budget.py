@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from boxwright.bench.plan.budget import Pace, halve, make_plan, parse_budget, rungs_of, written
+from boxwright.bench.plan.budget import Pace, duration, halve, make_plan, parse_budget, rungs_of
 
 MINUTE = 60.0
 FOUR = {name: Pace(epoch=10, validation=0, seed=0, cell=0) for name in "abcd"}
@@ -113,4 +113,4 @@ def test_what_is_no_length_of_time(text: str):
     [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (45 * MINUTE, "45 min"), (3600, "1 h"), (5400, "1 h 30 min")],
 )
 def test_written_for_people(seconds: float, text: str):
-    assert written(seconds) == text
+    assert duration(seconds) == text

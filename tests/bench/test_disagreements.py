@@ -1,4 +1,4 @@
-"""The images on which two cells differ most are found, drawn thrice, and those that cannot be read passed over."""
+"""The images on which two cells differ most are found, drawn three times, and those that cannot be read left out."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_images_are_ranked_by_how_far_right_minus_wrong_are_apart():
     assert disagreements(first, first, targets) == []
 
 
-def test_both_cells_must_have_looked_at_all_images():
+def test_both_cells_need_detections_on_all_images():
     with pytest.raises(ValueError, match="each of 2 images, got 1 of a and 2 of b"):
         disagreements(side("a", found()), side("b", found(), found()), [target()] * 2)
 
@@ -84,7 +84,7 @@ def decode(source: str) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(body))))
 
 
-def test_a_image_is_shown_thrice_with_its_boxes(tmp_path: Path):
+def test_an_image_is_shown_three_times_with_its_boxes(tmp_path: Path):
     first, second = side("first", found(0.9, box=AWAY)), side("second", found(0.9))
     (shown,) = show(first, second, dataset(tmp_path, 1))
     assert shown.caption == "0.png"
@@ -110,7 +110,7 @@ def test_a_large_image_is_made_smaller_with_its_boxes(tmp_path: Path):
     assert np.abs(decode(shown.panels[2].source)[238, 5:475].astype(int) - 100).max(axis=1).mean() > 40
 
 
-def test_a_image_that_cannot_be_read_is_passed_over(tmp_path: Path):
+def test_an_image_that_cannot_be_read_is_left_out(tmp_path: Path):
     images = dataset(tmp_path, 4)
     (tmp_path / "1.png").write_bytes(b"")
     first, second = side("first", *[found()] * 4), side("second", *[found(0.9)] * 4)

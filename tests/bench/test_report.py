@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from bench.made_up import BLOOD, LITE, cell, external_model, of, race
-from boxwright import bench
+from bench.made_up import BLOOD, LITE, cell, external_model, little, of, race
+from boxwright import files
 from boxwright.bench.report import page as pages
 from boxwright.bench.report import write as report
 from boxwright.bench.report.disagreements import Disagreement, Panel
-from boxwright.bench.report.page import halving, headline, ranked, render, written
+from boxwright.bench.report.page import halving, headline, ranked, readable, render
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
 from boxwright.metrics.compare import Interval
@@ -101,9 +101,12 @@ def has_matplotlib() -> bool:
 
 def strings(made: Race) -> Iterator[str]:
     """What a race says in words and numbers, as the page is to write it."""
-    yield from (made.title, made.command, made.made, *made.plan, *made.verdict.reasons, *made.commands.values())
+    verdict = made.verdict
+    yield from (made.title, made.command, made.made, *made.plan, *verdict.reasons, *made.commands.values())
+    yield from (pages.difference(one) for name, one in verdict.to_best.items() if name != verdict.best)
+    yield from (pages.difference(one) for name, one in verdict.to_first.items() if name != verdict.first)
     for key, value in made.settings.items():
-        yield from (key, *([*value, *map(str, value.values())] if isinstance(value, dict) else [written(value)]))
+        yield from (key, *([*value, *map(str, value.values())] if isinstance(value, dict) else [readable(value)]))
     for own in made.differences.values():
         yield from (str(part) for item in own.items() for part in item)
     for entry in made.entries:
@@ -149,17 +152,16 @@ def test_the_files_are_those_that_are_named(made: Race, tmp_path: Path):
 
 
 def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A disk that is full in the middle of a file leaves the old one as it was, and the numbers come first."""
+    """A disk that is full leaves the old file as it was, and the numbers come first."""
     (tmp_path / "report.html").write_text("old")
-    whole = Path.write_bytes
+    whole = files.os.replace
 
-    def fill(self: Path, data: bytes) -> int:
-        if "report.html" in self.name:
-            whole(self, data[:100])
+    def full(source: Path, target: Path) -> None:
+        if target.name == "report.html":
             raise OSError(28, "No space left on device")
-        return whole(self, data)
+        whole(source, target)
 
-    monkeypatch.setattr(Path, "write_bytes", fill)
+    monkeypatch.setattr(files.os, "replace", full)
     monkeypatch.setattr(report, "_draw", lambda race: ({}, {}))
     with pytest.raises(OSError, match="No space"):
         write(of([cell("ssd", 320)]), tmp_path)
@@ -234,7 +236,7 @@ def test_names_from_outside_are_text(tmp_path: Path):
     evil = cell("ssd", 320, classes=(SCRIPT, "b"))
     evil = replace(evil, name=SCRIPT, backbone=SCRIPT, detector=SCRIPT, learning={}, memory=None)
     broken = replace(cell("fcos", 320, state="failed"), reason=SCRIPT)
-    made = of([evil, broken, external_model((SCRIPT, "b"), name=f"guest {SCRIPT}")])
+    made = of([evil, broken, external_model((SCRIPT, "b"), name=f"external {SCRIPT}")])
     made = replace(made, title=SCRIPT, command=SCRIPT, settings={SCRIPT: [SCRIPT], "machine": {SCRIPT: SCRIPT}},
                    plan=(SCRIPT,), commands={SCRIPT: SCRIPT}, differences={SCRIPT: {SCRIPT: SCRIPT}})  # fmt: skip
     panels = tuple(Panel(SCRIPT, '"><script>', "data:,", 1, 1) for _ in range(3))
@@ -247,8 +249,8 @@ def test_names_from_outside_are_text(tmp_path: Path):
 
 
 def test_without_matplotlib_all_the_rest_is_written(made: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr("boxwright.bench.report.plots", raising=False)
     monkeypatch.setitem(sys.modules, "boxwright.bench.report.plots", None)
-    monkeypatch.delattr(bench, "plots", raising=False)
     assert [path.name for path in write(made, tmp_path)] == ["report.html", "results.json", "results.csv"]
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert 'needs matplotlib, pip install "boxwright[plots]"' in page.text and not page.named("svg")
@@ -267,7 +269,10 @@ def test_json_holds_the_same_numbers(made: Race, folder: Path):
             assert found["speed"][runtime]["throughput"] == known
         if entry.quality:
             assert found["quality"]["ap"]["low"] == entry.quality.ap.low
-    assert content["verdict"]["winner"] == made.verdict.winner
+    verdict = content["verdict"]
+    assert verdict["winner"] == verdict["first"] == made.verdict.winner and verdict["too_little_evidence"] == []
+    assert verdict["to_best"] == {name: one._asdict() for name, one in made.verdict.to_best.items()}
+    assert verdict["to_first"] == {name: one._asdict() for name, one in made.verdict.to_first.items()}
 
 
 def test_plain_knows_what_json_does_not():
@@ -287,10 +292,13 @@ def test_csv_has_a_row_for_each_cell_with_the_same_numbers(made: Race, folder: P
             speed = entry.speed.get(runtime)
             wanted[f"{runtime}_p95_high_ms"] = speed and 1e3 * speed.p95.high
             wanted[f"{runtime}_network_ms"] = speed and "network" in speed.stages and 1e3 * speed.stages["network"]
+        for reference in ("best", "first"):
+            difference = getattr(made.verdict, f"to_{reference}").get(entry.name)
+            wanted[f"ap_to_{reference}_low"] = difference and difference.low
         for column, value in wanted.items():
             if column in row:
                 found = float(row[column] or "nan")
-                assert found == pytest.approx(value or math.nan, nan_ok=True), (entry.name, column)
+                assert found == pytest.approx(math.nan if value is None else value, nan_ok=True), (entry.name, column)
     assert "winner" in rows[str(made.verdict.winner)]["verdict"].split()
     assert rows["torchvision fasterrcnn_mobilenet_v3"]["its own_throughput_per_s"] == ""  # nan
     assert rows[f"retinanet-{LITE}-800"]["reason"].startswith("RuntimeError")
@@ -307,9 +315,15 @@ def test_csv_takes_any_name():
     [
         (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "22.0 ms an image"]),
         (lambda: race(meets=False), ["No cell meets the constraints", f"The nearest is ssd-{LITE}-320: AP 0.510"]),
-        (lambda: of([cell("ssd", 320, state="failed")]), ["No cell came to its end", "out of memory", "No cell was"]),
-        (lambda: of([cell("ssd", 224, state="stopped")]), ["No cell came to its end", "put out after epoch 4"]),
-        (lambda: of([]), ["No cell came to its end", "Nothing."]),
+        (
+            lambda: of([cell("ssd", 320, state="failed")]),
+            ["No cell was trained to the end", "out of memory", "No cell was"],
+        ),
+        (
+            lambda: of([cell("ssd", 224, state="stopped")]),
+            ["No cell was trained to the end", "rank 7 of 10 after epoch 4"],
+        ),
+        (lambda: of([]), ["No cell was trained to the end", "Nothing."]),
     ],
     ids=["one", "nothing meets", "failed", "stopped", "nobody"],
 )
@@ -343,7 +357,7 @@ def test_entries_that_are_not_whole_have_a_page():
 def test_the_order_is_by_ap_and_then_by_how_far_a_cell_came():
     made = race()
     states = [one.entry.state for one in ranked(made)]
-    assert states == ["finished"] * 8 + ["guest", "stopped", "stopped", "failed"]
+    assert states == ["finished"] * 8 + ["external", "stopped", "stopped", "failed"]
     known = [one.entry.quality.ap.value for one in ranked(made) if one.entry.quality]
     assert known == sorted(known, reverse=True)
     marks = {one.entry.name: one.marks for one in ranked(made)}
@@ -394,20 +408,55 @@ def test_a_headline_has_the_numbers():
     assert sentence == "AP 0.510 [0.489, 0.535] on the test images, 22.0 ms an image (p50), p95 28.6 ms."
 
 
+def test_too_little_evidence_is_said_first_and_loudly():
+    made, reasons = little(), "1 seed, 2 are needed; 2 epochs, 3 are needed"
+    first = made.verdict.first
+    assert first and made.verdict.winner is None
+    title, sentence = headline(made)
+    assert title == "Too little evidence for a winner"
+    assert sentence.startswith(f"{reasons}. {first} comes first: AP 0.")
+    page = without_drawings(made)
+    assert page.text.index("Too little evidence for a winner") < page.text.index(reasons) < page.text.index(first)
+    assert page.named("h1") == [{"class": "bad"}] and "wins" not in page.text
+    assert "winner" not in {attributes.get("class") for attributes in page.named("tr")}
+    assert {mark for row in ranked(made) for mark in row.marks} == {"first", "runner-up", "frontier"}
+    assert plain(asdict(made))["verdict"]["too_little_evidence"] == reasons.split("; ")
+    rows = csv.DictReader(io.StringIO(table(made)))
+    assert not any("winner" in row["verdict"] for row in rows)
+
+
+def test_too_little_evidence_is_said_where_nothing_meets_the_constraints_too():
+    verdict = replace(race(meets=False).verdict, too_little_evidence=("1 seed, 2 are needed",))
+    title, sentence = headline(replace(race(meets=False), verdict=verdict))
+    assert title == "Too little evidence for a winner"
+    assert sentence.startswith("1 seed, 2 are needed. No cell meets the constraints. The nearest is ")
+
+
+def test_differences_are_to_the_best_and_to_the_first(made: Race, page: Page):
+    best, first = pages.references(made)
+    assert (best.name, best.role, first.name, first.role) == (
+        made.verdict.best, "the best", made.verdict.winner, "the winner"
+    )  # fmt: skip
+    assert best.differences[first.name].contains(0) and first.name in made.verdict.reasons[1]
+    assert f"minus {best.name}, the best" in page.text and f"minus {first.name}, the winner" in page.text
+    (alone,) = pages.references(race(meets=False))
+    assert alone.role == "the best"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(True, "yes"), (False, "no"), (None, "–"), ("", "–"), (0.1 + 0.2, "0.3"), (12, "12"), ((), "–"),
      ((320, 416), "320, 416"), ({"a": 1, "b": (2, 3)}, "a 1, b 2, 3")],
 )  # fmt: skip
 def test_settings_are_written_for_people(value: Any, text: str):
-    assert written(value) == text
+    assert readable(value) == text
 
 
 def test_numbers_are_written_for_people():
     assert [pages.scaled(value, 1e9) for value in (None, math.nan, 3_100_000_000)] == ["–", "–", "3.10"]
-    assert pages.between(Interval(0.5, 0.4, 0.61)) == "[0.400, 0.610]"
-    assert pages.between(Interval(0.04, 0.0391, 0.0412), 1e-3) == "[39.1, 41.2]"
-    assert pages.between(Interval(0.5, math.nan, math.nan)) == ""
+    assert pages.bracketed(Interval(0.5, 0.4, 0.61)) == "[0.400, 0.610]"
+    assert pages.bracketed(Interval(0.04, 0.0391, 0.0412), 1e-3) == "[39.1, 41.2]"
+    assert pages.bracketed(Interval(0.5, math.nan, math.nan)) == ""
     assert pages.breakable("<a>-b_c") == "&lt;a&gt;-<wbr>b_<wbr>c"
     assert [pages.heat(value, (0.2, 0.6)) for value in (0.2, 0.5, math.nan)] == ["0.00", "0.75", "0"]
     assert pages.heat(0.5, (0.5, 0.5)) == "0.00"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from boxwright.bench.result import ClassQuality, Entry, Quality, Speed, State
-from boxwright.bench.verdict import QUANTITIES, Constraint, fastest, frontier, judge, seconds
+from boxwright.bench.result import ClassQuality, Entry, Quality, Speed, State, Verdict
+from boxwright.bench.verdict import (
+    QUANTITIES,
+    Constraint,
+    fastest,
+    frontier,
+    judge,
+    seconds,
+    too_little_evidence,
+)
 from boxwright.metrics.compare import Interval
 
-CAT = ClassQuality(objects=20, ap=0.5, ap50=0.75, recall=0.875, precision=0.7, threshold=0.4)
+CAT = ClassQuality(objects=60, ap=0.5, ap50=0.75, recall=0.875, precision=0.7, threshold=0.4)
 
 
 def speed(p50: float) -> Speed:
@@ -28,16 +38,26 @@ def entry(
     ap: float | None,
     ms: float | None,
     state: State = "finished",
-    spread: float = 0.01,
     memory: int | None = None,
 ) -> Entry:
     quality = None
     if ap is not None:
         sizes = {"small": ap - 0.25, "medium": ap, "large": math.nan}
         ap50 = Interval(ap + 0.25, ap + 0.125, ap + 0.375)
-        quality = Quality(Interval(ap, ap - spread, ap + spread), ap50, (ap,), sizes, {"cat": CAT})
+        quality = Quality(Interval(ap, ap - 0.01, ap + 0.01), ap50, (ap, ap), sizes, {"cat": CAT})
     times = {} if ms is None else {"eager": speed(ms / 1000)}
-    return Entry(name, "ssd", "vgg16", 320, None, state, quality=quality, speed=times, memory=memory)
+    return Entry(name, "ssd", "vgg16", 320, None, state, epochs=12, quality=quality, speed=times, memory=memory)
+
+
+def judged(entries: Sequence[Entry], constraints: Sequence[Constraint] = (), wide: float = 0.02) -> Verdict:
+    """Where the paired differences in AP are known to `wide`."""
+    aps = {entry.name: entry.quality.ap.value for entry in entries if entry.quality}
+
+    def difference(name: str, other: str) -> Interval:
+        apart = aps[name] - aps[other]
+        return Interval(apart, apart - wide, apart + wide)
+
+    return judge(entries, constraints, difference)
 
 
 def constraints(*texts: str) -> list[Constraint]:
@@ -78,9 +98,9 @@ class TestFrontier:
             entry("unseen", None, 1),
             entry("untimed", 0.9, None),
             entry("unknown", math.nan, 1),
-            entry("guest", 0.4, 30, state="guest"),
+            entry("external", 0.4, 30, state="external"),
         ]
-        assert frontier(entries) == ("guest",)
+        assert frontier(entries) == ("external",)
 
     def test_of_nobody(self):
         assert frontier([]) == ()
@@ -136,7 +156,7 @@ class TestParse:
             ("parameters<5MB", 'expected the unit of parameters'),
             ("ap>50", "ap is a fraction; expected 0 to 1"),
             ("recall>.9", r"expected recall\[CLASS\]"),
-            ("p95[cat]<30ms", r"p95 is not known of a single class; expected one of ap\[CLASS\], ap50\["),
+            ("p95[cat]<30ms", r"p95 is not known of a single class; expected ap\[CLASS\] or ap50\["),
         ],
     )  # fmt: skip
     def test_bad_ones(self, text: str, message: str):
@@ -223,8 +243,8 @@ class TestConstraint:
 
 
 class TestWinner:
-    def test_the_best_where_no_interval_reaches_it(self):
-        verdict = judge([entry("a", 0.5, 10), entry("b", 0.6, 50), entry("c", 0.55, 20)])
+    def test_the_best_where_no_difference_may_be_0(self):
+        verdict = judged([entry("a", 0.5, 10), entry("b", 0.6, 50), entry("c", 0.55, 20)])
         assert (verdict.winner, verdict.runner_up, verdict.tied, verdict.nearest) == ("b", "c", (), None)
         assert verdict.frontier == ("a", "c", "b")
         assert verdict.reasons == (
@@ -233,54 +253,136 @@ class TestWinner:
         )
 
     def test_a_tie_goes_to_the_faster(self):
-        verdict = judge([entry("a", 0.548, 92), entry("b", 0.541, 41), entry("c", 0.4, 5)])
+        verdict = judged([entry("a", 0.548, 92), entry("b", 0.541, 41), entry("c", 0.4, 5)])
         assert (verdict.winner, verdict.runner_up, verdict.tied) == ("b", "a", ("a",))
         assert verdict.reasons[0] == (
-            "b is tied in AP with the best, a (0.541 [0.531, 0.551] and 0.548 [0.538, 0.558]), "
+            "b is tied in AP with the best, a (0.541 and 0.548, difference -0.007 [-0.027, +0.013]), "
             "and takes 41.0 ms an image instead of 92.0."
         )
 
     def test_a_tie_in_both_goes_to_the_better(self):
-        verdict = judge([entry("a", 0.548, 45), entry("b", 0.541, 41)])
+        verdict = judged([entry("a", 0.548, 45), entry("b", 0.541, 41)])
         assert (verdict.winner, verdict.runner_up, verdict.tied) == ("a", "b", ("b",))
         assert verdict.reasons[0] == (
             "a has the best AP, 0.548 [0.538, 0.558], and none tied with it is measurably faster."
         )
 
     def test_who_is_tied_with_the_winner_need_not_be_with_the_best(self):
-        verdict = judge([entry("best", 0.56, 90), entry("b", 0.545, 40), entry("c", 0.53, 10)])
+        verdict = judged([entry("best", 0.56, 90), entry("b", 0.545, 40), entry("c", 0.53, 10)])
         assert (verdict.winner, verdict.runner_up) == ("b", "best")
         assert verdict.tied == ("best", "c")
 
     def test_without_times_ap_alone_decides(self):
-        verdict = judge([entry("a", 0.548, None), entry("b", 0.541, None)])
+        verdict = judged([entry("a", 0.548, None), entry("b", 0.541, None)])
         assert (verdict.winner, verdict.frontier) == ("a", ())
         assert "its time is not known" in verdict.reasons[-1]
 
     def test_a_time_that_is_known_beats_one_that_is_not(self):
-        verdict = judge([entry("a", 0.548, None), entry("b", 0.541, 90)])
+        verdict = judged([entry("a", 0.548, None), entry("b", 0.541, 90)])
         assert verdict.winner == "b"
         assert verdict.reasons[0].endswith("whose time is not known, and takes 90.0 ms an image.")
 
-    def test_a_guest_can_win(self):
-        assert judge([entry("a", 0.5, 10), entry("guest", 0.6, 20, state="guest")]).winner == "guest"
+    def test_an_external_model_can_win(self):
+        assert judged([entry("a", 0.5, 10), entry("external", 0.6, 20, state="external")]).winner == "external"
 
     def test_who_was_stopped_cannot(self):
-        verdict = judge([entry("a", 0.5, 10), entry("b", 0.6, 5, state="stopped")])
+        verdict = judged([entry("a", 0.5, 10), entry("b", 0.6, 5, state="stopped")])
         assert (verdict.winner, verdict.runner_up, verdict.frontier) == ("a", None, ("a",))
         assert verdict.reasons == ("a has the best AP, 0.500 [0.490, 0.510], and is the only one.",)
 
     def test_order_does_not_matter(self):
         entries = [entry("a", 0.548, 92), entry("b", 0.541, 41), entry("c", 0.55, 43), entry("d", 0.3, 4)]
-        first, second = judge(entries), judge(entries[::-1])
+        first, second = judged(entries), judged(entries[::-1])
         assert (first.winner, first.runner_up, set(first.tied)) == (second.winner, second.runner_up, set(second.tied))
+
+
+class TestDifferences:
+    entries = [entry("a", 0.5, 10), entry("b", 0.52, 50), entry("c", 0.3, 20), entry("d", 0.4, 9, state="stopped")]
+
+    def test_overlapping_intervals_are_no_tie(self):
+        # Those of a and b themselves, [0.490, 0.510] and [0.510, 0.530], touch; that of their difference is off 0.
+        verdict = judged(self.entries, wide=0.015)
+        assert (verdict.winner, verdict.tied) == ("b", ())
+
+    def test_intervals_apart_can_be_a_tie(self):
+        # What tells is the difference alone, however narrow the intervals of each.
+        verdict = judged(self.entries, wide=0.3)
+        assert (verdict.winner, verdict.tied) == ("a", ("b", "c"))
+
+    def test_to_the_best_and_to_the_first_of_every_cell_whose_ap_is_known(self):
+        verdict = judged([*self.entries, entry("e", None, None, state="failed")], wide=0.03)
+        assert (verdict.best, verdict.first) == ("b", "a")
+        assert {name: one.value for name, one in verdict.to_best.items()} == pytest.approx(
+            {"a": -0.02, "b": 0, "c": -0.22, "d": -0.12}
+        )
+        assert verdict.to_first["b"] == pytest.approx((0.02, -0.01, 0.05))
+
+    def test_the_best_is_among_those_that_meet_the_constraints(self):
+        assert judged(self.entries, constraints("p50<30ms")).best == "a"
+        nothing = judged(self.entries, constraints("p50<1ms"))
+        assert (nothing.best, nothing.to_first) == ("b", {})
+
+
+class TestEvidence:
+    """Each reason alone keeps the first from being called the winner; who comes first is told all the same."""
+
+    entries = [entry("a", 0.5, 10), entry("b", 0.4, 50)]
+
+    @staticmethod
+    def changed(entry: Entry, epochs: int = 12, seeds: int = 2, objects: int = 60, lower: float = 0.0) -> Entry:
+        quality = entry.quality
+        assert quality is not None
+        ap = Interval(*(end - lower for end in quality.ap))
+        classes = {"cat": replace(CAT, objects=objects - 20), "dog": replace(CAT, objects=20)}
+        quality = replace(quality, ap=ap, seeds=(ap.value,) * seeds, classes=classes)
+        return replace(entry, epochs=epochs, quality=quality)
+
+    def test_enough(self):
+        verdict = judged([self.changed(entry, epochs=3, objects=50, lower=0.39) for entry in self.entries])
+        assert (verdict.too_little_evidence, verdict.winner, verdict.first) == ((), "a", "a")
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"objects": 49}, "49 objects on test, 50 are needed"),
+            ({"seeds": 1}, "1 seed, 2 are needed"),
+            ({"epochs": 2}, "2 epochs, 3 are needed"),
+            ({"lower": 0.405}, "the best AP is 0.095, 0.1 is needed"),
+        ],
+    )
+    def test_too_little(self, changes: dict, reason: str):
+        verdict = judged([self.changed(entry, **changes) for entry in self.entries])
+        assert verdict.too_little_evidence == (reason,)
+        assert (verdict.winner, verdict.first, verdict.runner_up) == (None, "a", "b")
+
+    def test_the_cell_with_the_fewest_seeds_and_epochs_counts(self):
+        few = [self.entries[0], self.changed(self.entries[1], epochs=1, seeds=1)]
+        assert judged(few).too_little_evidence == ("1 seed, 2 are needed", "1 epoch, 3 are needed")
+
+    def test_an_external_model_needs_no_seeds_and_epochs(self):
+        external = replace(self.changed(self.entries[1], epochs=0, seeds=1), state="external")
+        assert judged([self.entries[0], external]).winner == judged([external, self.entries[0]]).winner == "a"
+        assert judged([external]).winner == "b"
+
+    def test_a_high_ap_of_one_is_enough(self):
+        assert judged([self.entries[0], self.changed(self.entries[1], lower=0.35)]).winner == "a"
+
+    def test_where_nothing_meets_the_constraints_it_is_said_too(self):
+        verdict = judged([self.changed(entry, seeds=1) for entry in self.entries], constraints("ap>.9"))
+        assert verdict.too_little_evidence and (verdict.first, verdict.nearest) == (None, "a")
+
+    def test_before_any_ap_is_known(self):
+        assert too_little_evidence(50, 2, 3, math.nan) == ()
+        assert too_little_evidence(0, 1, 1, math.nan) == (
+            "0 objects on test, 50 are needed", "1 seed, 2 are needed", "1 epoch, 3 are needed"
+        )  # fmt: skip
 
 
 class TestUnderConstraints:
     entries = [entry("a", 0.4, 10, memory=10**9), entry("b", 0.5, 50, memory=10**9), entry("c", 0.6, 100)]
 
     def test_the_best_of_those_that_meet_them(self):
-        verdict = judge(self.entries, constraints("p95<=100ms"))
+        verdict = judged(self.entries, constraints("p95<=100ms"))
         assert (verdict.winner, verdict.runner_up, verdict.nearest) == ("b", "a", None)
         assert verdict.frontier == ("a", "b", "c")
         assert verdict.reasons[0] == "2 of 3 meet p95<=100ms."
@@ -289,17 +391,17 @@ class TestUnderConstraints:
         )
 
     def test_all_meet(self):
-        assert judge(self.entries, constraints("p50<1s", "ap>.3")).reasons[0] == "All 3 meet p50<1s and ap>.3."
+        assert judged(self.entries, constraints("p50<1s", "ap>.3")).reasons[0] == "All 3 meet p50<1s and ap>.3."
 
     def test_one_meets(self):
-        assert judge(self.entries, constraints("p50<20ms")).reasons[0] == "1 of 3 meets p50<20ms."
+        assert judged(self.entries, constraints("p50<20ms")).reasons[0] == "1 of 3 meets p50<20ms."
 
     def test_the_tied_meet_them_too(self):
         entries = [entry("a", 0.5, 10), entry("b", 0.5, 100)]
-        assert judge(entries, constraints("p50<20ms")).tied == ()
+        assert judged(entries, constraints("p50<20ms")).tied == ()
 
     def test_nothing_meets(self):
-        verdict = judge(self.entries, constraints("p95<10ms", "ap>80%"))
+        verdict = judged(self.entries, constraints("p95<10ms", "ap>80%"))
         # a misses by 1 and 1/2, b by 9 and 3/8, c by 19 and 1/4.
         assert (verdict.winner, verdict.runner_up, verdict.tied, verdict.nearest) == (None, None, (), "a")
         assert verdict.frontier == ("a", "b", "c")
@@ -312,22 +414,22 @@ class TestUnderConstraints:
 
     def test_what_is_not_known_is_farthest(self):
         # c would be the best, but nobody knows its memory.
-        assert judge(self.entries, constraints("memory<1MB")).nearest == "b"
+        assert judged(self.entries, constraints("memory<1MB")).nearest == "b"
 
     def test_of_what_misses_by_as_much_the_best(self):
-        assert judge(self.entries[:2], constraints("memory<1MB")).nearest == "b"
+        assert judged(self.entries[:2], constraints("memory<1MB")).nearest == "b"
 
 
 class TestNobody:
     def test_took_part(self):
-        assert judge([]).reasons == ("Nobody took part.",)
+        assert judged([]).reasons == ("The race has no cells.",)
 
     def test_came_to_the_end(self):
-        verdict = judge(
+        verdict = judged(
             [entry("a", None, None, state="failed"), entry("b", 0.3, 9, state="stopped"), entry("c", None, 5)],
             constraints("ap>.1"),
         )
         assert (verdict.winner, verdict.runner_up, verdict.nearest, verdict.frontier) == (None, None, None, ())
         assert verdict.reasons == (
-            "There is nobody to choose from, for nobody's AP is known: 1 failed, 1 stopped, 1 finished.",
+            "No cell can be chosen, for the AP of none is known: 1 failed, 1 stopped, 1 finished.",
         )

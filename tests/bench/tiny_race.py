@@ -67,7 +67,9 @@ def patch(monkeypatch: pytest.MonkeyPatch, drawn: bool = False) -> None:
 
 def run(data: Path, out: Path, cells: list[Cell | ExternalModel] | None = None, **options: Any) -> Race:
     """The tiny race; `options` are those of `race`."""
-    return race(cells or [*CELLS], data, **{"rules": RULES, "training": TRAINING, "out": out, "images": 1, **options})
+    return race(
+        cells or [*CELLS], data, **{"rules": RULES, "training": TRAINING, "out": out, "report_images": 1, **options}
+    )
 
 
 if __name__ == "__main__":

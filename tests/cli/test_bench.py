@@ -18,7 +18,7 @@ from shapes import write_shapes
 
 SMALL = shlex.split(
     "--detectors ssd retinanet --backbones mobilenet_v3_small --sizes 64 --seeds 1 --epochs 1 --no-pretrained --batch 2"
-    " --timed 1 --rounds 1 --workers 0 --precision fp32 --device cpu --images 0"
+    " --timed 1 --rounds 1 --workers 0 --precision fp32 --device cpu --report-images 0"
 )
 NAMES = ["ssd-mobilenet_v3_small-64", "retinanet-mobilenet_v3_small-64"]
 
@@ -49,7 +49,11 @@ def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureF
     lines = shown.out.splitlines()
     assert lines[0].split() == ["AP", "AP50", "p50,", "ms", "p95,", "ms", "MB"]
     assert {line.split()[0] for line in lines[1:3]} == set(NAMES)
-    assert "winner" in lines[1] or "winner" in lines[2]
+    # One seed and one epoch on a few images: the table has a first, but no winner.
+    assert ("first" in lines[1] or "first" in lines[2]) and "winner" not in "".join(lines[:3])
+    assert lines[4].startswith("difference in AP") and {line.split()[0] for line in lines[5:7]} == set(NAMES)
+    warning = next(line for line in lines if line.startswith("Too little evidence for a winner: "))
+    assert "1 seed, 2 are needed; 1 epoch, 3 are needed" in warning
     assert str(folder / "report.html") in shown.err
     assert "p95&lt;9s" in (folder / "report.html").read_text()
 
@@ -57,6 +61,9 @@ def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureF
     content = json.loads(capsys.readouterr().out)
     assert [entry["name"] for entry in content["entries"]] == NAMES
     assert content == json.loads((folder / "results.json").read_text())
+    verdict = content["verdict"]
+    assert verdict["winner"] is None and verdict["first"] in NAMES
+    assert "1 seed, 2 are needed" in verdict["too_little_evidence"] and set(verdict["to_best"]) == set(NAMES)
 
 
 def test_nothing_meets_it_is_an_answer(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -65,11 +72,12 @@ def test_nothing_meets_it_is_an_answer(data: Path, folder: Path, capsys: pytest.
     assert "nearest" in out and "p95<1us" in out
 
 
-def test_a_dry_run_burns_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_dry_run_trains_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(data, tmp_path / "new", "--dry-run") == 0
     out = capsys.readouterr().out
     assert all(name in out for name in NAMES)
     assert "cells: 2, seeds: 1, epochs: 1; 60 s at most" in out
+    assert "Too little evidence for a winner: " in out and "1 seed, 2 are needed; 1 epoch, 3 are needed." in out
     assert not (tmp_path / "new").exists()
 
 
@@ -113,7 +121,7 @@ def test_stopped_it_says_how_to_go_on(
 
     monkeypatch.setattr(race_state, "train", stops)
     assert run(data, tmp_path) == 130
-    assert "stopped in epoch 1 of somebody; the same command goes on" in capsys.readouterr().err
+    assert "stopped in epoch 1 of somebody; the same command continues" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_stopped_it_says_how_to_go_on(
         (["--sizes", "8"], "sizes are 32 or more, got 8"),
         (["--constraint", "p95<30"], "unit of p95"),
         (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),
-        (["--images", "-1"], "--images is 0 or more"),
+        (["--report-images", "-1"], "--report-images is 0 or more"),
         (["--device", "gpu"], "there is no device 'gpu'"),
         (["--backbones", "nonet"], "there is no backbone 'nonet'"),
     ],

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import hotcoco
 import numpy as np
 import pytest
 import torch
 
-from boxwright.metrics import compare as bootstrap
-from boxwright.metrics import evaluate
-from boxwright.metrics.compare import Interval, ap_interval, rank, resample, resampled_ap
+from boxwright.metrics import bootstrap_ap, compare, evaluate, interval, paired_difference
+from boxwright.metrics.compare import Interval, rank, resample, resampled_ap
 from boxwright.metrics.precision import IOU_THRESHOLDS, match
 from boxwright.types import Detections, Target
 
 NAMES = ("often", "crowded", "rare", "never")
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 HERE, THERE = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+
+
+class ApIntervals(NamedTuple):
+    ap: Interval
+    ap50: Interval
+
+
+def ap_interval(
+    runs: Sequence[Sequence[Detections]], targets: Sequence[Target], names: Sequence[str], **options: int
+) -> ApIntervals:
+    return ApIntervals(*map(interval, bootstrap_ap(runs, targets, names, **options)))
 
 
 def detections(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> Detections:
@@ -83,8 +96,8 @@ class TestByHand:
 
     def test_all_that_can_be_drawn(self):
         # (2, 0) and (0, 2) come a quarter of the times each: beyond 2.5 % at both ends.
-        for interval in ap_interval([self.found], self.targets, ("a",), replicates=200):
-            assert interval == (pytest.approx(51 / 202), 0, 1)
+        for bounds in ap_interval([self.found], self.targets, ("a",), replicates=200):
+            assert bounds == (pytest.approx(51 / 202), 0, 1)
 
     def test_a_looser_box_counts_at_the_thresholds_that_it_reaches(self):
         found = [detections([[0.0, 0.0, 10.0, 7.2]], [0.9])]  # IoU .72: of .50, .55, .60, .65, .70
@@ -150,15 +163,15 @@ class TestAgainstCoco:
     def test_in_parts_it_is_the_same(self, monkeypatch):
         found, targets = scene(0)
         whole = ap_interval([found], targets, NAMES, replicates=50)
-        monkeypatch.setattr(bootstrap, "WORKING_SET", 100)
+        monkeypatch.setattr(compare, "WORKING_SET", 100)
         assert ap_interval([found], targets, NAMES, replicates=50) == whole
 
     def test_matches_are_those_of_precision(self):
         rng = np.random.default_rng(0)  # boxes off any grid: which of two equal overlaps comes first is nobody's rule
         for found, truth in zip(*scene(1), strict=True):
             found = found.replace(boxes=found.boxes + torch.from_numpy(rng.normal(0, 0.1, (len(found), 4))).float())
-            found = found[: bootstrap.MAX_DETECTIONS]
-            true_positive, counted = bootstrap._match(found, truth)
+            found = found[: compare.MAX_DETECTIONS]
+            true_positive, counted = compare._match(found, truth)
             for row, threshold in enumerate(IOU_THRESHOLDS):
                 expected = match(found, truth, threshold)
                 assert true_positive[row].tolist() == expected.true_positive.tolist()
@@ -182,7 +195,7 @@ class TestInterval:
     @pytest.mark.parametrize(("value", "expected"), [(0.5, (0.5, 0.025, 0.975)), (0.01, (0.01, 0.01, 0.975))])
     def test_percentiles(self, value: float, expected: tuple[float, float, float]):
         resampled = np.append(np.linspace(0, 1, 1001), math.nan)
-        assert bootstrap._interval(value, resampled) == pytest.approx(expected)
+        assert interval(np.append(value, resampled)) == pytest.approx(expected)
 
     def test_it_is_found_again(self):
         found, targets = scene(0)
@@ -199,8 +212,8 @@ class TestInterval:
 
     @pytest.mark.parametrize("targets", [[Target.empty()], [target([HERE], crowd=[True])]])
     def test_nothing_to_find(self, targets: list[Target]):
-        for interval in ap_interval([[detections([HERE], [0.9])]], targets, ("a",), replicates=20):
-            assert all(math.isnan(number) for number in interval)
+        for bounds in ap_interval([[detections([HERE], [0.9])]], targets, ("a",), replicates=20):
+            assert all(math.isnan(number) for number in bounds)
 
     @pytest.mark.parametrize(
         ("one", "other", "overlap"),
@@ -215,6 +228,105 @@ class TestInterval:
     def test_overlap(self, one: tuple[float, ...], other: tuple[float, ...], overlap: bool):
         assert Interval(*one).overlaps(Interval(*other)) is overlap
         assert Interval(*other).overlaps(Interval(*one)) is overlap
+
+    @pytest.mark.parametrize(
+        ("low", "high", "contains"), [(-1, 1, True), (0, 1, True), (-1, 0, True), (0.1, 1, False), (math.nan, 1, False)]
+    )
+    def test_contains(self, low: float, high: float, contains: bool):
+        assert Interval(0.5, low, high).contains(0) is contains
+
+
+def world(seed: int, n_images: int = 72) -> tuple[list[Target], list[Detections], list[Detections]]:
+    """Test images of which some are harder than others, and two detectors: the first misses less and is more exact."""
+    rng = np.random.default_rng(seed)
+    targets = []
+    for count in rng.integers(2, 12, n_images):
+        corners, sizes = rng.uniform(0, 300, (count, 2)), rng.uniform(20, 90, (count, 2))
+        boxes = torch.tensor(np.hstack([corners, corners + sizes])).float()
+        targets.append(Target(boxes, torch.tensor(rng.integers(0, 3, count))))
+    difficulty = rng.uniform(0.3, 1, n_images)
+
+    def detect(noise: float, missed: float) -> list[Detections]:
+        found = []
+        for objects, hard in zip(targets, 2 * difficulty, strict=True):
+            kept = torch.from_numpy(rng.random(len(objects)) > missed * hard)
+            boxes = objects.boxes[kept]
+            sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+            boxes = boxes + torch.tensor(rng.normal(0, noise * hard, boxes.shape)).float() * sizes
+            n_wrong = int(rng.integers(0, 4))
+            corners = torch.tensor(rng.uniform(0, 300, (n_wrong, 2))).float()
+            scores = [*np.clip(rng.normal(0.7, 0.15, len(boxes)), 0.05, 1), *rng.uniform(0.05, 0.6, n_wrong)]
+            labels = torch.cat([objects.labels[kept], torch.tensor(rng.integers(0, 3, n_wrong))])
+            boxes = torch.cat([boxes, torch.cat([corners, corners + 50], dim=1)])
+            found.append(Detections(boxes, torch.tensor(scores, dtype=torch.float32), labels))
+        return found
+
+    return targets, detect(0.045, 0.1), detect(0.05, 0.12)
+
+
+class TestPairedDifference:
+    targets = [target([HERE])] * 2
+    both, first, second = [detections([HERE], [0.9])] * 2, [detections([HERE], [0.9]), NOTHING], [NOTHING] * 2
+
+    def bootstrap(self, *runs: list[Detections]) -> np.ndarray:
+        return bootstrap_ap(runs, self.targets, ("a",), replicates=200)
+
+    def test_by_hand(self):
+        # Of two draws of two images, `first` finds both, one or none: AP 1, 51 / 101 or 0.
+        difference = paired_difference(self.bootstrap(self.both), self.bootstrap(self.first))
+        assert difference == pytest.approx((50 / 101, 0, 1))
+
+    def test_a_detector_does_not_differ_from_itself(self):
+        aps = self.bootstrap(self.first, self.both)
+        assert paired_difference(aps, aps) == (0, 0, 0)
+
+    def test_the_other_way_round_it_is_the_negative(self):
+        one, other = self.bootstrap(self.both, self.second), self.bootstrap(self.first)
+        value, low, high = paired_difference(one, other)
+        assert paired_difference(other, one) == pytest.approx((-value, -high, -low))
+
+    def test_seeds_are_drawn_alike(self):
+        # Each seed finds everything or nothing, and the other detector's seed does too.
+        one, other = self.bootstrap(self.both, self.second), self.bootstrap(self.both, self.second)
+        assert paired_difference(one, other) == (0, 0, 0)
+        assert paired_difference(one, self.bootstrap(self.second, self.both)) == (0, -1, 1)
+
+    def test_shared_images_tell_apart_what_single_intervals_cannot(self):
+        """60 worlds of 72 images with a true difference of .048 AP."""
+        overlapping, tied, values = 0, 0, []
+        for seed in range(60):
+            targets, *detectors = world(seed)
+            better, worse = (bootstrap_ap([found], targets, ("a", "b", "c"), replicates=100) for found in detectors)
+            difference = paired_difference(better, worse)
+            overlapping += interval(better[0]).overlaps(interval(worse[0]))
+            tied += difference.contains(0)
+            values.append(difference.value)
+        assert np.mean(values) == pytest.approx(0.048, abs=0.005)
+        assert overlapping >= 55  # the rule of overlapping intervals calls nearly everything a tie
+        assert tied <= 10
+
+    def test_hotcoco_compare_has_the_same_value_and_a_narrower_interval(self):
+        """The reason why it is not used. Of 100 images one detector finds 100 objects, the other 50: the difference has
+        the standard error of a proportion, .05."""
+        targets = [target([HERE])] * 100
+        hit = detections([HERE], [0.9])
+        runs = [[hit] * 100, [hit, NOTHING] * 50]
+        aps = [bootstrap_ap([found], targets, ("a",), replicates=2000) for found in runs]
+        truth = hotcoco.COCO.from_arrays(
+            images=[{"id": index} for index in range(100)], categories=[{"id": 0, "name": "a"}],
+            image_ids=np.arange(100.0), category_ids=np.zeros(100), boxes=np.tile([0.0, 0, 10, 10], (100, 1)),
+            area=np.full(100, 100.0), iscrowd=np.zeros(100, bool),
+        )  # fmt: skip
+        evaluators = []
+        for found in runs:
+            images = [index for index, one in enumerate(found) if len(one)]
+            results = truth.load_res(np.array([[index, 0, 0, 10, 10, 0.9, 0] for index in images]))
+            evaluators.append(hotcoco.COCOeval(truth, results, "bbox"))
+            evaluators[-1].evaluate()
+        compared = hotcoco.compare(evaluators[1], evaluators[0], n_bootstrap=2000)
+        assert paired_difference(*aps).value == pytest.approx(compared["deltas"]["AP"], abs=1e-12)
+        assert np.std(aps[0][0, 1:] - aps[1][0, 1:]) == pytest.approx(0.05, abs=0.003)
+        assert compared["ci"]["AP"]["std_err"] < 0.04
 
 
 class TestDraws:

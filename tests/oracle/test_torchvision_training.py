@@ -1,13 +1,14 @@
 """One step of training: torchvision's losses and gradients from the same weights, images and sampled indices.
 
-Both draw the first of what they may draw. Norms keep their statistics in both, and do not learn in ours. In float64: of
-random weights, which amplify what is rounded, some activation always lies so near to the kink of its ReLU that rounding
-in float32 decides whether it has a gradient.
+Where sampling is random, both draw the first of what they may draw; SSD's hard negatives are each library's own. Norms
+keep their statistics in both, and do not learn in ours. In float64: of random weights, which amplify what is rounded,
+some activation always lies so near to the kink of its ReLU that rounding in float32 decides whether it has a gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from boxwright.assign import HardNegativeMining
+from boxwright.boxes.geometry import pairwise_iou
 from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Images, Target
 from boxwright.zoo.torchvision import foreign
@@ -26,6 +27,8 @@ BOXES = (
     ((5.0, 40.0, 140.0, 150.0), (40.0, 8.0, 68.0, 40.0)),
 )
 LABELS = ((3, 0, 1), (2, 4))
+SMALL = (96.0, 192.0, 104.0, 216.0)
+"""For SSD: no default box overlaps it by .5, so that only the forced match to its best one teaches it."""
 
 
 def like_torchvisions_retinanet(detector: Any) -> None:
@@ -38,7 +41,7 @@ def like_torchvisions_fcos(detector: Any) -> None:
 
 
 def like_torchvisions_ssd(detector: Any) -> None:
-    detector.anchors.sample = HardNegativeMining(ratio=3.0, least=0)
+    detector.anchors.sample = replace(detector.anchors.sample, least=0)
 
 
 REGIONS = {
@@ -86,9 +89,11 @@ def ascending(count: int, **options: Any) -> Tensor:
     return torch.arange(count, **options)
 
 
-def as_theirs(background: bool) -> list[dict[str, Tensor]]:
-    pairs = zip(BOXES, LABELS, strict=True)
-    return [{"boxes": torch.tensor(boxes), "labels": torch.tensor(labels) + background} for boxes, labels in pairs]
+def targets_of(name: str) -> list[Target]:
+    targets = [Target(torch.tensor(boxes), torch.tensor(labels)) for boxes, labels in zip(BOXES, LABELS, strict=True)]
+    if name.startswith("ssd"):
+        targets[1] = Target(torch.tensor([*BOXES[1], SMALL]), torch.tensor([*LABELS[1], 1]))
+    return targets
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -108,8 +113,8 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
 
     monkeypatch.setattr(torch, "randperm", ascending)
     monkeypatch.setattr(torch, "rand", descending)
-    expected = theirs(list(pixels / 255), as_theirs(background=name.startswith(("faster", "ssd"))))
-    targets = [Target(torch.tensor(boxes), torch.tensor(labels)) for boxes, labels in zip(BOXES, LABELS, strict=True)]
+    targets, first = targets_of(name), int(name.startswith(("faster", "ssd")))  # there, class 0 is the background
+    expected = theirs(list(pixels / 255), [{"boxes": t.boxes, "labels": t.labels + first} for t in targets])
     losses = ours.loss(Images(pixels, torch.tensor([size, size])), targets)
 
     assert set(losses) == set(names) and set(expected) == set(names.values())
@@ -128,3 +133,9 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
     for key, parameter in trained.items():
         difference = (parameter.grad - converted[key]).norm() / converted[key].norm().clamp(min=1e-12)  # type: ignore[operator]
         assert difference < 1e-4, f"{key}: {difference:.1e}"
+
+
+def test_no_default_box_covers_the_small_object() -> None:
+    anchors = foreign("ssd300_vgg16").config.build(CLASSES).anchors.anchors
+    boxes = torch.cat(anchors([(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]))
+    assert 0 < pairwise_iou(torch.tensor([SMALL]), boxes).max() < 0.5

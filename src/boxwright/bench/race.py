@@ -1,4 +1,4 @@
-"""The race: train all cells alike, thin them out where time is short, measure what is left side by side.
+"""The race: train all cells alike, halve the field where time is short, measure the rest side by side.
 
 The model is Huang et al. 2017, "Speed/accuracy trade-offs for modern convolutional object detectors": one data
 pipeline, one evaluator, post-processing inside the time; here on the user's own data and machine.
@@ -29,31 +29,31 @@ def race(
     *,
     out: str | Path | None = None,
     constraints: Sequence[str] = (),
-    images: int = 6,
+    report_images: int = 6,
     retry: bool = False,
     command: str = "boxwright.bench.race(...)",
 ) -> Race:
-    """Train every cell with every seed, measure all that got through side by side, and write the report.
+    """Train every cell with every seed, measure all that were not stopped early side by side, and write the report.
 
-    cells        of `grid`, or made by hand; external models are measured, but not trained
-    data         as `open_dataset` takes it, or what it gave. The epoch is chosen on "val", the numbers are of "test"
-    training     the learning rate and all else about learning; its epochs are those of cells that get to the end,
-                 where `rules.budget` leaves that many
-    out          the folder; runs/DATA-bench if not given. What is there already is not done again
-    constraints  what the winner must meet: "p95<30ms", "recall[cat]>0.9"; see `Constraint`
-    images     in the report, on which winner and runner-up disagree
-    retry        cells that failed are tried again
-    command      what the report says it was made by
+    cells          from `grid`, or made by hand; external models are measured, but not trained
+    data           as `open_dataset` takes it, or what it returned. Epochs are chosen on "val", results are of "test"
+    training       the learning rate and all else about training; its epochs are the most that a cell is trained, fewer
+                   where `rules.budget` is short
+    out            the folder; runs/DATA-bench if not given. Finished jobs in it are not repeated
+    constraints    on the winner: "p95<30ms", "recall[cat]>0.9"; see `Constraint`
+    report_images  test images in the report, on which the first and the runner-up differ
+    retry          cells that failed are tried again
+    command        is named in the report
 
     Raises ValueError for what cannot be raced, or for a folder of another race; OSError where the disk is, or would
-    be, full; StoppedError on Ctrl-C or SIGTERM. Whatever else goes wrong is that cell's failure.
+    be, full; StoppedError on Ctrl-C or SIGTERM. Any other error makes its cell fail; the others continue.
     """
     race_state = RaceState(cells, data, rules or Rules(), training or TrainConfig(), out, command)
-    wanted = check_constraints(constraints, race_state.names)
+    parsed = check_constraints(constraints, race_state.names)
     if retry:
         race_state.retry()
     with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
         race_state.prepare(pool)
         race_state.learn(pool)
     take_times(race_state)
-    return conclude(race_state, wanted, images)
+    return conclude(race_state, parsed, report_images)

@@ -1,19 +1,20 @@
-"""What a race finds out: an entry for each of its cells, how the field was thinned out, and who won."""
+"""The result of a race: an entry for each of its cells, the halvings of the field, and the verdict."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from boxwright.metrics.compare import Interval
+if TYPE_CHECKING:  # importing a race's rules imports no torch
+    from boxwright.metrics.compare import Interval
 
-State = Literal["finished", "stopped", "failed", "guest"]
-"""Trained to the end; stopped on the way, for others were better; failed; or somebody else's, not trained here."""
+State = Literal["finished", "stopped", "failed", "external"]
+"""Trained to the end; stopped on the way, for others were better; failed; or an external model, not trained here."""
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """One class on the test part, means over the seeds (0..1, nan without an object).
+    """One class on the test split, means over the seeds (0..1, nan without an object).
 
     recall, precision  at IoU .5, of the detections that score at least `threshold`, where F1 was best on val
     """
@@ -28,7 +29,7 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class Quality:
-    """On the test part, means over the seeds. The intervals are for other test images and other seeds.
+    """On the test split, means over the seeds. The intervals are for other test images and other seeds.
 
     seeds   AP of each seed
     sizes   AP of "small", "medium" and "large" objects, as COCO has them; nan without such objects
@@ -48,7 +49,7 @@ class Speed:
     p50, p95    of one image at a time; the intervals are for other images and rounds
     stages      the mean of each of `boxwright.measure.speed.STAGES`, which sum to the mean of the whole; an external
                 model has the one stage "detect"
-    throughput  images a second, many looked at together; nan for an external model
+    throughput  images a second, in batches; nan for an external model
     """
 
     p50: Interval
@@ -59,7 +60,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Learning:
-    """How one seed learnt: the loss of each epoch from the first, and AP on val after those where it was measured."""
+    """The training of one seed: the loss of each epoch, and AP on val after the epochs in which it was measured."""
 
     losses: tuple[float, ...]
     val: dict[int, float]
@@ -67,17 +68,17 @@ class Learning:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a cell, one that was stopped as well; what is not is nan, None or empty.
+    """What was measured of a cell, also of one that was stopped; what is not known is nan, None or empty.
 
     detector     "" for an external model, as is its backbone
     size         the shorter side of images, in pixels; 0 for an external model
     proposals    None for a detector that has none
     reason       why it was stopped or failed
-    epochs       that it learnt
+    epochs       of training
     seconds      of training, all seeds together
     speed        by runtime: "eager", "compiled"; "own" for an external model
-    failures     by runtime that did not work, why
-    memory       bytes at most of a process that only detects; `device_memory` of what its network took on a GPU
+    failures     by runtime that did not work: the reason
+    memory       peak bytes of a process that only detects; `device_memory`: of its network on a GPU
     flops        of one test image, an addition and a multiplication counting two
     file         bytes of the checkpoint
     first        seconds from the start of a process to its first boxes
@@ -106,7 +107,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell at a rung: its AP on val, the mean of its seeds; its seconds an image; and whether it went on."""
+    """A cell at a rung: its AP on val, the mean of its seeds; its seconds an image; and whether it was kept."""
 
     name: str
     ap: float
@@ -116,7 +117,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Rung:
-    """Where the field was halved: after so many epochs, best first."""
+    """A halving of the field after an epoch: the standings, best first."""
 
     epoch: int
     standings: tuple[Standing, ...]
@@ -124,38 +125,46 @@ class Rung:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who wins under the user's constraints, and why.
+    """Which cell to take under the user's constraints, and why.
 
-    winner       None where nothing meets them
-    runner_up    None where there is no second
-    tied         those whose interval of AP overlaps the winner's, the winner left out
-    nearest      where nothing meets them: the cell that misses least
-    frontier     the cells that no other is both faster than and better than, fastest first
-    reasons      sentences that say why, for people
+    too_little_evidence  what is missing for a winner to be named, empty where nothing is
+    winner               the first, unless there is too little evidence
+    first, runner_up     None where there is none that meets the constraints
+    tied                 those whose paired difference in AP to the first may be 0, the first left out
+    nearest              where no cell meets the constraints: the cell that misses them least
+    frontier             the cells that no other is both faster than and better than, fastest first
+    reasons              sentences for people
+    best                 the best AP among those that meet the constraints, or among all where none does
+    to_best, to_first    by cell: its AP minus that of the best and of the first, with the paired interval
     """
 
-    winner: str | None
-    runner_up: str | None
-    tied: tuple[str, ...]
-    nearest: str | None
-    frontier: tuple[str, ...]
-    reasons: tuple[str, ...]
+    too_little_evidence: tuple[str, ...] = ()
+    winner: str | None = None
+    first: str | None = None
+    runner_up: str | None = None
+    tied: tuple[str, ...] = ()
+    nearest: str | None = None
+    frontier: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    best: str | None = None
+    to_best: dict[str, Interval] = field(default_factory=dict)
+    to_first: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Race:
-    """A race, whole.
+    """The whole result of a race.
 
-    title        what it was about: the data's name
+    title        the data's name
     command      that ran it
     made         the day it was finished, as 2026-11-23, and the version of boxwright
     settings     what all cells share: data, splits, augmentation, epochs, learning rate, machine ...
-    differences  what each cell has that is not the same in all of them
-    rungs        empty where all cells could train to the end
+    differences  the settings of each cell that are not the same in all of them
+    rungs        empty where all cells were trained to the end
     control      (first, last): p50 of the first cell, and of the same cell timed again as the last one
-    constraints  what the winner had to meet, as the user wrote it
-    plan         what it was to take and what it took, for people
-    commands     for the winner, or the nearest: what it does to the command or the lines of Python
+    constraints  of the user, as written
+    plan         planned and spent time, for people
+    commands     for the cell that comes first, or the nearest: from a purpose to the command or the lines of Python
     """
 
     title: str

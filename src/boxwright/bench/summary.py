@@ -1,4 +1,4 @@
-"""From the record of a race to its result: an entry for each cell, the verdict, the commands for the winner."""
+"""From the record of a race to its result: an entry for each cell, the verdict, commands for the first cell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from boxwright.bench.lineage import differences
-from boxwright.bench.plan.budget import written
+from boxwright.bench.plan.budget import duration
 from boxwright.bench.plan.cells import Cell
 from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
@@ -27,9 +27,9 @@ from boxwright.checkpoint import read
 from boxwright.measure.evaluate import targets_of
 from boxwright.measure.speed import percentile
 from boxwright.metrics import evaluate, recall_precision
-from boxwright.metrics.compare import Interval, ap_interval
+from boxwright.metrics.compare import Interval, bootstrap_ap, interval, paired_difference
 from boxwright.train.config import TrainConfig
-from boxwright.types import Detections
+from boxwright.types import Target
 from boxwright.units import digits, fraction
 from boxwright.version import __version__
 
@@ -44,12 +44,25 @@ def check_constraints(texts: Sequence[str], names: Sequence[str]) -> list[Constr
     return constraints
 
 
-def conclude(race_state: RaceState, constraints: Sequence[Constraint], images: int) -> Race:
+def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_images: int) -> Race:
     """The result, and its report in the race's folder."""
     entries = [_cell(race_state, cell) for cell in race_state.cells.values()]
-    entries += [_guest(race_state, name) for name in race_state.external_models]
-    verdict = judge(entries, constraints)
-    chosen = verdict.winner or verdict.nearest
+    entries += [_external(race_state, name) for name in race_state.external_models]
+    sides = {entry.name: _sides(race_state, entry.name) for entry in entries if entry.state != "failed"}
+    targets, names = targets_of(race_state.parts["test"]), race_state.names
+    seed = race_state.training.seed
+    aps = {
+        name: bootstrap_ap([side.detections for side in seeds], targets, names, seed=seed)
+        for name, seeds in sides.items()
+    }
+    entries = [
+        replace(entry, quality=_quality(sides[entry.name], targets, names, aps[entry.name]))
+        if entry.name in sides
+        else entry
+        for entry in entries
+    ]
+    verdict = judge(entries, constraints, lambda name, other: paired_difference(aps[name], aps[other]))
+    chosen = verdict.first or verdict.nearest
     race = Race(
         title=race_state.data.resolve().stem,
         command=race_state.record.content["command"],
@@ -65,84 +78,90 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], images: i
         commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
     )
     shown = []
-    if images and verdict.winner and verdict.runner_up:
-        first, second = (_side(race_state, name) for name in (verdict.winner, verdict.runner_up))
-        shown = show(first, second, race_state.parts["test"], images)
+    if report_images and verdict.first and verdict.runner_up:
+        first, second = (_shown(race_state, sides[name][0]) for name in (verdict.first, verdict.runner_up))
+        shown = show(first, second, race_state.parts["test"], report_images)
     write(race, race_state.folder, shown)
     return race
 
 
 def _cell(race_state: RaceState, cell: Cell) -> Entry:
+    """All but the quality."""
     jobs, known = race_state.jobs(cell.name), race_state.record.content["footprints"].get(cell.name, {})
-    gone = {standing.name: rung for rung in race_state.rungs for standing in rung.standings if not standing.kept}
+    stopped = {standing.name: rung for rung in race_state.rungs for standing in rung.standings if not standing.kept}
     state, reason = "finished", ""
     if cell.name in race_state.failed:
         state, reason = "failed", race_state.failed[cell.name]
-    elif cell.name in gone:
-        state, reason = "stopped", _put_out(gone[cell.name], cell.name)
-    measured = state != "failed"
+    elif cell.name in stopped:
+        state, reason = "stopped", _why_stopped(stopped[cell.name], cell.name)
+    failures = race_state.record.content["times"].get("failures", {})
     return Entry(
         cell.name, cell.detector, cell.config.backbone, cell.size, cell.proposals, state, reason,
         epochs=min(job.epochs() for job in jobs),
         seconds=sum(job.seconds() for job in jobs),
-        quality=_quality([load_found(job.found) for job in jobs], [_thresholds(job) for job in jobs], race_state)
-        if measured else None,
-        speed=_speeds(race_state, cell.name, race_state.rules.runtimes) if measured else {},
+        speed=_speeds(race_state, cell.name, race_state.rules.runtimes) if state != "failed" else {},
         failures={runtime: why for runtime in race_state.rules.runtimes
-                  if (why := race_state.record.content["times"].get("failures", {}).get(as_key(cell.name, runtime)))},
+                  if (why := failures.get(as_key(cell.name, runtime)))},
         learning={job.training.seed: job.learning() for job in jobs},
         **known,
     )  # fmt: skip
 
 
-def _put_out(rung: Rung, name: str) -> str:
-    ((place, own),) = ((place, one) for place, one in enumerate(rung.standings, 1) if one.name == name)
-    kept = sum(standing.kept for standing in rung.standings)
+def _why_stopped(rung: Rung, name: str) -> str:
+    rank, standing = next((rank, row) for rank, row in enumerate(rung.standings, 1) if row.name == name)
+    kept = sum(row.kept for row in rung.standings)
     return (
-        f"place {place} of {len(rung.standings)} after epoch {rung.epoch}, with AP {fraction(own.ap)} on val and "
-        f"{digits(1000 * own.seconds)} ms an image; {kept} went on"
+        f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with AP {fraction(standing.ap)} on val and "
+        f"{digits(1000 * standing.seconds)} ms an image; {kept} went on"
     )
 
 
-def _guest(race_state: RaceState, name: str) -> Entry:
+def _external(race_state: RaceState, name: str) -> Entry:
+    """All but the quality."""
     failures = race_state.record.content["times"].get("failures", {})
-    why = race_state.failed.get(name) or failures.get(as_key(name, OWN), "")
-    if why:
-        return Entry(name, "", "", 0, None, "failed", why)
-    found = load_found(found_by(race_state, name))
-    quality = _quality([found], [{}], race_state)
-    return Entry(name, "", "", 0, None, "guest", quality=quality, speed=_speeds(race_state, name, (OWN,)))
+    if reason := race_state.failed.get(name) or failures.get(as_key(name, OWN), ""):
+        return Entry(name, "", "", 0, None, "failed", reason)
+    return Entry(name, "", "", 0, None, "external", speed=_speeds(race_state, name, (OWN,)))
 
 
-def _quality(
-    found: Sequence[list[Detections]], thresholds: Sequence[Mapping[str, float]], race_state: RaceState
-) -> Quality:
-    """Of each seed its detections on the test part, and the scores from which on those of a class count."""
-    test, names = race_state.parts["test"], race_state.names
-    targets = targets_of(test)
-    evaluated = [evaluate(one, targets, names) for one in found]
-    intervals = ap_interval(found, targets, names, seed=race_state.training.seed)
-    sizes = {size: _mean([getattr(one, f"ap_{size}") for one in evaluated]) for size in ("small", "medium", "large")}
-    at = [{name: scores.get(name, math.nan) for name in names} for scores in thresholds]
-    counted = [recall_precision(one, targets, names, scores) for one, scores in zip(found, at, strict=True)]
+def _sides(race_state: RaceState, name: str) -> list[Side]:
+    """For each seed the detections on the test split, and the thresholds where F1 was best on val; nan if not known."""
+    if name in race_state.external_models:
+        return [Side(name, load_found(found_by(race_state, name)), [math.nan] * len(race_state.names))]
+    sides = []
+    for job in race_state.jobs(name):
+        thresholds = read(job.best)[1].get("thresholds", {})
+        sides.append(Side(name, load_found(job.found), [thresholds.get(label, math.nan) for label in race_state.names]))
+    return sides
+
+
+def _shown(race_state: RaceState, side: Side) -> Side:
+    """With the scores from which on detections are drawn."""
+    external = side.name in race_state.external_models
+    return side._replace(thresholds=[0.5] * len(race_state.names)) if external else side
+
+
+def _quality(sides: Sequence[Side], targets: Sequence[Target], names: Sequence[str], aps: np.ndarray) -> Quality:
+    """From each seed's detections on the test split, and their `bootstrap_ap`."""
+    evaluated = [evaluate(side.detections, targets, names) for side in sides]
+    thresholds = [dict(zip(names, side.thresholds, strict=True)) for side in sides]
+    points = [
+        recall_precision(side.detections, targets, names, scores)
+        for side, scores in zip(sides, thresholds, strict=True)
+    ]
     classes = {
         name: ClassQuality(
             objects=evaluated[0].classes[name].objects,
-            ap=_mean([one.classes[name].ap for one in evaluated]),
-            ap50=_mean([one.classes[name].ap50 for one in evaluated]),
-            recall=_mean([one[name].recall for one in counted]),
-            precision=_mean([one[name].precision for one in counted]),
-            threshold=_mean([scores[name] for scores in at]),
+            ap=_mean([seed.classes[name].ap for seed in evaluated]),
+            ap50=_mean([seed.classes[name].ap50 for seed in evaluated]),
+            recall=_mean([seed[name].recall for seed in points]),
+            precision=_mean([seed[name].precision for seed in points]),
+            threshold=_mean([seed[name] for seed in thresholds]),
         )
         for name in names
     }
-    return Quality(intervals.ap, intervals.ap50, tuple(one.ap for one in evaluated), sizes, classes)
-
-
-def _thresholds(job: Job) -> dict[str, float]:
-    """The score of each class where F1 was best on val, in the best epoch; none for a class not found there."""
-    _, described = read(job.best)
-    return described.get("thresholds", {})
+    sizes = {size: _mean([getattr(seed, f"ap_{size}") for seed in evaluated]) for size in ("small", "medium", "large")}
+    return Quality(interval(aps[0]), interval(aps[1]), tuple(seed.ap for seed in evaluated), sizes, classes)
 
 
 def _speeds(race_state: RaceState, name: str, runtimes: Sequence[str]) -> dict[str, Speed]:
@@ -156,10 +175,10 @@ def _speeds(race_state: RaceState, name: str, runtimes: Sequence[str]) -> dict[s
 
 
 def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | None) -> Speed:
-    """From the stages of each look, round after round over the images."""
-    seconds = np.array([sum(look.values()) for look in measured]).reshape(-1, images)
-    stages = {stage: statistics.fmean(look[stage] for look in measured) for stage in measured[0]}
-    return Speed(percentile(seconds, 50), percentile(seconds, 95), stages, math.nan if rate is None else rate)
+    """From the seconds of each stage, round after round over the images."""
+    seconds = np.array([sum(stages.values()) for stages in measured]).reshape(-1, images)
+    means = {stage: statistics.fmean(stages[stage] for stages in measured) for stage in measured[0]}
+    return Speed(percentile(seconds, 50), percentile(seconds, 95), means, math.nan if rate is None else rate)
 
 
 def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:
@@ -167,12 +186,12 @@ def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:
     seconds, first = times.get("seconds", {}), times.get("first")
     if first not in seconds or CONTROL not in seconds:
         return None
-    one, other = (_speed(seconds[key], times["images"], None).p50 for key in (first, CONTROL))
-    return one, other
+    before, after = (_speed(seconds[key], times["images"], None).p50 for key in (first, CONTROL))
+    return before, after
 
 
 def _settings(race_state: RaceState) -> dict[str, Any]:
-    """What all share, as people read it."""
+    """What all cells share, for people."""
     known = dict(race_state.settings)
     machine = {key: known.pop(key) for key in _MACHINE}
     rules = race_state.rules
@@ -187,20 +206,21 @@ def _settings(race_state: RaceState) -> dict[str, Any]:
 
 
 def _differences(race_state: RaceState) -> dict[str, dict[str, Any]]:
-    """What a cell has that is not the same in all of them, the size of its images first."""
-    own = differences({name: cell.config for name, cell in race_state.cells.items()})
-    ways = differences({name: cell.preprocess for name, cell in race_state.cells.items()})
-    return {name: {"detector": cell.detector, **ways[name], **own[name]} for name, cell in race_state.cells.items()}
+    """The settings of a cell that are not the same in all of them, the size of its images first."""
+    configs = differences({name: cell.config for name, cell in race_state.cells.items()})
+    sizes = differences({name: cell.preprocess for name, cell in race_state.cells.items()})
+    return {name: {"detector": cell.detector, **sizes[name], **configs[name]}
+            for name, cell in race_state.cells.items()}  # fmt: skip
 
 
 def _plan(race_state: RaceState) -> tuple[str, ...]:
     plan = race_state.plan
     assert plan is not None
-    rungs = f"halved after epoch {' and '.join(map(str, plan.rungs))}" if plan.rungs else "nobody put out on the way"
+    rungs = f"halved after epoch {' and '.join(map(str, plan.rungs))}" if plan.rungs else "no cell stopped early"
     budget = f", within a budget of {race_state.rules.budget}" if race_state.rules.budget else ""
     return (
-        f"planned: {plan.epochs} epochs, {rungs}, {written(plan.seconds)} at most{budget}",
-        f"taken: {written(race_state.spent)}",
+        f"planned: {plan.epochs} epochs, {rungs}, {duration(plan.seconds)} at most{budget}",
+        f"spent: {duration(race_state.spent)}",
     )
 
 
@@ -212,19 +232,11 @@ def _made(race_state: RaceState) -> str:
     return f"{day}, boxwright {__version__}"
 
 
-def _side(race_state: RaceState, name: str) -> Side:
-    if name in race_state.external_models:
-        return Side(name, load_found(found_by(race_state, name)), [0.5] * len(race_state.names))
-    job = race_state.jobs(name)[0]
-    thresholds = _thresholds(job)
-    return Side(name, load_found(job.found), [thresholds.get(one, math.nan) for one in race_state.names])
-
-
 def _commands(race_state: RaceState, name: str) -> dict[str, str]:
-    """What one does with a cell."""
+    """What to do next with a cell."""
     jobs = race_state.jobs(name)
     job = max(jobs, key=lambda job: job.ap())
-    drawn = race_state.splits.drawn  # then the seed says which images are in which part, too
+    drawn = race_state.splits.drawn  # then the seed also decides which images are in which split
     data, best = shlex.quote(str(race_state.data)), shlex.quote(str(job.best))
     height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.parts["test"].size(0))])
     return {
@@ -246,7 +258,7 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
 
 
 def train_command(job: Job, data: Path) -> str:
-    """The `boxwright train` that does what the job did."""
+    """The `boxwright train` command that repeats the job."""
     config, training = job.cell.config, job.training
     size = (job.cell.preprocess.short, job.cell.preprocess.long)
     words = ["boxwright", "train", job.cell.detector, "--data", str(data), "--size", *map(str, size)]
@@ -255,12 +267,12 @@ def train_command(job: Job, data: Path) -> str:
     return shlex.join(words)
 
 
-def _flags(config: Any, usual: Any) -> list[str]:
-    """Options of a dataclass that are not as usual."""
+def _flags(config: Any, default: Any) -> list[str]:
+    """The options of a dataclass that differ from the default."""
     words = []
     for field in fields(config):
         value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        if value == getattr(usual, field.name):
+        if value == getattr(default, field.name):
             continue
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
@@ -270,6 +282,6 @@ def _flags(config: Any, usual: Any) -> list[str]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of those that are known."""
+    """Of the values that are known."""
     known = [value for value in values if not math.isnan(value)]
     return statistics.fmean(known) if known else math.nan

@@ -1,4 +1,4 @@
-"""Which cell to take: the frontier of speed and AP, the user's constraints, and the verdict with its reasons."""
+"""Which cell to take: the frontier of speed and AP, the user's constraints, the verdict and its reasons."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from typing import NamedTuple
 
 from boxwright.bench.result import Entry, Quality, Speed, Verdict
 from boxwright.metrics.compare import Interval
-from boxwright.units import Unit, digits, fraction
+from boxwright.units import Unit, between, digits, fraction, signed
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
+MIN_OBJECTS, MIN_SEEDS, MIN_EPOCHS, MIN_AP = 50, 2, 3, 0.1
+"""What a winner needs: so many objects on test, seeds and epochs, and an AP that reaches this."""
+
+Difference = Callable[[str, str], Interval]
+"""From the names of two cells to the AP of the first minus that of the second, by `paired_difference`."""
 
 
 def fastest(entry: Entry) -> tuple[str, Speed] | None:
     """The runtime in which half of the images take least, and its times; None where no time is known."""
     known = [(runtime, speed) for runtime, speed in entry.speed.items() if not math.isnan(speed.p50.value)]
-    return min(known, key=lambda one: one[1].p50.value, default=None)
+    return min(known, key=lambda timed: timed[1].p50.value, default=None)
 
 
 def seconds(entry: Entry) -> float:
@@ -31,17 +37,17 @@ def seconds(entry: Entry) -> float:
 def frontier(entries: Iterable[Entry]) -> tuple[str, ...]:
     """The names of those that no other beats in AP or speed without losing in the other; fastest first.
 
-    Only who was trained to the end, or is an external model, and has both numbers can be there.
+    Only cells trained to the end and external models are considered, where both numbers are known.
     """
     known = sorted(
         (entry for entry in entries if _measured(entry) and not math.isnan(seconds(entry))),
         key=lambda entry: (seconds(entry), -_ap(entry).value),
     )
-    return tuple(one.name for one in known if not any(_beats(other, one) for other in known))
+    return tuple(entry.name for entry in known if not any(_beats(other, entry) for other in known))
 
 
 class _Quantity(NamedTuple):
-    """What can be constrained: its units, and where it stands in an entry (None: a class must be named)."""
+    """What can be constrained: its units, and how it is read from an entry (None: a class must be named)."""
 
     units: dict[str, float]
     read: Callable[[Entry], float | None] | None
@@ -56,7 +62,7 @@ _FRACTION = {"": 1.0, "%": 0.01}
 
 
 def _of_speed(read: Callable[[Speed], float]) -> Callable[[Entry], float | None]:
-    return lambda entry: None if (found := fastest(entry)) is None else read(found[1])
+    return lambda entry: None if (timed := fastest(entry)) is None else read(timed[1])
 
 
 def _of_quality(read: Callable[[Quality], float | None]) -> Callable[[Entry], float | None]:
@@ -81,7 +87,7 @@ QUANTITIES = {
     "parameters": _Quantity(_COUNT, lambda entry: entry.parameters),
     "flops": _Quantity(_COUNT, lambda entry: entry.flops),
 }
-"""What a constraint can speak of. Times and throughput are those of an entry's fastest runtime."""
+"""What can be constrained. Times and throughput are those of an entry's fastest runtime."""
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": lambda value, bound: value < bound,
@@ -97,13 +103,13 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a detector must do to be of use, such as `p95<30ms` or `recall[cat]>90%`.
+    """A requirement of the user, such as `p95<30ms` or `recall[cat]>90%`.
 
     text      as the user wrote it
     quantity  a key of `QUANTITIES`
-    label     the class that it speaks of; None for all
+    label     the name of the class; None for all classes
     bound     in seconds, bytes, 0..1 or a plain number
-    unit      that the user wrote, and its `scale`: how many of those it is
+    unit      as the user wrote it, and its `scale` in those
     """
 
     text: str
@@ -116,14 +122,14 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Raises ValueError that says what was expected."""
-        found = _TEXT.fullmatch(text)
-        if found is None:
+        """Raises ValueError, with what was expected, for any other text."""
+        match = _TEXT.fullmatch(text)
+        if match is None:
             raise ValueError(
                 f'expected a constraint like "p95<30ms" or "recall[cat]>0.9" (a quantity, <, <=, > or >=, a number '
                 f'and its unit), got "{text}"; {_QUANTITIES}'
             )
-        quantity, label = found["quantity"], found["label"]
+        quantity, label = match["quantity"], match["label"]
         if quantity not in QUANTITIES:
             near = _nearest(quantity, QUANTITIES)
             raise ValueError(f'constraint "{text}": there is no quantity "{quantity}"{near}; {_QUANTITIES}')
@@ -131,30 +137,30 @@ class Constraint:
         if label is None and kind.read is None:
             raise ValueError(f'constraint "{text}": expected {quantity}[CLASS], for {quantity} is of one class')
         if label is not None and not kind.by_class:
-            ones = ", ".join(f"{name}[CLASS]" for name, one in QUANTITIES.items() if one.by_class)
-            raise ValueError(f'constraint "{text}": {quantity} is not known of a single class; expected one of {ones}')
-        scale = {unit.lower(): scale for unit, scale in kind.units.items()}.get(found["unit"].lower())
+            by_class = " or ".join(f"{name}[CLASS]" for name, other in QUANTITIES.items() if other.by_class)
+            raise ValueError(f'constraint "{text}": {quantity} is not known of a single class; expected {by_class}')
+        scale = {unit.lower(): scale for unit, scale in kind.units.items()}.get(match["unit"].lower())
         if scale is None:
             units = ", ".join(unit or "none" for unit in kind.units)
-            raise ValueError(f'constraint "{text}": expected the unit of {quantity} ({units}), got "{found["unit"]}"')
+            raise ValueError(f'constraint "{text}": expected the unit of {quantity} ({units}), got "{match["unit"]}"')
         # A product of decimals, for 70 * 0.01 is more than 0.7.
-        bound = float(Decimal(found["number"]) * Decimal(repr(scale)))
+        bound = float(Decimal(match["number"]) * Decimal(repr(scale)))
         if kind.units is _FRACTION and bound > 1:
             raise ValueError(f'constraint "{text}": {quantity} is a fraction; expected 0 to 1, or a number of %')
-        return cls(text, quantity, label, found["operator"], bound, found["unit"], scale)
+        return cls(text, quantity, label, match["operator"], bound, match["unit"], scale)
 
     def __str__(self) -> str:
         return self.text
 
     def check(self, names: Sequence[str]) -> None:
-        """Raises ValueError where the constraint speaks of a class that is not among the data's `names`."""
+        """Raises ValueError where the constraint's class is not among the data's `names`."""
         if self.label is not None and self.label not in names:
             near = _nearest(self.label, names)
             known = ", ".join(names)
             raise ValueError(f'constraint "{self}": the data has no class "{self.label}"{near}; it has {known}')
 
     def value(self, entry: Entry) -> float:
-        """What is constrained, in seconds, bytes, 0..1 or a plain number; nan where it is not known."""
+        """The constrained value, in seconds, bytes, 0..1 or a plain number; nan where it is not known."""
         read = QUANTITIES[self.quantity].read
         if self.label is not None:
             of_class = entry.quality.classes.get(self.label) if entry.quality else None
@@ -164,18 +170,18 @@ class Constraint:
         return math.nan if value is None else float(value)
 
     def met(self, entry: Entry) -> bool:
-        """Never by a value that is not known."""
+        """False where the value is not known."""
         return _OPERATORS[self.operator](self.value(entry), self.bound)
 
     def miss(self, entry: Entry) -> float:
-        """How far the value is from the bound, in parts of the bound; 0 where it is met, inf where it is not known."""
+        """The relative distance of the value from the bound; 0 where it is met, inf where it is not known."""
         if self.met(entry):
             return 0.0
         value = self.value(entry)
         return abs(value - self.bound) / self.bound if self.bound and not math.isnan(value) else math.inf
 
     def shortfall(self, entry: Entry) -> str:
-        """What is amiss, for people: "p95 is 41.2 ms where p95<30ms was asked (37.3 % off)"."""
+        """What is missed, for people: "p95 is 41.2 ms where p95<30ms was asked (37.3 % off)"."""
         what = self.quantity if self.label is None else f"{self.quantity}[{self.label}]"
         value, miss = self.value(entry), self.miss(entry)
         if math.isnan(value):
@@ -186,55 +192,107 @@ class Constraint:
         return f"{what} is {written} where {self} was asked{off}"
 
 
-def judge(entries: Iterable[Entry], constraints: Sequence[Constraint] = ()) -> Verdict:
-    """Who wins among those trained to the end, and external models, that meet all constraints.
+def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], difference: Difference) -> Verdict:
+    """Which cell comes first among those that meet all constraints and were trained to the end, or are external models.
 
-    AP first: whoever's interval overlaps that of the best is tied with it, and the fastest of the tied wins; where
-    intervals of p50 overlap as well, the higher AP does. The runner-up is found in the same way without the winner.
-    Where nobody meets the constraints, the nearest is who misses them by the least sum of relative shortfalls; what is
-    not known counts as the worst.
+    Cells are tied in AP where the 95 % interval of their paired `difference` contains 0. The fastest of those tied with
+    the best comes first; of those whose intervals of p50 overlap with that of the fastest, the one with the best AP.
+    The runner-up is found in the same way among the others. The first is the winner, unless there is too little
+    evidence for one. Where no cell meets the constraints, the nearest misses them by the least sum of relative
+    shortfalls; what is not known counts as the worst.
     """
     entries = tuple(entries)
     known = [entry for entry in entries if _measured(entry)]
-    meeting = [entry for entry in known if all(constraint.met(entry) for constraint in constraints)]
     if not known:
-        return Verdict(None, None, (), None, (), (_nobody(entries),))
-    if not meeting:
-        return _nothing_meets(known, constraints)
-    winner = _first(meeting)
-    others = [entry for entry in meeting if entry is not winner]
-    runner_up = _first(others) if others else None
-    tied = tuple(entry.name for entry in others if _ap(entry).overlaps(_ap(winner)))
-    reasons = [
-        *_who_meets(known, meeting, constraints),
-        _why(winner, others),
-        *([f"{runner_up.name} comes next: {_numbers(runner_up)}."] if runner_up else []),
-        *_better_but(winner, known, constraints),
-    ]
-    return Verdict(winner.name, runner_up.name if runner_up else None, tied, None, frontier(known), tuple(reasons))
+        return Verdict(reasons=(_nobody(entries),))
+    meeting = [entry for entry in known if all(constraint.met(entry) for constraint in constraints)]
+    best = _best(meeting or known)
+    first = _first(meeting, difference) if meeting else None
+    others = [entry for entry in meeting if entry is not first]
+    runner_up = _first(others, difference) if others else None
+    lacking = _lacking(known)
+    comparable = [entry for entry in entries if not math.isnan(_ap(entry).value)]
+    if first is None:
+        nearest, reasons = _nothing_meets(known, constraints)
+    else:
+        nearest, reasons = None, [
+            *_who_meets(known, meeting, constraints),
+            _why(first, others, difference),
+            *([f"{runner_up.name} comes next: {_numbers(runner_up)}."] if runner_up else []),
+            *_better_but(first, known, constraints, difference),
+        ]  # fmt: skip
+    return Verdict(
+        too_little_evidence=lacking,
+        winner=first.name if first and not lacking else None,
+        first=first.name if first else None,
+        runner_up=runner_up.name if runner_up else None,
+        tied=tuple(entry.name for entry in others if first and _tied(entry, first, difference)),
+        nearest=nearest.name if nearest else None,
+        frontier=frontier(known),
+        reasons=tuple(reasons),
+        best=best.name,
+        to_best={entry.name: difference(entry.name, best.name) for entry in comparable},
+        to_first={entry.name: difference(entry.name, first.name) for entry in comparable if first},
+    )
 
 
-def _first(entries: Sequence[Entry]) -> Entry:
-    """The fastest of those that are tied in AP with the best; of the fastest that cannot be told apart, the best."""
-    best = max(entries, key=lambda entry: _ap(entry).value)
-    tied = [entry for entry in entries if entry is best or _ap(entry).overlaps(_ap(best))]
-    timed = [entry for entry in tied if not math.isnan(seconds(entry))]
+def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: float) -> tuple[str, ...]:
+    """What is missing for a winner to be named: nothing, or for each reason what there is and what is needed.
+
+    objects        on test
+    seeds, epochs  of the cells that were trained; infinite where there are only external models
+    best_ap        of all cells; nan where it is not known yet
+    """
+    reasons = {
+        f"{objects} object{'s' * (objects != 1)} on test, {MIN_OBJECTS} are needed": objects < MIN_OBJECTS,
+        f"{seeds} seed, {MIN_SEEDS} are needed": seeds < MIN_SEEDS,
+        f"{epochs} epoch{'s' * (epochs != 1)}, {MIN_EPOCHS} are needed": epochs < MIN_EPOCHS,
+        f"the best AP is {fraction(best_ap)}, {MIN_AP} is needed": best_ap < MIN_AP,
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
+
+
+def _lacking(known: Sequence[Entry]) -> tuple[str, ...]:
+    trained = [entry for entry in known if entry.state == "finished"]
+    return too_little_evidence(
+        max(sum(of_class.objects for of_class in entry.quality.classes.values()) for entry in known if entry.quality),
+        min((len(entry.quality.seeds) for entry in trained if entry.quality), default=math.inf),
+        min((entry.epochs for entry in trained), default=math.inf),
+        _ap(_best(known)).value,
+    )
+
+
+def _best(entries: Iterable[Entry]) -> Entry:
+    return max(entries, key=lambda entry: _ap(entry).value)
+
+
+def _tied(entry: Entry, other: Entry, difference: Difference) -> bool:
+    return entry is other or difference(entry.name, other.name).contains(0)
+
+
+def _first(entries: Sequence[Entry], difference: Difference) -> Entry:
+    """The fastest of those tied in AP with the best; of those that are not measurably slower, the best."""
+    best = _best(entries)
+    timed = [entry for entry in entries if _tied(entry, best, difference) and not math.isnan(seconds(entry))]
     if not timed:
         return best
     quickest = min(timed, key=seconds)
-    alike = [entry for entry in timed if entry is quickest or _p50(entry).overlaps(_p50(quickest))]
-    return max(alike, key=lambda entry: _ap(entry).value)
+    return _best(entry for entry in timed if entry is quickest or _p50(entry).overlaps(_p50(quickest)))
 
 
-def _why(winner: Entry, others: Sequence[Entry]) -> str:
-    best = max((winner, *others), key=lambda entry: _ap(entry).value)
-    if best is winner:
-        tied = any(_ap(entry).overlaps(_ap(winner)) for entry in others)
+def _why(first: Entry, others: Sequence[Entry], difference: Difference) -> str:
+    best = _best((first, *others))
+    if best is first:
+        tied = any(_tied(entry, first, difference) for entry in others)
         rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
-        return f"{winner.name} has the best AP, {_write(_ap(winner))}, and {rest}."
-    tie = f"{winner.name} is tied in AP with the best, {best.name} ({_write(_ap(winner))} and {_write(_ap(best))})"
-    times = (seconds(winner), seconds(best))
+        return f"{first.name} has the best AP, {_write(_ap(first))}, and {rest}."
+    apart = difference(first.name, best.name)
+    tie = (
+        f"{first.name} is tied in AP with the best, {best.name} ({fraction(_ap(first).value)} and "
+        f"{fraction(_ap(best).value)}, difference {signed(apart.value)} {between(apart.low, apart.high, signed)})"
+    )
+    times = (seconds(first), seconds(best))
     unit = Unit.of(times)
     if math.isnan(times[1]):
         return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} an image."
@@ -245,42 +303,44 @@ def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Se
     if not constraints:
         return []
     count = f"{len(meeting)} of {len(known)}" if len(meeting) < len(known) else f"All {len(known)}"
+    count = "The only cell" if len(known) == 1 else count
     return [f"{count} {'meets' if len(meeting) == 1 else 'meet'} {_all(constraints)}."]
 
 
-def _better_but(winner: Entry, known: Sequence[Entry], constraints: Sequence[Constraint]) -> list[str]:
-    """What the constraints cost: the best of those that do not meet them, if it is better beyond its interval."""
-    best = max(known, key=lambda entry: _ap(entry).value)
+def _better_but(
+    first: Entry, known: Sequence[Entry], constraints: Sequence[Constraint], difference: Difference
+) -> list[str]:
+    """What the constraints cost: the best of all, if it does not meet them and is not tied with the first."""
+    best = _best(known)
     missed = [constraint.shortfall(best) for constraint in constraints if not constraint.met(best)]
-    if not missed or _ap(best).low <= _ap(winner).high:
+    if not missed or _tied(best, first, difference):
         return []
     return [f"{best.name} is better, {_write(_ap(best))}, but {'; '.join(missed)}."]
 
 
-def _nothing_meets(known: Sequence[Entry], constraints: Sequence[Constraint]) -> Verdict:
+def _nothing_meets(known: Sequence[Entry], constraints: Sequence[Constraint]) -> tuple[Entry, list[str]]:
     def missing(entry: Entry) -> tuple[int, float, float]:
         misses = [constraint.miss(entry) for constraint in constraints]
         return sum(map(math.isinf, misses)), sum(filter(math.isfinite, misses)), -_ap(entry).value
 
     nearest = min(known, key=missing)
-    reasons = (
+    return nearest, [
         f"Nothing meets {_all(constraints)}.",
         f"{nearest.name} comes nearest: {_numbers(nearest)}.",
         *(f"Its {constraint.shortfall(nearest)}." for constraint in constraints if not constraint.met(nearest)),
-    )
-    return Verdict(None, None, (), nearest.name, frontier(known), reasons)
+    ]
 
 
 def _nobody(entries: Sequence[Entry]) -> str:
     if not entries:
-        return "Nobody took part."
+        return "The race has no cells."
     states = [entry.state for entry in entries]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"There is nobody to choose from, for nobody's AP is known: {counts}."
+    return f"No cell can be chosen, for the AP of none is known: {counts}."
 
 
 def _measured(entry: Entry) -> bool:
-    return entry.state in ("finished", "guest") and not math.isnan(_ap(entry).value)
+    return entry.state in ("finished", "external") and not math.isnan(_ap(entry).value)
 
 
 def _ap(entry: Entry) -> Interval:
@@ -288,13 +348,13 @@ def _ap(entry: Entry) -> Interval:
 
 
 def _p50(entry: Entry) -> Interval:
-    found = fastest(entry)
-    return found[1].p50 if found else UNKNOWN
+    timed = fastest(entry)
+    return timed[1].p50 if timed else UNKNOWN
 
 
-def _beats(one: Entry, other: Entry) -> bool:
-    slower, worse = seconds(other) - seconds(one), _ap(one).value - _ap(other).value
-    return slower >= 0 and worse >= 0 and (slower > 0 or worse > 0)
+def _beats(entry: Entry, other: Entry) -> bool:
+    faster, better = seconds(other) - seconds(entry), _ap(entry).value - _ap(other).value
+    return faster >= 0 and better >= 0 and (faster > 0 or better > 0)
 
 
 def _numbers(entry: Entry) -> str:
@@ -309,7 +369,7 @@ def _short(unit: Unit) -> str:
 
 
 def _write(interval: Interval) -> str:
-    return f"{fraction(interval.value)} [{fraction(interval.low)}, {fraction(interval.high)}]"
+    return f"{fraction(interval.value)} {between(interval.low, interval.high)}".strip()
 
 
 def _all(constraints: Sequence[Constraint]) -> str:

@@ -1,16 +1,17 @@
 """Detection metrics: precision and recall by definition, COCO's metrics, and their confidence intervals."""
 
 from boxwright.metrics.coco import Evaluation, evaluate, evaluate_files
-from boxwright.metrics.compare import ApIntervals, Interval, ap_interval
+from boxwright.metrics.compare import Interval, bootstrap_ap, interval, paired_difference
 from boxwright.metrics.precision import OperatingPoint, recall_precision
 
 __all__ = [
-    "ApIntervals",
     "Evaluation",
     "Interval",
     "OperatingPoint",
-    "ap_interval",
+    "bootstrap_ap",
     "evaluate",
     "evaluate_files",
+    "interval",
+    "paired_difference",
     "recall_precision",
 ]

@@ -1,4 +1,11 @@
-"""How far a number would move with other test images and other seeds: the bootstrap (Efron 1979)."""
+"""How far AP, and the difference between two detectors' APs, would move with other test images and other seeds.
+
+The bootstrap: B. Efron, "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979. Detectors
+are compared on the same draws of the same images, so that what makes an image hard cancels in their difference.
+
+`hotcoco.compare` (1.3.0) does not do here: it takes one seed, and it counts an image once however often it was drawn,
+so that its intervals are a quarter too narrow (a test measures that).
+"""
 
 from __future__ import annotations
 
@@ -28,22 +35,19 @@ class Interval(NamedTuple):
     high: float
 
     def overlaps(self, other: Interval) -> bool:
-        """Whether the two cannot be told apart by their intervals; unknown ones (nan) overlap nothing."""
+        """Whether the intervals share a point; unknown ones (nan) share none."""
         return self.low <= other.high and other.low <= self.high
 
-
-class ApIntervals(NamedTuple):
-    """COCO's AP and AP50, each with its interval."""
-
-    ap: Interval
-    ap50: Interval
+    def contains(self, value: float) -> bool:
+        """False where an end is not known (nan)."""
+        return self.low <= value <= self.high
 
 
 class Draws(NamedTuple):
     """How often each replicate draws each image and each seed.
 
     images  (R, N) int64, rows that sum to N
-    seeds     (R, S) int64, rows that sum to S
+    seeds   (R, S) int64, rows that sum to S
     """
 
     images: np.ndarray
@@ -51,9 +55,9 @@ class Draws(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """The detections of one class over N images, best first, and what became of each at COCO's IoU thresholds (T).
+    """The detections of one class over N images, best first, and their matches at COCO's IoU thresholds (T).
 
-    images       (D,) int64, where each is
+    images         (D,) int64, the image of each
     true_positive  (T, D) bool
     counted        (T, D) bool; False for a detection in a crowd, which is neither right nor wrong
     objects        (N,) int64, to be found in each image
@@ -65,32 +69,50 @@ class Ranked(NamedTuple):
     objects: np.ndarray
 
 
-def ap_interval(
-    found: Sequence[Sequence[Detections]],
+def bootstrap_ap(
+    runs: Sequence[Sequence[Detections]],
     targets: Sequence[Target],
     names: Sequence[str],
     replicates: int = 1000,
     seed: int = 0,
-) -> ApIntervals:
-    """AP as the mean over trainings with different seeds, and where it might be for other images and other seeds.
+) -> np.ndarray:
+    """COCO's AP and AP50, means over the seeds: of all images, then of each replicate -> (2, 1 + R).
 
-    `found` has for each seed the detections of every image. Each replicate draws the images and the seeds with
-    replacement and evaluates what it drew; the interval reaches from the 2.5th to the 97.5th percentile (B. Efron,
-    "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979). Detectors that are asked with
-    the same `seed` see the same draws of the same images. nan where there is no object.
+    runs     for each seed the detections of every image
+    targets  of every image, in the same order
+    seed     of the draws: with the same one, detectors are evaluated on the same draws of the same images, and those
+             with equally many seeds on the same draws of the seeds
 
-    The interval is for another test set of the same size. It presumes images that were taken independently: frames of
-    one video tell less than their number. AP over few objects of a class is a little too high, for COCO reads the best
-    precision from each recall on; more so in a replicate, so that the interval may reach further up than down. And two
-    or three seeds show too little of how much seeds differ.
+    Each replicate draws the images and the seeds with replacement. nan where what was drawn has no object.
+
+    It presumes images that were taken independently: the frames of one video carry less information than their number
+    suggests. AP over few objects of a class is a little too high, for COCO reads the best precision from each recall
+    on; more so in a replicate, so that an interval may reach further up than down. And two or three seeds show too
+    little of how much seeds differ.
     """
-    draws = resample(len(targets), len(found), replicates, seed)
-    everything = np.ones((1, len(targets)), dtype=np.int64)
-    images = np.concatenate([everything, draws.images])  # (1 + R, N)
-    aps = np.stack([resampled_ap(rank(one, targets, names), images) for one in found])  # (S, 2, 1 + R)
-    values = aps[:, :, 0].mean(axis=0)  # (2,)
-    resampled = np.einsum("rs,snr->nr", draws.seeds / len(found), aps[:, :, 1:])  # (2, R)
-    return ApIntervals(*(_interval(*one) for one in zip(values, resampled, strict=True)))
+    draws = resample(len(targets), len(runs), replicates, seed)
+    images = np.concatenate([np.ones((1, len(targets)), dtype=np.int64), draws.images])  # (1 + R, N)
+    seeds = np.concatenate([np.ones((1, len(runs)), dtype=np.int64), draws.seeds])  # (1 + R, S)
+    aps = np.stack([resampled_ap(rank(detections, targets, names), images) for detections in runs])  # (S, 2, 1 + R)
+    return np.einsum("rs,snr->nr", seeds / len(runs), aps)
+
+
+def interval(values: np.ndarray) -> Interval:
+    """A row of `bootstrap_ap` (1 + R,) -> its first value, and the 2.5th and 97.5th percentile of the replicates'.
+
+    The value is always inside: with many classes of few objects all replicates can be higher.
+    """
+    value, known = float(values[0]), values[1:][~np.isnan(values[1:])]
+    low, high = np.percentile(known, (2.5, 97.5)) if known.size else (math.nan, math.nan)
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def paired_difference(aps: np.ndarray, other_aps: np.ndarray) -> Interval:
+    """AP minus the other's AP; where the interval contains 0, the test images cannot tell the two detectors apart.
+
+    Both (2, 1 + R) are from `bootstrap_ap` with the same targets, replicates and seed.
+    """
+    return interval(aps[0] - other_aps[0])
 
 
 def resample(n_images: int, n_seeds: int, replicates: int = 1000, seed: int = 0) -> Draws:
@@ -106,16 +128,16 @@ def resample(n_images: int, n_seeds: int, replicates: int = 1000, seed: int = 0)
 
 
 def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> list[Ranked]:
-    """What COCO's evaluation knows of each class before it looks at precision and recall."""
-    _look_over(detections, targets, names)
-    kept = [_best_of_each_class(one) for one in detections]
+    """For each class what COCO's evaluation needs before it computes precision and recall."""
+    _check(detections, targets, names)
+    kept = [_best_of_each_class(found) for found in detections]
     matches = [_match(*pair) for pair in zip(kept, targets, strict=True)]
-    true_positive, counted = (np.concatenate(part, axis=1) for part in zip(*matches, strict=True))  # (T, D)
-    images = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
-    labels = np.concatenate([one.labels.cpu().numpy() for one in kept])
-    scores = np.concatenate([one.scores.detach().cpu().numpy() for one in kept])
-    wanted = [target.labels.cpu().numpy()[~target.crowd.cpu().numpy()] for target in targets]
-    objects = np.stack([np.bincount(one, minlength=len(names)) for one in wanted])  # (N, K)
+    true_positive, counted = (np.concatenate(columns, axis=1) for columns in zip(*matches, strict=True))  # (T, D)
+    images = np.repeat(np.arange(len(kept)), [len(found) for found in kept])
+    labels = np.concatenate([found.labels.cpu().numpy() for found in kept])
+    scores = np.concatenate([found.scores.detach().cpu().numpy() for found in kept])
+    object_labels = [target.labels.cpu().numpy()[~target.crowd.cpu().numpy()] for target in targets]
+    objects = np.stack([np.bincount(column, minlength=len(names)) for column in object_labels])  # (N, K)
     ranked = []
     for label in range(len(names)):
         rows = np.flatnonzero(labels == label)
@@ -124,36 +146,36 @@ def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Seq
     return ranked
 
 
-def _look_over(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> None:
+def _check(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> None:
     if len(detections) != len(targets):
         raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
     for what, records in (("detections", detections), ("targets", targets)):
-        for number, one in enumerate(records):
-            if ((one.labels < 0) | (one.labels >= len(names))).any():
-                raise ValueError(f"{what}[{number}] has a label outside 0..{len(names) - 1}")
-    for number, one in enumerate(detections):
-        if not (one.boxes.isfinite().all() and one.scores.isfinite().all()):
-            raise ValueError(f"detections[{number}] has a box or score that is not finite; did training diverge?")
+        for index, record in enumerate(records):
+            if ((record.labels < 0) | (record.labels >= len(names))).any():
+                raise ValueError(f"{what}[{index}] has a label outside 0..{len(names) - 1}")
+    for index, found in enumerate(detections):
+        if not (found.boxes.isfinite().all() and found.scores.isfinite().all()):
+            raise ValueError(f"detections[{index}] has a box or score that is not finite; did training diverge?")
 
 
-def _best_of_each_class(found: Detections) -> Detections:
+def _best_of_each_class(detections: Detections) -> Detections:
     """At most 100 detections of each class; those of a class best first, tied ones in their order."""
-    labels, scores = found.labels.cpu().numpy(), found.scores.detach().cpu().numpy()
+    labels, scores = detections.labels.cpu().numpy(), detections.scores.detach().cpu().numpy()
     order = np.lexsort((-scores, labels))
     labels = labels[order]
-    place = np.arange(len(labels)) - np.searchsorted(labels, labels)
-    return found[torch.from_numpy(order[place < MAX_DETECTIONS])]
+    rank_in_class = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    return detections[torch.from_numpy(order[rank_in_class < MAX_DETECTIONS])]
 
 
-def _match(found: Detections, target: Target) -> tuple[np.ndarray, np.ndarray]:
+def _match(detections: Detections, target: Target) -> tuple[np.ndarray, np.ndarray]:
     """`precision.match` at all thresholds at once: which are true positives, and which count, both (T, D) bool."""
     thresholds = np.array(IOU_THRESHOLDS)[:, None]  # (T, 1)
-    true_positive = np.zeros((len(thresholds), len(found)), dtype=bool)
+    true_positive = np.zeros((len(thresholds), len(detections)), dtype=bool)
     counted = np.ones_like(true_positive)
-    overlaps = pairwise_overlaps(found, target).numpy()  # (D, G)
+    overlaps = pairwise_overlaps(detections, target).numpy()  # (D, G)
     crowd = target.crowd.cpu().numpy()  # (G,)
     free = np.tile(~crowd, (len(thresholds), 1))  # (T, G)
-    scores = found.scores.detach().cpu().numpy()
+    scores = detections.scores.detach().cpu().numpy()
     near = np.flatnonzero((overlaps >= IOU_THRESHOLDS[0]).any(axis=1))
     for row in near[np.argsort(-scores[near], kind="stable")]:
         reached = overlaps[row] >= thresholds  # (T, G)
@@ -167,28 +189,28 @@ def _match(found: Detections, target: Target) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resampled_ap(ranked: Sequence[Ranked], images: np.ndarray) -> np.ndarray:
-    """AP and AP50 of each replicate, which takes each image so often: (R, N) -> (2, R); nan without an object.
+    """AP and AP50 of each replicate, from how often it has each image: (R, N) -> (2, R); nan without an object.
 
     An image that is drawn twice has its detections twice, each beside its copy; where scores within one image are
     tied, COCO would have one copy of all of them before the other.
     """
     total, known = np.zeros((2, len(images))), np.zeros(len(images))
-    for one in ranked:
-        objects = images @ one.objects  # (R,)
+    for of_class in ranked:
+        objects = images @ of_class.objects  # (R,)
         aps = np.zeros((len(IOU_THRESHOLDS), len(images)))
-        hits = np.flatnonzero(one.true_positive.any(axis=0))
-        # Between two true positives the precision only falls, and it is read at its best: those alone matter.
+        hits = np.flatnonzero(of_class.true_positive.any(axis=0))
+        # Between two true positives precision only falls, and it is read at its best: those alone matter.
         size = max(1, WORKING_SET // max(1, 4 * len(hits)))
         for start in range(0, len(images) if len(hits) else 0, size):
-            part = slice(start, start + size)
-            aps[:, part] = _average_precisions(one, hits, images[part].T.astype(np.float32), objects[part])
+            rows = slice(start, start + size)
+            aps[:, rows] = _average_precisions(of_class, hits, images[rows].T.astype(np.float32), objects[rows])
         total += np.where(objects > 0, [aps.mean(axis=0), aps[0]], 0)
         known += objects > 0
     return np.where(known > 0, total / np.maximum(known, 1), math.nan)
 
 
 def _average_precisions(ranked: Ranked, hits: np.ndarray, times: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """AP at each threshold: `hits` (H,) rows, `times` (N, R) that an image is there, `objects` (R,) -> (T, R)."""
+    """AP at each threshold: `hits` (H,) rows, `times` (N, R) that each image is drawn, `objects` (R,) -> (T, R)."""
     aps = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
     seen = _seen(ranked, hits, times)
     for ap, true_positive, counted in zip(aps, ranked.true_positive, ranked.counted, strict=True):
@@ -206,21 +228,14 @@ def _average_precisions(ranked: Ranked, hits: np.ndarray, times: np.ndarray, obj
 
 
 def _seen(ranked: Ranked, hits: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """How many detections each replicate has down to each of `hits`, that one included: (H, R) float64."""
-    gap = np.searchsorted(hits, np.arange(len(ranked.images)))  # (D,) the hit that each is above, or is
+    """How many detections each replicate has down to and including each of `hits`: (H, R) float64."""
+    gap = np.searchsorted(hits, np.arange(len(ranked.images)))  # (D,) the first hit that is not above each
     steps = np.empty((len(hits), times.shape[1]), dtype=np.float32)
     size = max(1, WORKING_SET // len(times))
     for start in range(0, len(hits), size):
-        part = steps[start : start + size]
-        inside = slice(*np.searchsorted(gap, (start, start + len(part))))
-        cells = (gap[inside] - start) * len(times) + ranked.images[inside]
-        tally = np.bincount(cells, minlength=len(part) * len(times)).reshape(len(part), len(times))
-        part[:] = tally.astype(np.float32) @ times  # whole numbers, exact up to 2^24
+        block = steps[start : start + size]
+        inside = slice(*np.searchsorted(gap, (start, start + len(block))))
+        indices = (gap[inside] - start) * len(times) + ranked.images[inside]
+        tally = np.bincount(indices, minlength=len(block) * len(times)).reshape(len(block), len(times))
+        block[:] = tally.astype(np.float32) @ times  # whole numbers, exact up to 2^24
     return np.cumsum(steps, axis=0, dtype=np.float64)
-
-
-def _interval(value: float, resampled: np.ndarray) -> Interval:
-    known = resampled[~np.isnan(resampled)]
-    low, high = np.percentile(known, (2.5, 97.5)) if known.size else (math.nan, math.nan)
-    # With many classes of few objects, all replicates can be higher (see `ap_interval`); the value is always inside.
-    return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))

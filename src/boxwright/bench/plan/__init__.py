@@ -1,1 +1,1 @@
-"""What is decided before a race: cells, rules, the budget, checks of the data and the disk."""
+"""What is decided before a race: cells, rules, the budget; and checks of the data and the disk."""

@@ -1,9 +1,9 @@
-"""What fits into a budget: as many cells trained to the end as the time allows, the others halved away on the way.
+"""What fits into a budget: as many cells trained to the end as the time allows, the others stopped by halving.
 
 Successive halving: Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", section 3. Who is halved away is decided by AP on validation data, but a cell that is faster than all
-better ones is kept before one that is neither: the frontier is what the race is for (as in Schmucker et al. 2021,
-"Multi-objective Asynchronous Successive Halving").
+Optimization", section 3. Cells are stopped by AP on val, but a cell that is faster than all better ones is kept before
+one that is neither: the frontier is what the race is for (as in Schmucker et al. 2021, "Multi-objective Asynchronous
+Successive Halving"). Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from boxwright.bench.result import Rung, Standing
 
-_SLACK = 0.9  # of the budget is planned: a few steps tell the pace of thousands only roughly
+_SLACK = 0.9  # of the budget is planned: a few steps predict the time of thousands only roughly
 _LENGTH = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m(?:in)?)?(?:(\d+\.?\d*)s)?")
-_FEWEST = 2  # cells that get to the end: a race of one has no runner-up
+_FEWEST = 2  # cells trained to the end: a race of one has no runner-up
 
 
 class Pace(NamedTuple):
-    """Seconds that a cell takes: for an epoch of training, a look at the validation part, what comes once for each
-    seed (the test part), and once for the cell (proposals, its times)."""
+    """Seconds that a cell takes: for an epoch of training, for an evaluation on val, once for each seed (detection on
+    test), and once for the cell (proposals, timing)."""
 
     epoch: float
     validation: float
@@ -33,11 +33,11 @@ class Pace(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a race goes.
+    """The course of a race.
 
-    epochs    of those that get to the end; the learning rate of all cells falls along the cosine of this length
-    rungs     after so many epochs the field is halved; none where all get to the end
-    seconds   that it takes, if the most expensive cells are those that stay
+    epochs   of the cells trained to the end; the learning rate of all cells falls along a cosine of this length
+    rungs    the epochs after which the field is halved; none where all cells are trained to the end
+    seconds  that the race takes if the most expensive cells are those that are kept
     """
 
     epochs: int
@@ -53,15 +53,15 @@ def make_plan(
     budget: float | None = None,
     parallel: int = 1,
 ) -> Plan:
-    """The plan with the fewest halvings that leaves at least half the `epochs` to those that get to the end; where
-    none does, the one with the most epochs.
+    """The plan with the fewest halvings that leaves at least half the `epochs` to the cells trained to the end; where
+    there is none, the plan with the most epochs.
 
-    epochs          that every cell would train without a budget
-    validate_every  epochs between looks at the validation part
-    budget          seconds, what was taken before the plan not included
-    parallel        jobs that are done at a time; times are taken by one alone
+    epochs          of every cell without a budget
+    validate_every  epochs between evaluations on val
+    budget          seconds, from now on
+    parallel        jobs at a time; timing is done alone
 
-    Raises ValueError, with what would do, where not even one epoch between halvings fits.
+    Raises ValueError, with the budget that suffices, where not even one epoch between halvings fits.
     """
 
     def seconds(length: int, halvings: int) -> float:
@@ -86,25 +86,25 @@ def make_plan(
     if not fitting:
         least = min(seconds(2**halvings, halvings) for halvings in range(most + 1)) / _SLACK
         raise ValueError(
-            f"the budget of {written(budget)} is too small for {len(paces)} cells with {seeds} seeds: an epoch of "
-            f"each takes {written(least)} with its measurements. Give more, or fewer detectors, sizes or seeds"
+            f"the budget of {duration(budget)} is too small for {len(paces)} cells with {seeds} seeds: an epoch of "
+            f"each takes {duration(least)} with its measurements. Give more, or fewer detectors, sizes or seeds"
         )
-    length, halvings = next((one for one in fitting if one[0] >= epochs / 2), max(fitting))
+    length, halvings = next((plan for plan in fitting if plan[0] >= epochs / 2), max(fitting))
     halvings = -halvings
     return Plan(length, rungs_of(length, halvings), seconds(length, halvings))
 
 
 def rungs_of(epochs: int, halvings: int) -> tuple[int, ...]:
-    """Half of the epochs, a quarter, an eighth ... in the order in which they come."""
+    """A half of the epochs, a quarter, an eighth ... in ascending order."""
     return tuple(round(epochs / 2**power) for power in range(halvings, 0, -1))
 
 
 def halve(epoch: int, measured: Mapping[str, tuple[float, float]]) -> Rung:
-    """The better half goes on; of three, two.
+    """The better half of the cells is kept; of three, two.
 
-    measured  of each cell its AP on val, nan where it has none, and its seconds an image
+    measured  by cell: its AP on val, nan where it has none, and its seconds an image
 
-    In the order of: how many times the frontier must be taken away before the cell is on it; then AP.
+    Cells are ranked by how many times the frontier must be removed before they are on it, then by AP.
     """
     left = {name: (-math.inf if math.isnan(ap) else ap, seconds) for name, (ap, seconds) in measured.items()}
     ranked: list[str] = []
@@ -117,9 +117,9 @@ def halve(epoch: int, measured: Mapping[str, tuple[float, float]]) -> Rung:
     return Rung(epoch, tuple(standings))
 
 
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _beats(cell: tuple[float, float], other: tuple[float, float]) -> bool:
     """Better and as fast, or faster and as good."""
-    return one[0] >= other[0] and one[1] <= other[1] and one != other
+    return cell[0] >= other[0] and cell[1] <= other[1] and cell != other
 
 
 def _half(count: int) -> int:
@@ -127,14 +127,14 @@ def _half(count: int) -> int:
 
 
 def _counts(cells: int, halvings: int) -> Sequence[int]:
-    """How many cells train on each of the stretches between rungs."""
+    """How many cells are trained between one rung and the next."""
     counts = [cells]
     for _ in range(halvings):
         counts.append(_half(counts[-1]))
     return counts
 
 
-def written(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A length of time for people: 1 h 30 min, 12 min, 45 s."""
     if seconds >= 3600:
         hours, minutes = divmod(round(seconds / 60), 60)
@@ -143,9 +143,9 @@ def written(seconds: float) -> str:
 
 
 def parse_budget(text: str) -> float:
-    """Seconds of "90s", "30m", "1.5h" or "1h30m". Raises ValueError for what is no length of time."""
-    found = _LENGTH.fullmatch(text.replace(" ", "").lower())
-    seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    """Seconds of "90s", "30m", "1.5h" or "1h30m". Raises ValueError for other text."""
+    match = _LENGTH.fullmatch(text.replace(" ", "").lower())
+    seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if seconds <= 0:
         raise ValueError(f"a budget is a length of time such as 45s, 30m, 8h or 1h30m; got {text!r}")
     return seconds

@@ -1,45 +1,46 @@
-"""What is the same for all cells of a race, as options."""
+"""What is the same for all cells of a race, as options. Imports no torch, as the command's help reads it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from boxwright.bench.plan.budget import parse_budget
-from boxwright.data.augment import PRESETS
-from boxwright.predict.program import RUNTIMES
+
+Augmentation = Literal["none", "light", "standard", "strong"]
+Runtime = Literal["eager", "compiled"]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is the same for all cells of a race; how they learn is a `TrainConfig`."""
+    """What is the same for all cells of a race; how they are trained is a `TrainConfig`."""
 
     seeds: int = 2
-    """Trainings of each cell, that differ in what chance decides."""
+    """Trainings of each cell, which differ in all that is random."""
     budget: Annotated[str, tyro.conf.arg(metavar="30m|8h", help_behavior_hint="")] = ""
-    """The time for all of it. Where it is short, the field is halved on the way by AP on val."""
-    augment: Literal["none", "light", "standard", "strong"] = "standard"
-    """How much training images are varied."""
+    """Time for the whole race. Where it is short, cells train for fewer epochs, or are stopped early by AP on val."""
+    augment: Augmentation = "standard"
+    """How strongly training images are augmented."""
     batch: int = 8
-    """Images in a step of training, and together where images a second are measured."""
+    """Images in a training step, and in a batch where images a second are measured."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Backbones start from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
     timed: int = 20
-    """Test images that times are taken on."""
+    """Test images on which times are measured."""
     rounds: int = 3
-    """How often each of them, all cells in turn; one more round goes before, uncounted."""
-    runtimes: tuple[Literal["eager", "compiled"], ...] = ("eager",)
-    """How networks run where times are taken; compiled takes a minute or two for each cell before it is fast."""
+    """Rounds over these images, all cells in turn; a warm-up round before them does not count."""
+    runtimes: tuple[Runtime, ...] = ("eager",)
+    """How networks run where times are measured; compiling takes a minute or two for each cell."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Processes that load images for training; one core less than there are, at most 4, if not given."""
+    """Processes that load images for training; if not given, one fewer than there are cores, at most 4."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     parallel: int = 1
-    """Trainings at a time, each on a GPU of its own, by Ray (boxwright[ray]); 1 is in this process, without Ray."""
+    """Trainings at a time, each on its own GPU, by Ray (boxwright[ray]); 1 is in this process, without Ray."""
     ray: str = "local"
-    """Where Ray runs: local starts it here, for as long as it is needed; or the address of a cluster."""
+    """local starts Ray here for the duration of the race; otherwise the address of a cluster."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "batch", "timed", "rounds", "parallel"):
@@ -47,10 +48,11 @@ class Rules:
                 raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers is 0 or more, got {self.workers}")
-        if self.augment not in PRESETS:
-            raise ValueError(f"augment is one of {', '.join(PRESETS)}; got {self.augment!r}")
-        if not self.runtimes or set(self.runtimes) - set(RUNTIMES) or len(set(self.runtimes)) < len(self.runtimes):
+        if self.augment not in get_args(Augmentation):
+            raise ValueError(f"augment is one of {', '.join(get_args(Augmentation))}; got {self.augment!r}")
+        known = get_args(Runtime)
+        if not self.runtimes or set(self.runtimes) - set(known) or len(set(self.runtimes)) < len(self.runtimes):
             got = " ".join(self.runtimes) or "none"
-            raise ValueError(f"runtimes are different ones of {', '.join(RUNTIMES)}; got {got}")
+            raise ValueError(f"runtimes are different ones of {', '.join(known)}; got {got}")
         if self.budget:
             parse_budget(self.budget)

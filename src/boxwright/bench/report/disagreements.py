@@ -1,4 +1,4 @@
-"""The test images on which two cells differ most: what is annotated, and what each of them found."""
+"""The test images on which two cells differ most: the annotation, and the detections of each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from boxwright.metrics.precision import match
 from boxwright.predict.propose import Source
 from boxwright.types import Detections, Target
 
-_WIDTH, _HEIGHT = 480, 640  # pixels that an image is made to fit into
+_WIDTH, _HEIGHT = 480, 640  # pixels that an image is resized to fit into
 
 
 class Side(NamedTuple):
-    """One of two cells: its detections on each test image, and from which score on those of each class count.
+    """The detections of a cell on each test image, and the score from which on those of each class count.
 
-    thresholds  (K,) by label; one that is nan shows nothing of its class
+    thresholds  (K,) by label; with nan no detection of the class counts
     """
 
     name: str
@@ -34,20 +34,20 @@ class Side(NamedTuple):
 
     def shown(self, index: int) -> Detections:
         """Those that score at least the threshold of their class."""
-        found = self.detections[index]
-        return found[found.scores.cpu() >= torch.tensor(self.thresholds)[found.labels.cpu()]]
+        detections = self.detections[index]
+        return detections[detections.scores.cpu() >= torch.tensor(self.thresholds)[detections.labels.cpu()]]
 
 
 class Outcome(NamedTuple):
-    """What became of the detections shown of an image at IoU .5, and how many objects nobody found."""
+    """The numbers of right and wrong detections in an image at IoU .5, and of objects that were missed."""
 
     right: int
     wrong: int
     missed: int
 
     @classmethod
-    def of(cls, found: Detections, target: Target) -> Outcome:
-        matches = match(found, target)
+    def of(cls, detections: Detections, target: Target) -> Outcome:
+        matches = match(detections, target)
         right = int(matches.true_positive.sum())
         wrong = int((matches.counted & ~matches.true_positive).sum())
         return cls(right, wrong, int((~target.crowd).sum()) - right)
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """An image that is in the page itself: `source` is a data URI; `width` and `height` are pixels."""
+    """An image embedded in the page: `source` is a data URI; `width` and `height` are pixels."""
 
     title: str
     alt: str
@@ -67,16 +67,16 @@ class Panel(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """A test image thrice: its annotation, what the first cell found, what the second did."""
+    """A test image three times: with its annotation, with the detections of the first cell, and of the second."""
 
     caption: str
     panels: tuple[Panel, ...]
 
 
 def disagreements(first: Side, second: Side, targets: Sequence[Target], count: int | None = 6) -> list[int]:
-    """The images on which the number of right minus wrong detections differs most; none on which it does not.
+    """The images on which the number of right minus wrong detections differs, those with the largest difference first.
 
-    Where two differ alike, the earlier comes first. `count` None: all of them.
+    Among equal differences the earlier image comes first. `count` None: all images.
     """
     if not len(first.detections) == len(second.detections) == len(targets):
         raise ValueError(
@@ -94,7 +94,7 @@ def disagreements(first: Side, second: Side, targets: Sequence[Target], count: i
 
 
 def show(first: Side, second: Side, dataset: Dataset, count: int = 6) -> list[Disagreement]:
-    """The `disagreements` of two cells on a dataset, to be put into the report; what cannot be read is passed over."""
+    """The `disagreements` of two cells on a dataset, for the report; images that cannot be read are left out."""
     targets = [dataset.target(index) for index in range(len(dataset))]
     shown: list[Disagreement] = []
     for index in disagreements(first, second, targets, None):
@@ -115,9 +115,9 @@ def _draw(
     objects = f"{count} object{'s' * (count != 1)}"
     panels = [_panel(image, f"annotation: {objects}", name, target.boxes, target.labels, names)]
     for side in (first, second):
-        found = side.shown(index)
-        title = f"{side.name}: {Outcome.of(found, target)}"
-        panels.append(_panel(image, title, name, found.boxes, found.labels, names, found.scores.tolist()))
+        shown = side.shown(index)
+        title = f"{side.name}: {Outcome.of(shown, target)}"
+        panels.append(_panel(image, title, name, shown.boxes, shown.labels, names, shown.scores.tolist()))
     return Disagreement(name, tuple(panels))
 
 
@@ -125,7 +125,7 @@ def _panel(
     image: np.ndarray, title: str, name: str, boxes: Tensor, labels: Tensor, names: Sequence[str],
     scores: list[float] | None = None,
 ) -> Panel:  # fmt: skip
-    """Drawn at the size it is shown, so that letters stay letters."""
+    """Drawn at the size in which it is shown, so that text stays readable."""
     height, width = image.shape[:2]
     scale = min(_WIDTH / width, _HEIGHT / height)
     size = max(1, round(scale * width)), max(1, round(scale * height))

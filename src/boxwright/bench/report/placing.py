@@ -1,7 +1,7 @@
-"""Labels beside points that cover neither a point nor each other, as far as there is room: first come, first served.
+"""Greedy placement of labels beside points, so that they cover neither a point nor each other where there is room.
 
-Points are few and labels short, so trying some places around each is enough; Christensen et al. 1995 ("An Empirical
-Study of Algorithms for Point-Feature Label Placement") compare this to what takes longer.
+Points are few and labels short, so trying some positions around each is enough; Christensen et al. 1995 ("An Empirical
+Study of Algorithms for Point-Feature Label Placement") compare this with slower algorithms.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Box(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text's extent, and the point that it belongs to."""
+    """The size of a text, and the point that it belongs to."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Label(NamedTuple):
 
 
 def covered(line: Iterable[tuple[float, float]]) -> list[Box]:
-    """What a line of horizontal and vertical parts covers, from corner to corner; 2 wide."""
+    """The boxes, 2 wide, that a line of horizontal and vertical pieces covers from corner to corner."""
     corners = list(line)
     return [
         Box(min(x, u) - 1, min(y, v) - 1, max(x, u) + 1, max(y, v) + 1)
@@ -66,24 +66,24 @@ _RINGS = (1.0, 1.4, 2.0, 3.0, 4.0)
 
 
 def place(labels: Sequence[Label], marks: Iterable[Box], lines: Iterable[Box], area: Box, radius: float) -> list[Box]:
-    """Where each label goes.
+    """The box of each label.
 
     marks   must not be covered: the points themselves
-    lines   better not: error bars, steps
-    area    what must not be left
-    radius  how far from its point's center a label begins
+    lines   should not be covered: error bars, steps
+    area    that labels must stay inside
+    radius  distance from a point's center to its label
     """
     hard, soft, placed = list(marks), list(lines), []
     for label in labels:
-        spots = [_spot(label, way, ring * radius) for ring in _RINGS for way in _DIRECTIONS]
+        spots = [_spot(label, direction, ring * radius) for ring in _RINGS for direction in _DIRECTIONS]
         best = min(spots, key=lambda spot: _cost(spot, hard, soft, area, label, radius))
         placed.append(best)
         hard.append(best)
     return placed
 
 
-def _spot(label: Label, way: tuple[int, int], distance: float) -> Box:
-    across, up = way
+def _spot(label: Label, direction: tuple[int, int], distance: float) -> Box:
+    across, up = direction
     distance *= math.sqrt(0.5) if across and up else 1.0
     x = label.x + across * (distance + label.width / 2)
     y = label.y + up * (distance + label.height / 2)
@@ -91,9 +91,9 @@ def _spot(label: Label, way: tuple[int, int], distance: float) -> Box:
 
 
 def _cost(spot: Box, hard: Sequence[Box], soft: Sequence[Box], area: Box, label: Label, radius: float) -> float:
-    """What it covers and what is outside are much dearer than a line crossed, and that dearer than a distance."""
-    hidden = sum(spot.shared(one) for one in hard) / spot.area
-    crossed = sum(spot.shared(one) > 0 for one in soft)
+    """Covering a mark or leaving the area costs much more than crossing a line, and that more than distance."""
+    hidden = sum(spot.shared(box) for box in hard) / spot.area
+    crossed = sum(spot.shared(box) > 0 for box in soft)
     outside = 1 - spot.shared(area) / spot.area
     x, y = spot.center
     away = math.hypot(x - label.x, y - label.y) / radius

@@ -1,4 +1,4 @@
-"""A race as images: speed against accuracy, where the time goes, memory, how the cells learnt."""
+"""The figures of a race: speed against accuracy, the time of each stage, memory, the training curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from boxwright.bench.report import points
 from boxwright.bench.report.placing import Box, Label, covered, place
-from boxwright.bench.report.points import COLORS, GUEST, INK, PAPER, Point, Style
+from boxwright.bench.report.points import COLORS, EXTERNAL, INK, PAPER, Point, Style
 from boxwright.bench.result import Race
 from boxwright.bench.verdict import fastest
 from boxwright.measure.speed import STAGES
@@ -31,18 +31,18 @@ except ImportError as error:
 
 Corners = Sequence[tuple[float, float]]
 _WIDE, _NARROW = 10.8, 4.76
-"""Inches: a desktop's page, and the 343 pixels that a phone leaves, at a page's size of text."""
+"""Inches: the width of a desktop's page, and the 343 pixels of a phone's, at the page's font size."""
 _PANEL = 2.45
-"""Inches that the curves of a cell are high, with all that is written around them."""
-_LOG = 5.0  # from so many times as much between the fastest and the slowest on, the axis is logarithmic
+"""Height in inches of the curves of a cell, with their labels."""
+_LOG = 5.0  # the axis is logarithmic where the slowest takes more than so many times as long as the fastest
 _STAGES = {
     "decode": (4, ""), "resize": (1, "////"), "propose": (3, "...."), "network": (0, ""), "nms": (2, "\\\\\\\\"),
     "boxes": (5, ""), "detect": (6, ""),
 }  # fmt: skip
-"""The colour's place and the hatch of each, so that neighbours stand apart in black and white too."""
+"""The index of the colour and the hatch of each, so that neighbours differ in black and white too."""
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class or an external model may have dollars in its name
-    "svg.hashsalt": "boxwright",  # the same race, the same file
+    "svg.hashsalt": "boxwright",  # the same race gives the same file
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],
     "hatch.linewidth": 0.8,
@@ -54,8 +54,8 @@ _STYLE: dict[Any, Any] = {
 def draw_frontier(race: Race, narrow: bool = False) -> Figure:
     """Speed against accuracy: colour by backbone, shape by meta-architecture, the size of images beside each.
 
-    A point is the two things with the gids `mark-` and, larger and unseen, `cell-` and its place among the entries.
-    A cell that was stopped is hollow.
+    A point has two artists, whose gids end with its index among the entries: `mark-`, and `cell-`, larger and
+    invisible. A cell that was stopped is hollow.
     """
     with _drawing(narrow, 6.4 if narrow else 5.6) as figure:
         known = points.measured(race)
@@ -64,11 +64,11 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
             return figure
         axes = _axes(figure.add_subplot(), "both")
         axes.set(xlabel="p50 of one image, milliseconds (fewer are better)", ylabel="AP on test")
-        asked, looks = points.bounds(race, known), points.styles(race.entries)
-        _set_limits(axes, known, asked)
+        limits, looks = points.bounds(race, known), points.styles(race.entries)
+        _set_limits(axes, known, limits)
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         lines = {"frontier": points.corners(race, known, right, bottom)} if race.verdict.frontier else {}
-        for axis, bound in asked.items():
+        for axis, bound in limits.items():
             ends = [(bound, bottom), (bound, top)] if axis == "ms" else [(left, bound), (right, bound)]
             lines[f"bound-{axis}"] = ends
         for name, line in lines.items():
@@ -77,20 +77,20 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
             axes.plot(*zip(*line, strict=True), color=INK, zorder=1.5, gid=name, **options)
         for point in known:
             _draw_point(axes, point, looks[point.entry.name], race)
-        _draw_key(figure, race, known, bool(asked), narrow)
+        _draw_key(figure, race, known, bool(limits), narrow)
         _draw_labels(figure, axes, race, known, list(lines.values()))
     return figure
 
 
 def draw_stages(race: Race, narrow: bool = False) -> Figure:
     """The mean time of an image in its stages, a bar per cell, the fastest at the top."""
-    times = {entry.name: found[1].stages for entry in race.entries if (found := fastest(entry))}
+    times = {entry.name: timed[1].stages for entry in race.entries if (timed := fastest(entry))}
     names = sorted(times, key=lambda name: sum(times[name].values()))
     stages = [stage for stage in (*STAGES, "detect") if any(times[name].get(stage) for name in names)]
     with _drawing(narrow, _height(len(names), narrow, 1.3)) as figure:
         axes = _axes(figure.add_subplot(), "x")
-        parts = {stage: [1e3 * times[name].get(stage, 0.0) for name in names] for stage in stages}
-        _draw_bars(axes, names, parts, narrow)
+        lengths = {stage: [1e3 * times[name].get(stage, 0.0) for name in names] for stage in stages}
+        _draw_bars(axes, names, lengths, narrow)
         axes.set_xlabel("mean of one image, milliseconds")
         if stages:
             figure.legend(loc="outside lower center", ncols=3 if narrow else len(stages), frameon=False)
@@ -98,7 +98,7 @@ def draw_stages(race: Race, narrow: bool = False) -> Figure:
 
 
 def draw_memory(race: Race, narrow: bool = False) -> Figure:
-    """The most memory of a process that detects, and of its network on a device where there is one."""
+    """The peak memory of a process that detects, and of its network on a device where there is one."""
     known = [entry for entry in race.entries if entry.memory is not None or entry.device_memory is not None]
     known.sort(key=lambda entry: entry.memory or 0)
     kinds = {"memory": ("of the process, MB", 0), "device_memory": ("on the device, MB", 1)}
@@ -115,9 +115,9 @@ def draw_memory(race: Race, narrow: bool = False) -> Figure:
 
 
 def draw_learning(race: Race, narrow: bool = False) -> Figure:
-    """For each cell its AP on val above its loss, seeds thin and their mean thick; the winner's AP behind, in grey.
+    """For each cell its AP on val above its loss, seeds thin and their mean thick; the AP of the first cell in grey.
 
-    AP has one axis for all; losses of different detectors do not compare, and each has its own.
+    AP has the same axis in all panels; losses of different detectors do not compare, and each has its own axis.
     """
     known = [entry for entry in race.entries if entry.learning]
     columns = 2 if narrow else 4
@@ -125,7 +125,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     looks, seeds = points.styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
     highest = max((ap for seed in seeds for ap in seed.val.values() if math.isfinite(ap)), default=0.0)
     longest = max((len(seed.losses) for seed in seeds), default=1)
-    winner = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.winner]
+    first = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.first]
     with _drawing(narrow, _PANEL * rows, layout=None) as figure:
         for index, entry in enumerate(known):
             row, column = divmod(index, columns)
@@ -134,11 +134,11 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             for axes, text in ((above, "AP on val"), (below, "loss")):
                 axes.set_xlim(0.5, max(longest, 1) + 0.5)
                 axes.set_ylabel(text if column == 0 else "", fontsize="small")
-            color, own = looks[entry.name].color, list(entry.learning.values())
-            for others in winner:
+            color, curves = looks[entry.name].color, list(entry.learning.values())
+            for others in first:
                 _draw_mean(above, [seed.val for seed in others], INK, alpha=0.3, linewidth=1.6)
-            _draw_seeds(above, [seed.val for seed in own], color)
-            _draw_seeds(below, [dict(enumerate(seed.losses, 1)) for seed in own], color)
+            _draw_seeds(above, [seed.val for seed in curves], color)
+            _draw_seeds(below, [dict(enumerate(seed.losses, 1)) for seed in curves], color)
             above.set_ylim(0, 1.1 * highest or 1.0)
             below.set_ylim(bottom=0)
             above.set_title(points.two_lines(entry), fontsize="small", loc="left")
@@ -148,14 +148,14 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
 
 
 def _panel(figure: Figure, row: int, left: float, width: float, bottom: float, height: float) -> Axes:
-    """Axes that have a place of their own: a layout engine would take longer for many than all else together.
+    """Axes at a fixed position: for many axes a layout engine takes longer than all the rest.
 
-    left, width     of what they have with their numbers and names, in parts of the figure
-    bottom, height  without those, in inches of their row
+    left, width     of the axes with their labels, as a fraction of the figure
+    bottom, height  of the axes without labels, in inches of their row
     """
     wide, high = figure.get_size_inches()
-    place = left + 0.58 / wide, 1 - ((row + 1) * _PANEL - bottom) / high, width - 0.68 / wide, height / high
-    axes = _axes(figure.add_axes(place), "both")
+    position = left + 0.58 / wide, 1 - ((row + 1) * _PANEL - bottom) / high, width - 0.68 / wide, height / high
+    axes = _axes(figure.add_axes(position), "both")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.tick_params(labelsize="small")
@@ -163,12 +163,12 @@ def _panel(figure: Figure, row: int, left: float, width: float, bottom: float, h
 
 
 def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """A file of its own, on paper."""
+    """A figure as a file, on white."""
     return _saved(figure, kind, facecolor=PAPER, dpi=160, fonttype="path")
 
 
 def svg_text(figure: Figure) -> str:
-    """SVG to be put into a page: letters as letters, nothing behind it. `svg.inline` does the rest."""
+    """SVG for `svg.inline`: text as text, without a background."""
     return _saved(figure, "svg", facecolor="none", dpi=72, fonttype="none").decode("utf-8")
 
 
@@ -183,7 +183,7 @@ def _saved(figure: Figure, kind: str, facecolor: str, dpi: int, fonttype: str) -
 @contextmanager
 def _style(more: Mapping[Any, Any]) -> Iterator[None]:
     with rc_context({**_STYLE, **more}), warnings.catch_warnings():
-        # A name in letters that matplotlib's own font lacks: a page has them from the system.
+        # A name in letters that matplotlib's font lacks: a page takes them from the system's.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         yield
 
@@ -202,9 +202,9 @@ def _axes(axes: Axes, grid: Literal["both", "x"]) -> Axes:
     return axes
 
 
-def _set_limits(axes: Axes, known: Sequence[Point], asked: Mapping[str, float]) -> None:
-    """All points, their intervals and what was asked, with room around them."""
-    low, high = points.span([*(one for point in known for one in point.ms if one > 0), asked.get("ms", math.nan)])
+def _set_limits(axes: Axes, known: Sequence[Point], bounds: Mapping[str, float]) -> None:
+    """Around all points, their intervals and the constraints."""
+    low, high = points.span([*(end for point in known for end in point.ms if end > 0), bounds.get("ms", math.nan)])
     if high > _LOG * low:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
@@ -215,9 +215,9 @@ def _set_limits(axes: Axes, known: Sequence[Point], asked: Mapping[str, float]) 
         axes.set_xlim(max(0.0, low - room), high + room)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     whole = [point for point in known if point.entry.state != "stopped"] or known
-    low, high = points.span([*(one for point in whole for one in point.ap), asked.get("ap", math.nan)])
+    low, high = points.span([*(end for point in whole for end in point.ap), bounds.get("ap", math.nan)])
     lowest = min(point.ap.value for point in known)
-    low = max(min(low, lowest), low - 0.3 * (high - low))  # what was stopped early must not squeeze the others
+    low = max(min(low, lowest), low - 0.3 * (high - low))  # cells that were stopped early must not squeeze the others
     room = 0.1 * (high - low) or 0.05
     axes.set_ylim(max(-0.02, low - room), min(1.02, high + room))
 
@@ -230,25 +230,25 @@ def _draw_point(axes: Axes, point: Point, look: Style, race: Race) -> None:
         ring = {"markeredgecolor": INK, "markeredgewidth": 1.6, "color": "none"}
         axes.plot(x, y, "o", markersize=18, zorder=2.5, gid="chosen", **ring)
     axes.plot(
-        x, y, look.marker, markersize=14 if point.entry.state == "guest" else 9,
+        x, y, look.marker, markersize=14 if point.entry.state == "external" else 9,
         markerfacecolor=PAPER if stopped else look.color, markeredgecolor=look.color if stopped else PAPER,
-        markeredgewidth=1.5 if stopped else 0.8, alpha=0.65 if stopped else 1.0, zorder=3, gid=f"mark-{point.place}",
+        markeredgewidth=1.5 if stopped else 0.8, alpha=0.65 if stopped else 1.0, zorder=3, gid=f"mark-{point.index}",
     )  # fmt: skip
-    # What a pointer or a keyboard reaches.
-    axes.plot(x, y, "o", markersize=24, color="none", zorder=9, gid=f"cell-{point.place}")
+    # The target of a pointer or a keyboard.
+    axes.plot(x, y, "o", markersize=24, color="none", zorder=9, gid=f"cell-{point.index}")
 
 
 def _seat(axes: Axes, point: Point) -> tuple[float, float]:
-    """Where it is drawn: one that was stopped may be far below the others, and is then at the lower edge."""
+    """The position of its mark: a cell that was stopped may be far below the others, and is then at the lower edge."""
     bottom, top = axes.get_ylim()
     return point.ms.value, max(point.ap.value, bottom + 0.05 * (top - bottom))
 
 
-def _draw_key(figure: Figure, race: Race, known: Sequence[Point], asked: bool, narrow: bool) -> None:
-    """What colours, shapes and lines mean: beside the plot, on a phone below it in two columns."""
+def _draw_key(figure: Figure, race: Race, known: Sequence[Point], bounded: bool, narrow: bool) -> None:
+    """The legend of colours, shapes and lines: beside the plot, on a phone below it in two columns."""
     looks = points.styles(race.entries)
-    shown = [point.entry for point in sorted(known, key=lambda point: point.place)]
-    cells = [entry for entry in shown if entry.state != "guest"]
+    shown = [point.entry for point in sorted(known, key=lambda point: point.index)]
+    cells = [entry for entry in shown if entry.state != "external"]
     colors = {entry.backbone: Patch(color=looks[entry.name].color, label=entry.backbone) for entry in cells}
     markers = {entry.detector: _handle(entry.detector, looks[entry.name].marker) for entry in cells}
     stopped = [entry for entry in shown if entry.state == "stopped"]
@@ -256,13 +256,13 @@ def _draw_key(figure: Figure, race: Race, known: Sequence[Point], asked: bool, n
     hollow = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.5, "alpha": 0.65}
     rest = (
         (race.verdict.frontier, _handle("frontier", linestyle="-", alpha=0.45)),
-        (asked, _handle("asked for", linestyle="--", alpha=0.7)),
-        (len(shown) > len(cells), _handle("guest", GUEST, markersize=12)),
+        (bounded, _handle("constraint", linestyle="--", alpha=0.7)),
+        (len(shown) > len(cells), _handle("external model", EXTERNAL, markersize=12)),
         (stopped, _handle(", ".join(["stopped", *on_val]), "o", **hollow)),
         (cells, _handle("number: shorter side, pixels")),
     )
-    lines = [handle for is_there, handle in rest if is_there]
-    first, second = ([_handle(head), *found.values()] for head, found in (("Backbone", colors), ("Detector", markers)))
+    lines = [handle for needed, handle in rest if needed]
+    first, second = ([_handle(head), *keys.values()] for head, keys in (("Backbone", colors), ("Detector", markers)))
     blank = _handle("")
     columns = [[*first, blank, *lines], second] if narrow else [[*first, blank, *second, blank, *lines]]
     longest = max(map(len, columns))
@@ -280,8 +280,8 @@ def _handle(name: str, marker: str = "", **more: Any) -> Line2D:
 
 
 def _draw_labels(figure: Figure, axes: Axes, race: Race, known: Sequence[Point], lines: Sequence[Corners]) -> None:
-    """Beside the points, the winner's first; one that is far is tied to its point. `lines` are better not crossed."""
-    figure.draw_without_rendering()  # the layout, and with it the place of each point, is settled only now
+    """Beside the points, the highlighted one first; a distant label gets a line to its point. `lines` are avoided."""
+    figure.draw_without_rendering()  # the layout, and with it the position of each point, is known only now
     pixel = figure.dpi / 72
     known = sorted(known, key=lambda point: point.entry.name not in points.chosen(race))
     notes, labels, marks = [], [], []
@@ -301,13 +301,13 @@ def _draw_labels(figure: Figure, axes: Axes, race: Race, known: Sequence[Point],
                  [(seat[0], point.ap.low), (seat[0], point.ap.high)]]  # fmt: skip
     strokes = [stroke for line in lines for stroke in covered(axes.transData.transform(line))]
     spots = place(labels, marks, strokes, Box(*axes.bbox.extents), 9 * pixel)
-    for note, one, spot in zip(notes, labels, spots, strict=True):
+    for note, label, spot in zip(notes, labels, spots, strict=True):
         x, y = spot.center
-        note.set_position(((x - one.x) / pixel, (y - one.y) / pixel))
+        note.set_position(((x - label.x) / pixel, (y - label.y) / pixel))
         note.set_in_layout(False)
-        end = spot.nearest(one.x, one.y)
-        if math.dist(end, (one.x, one.y)) > 16 * pixel:
-            tie = axes.transData.inverted().transform([(one.x, one.y), end])
+        end = spot.nearest(label.x, label.y)
+        if math.dist(end, (label.x, label.y)) > 16 * pixel:
+            tie = axes.transData.inverted().transform([(label.x, label.y), end])
             axes.plot(*tie.T, color=INK, alpha=0.5, linewidth=0.7, zorder=1.6)
 
 
@@ -316,13 +316,13 @@ def _height(bars: int, narrow: bool, room: float) -> float:
 
 
 def _draw_bars(
-    axes: Axes, names: Sequence[str], parts: Mapping[str, Sequence[float]], narrow: bool, color: int | None = None
+    axes: Axes, names: Sequence[str], lengths: Mapping[str, Sequence[float]], narrow: bool, color: int | None = None
 ) -> None:
-    """Horizontal bars, the parts of each one after the other, with their sum behind; on a phone the name is above."""
+    """Stacked horizontal bars with their sums; on a phone the name is above the bar."""
     ends = np.zeros(len(names))
-    for part, values in parts.items():
-        paint, hatch = _STAGES.get(part, (5, "")) if color is None else (color, "")
-        axes.barh(range(len(names)), np.nan_to_num(values), 0.4 if narrow else 0.62, ends, label=part,
+    for label, values in lengths.items():
+        paint, hatch = _STAGES.get(label, (5, "")) if color is None else (color, "")
+        axes.barh(range(len(names)), np.nan_to_num(values), 0.4 if narrow else 0.62, ends, label=label,
                   color=COLORS[paint], edgecolor=PAPER, hatch=hatch, linewidth=0.6)  # fmt: skip
         ends = ends + np.asarray(values)
     longest = float(np.nanmax(ends)) if len(ends) and not np.isnan(ends).all() else 1.0
@@ -343,6 +343,6 @@ def _draw_seeds(axes: Axes, seeds: Sequence[Mapping[int, float]], color: str) ->
 
 
 def _draw_mean(axes: Axes, seeds: Sequence[Mapping[int, float]], color: str, **line: Any) -> None:
-    """Over the epochs that all seeds have."""
+    """Of the epochs that all seeds have."""
     shared = [epoch for epoch in seeds[0] if all(epoch in seed for seed in seeds)]
     axes.plot(shared, [sum(seed[epoch] for seed in seeds) / len(seeds) for epoch in shared], color=color, **line)

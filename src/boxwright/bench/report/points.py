@@ -1,4 +1,4 @@
-"""Where each cell stands between speed and accuracy, and what it looks like there."""
+"""The position of each cell in the plot of speed and accuracy, its style and its label."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from boxwright.bench.verdict import Constraint, fastest
 from boxwright.metrics.compare import Interval
 
 INK, PAPER = "#1f2328", "#ffffff"
-"""A page exchanges them for its own two, so that a figure is at home in the dark."""
+"""A page replaces them with its own two colours, for its dark mode."""
 COLORS = ("#0072b2", "#cf5800", "#008f68", "#b45f9b", "#9a7400", "#6f7780", "#7a5cd6")
-"""Close to those of Okabe and Ito 2008 ("Color Universal Design"), each as dark as it must be to stand out on white."""
+"""Close to those of Okabe and Ito 2008 ("Color Universal Design"), each dark enough to stand out on white."""
 IN_THE_DARK = ("#56a8e0", "#f08a4b", "#2fc49a", "#db94c4", "#d4aa3c", "#a4adb8", "#ab98f5")
-"""What a page exchanges them for, in the same order."""
+"""Their replacements in dark mode, in the same order."""
 _MARKERS = "osD^vPXphd<>"
-GUEST = "*"
+EXTERNAL = "*"
 
 
 class Point(NamedTuple):
-    """A cell, its place among the race's entries, its p50 in milliseconds and its AP."""
+    """A cell, its index among the race's entries, its p50 in milliseconds and its AP."""
 
-    place: int
+    index: int
     entry: Entry
     ms: Interval
     ap: Interval
 
 
 class Style(NamedTuple):
-    """The colour tells the backbone, the marker the meta-architecture; an external model has one of neither."""
+    """The colour stands for the backbone, the marker for the meta-architecture; external models share one style."""
 
     color: str
     marker: str
 
 
 def measured(race: Race) -> list[Point]:
-    """Of those whose AP and time are known, the fastest first: the order in which a keyboard visits them.
+    """The cells whose AP and time are known, the fastest first: the order in which a keyboard visits them.
 
-    A cell that was stopped and not measured on test has its AP on val and its time at the rung where it was.
+    A cell that was stopped and not measured on test has its AP on val and its time at its last rung.
     """
-    last = {one.name: one for rung in race.rungs for one in rung.standings}
+    last = {standing.name: standing for rung in race.rungs for standing in rung.standings}
     found = []
-    for place, entry in enumerate(race.entries):
+    for index, entry in enumerate(race.entries):
         speed, standing = fastest(entry), last.get(entry.name)
         if entry.quality and speed:
-            found.append(Point(place, entry, Interval(*(1e3 * one for one in speed[1].p50)), entry.quality.ap))
+            found.append(Point(index, entry, Interval(*(1e3 * end for end in speed[1].p50)), entry.quality.ap))
         elif entry.state == "stopped" and standing:
             ms = 1e3 * standing.seconds
-            found.append(Point(place, entry, Interval(ms, ms, ms), Interval(*[standing.ap] * 3)))
+            found.append(Point(index, entry, Interval(ms, ms, ms), Interval(*[standing.ap] * 3)))
     known = [point for point in found if math.isfinite(point.ms.value + point.ap.value) and point.ms.value > 0]
     return sorted(known, key=lambda point: point.ms.value)
 
 
 def bounds(race: Race, known: Sequence[Point]) -> dict[str, float]:
-    """What was asked of p50 ("ms") and of AP ("ap"), as far as it is near the points: a far one would squeeze them."""
+    """The constraints on p50 ("ms") and AP ("ap") that are near the points: a far one would squeeze them."""
     found: dict[str, float] = {}
     for constraint in map(Constraint.parse, race.constraints):
         if constraint.label is None and constraint.quantity in ("p50", "ap"):
@@ -68,7 +68,7 @@ def bounds(race: Race, known: Sequence[Point]) -> dict[str, float]:
 
 
 def corners(race: Race, known: Sequence[Point], right: float, bottom: float) -> list[tuple[float, float]]:
-    """The frontier: the best AP to be had within a time. Up at each of its cells, then on to the right."""
+    """The frontier as a line, the best AP within a time: up at each of its cells, then on to the right."""
     best = [(point.ms.value, point.ap.value) for point in known if point.entry.name in race.verdict.frontier]
     found, height = [], bottom
     for x, y in best:
@@ -78,45 +78,43 @@ def corners(race: Race, known: Sequence[Point], right: float, bottom: float) -> 
 
 
 def span(values: Iterable[float]) -> tuple[float, float]:
-    """The least and the most of those that are known."""
+    """The least and the greatest of the known values."""
     known = [value for value in values if math.isfinite(value)]
     return min(known), max(known)
 
 
 def styles(entries: Iterable[Entry]) -> dict[str, Style]:
-    """What each cell looks like, by name."""
+    """By the name of each cell."""
     entries = list(entries)
-    own = [entry for entry in entries if entry.state != "guest"]
-    colors = dict(zip(dict.fromkeys(entry.backbone for entry in own), cycle(COLORS), strict=False))
-    markers = dict(zip(dict.fromkeys(entry.detector for entry in own), cycle(_MARKERS), strict=False))
-    external_model = Style(INK, GUEST)
-    return {
-        entry.name: external_model if entry.state == "guest" else Style(colors[entry.backbone], markers[entry.detector])
-        for entry in entries
-    }
+    cells = [entry for entry in entries if entry.state != "external"]
+    colors = dict(zip(dict.fromkeys(entry.backbone for entry in cells), cycle(COLORS), strict=False))
+    markers = dict(zip(dict.fromkeys(entry.detector for entry in cells), cycle(_MARKERS), strict=False))
+    looks = {entry.name: Style(INK, EXTERNAL) for entry in entries}
+    return looks | {entry.name: Style(colors[entry.backbone], markers[entry.detector]) for entry in cells}
 
 
 def label(race: Race, entry: Entry) -> str:
     """The text beside a point: image size, number of proposals where they differ, or an external model's name."""
-    if entry.state == "guest":
+    if entry.state == "external":
         text = entry.name if len(entry.name) <= 24 else f"{entry.name[:23]}…"
     else:
         counts: dict[str, set[int | None]] = {}
-        for one in race.entries:
-            counts.setdefault(one.detector, set()).add(one.proposals)
+        for other in race.entries:
+            counts.setdefault(other.detector, set()).add(other.proposals)
         several = len(counts[entry.detector]) > 1 and entry.proposals is not None
         text = f"{entry.size}, {entry.proposals} proposals" if several else f"{entry.size}"
-    said = {race.verdict.winner: " winner", race.verdict.nearest: " nearest"}
-    return text + said.get(entry.name, "")
+    verdict = race.verdict
+    marks = {verdict.first: " winner" if verdict.winner else " first", verdict.nearest: " nearest"}
+    return text + marks.get(entry.name, "")
 
 
 def two_lines(entry: Entry) -> str:
-    """A cell's name in half its width, and its state unless it came to its end."""
+    """A cell's name in half its width, and its state unless it was trained to the end."""
     state = f", {entry.state}" if entry.state in ("stopped", "failed") else ""
     rest = entry.name.removeprefix(f"{entry.detector}-")
     return f"{entry.name}{state}" if rest == entry.name else f"{entry.detector}{state}\n{rest}"
 
 
 def chosen(race: Race) -> tuple[str | None, ...]:
-    """Who is to be seen first: the winner, or the nearest."""
-    return race.verdict.winner, race.verdict.nearest
+    """The names of the cells to highlight: the first, or the nearest."""
+    return race.verdict.first, race.verdict.nearest

@@ -1,4 +1,4 @@
-"""Matplotlib's SVG as a part of a page: the page's own colours and letters, ids of its own, points that are links."""
+"""Matplotlib's SVG inlined into a page: with the page's colours and font, unique ids, and points that are links."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLORS = {INK: "currentColor", PAPER: "var(--paper)"} | {
 
 
 class Link(NamedTuple):
-    """Where a point leads to, what a screen reader calls it, and the id of the card that describes it."""
+    """The target of a point's link, its name for screen readers, and the id of the card that describes it."""
 
     target: str
     name: str
@@ -29,22 +29,22 @@ class Link(NamedTuple):
 
 
 def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str = "wide") -> str:
-    """An `<svg>` element for HTML, whole with its own ids.
+    """An `<svg>` element for HTML.
 
-    name   in front of all its ids, unlike that of any other figure of the page
-    alt    what is to be seen, for those who do not see it
+    name   prefix of all its ids, unique in the page
+    alt    description for screen readers
     links  by the gid of the artists that become links
-    kind   "wide" or "narrow", for the page shows one of them
+    kind   "wide" or "narrow": the page shows one of them
     """
     root = ElementTree.fromstring(text)
     _remove(root, {f"{_SVG}metadata", f"{_SVG}style"})
-    wanted = set(links) | _referred(root)
+    kept = set(links) | _referred(root)
     for element in root.iter():
-        _adapt(element, name, wanted)
+        _adapt(element, name, kept)
     _wrap(root, name, links)
     for size in ("width", "height", "version"):
         root.attrib.pop(size, None)
-    # An image has no parts for a screen reader, and links are parts.
+    # Screen readers skip the children of an image, and links are children.
     root.attrib |= {"class": f"plot {kind}", "role": "group" if links else "img", "aria-label": alt}
     ElementTree.register_namespace("", _SVG[1:-1])
     return ElementTree.tostring(root, encoding="unicode")
@@ -57,30 +57,30 @@ def _remove(root: Element, tags: set[str]) -> None:
 
 
 def _referred(root: Element) -> set[str]:
-    """The ids that something in the drawing refers to."""
+    """The ids that are referred to in the drawing."""
     found = set()
     for element in root.iter():
         found |= {element.get(_LINK, "").removeprefix("#")}
-        found |= {one for value in element.attrib.values() for one in _REFERENCE.findall(value)}
+        found |= {name for value in element.attrib.values() for name in _REFERENCE.findall(value)}
     return found
 
 
-def _adapt(element: Element, name: str, wanted: set[str]) -> None:
-    """Ids that are the figure's own, colours that are the page's, and no more digits than are seen."""
-    own = element.attrib.pop("id", None)
-    if own in wanted:
-        element.set("id", f"{name}-{own}")
+def _adapt(element: Element, name: str, kept: set[str]) -> None:
+    """Prefix the ids, take the page's colours, and drop digits that are not visible."""
+    old_id = element.attrib.pop("id", None)
+    if old_id in kept:
+        element.set("id", f"{name}-{old_id}")
     if (target := element.attrib.pop(_LINK, None)) is not None:
         element.set("href", f"#{name}-{target.removeprefix('#')}")
     for key, value in element.attrib.items():
         value = _REFERENCE.sub(rf"url(#{name}-\1)", value)
         if key == "style":
             value = re.sub(r"font-family: [^;]*;? ?", "", value)
-            value = _COLOR.sub(lambda found: _COLORS.get(found[0], found[0]), value)
+            value = _COLOR.sub(lambda match: _COLORS.get(match[0], match[0]), value)
         elif key in ("d", "x", "y", "transform", "points"):
             value = _DIGITS.sub(r"\1", value.replace("\n", " "))
         element.set(key, value)
-    element.text, element.tail = ((part or "").strip() or None for part in (element.text, element.tail))
+    element.text, element.tail = ((text or "").strip() or None for text in (element.text, element.tail))
 
 
 def _wrap(root: Element, name: str, links: Mapping[str, Link]) -> None:
@@ -90,7 +90,7 @@ def _wrap(root: Element, name: str, links: Mapping[str, Link]) -> None:
             if (link := ids.get(child.get("id", ""))) is not None:
                 attributes = {"href": link.target, "class": "cell", "aria-label": link.name, "data-card": link.card}
                 anchor = Element(f"{_SVG}a", attributes)
-                title = ElementTree.SubElement(anchor, f"{_SVG}title")  # what a browser shows without a script
+                title = ElementTree.SubElement(anchor, f"{_SVG}title")  # shown by a browser without scripts
                 title.text = link.name
                 anchor.append(child)
                 parent[index] = anchor

@@ -15,7 +15,7 @@ from typing import Any
 from boxwright.bench.lineage import propose_ahead
 from boxwright.bench.plan.budget import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.plan.cells import Cell, as_folder
-from boxwright.bench.plan.checks import existing, fingerprint, need_room, parts_of, unreadable
+from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
@@ -69,7 +69,7 @@ class RaceState:
         self.rules, self.device = rules, choose_device(rules.device)
         splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
         self.data, self.splits = splits.source, splits
-        self.parts, self.tested = parts_of(splits)
+        self.parts, self.tested = race_splits(splits)
         batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
