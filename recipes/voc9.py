@@ -23,8 +23,9 @@ from boxwright.data.batch import Batches
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig
-from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_detector, targets_of
+from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import evaluate
+from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import train
 
@@ -59,7 +60,7 @@ def _stage(data: Path, out: Path, config: TrainConfig, augment: Augment, start: 
     resume, best = out / "resume.safetensors", -1.0
     for epoch in train(detector, batches, config, resume if resume.exists() else None):
         with epoch.training.averaged():
-            quality = evaluate_detector(detector, splits["val"].restrict(NAMES), NAMES, PREPROCESS)
+            quality = evaluate_dataset(Predictor(detector, NAMES, PREPROCESS), splits["val"].restrict(NAMES))
             metadata = {"epoch": epoch.number, "training": asdict(config), "metrics": {"val": quality.to_dict()}}
             checkpoint.save_detector(out / "last.safetensors", detector, DETECTOR, NAMES, PREPROCESS, metadata)
             if quality.ap > best:
@@ -77,11 +78,12 @@ def bundle(data: Path, run: Path = Path("runs/voc9-7"), out: Path = BUNDLED) -> 
     splits = open_dataset(data)
     loaded = checkpoint.load_detector(run / "best.safetensors")
     validation = splits["val"].restrict(NAMES)
-    found = detect_dataset(loaded.detector, validation, PREPROCESS)
+    predictor = Predictor(loaded.detector, NAMES, PREPROCESS)
+    found = detect_dataset(predictor, validation)
     targets = targets_of(validation)
     metrics = {
         "val": evaluate(found, targets, NAMES).to_dict(),
-        "test": evaluate_detector(loaded.detector, splits["test"].restrict(NAMES), NAMES, PREPROCESS).to_dict(),
+        "test": evaluate_dataset(predictor, splits["test"].restrict(NAMES)).to_dict(),
     }
     metadata = {key: loaded.metadata[key] for key in ("epoch", "training")}
     metadata |= {"threshold": round(best_threshold(found, targets), 3), "metrics": metrics, "recipe": "recipes/voc9.py"}

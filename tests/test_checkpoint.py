@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,25 @@ from safetensors.torch import save_file
 
 from boxwright import checkpoint
 from boxwright.checkpoint import CheckpointError, load_detector, save_detector
+from boxwright.cli import train
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import FasterRCNNConfig, RetinaNetConfig
-from boxwright.detectors.config import name_of
+from boxwright.detectors import (
+    KINDS,
+    FasterRCNNConfig,
+    FastRCNNConfig,
+    FCOSConfig,
+    LocalizerConfig,
+    RCNNConfig,
+    RetinaNetConfig,
+    RFCNConfig,
+    RPNConfig,
+    SlidingWindowConfig,
+    SPPNetConfig,
+    SSDConfig,
+)
+from boxwright.detectors.config import DetectorConfig, name_of
 from boxwright.types import Images
+from boxwright.zoo import bundled
 
 CONFIGS = [
     FasterRCNNConfig("mobilenet_v3_small", channels=16, proposals=20, hidden=16, aspect_ratios=(0.5, 2.0)),
@@ -138,3 +154,176 @@ def test_only_configs_of_detectors_have_a_name() -> None:
     assert [name_of(config) for config in CONFIGS] == ["faster_rcnn", "retinanet"]
     with pytest.raises(ValueError, match="expected the config of one of localizer, .*, got a Preprocess"):
         name_of(PREPROCESS)
+
+
+_ALL = {
+    "backbone": "mobilenet_v3_small", "frozen_stages": 1, "norm": "batch", "pixel_mean": [1.0, 2.0, 3.0],
+    "pixel_std": [], "score": [0.25], "nms": 0.3, "candidates": 50, "detections": 9, "conventions": "detectron2",
+}  # fmt: skip
+_REGIONS = {"region_samples": 12, "agnostic": True, "box_weight": 2.0}
+_SHARED = _REGIONS | {
+    "variant": "fpn", "pool": "pool", "channels": 8, "canonical": 100.0, "hidden": 16, "head_layers": 1,
+    "head_convolutions": 1,
+}  # fmt: skip
+_RPN = {
+    "anchor_scales": [3.0], "anchor_sizes": [], "ratios": [1.0], "proposals": 20, "rpn_samples": 12, "rpn_depth": 2,
+    "rpn_score": 0.1, "rpn_nms": 0.6, "rpn_candidates": 40,
+}  # fmt: skip
+_LEVELS = {"levels": [3, 4, 5]}
+_PROPOSED: dict[str, Any] = {"proposer": "sliding_window", "proposals": 20}
+_SELECT = {"score_threshold": (0.25,), "max_detections": 9, "nms_threshold": 0.3, "pre_nms_top_k": 50}
+_BACKBONE = {"backbone": "mobilenet_v3_small", "frozen_stages": 1, "norm": "batch", "pixel_mean": (1.0, 2.0, 3.0)}
+_NEW = _BACKBONE | _SELECT
+_NEW_RPN = _BACKBONE | {
+    "convention": "detectron2", "channels": 8, "anchor_scales": (3.0,), "aspect_ratios": (1.0,), "proposals": 20,
+    "rpn_samples": 12, "rpn_depth": 2, "rpn_score_threshold": 0.1, "rpn_nms_threshold": 0.6, "rpn_pre_nms_top_k": 40,
+}  # fmt: skip
+_NEW_REGIONS = {"region_samples": 12, "class_agnostic": True, "box_weight": 2.0}
+_NEW_HEAD = _NEW_REGIONS | {"pool": "pool", "canonical_size": 100.0, "hidden": 16, "head_layers": 1, "head_convs": 1}
+
+OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
+    "localizer": (
+        "localizer",
+        _ALL | {"levels": [4], "channels": 8, "grid": 3, "hidden": 16, "agnostic": True, "box_weight": 2.0},
+        LocalizerConfig(
+            **_BACKBONE, levels=(4,), score_threshold=(0.25,), max_detections=9, channels=8, grid=3, hidden=16,
+            class_agnostic=True, box_weight=2.0,
+        ),
+    ),
+    "sliding_window": (
+        "sliding_window",
+        _ALL | {"levels": [4], "channels": 8, "shapes": [[3, 3]], "scales": 2, "shrink": 0.5, "samples": 12},
+        SlidingWindowConfig(**_NEW, levels=(4,), channels=8, shapes=((3, 3),), scales=2, shrink=0.5, samples=12),
+    ),
+    "rcnn": (
+        "rcnn",
+        _ALL | _LEVELS | _REGIONS | _PROPOSED | {"warp": 32, "context": 4, "chunk": 5, "choose": "threshold"},
+        RCNNConfig(**_NEW, **_NEW_REGIONS, **_PROPOSED, levels=(5,), warp_size=32, context=4, chunk=5),
+    ),
+    "rcnn, least background": (
+        "rcnn",
+        _ALL | _LEVELS | {"choose": "least_background"},
+        RCNNConfig(**_BACKBONE, max_detections=9, nms_threshold=0.3, pre_nms_top_k=50, choose="least_background"),
+    ),
+    "spp_net": (
+        "spp_net",
+        _ALL | _REGIONS | _PROPOSED | {"levels": [3, 4], "zooms": [1], "grids": [2, 1], "hidden": 16},
+        SPPNetConfig(
+            "mobilenet_v3_small", pixel_mean=(1.0, 2.0, 3.0), **_SELECT, **_NEW_REGIONS, **_PROPOSED,
+            levels=(4,), zooms=(1,), grids=(2, 1), hidden=16,
+        ),
+    ),
+    "fast_rcnn": (
+        "fast_rcnn",
+        _ALL | _LEVELS | _SHARED | _PROPOSED,
+        FastRCNNConfig(**_NEW, **_NEW_HEAD, **_PROPOSED, convention="detectron2", channels=8),
+    ),
+    "fast_rcnn, c4": (
+        "fast_rcnn",
+        _ALL | _LEVELS | _SHARED | _PROPOSED | {"variant": "c4"},
+        FastRCNNConfig(**_NEW, **_NEW_REGIONS, **_PROPOSED, convention="detectron2", variant="c4", pool="pool"),
+    ),
+    "faster_rcnn": (
+        "faster_rcnn",
+        _ALL | _LEVELS | _SHARED | _RPN,
+        FasterRCNNConfig(**_NEW_RPN, **_SELECT, **_NEW_HEAD),
+    ),
+    "faster_rcnn, dc5, sizes in pixels": (
+        "faster_rcnn",
+        _ALL | {"levels": [2, 3]} | _SHARED | _RPN | {"variant": "dc5", "anchor_sizes": [32.0, 64.0]},
+        FasterRCNNConfig(
+            **{name: value for name, value in (_NEW_RPN | _SELECT | _NEW_HEAD).items()
+               if name not in ("channels", "canonical_size", "anchor_scales")},
+            variant="dc5", anchor_sizes=(32.0, 64.0),
+        ),
+    ),
+    "r_fcn": (
+        "r_fcn",
+        _ALL | _LEVELS | _SHARED | _RPN | {"cells": 3},
+        RFCNConfig(**_NEW_RPN, **_SELECT, **_NEW_REGIONS, pool="pool", canonical_size=100.0, cells=3),
+    ),
+    "r_fcn, dc5": (
+        "r_fcn",
+        _ALL | _LEVELS | _SHARED | _RPN | {"variant": "dc5", "cells": 3},
+        RFCNConfig(**_NEW_RPN, **_SELECT, **_NEW_REGIONS, variant="dc5", pool="pool", cells=3),
+    ),
+    "ssd": (
+        "ssd",
+        _ALL | _LEVELS | {
+            "extra": [16], "unstrided": 1, "lite": True, "head_norm": "batch", "lengths": [5.0], "box_scale": 2.0,
+            "box_sizes": [], "box_steps": [], "box_limit": 200.0, "ratios": [2.0], "end_ratios": [3.0],
+            "agnostic": False, "per_class": True,
+        },
+        SSDConfig(
+            **_NEW, convention="detectron2", extra=(16,), unstrided=1, lite=True, head_norm="batch", lengths=(5.0,),
+            box_scale=2.0, box_limit=200.0, aspect_ratios=(2.0,), end_aspect_ratios=(3.0,), class_agnostic=False,
+            per_class=True,
+        ),
+    ),
+    "retinanet": (
+        "retinanet",
+        _ALL | _LEVELS | {
+            "channels": 8, "extra_from": "backbone", "depth": 1, "head_norm": "none", "anchor_scales": [2.0],
+            "anchor_sizes": [], "ratios": [1.0], "prior": 0.2, "agnostic": False,
+        },
+        RetinaNetConfig(
+            **_NEW, convention="detectron2", channels=8, extra_from="backbone", depth=1, head_norm="none",
+            anchor_scales=(2.0,), aspect_ratios=(1.0,), prior=0.2, class_agnostic=False,
+        ),
+    ),
+    "fcos": (
+        "fcos",
+        _ALL | _LEVELS | {
+            "channels": 8, "depth": 1, "distances": "relu", "scaled": False, "offset": 0.0, "radius": 2.0, "reach": 4.0,
+            "centered": False, "prior": 0.2,
+        },
+        FCOSConfig(
+            **_NEW, convention="detectron2", channels=8, depth=1, distances="relu", level_scales=False, offset=0.0,
+            center_sampling_radius=2.0, regress_range=4.0, weight_by_centerness=False, prior=0.2,
+        ),
+    ),
+    "rpn": ("rpn", _ALL | _LEVELS | _SHARED | _RPN, RPNConfig(**_NEW_RPN)),
+    "rpn, c4": (
+        "rpn",
+        _ALL | _LEVELS | _SHARED | _RPN | {"variant": "c4"},
+        RPNConfig(**{name: value for name, value in _NEW_RPN.items() if name != "channels"}, variant="c4"),
+    ),
+}  # fmt: skip
+"""Configs as earlier versions wrote them, options with other values than their defaults, and the configs of today."""
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_files_of_before_load(name: str, tmp_path: Path) -> None:
+    kind, old, config = OLD[name]
+    detector = config.build(1 if kind == "rpn" else 2)
+    described = {"detector": kind, "config": old, "names": NAMES[: 1 if kind == "rpn" else 2], "preprocess": {}}
+    norms = [key.removesuffix("running_mean") for key in detector.state_dict() if key.endswith("running_mean")]
+    counts = {f"{norm}num_batches_tracked": torch.tensor(7) for norm in norms}  # SPP-net had them too
+    checkpoint.write(tmp_path / "old.safetensors", counts | detector.state_dict(), described)
+    loaded = load_detector(tmp_path / "old.safetensors")
+    assert loaded.config == config
+    weights = loaded.detector.state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in detector.state_dict().items())
+    assert checkpoint.read_config(kind, json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_every_detector_has_a_file_of_before() -> None:
+    assert {kind for kind, _, _ in OLD.values()} == KINDS.keys()
+
+
+def test_the_bundled_model_is_such_a_file() -> None:
+    path = bundled()["voc9"]
+    assert "canonical" in checkpoint.read(path)[1]["config"]
+    assert load_detector(path).config == FasterRCNNConfig(
+        anchor_scales=(4.0, 5.7), canonical_size=160.0, class_agnostic=True
+    )
+
+
+def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
+    kind, old, config = OLD["faster_rcnn"]
+    content = {
+        "detector": kind, "config": old, "preprocess": Preprocess().to_dict(), "training": {"epochs": 2}, "options": {},
+        "data": str(tmp_path),
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert train._read_options(tmp_path / "config.json").detector == config

@@ -70,7 +70,7 @@ def localizer() -> None:
     centre, middle = (width / 2, height / 2), ((box[:2] + box[2:]) / 2).tolist()
     output.annotate("", middle, centre, arrowprops={"arrowstyle": "->", "color": GREEN, "lw": 2.5})
     output.plot(*centre, "o", color=ORANGE)
-    text = f"{result.names[0]}\n$t_x$ {tx:+.2f}   $t_y$ {ty:+.2f}\n$t_w$ {tw:+.2f}   $t_h$ {th:+.2f}"
+    text = f"{result.label_names[0]}\n$t_x$ {tx:+.2f}   $t_y$ {ty:+.2f}\n$t_w$ {tw:+.2f}   $t_h$ {th:+.2f}"
     label(output, 300, 500, text, GREEN)
     save(figure, "localizer.jpg")
 

@@ -102,8 +102,7 @@ def bundled() -> Predictor:
 
 def batch(image: np.ndarray) -> tuple[Images, float]:
     """An image preprocessed for voc9, and the scale from pixels of the photograph to pixels of the input."""
-    from boxwright.data.batch import to_images
+    from boxwright.predict.predictor import InputImage
 
-    resized, resize = bundled().preprocess(image)
-    images = to_images([resized], bundled().preprocess, None)
-    return images, int(images.sizes[0, 1]) / image.shape[1]
+    images, (view,) = bundled().prepare([InputImage(image)], None)
+    return images, view.scale[0]

@@ -164,7 +164,7 @@ def test_an_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
     ("words", "said"),
     [
         ([], "which images?"),
-        (["cat.jpg", "--classes", "dog"], "no class is called dog; this model knows whole, half"),
+        (["cat.jpg", "--classes", "dog"], "no class is called dog; this model has whole, half"),
         (["cat.jpg", "--threshold", "50"], "between 0 and 1, got 50"),
         (["cat.jpg", "--batch", "0"], "1 or more, got 0"),
         (["--classes", "half", "cat.jpg"], "which images?"),

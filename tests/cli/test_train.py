@@ -23,7 +23,8 @@ from boxwright.cli.train import Train, new_folder
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
-from boxwright.measure.evaluate import evaluate_detector
+from boxwright.measure.evaluate import evaluate_dataset
+from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
 from boxwright.train.run import stopping
@@ -67,7 +68,7 @@ def test_the_best_checkpoint_rebuilds_the_detector_that_was_measured(whole: Path
     assert 0 <= best.metadata["threshold"] <= 1
     parts = open_dataset(data)
     for part in ("val", "test"):
-        quality = evaluate_detector(best.detector, parts[part], NAMES, best.preprocess, progress=False)
+        quality = evaluate_dataset(Predictor(best.detector, NAMES, best.preprocess), parts[part], progress=False)
         assert best.metadata["metrics"][part]["ap"] == quality.ap
 
 

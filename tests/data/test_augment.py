@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,8 +76,8 @@ def test_boxes_move_as_pixels_do(transform: Callable, tolerance: float, seed: in
 
 
 def _through(preprocess: Preprocess, sample: Sample) -> Sample:
-    image, resize = preprocess(sample.image, sample.zoom)
-    return Sample(image, sample.target.replace(boxes=resize.forward(sample.target.boxes)))
+    image, view = preprocess(sample.image, sample.zoom)
+    return sample.seen(view, image)
 
 
 def test_the_painted_check_sees_a_box_that_is_one_pixel_off() -> None:
@@ -123,6 +124,30 @@ def test_crop_takes_all_columns_along() -> None:
     assert cut.difficult.tolist() == [False, True]
     assert cut.boxes.tolist() == [[0, 0, 30, 30], [5, 5, 15, 15]]
     assert cut.area.tolist() == pytest.approx([800 * 900 / 1600, 60])
+
+
+def test_crop_clips_proposals_and_drops_those_outside() -> None:
+    """A proposal stays wherever its centre is and however little of it is visible."""
+    proposals = torch.tensor([[0.0, 0, 100, 100], [5, 5, 25, 25], [80, 20, 90, 30], [30, 30, 40, 40]])
+    cut = crop(replace(painted([], (100, 100)), proposals=proposals), (20, 20, 80, 80), visible=0.5)
+    assert cut.proposals.tolist() == [[0, 0, 60, 60], [0, 0, 5, 5], [10, 10, 20, 20]]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_proposals_move_by_the_views_that_move_objects(name: str) -> None:
+    """Each object that is left is among the proposals, which were the objects themselves."""
+
+    def with_proposals(sample: Sample) -> Sample:
+        return replace(sample, proposals=sample.target.boxes)
+
+    def others(rng: np.random.Generator) -> Sample:
+        return with_proposals(painted([[5, 5, 5 + int(rng.integers(20, 60)), 50]], first=5))
+
+    for seed in SEEDS:
+        sample = PRESETS[name](with_proposals(painted(APART)), np.random.default_rng(seed), others)
+        assert len(sample.proposals) >= len(sample.target) and not sample.target.crowd.any()
+        for box in sample.target.boxes:
+            assert (sample.proposals == box).all(dim=1).any()
 
 
 @pytest.mark.parametrize("min_iou", [0.3, 0.7])
@@ -230,9 +255,9 @@ def test_presets_are_functions_of_sample_and_generator(name: str) -> None:
 
 @pytest.mark.parametrize("sample", [painted([]), painted([], (1, 1)), painted([[0, 0, 1, 1]], (1, 1))])
 def test_images_without_objects_and_of_one_pixel_pass(sample: Sample) -> None:
-    all_valid_anchors = Augment(flip=1, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.5, 2))
+    everything = Augment(flip=1, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.5, 2))
     for seed in range(10):
-        out = all_valid_anchors(sample, np.random.default_rng(seed), lambda rng: painted([], (1, 1)))
+        out = everything(sample, np.random.default_rng(seed), lambda rng: painted([], (1, 1)))
         assert 0 not in out.image.shape and out.target.boxes.shape[1:] == (4,)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from boxwright.data.augment import PRESETS, Augment
-from boxwright.data.batch import Batch, Batches, to_batch, to_images
+from boxwright.data.batch import Batch, Batches, to_images
 from boxwright.data.image import ImageError
 from boxwright.data.preprocess import Preprocess
 from boxwright.types import Size, Target
@@ -69,24 +69,22 @@ def indices(batches: Batches, epoch: int = 0) -> list[list[int]]:
 
 
 def assert_same(one: Batch, two: Batch) -> None:
-    assert one.indices == two.indices and one.resizes == two.resizes
+    assert one.indices == two.indices and one.views == two.views
     assert torch.equal(one.images.pixels, two.images.pixels) and torch.equal(one.images.sizes, two.images.sizes)
     for left, right in zip(one.targets, two.targets, strict=True):
         assert all(torch.equal(getattr(left, name), getattr(right, name)) for name in vars(left))
 
 
-def test_to_batch_pads_right_and_bottom() -> None:
+def test_images_are_padded_at_the_right_and_the_bottom() -> None:
     wide, tall = np.full((20, 40, 3), 10, np.uint8), np.full((50, 30, 3), 20, np.uint8)
     tall[0, 0] = (1, 2, 3)
-    target = Target(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0]))
-    images, targets = to_batch([(wide, target), (tall, Target.empty())])
+    images = to_images([wide, tall])
     assert images.pixels.shape == (2, 3, 64, 64) and images.pixels.dtype == torch.float32
     assert images.pixels.is_contiguous()
     assert images.sizes.tolist() == [[20, 40], [50, 30]]
     assert (images.pixels[0, :, :20, :40] == 10).all()
     assert images.pixels[1, :, 0, 0].tolist() == [1, 2, 3]
     assert (images.pixels[0, :, 20:] == 114).all() and (images.pixels[1, :, :, 30:] == 114).all()
-    assert targets[0] is target and len(targets[1]) == 0
 
 
 def test_letterbox_has_one_shape_and_refuses_what_does_not_fit() -> None:
@@ -169,8 +167,8 @@ def test_ranks_share_an_epoch_evenly(dataset: Folder, shuffle: bool, batch_size:
     assert len({len(batches) for batches in ranks} | {len(share) for share in seen}) == 1
     for step in zip(*seen, strict=True):
         assert len({len(share) for share in step}) == 1
-    all_valid_anchors = [index for share in seen for batch in share for index in batch]
-    assert len(all_valid_anchors) == 12 and set(all_valid_anchors) == set(range(11))
+    indices_of_all = [index for share in seen for batch in share for index in batch]
+    assert len(indices_of_all) == 12 and set(indices_of_all) == set(range(11))
 
 
 def test_starting_late_equals_having_gone_there_and_loads_nothing_before(dataset: Folder) -> None:
@@ -251,12 +249,12 @@ def test_evaluation_is_in_order_and_leads_back_to_original_pixels(dataset: Folde
     batches = Batches.in_order(dataset, SMALL, batch_size=4)
     seen = []
     for batch in batches:
-        for place, index in enumerate(batch.indices):
+        for row, index in enumerate(batch.indices):
             seen.append(index)
-            resized = batch.targets[place]
+            resized = batch.targets[row]
             assert resized.labels.tolist() == [index]
-            assert torch.allclose(batch.resizes[place].back(resized.boxes), dataset.targets[index].boxes, atol=1e-4)
-            white = batch.images.pixels[place].amin(dim=0) > 177  # halfway between the object and what surrounds it
+            assert torch.allclose(batch.views[row].back(resized.boxes), dataset.targets[index].boxes, atol=1e-4)
+            white = batch.images.pixels[row].amin(dim=0) > 177  # halfway between the object and what surrounds it
             rows, columns = torch.nonzero(white, as_tuple=True)
             extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert torch.stack(extent).tolist() == pytest.approx(resized.boxes[0].tolist(), abs=1)

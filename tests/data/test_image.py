@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from boxwright.data.image import ImageError, read_image, read_reduced, to_rgb
+from boxwright.boxes.view import View
+from boxwright.data.image import ImageError, read_annotated, read_image, read_reduced, to_rgb
+from boxwright.types import Size
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -111,8 +113,8 @@ def test_damaged_exif_does_not_cost_the_image() -> None:
 
 def test_reduced_jpeg_keeps_at_least_what_is_asked() -> None:
     data = encoded(photo(800, 600), "JPEG")
-    reduced, full = read_reduced(data, at_least=100)
-    assert full == (600, 800)
+    reduced, view = read_reduced(data, at_least=100)
+    assert view == View.resize(Size(600, 800), Size(150, 200))
     assert reduced.shape == (150, 200, 3)  # 600 / 4; an eighth would be 75
     small = np.asarray(photo(800, 600).resize((200, 150), Image.Resampling.BOX))
     assert np.abs(reduced.astype(int) - small).max() < 8
@@ -123,8 +125,24 @@ def test_reduced_jpeg_keeps_at_least_what_is_asked() -> None:
 def test_reduced_and_turned_jpeg_reports_the_upright_size() -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
-    reduced, full = read_reduced(encoded(photo(800, 600), "JPEG", exif=exif), at_least=100)
-    assert full == (800, 600) and reduced.shape == (200, 150, 3)
+    reduced, view = read_reduced(encoded(photo(800, 600), "JPEG", exif=exif), at_least=100)
+    assert view == View.resize(Size(800, 600), Size(200, 150)) and reduced.shape == (200, 150, 3)
+
+
+@pytest.mark.parametrize("at_least", [None, 100])
+def test_an_annotated_size_decides_whether_an_image_is_turned(at_least: int | None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored 800 wide and 600 high, upright 600 wide and 800 high
+    data = encoded(photo(800, 600), "JPEG", exif=exif)
+    for annotated, whole in (
+        (Size(800, 600), Size(800, 600)),
+        (Size(600, 800), Size(600, 800)),  # annotated without regard to EXIF
+        (Size(30, 40), Size(800, 600)),  # a size that fits neither leaves the image upright
+        (None, Size(800, 600)),
+    ):
+        image, view = read_annotated(data, annotated, at_least)
+        assert view == View.resize(whole, Size(*image.shape[:2]))
+        assert (image.shape[0] == whole.height) == (at_least is None)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +227,17 @@ def test_pil_image_of_a_truncated_file(tmp_path: Path) -> None:
     path.write_bytes(encoded(photo(200, 200), "JPEG")[:1500])
     with Image.open(path) as image, pytest.raises(ImageError, match="cannot be turned into RGB"):
         to_rgb(image)
+
+
+def test_an_image_in_memory_is_taken_as_given_and_a_file_is_turned(tmp_path: Path) -> None:
+    """Also a crop of a file's image, which still carries the EXIF orientation of the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    photo(64, 48).save(path, exif=exif)
+    assert read_image(path).shape == (64, 48, 3)
+    with Image.open(path) as image:
+        part = image.crop((0, 0, 40, 30))
+        assert part.getexif()[0x0112] == 6
+        assert to_rgb(image).shape == (48, 64, 3) and to_rgb(part).shape == (30, 40, 3)
+        assert np.array_equal(to_rgb(part), np.asarray(part))

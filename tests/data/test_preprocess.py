@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.preprocess import Preprocess, Resize, resize
+from boxwright.boxes.geometry import clip
+from boxwright.boxes.view import View
+from boxwright.data.preprocess import Preprocess, resize
 from boxwright.types import Size
 
 SIZES = [Size(480, 640), Size(333, 500), Size(1, 1), Size(7, 3000), Size(2448, 3264), Size(375, 500)]
@@ -36,9 +38,9 @@ SIZES = [Size(480, 640), Size(333, 500), Size(1, 1), Size(7, 3000), Size(2448, 3
 )
 def test_sizes_by_hand(preprocess: Preprocess, before: tuple[int, int], after: tuple[int, int]) -> None:
     assert preprocess.size(Size(*before)) == after
-    image, way = preprocess(np.zeros((*before, 3), np.uint8))
+    image, view = preprocess(np.zeros((*before, 3), np.uint8))
     assert image.shape == (*after, 3) and image.dtype == np.uint8
-    assert way == Resize(Size(*before), Size(*after))
+    assert view == View.resize(Size(*before), Size(*after))
 
 
 def detectron2s(before: Size, short: int, long: int) -> tuple[int, int]:
@@ -77,38 +79,40 @@ def test_canvas() -> None:
 @pytest.mark.parametrize("before", SIZES)
 def test_boxes_go_there_and_back(mode: str, before: Size) -> None:
     after = Preprocess(mode).size(before)  # type: ignore[arg-type]
-    way = Resize(before, after)
+    view = View.resize(before, after)
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(50, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([before.width, before.height])
     boxes = corners.reshape(50, 4)
-    assert torch.allclose(way.back(way.forward(boxes)), boxes, rtol=1e-6, atol=1e-4)
+    assert torch.allclose(view.back(view.forward(boxes)), boxes, rtol=1e-6, atol=1e-4)
 
     whole = torch.tensor([[0.0, 0.0, before.width, before.height]])
-    assert torch.allclose(way.forward(whole), torch.tensor([[0.0, 0.0, after.width, after.height]]), rtol=1e-6)
-    assert torch.allclose(way.back(way.forward(whole)), whole, rtol=1e-6)
+    assert torch.allclose(view.forward(whole), torch.tensor([[0.0, 0.0, after.width, after.height]]), rtol=1e-6)
+    assert torch.allclose(view.back(view.forward(whole)), whole, rtol=1e-6)
 
 
 def test_each_axis_has_its_own_factor() -> None:
     """333x500 becomes 320x480: 320/333 and 480/500 differ, and a shared factor would miss the border."""
-    way = Resize(Size(333, 500), Preprocess().size(Size(333, 500)))
-    assert way.after == (320, 480)
-    edge = way.forward(torch.tensor([[250.0, 111.0, 500.0, 333.0]]))
+    view = View.resize(Size(333, 500), Preprocess().size(Size(333, 500)))
+    assert view.output == (320, 480)
+    edge = view.forward(torch.tensor([[250.0, 111.0, 500.0, 333.0]]))
     assert edge.tolist()[0] == pytest.approx([240.0, 111 * 320 / 333, 480.0, 320.0])
 
 
-def test_back_clips_to_the_image() -> None:
-    way = Resize(Size(100, 200), Size(50, 100))
-    assert way.back(torch.tensor([[-3.0, -3.0, 120.0, 60.0]])).tolist() == [[0.0, 0.0, 200.0, 100.0]]
-    assert way.back(torch.zeros(0, 4)).shape == (0, 4)
+def test_back_to_the_image() -> None:
+    view = View.resize(Size(100, 200), Size(50, 100))
+    back = view.back(torch.tensor([[-3.0, -3.0, 120.0, 60.0]]))
+    assert back.tolist() == [[-6.0, -6.0, 240.0, 120.0]]
+    assert clip(back, view.source).tolist() == [[0.0, 0.0, 200.0, 100.0]]
+    assert view.back(torch.zeros(0, 4)).shape == (0, 4)
 
 
 def test_boxes_move_as_pixels_do() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     image[10:20, 30:45] = 255
-    resized, way = Preprocess(short=80, long=200)(image)  # twice as large
+    resized, view = Preprocess(short=80, long=200)(image)  # twice as large
     rows, columns = np.nonzero(resized[..., 0] > 127)
     extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert way.forward(torch.tensor([[30.0, 10.0, 45.0, 20.0]])).tolist() == [extent] == [[60, 20, 90, 40]]
+    assert view.forward(torch.tensor([[30.0, 10.0, 45.0, 20.0]])).tolist() == [extent] == [[60, 20, 90, 40]]
 
 
 @pytest.mark.parametrize("size", [Size(50, 70), Size(200, 333), Size(97, 31)])

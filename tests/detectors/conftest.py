@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.geometry import clip, hflip
+from boxwright.boxes.geometry import clip
+from boxwright.boxes.view import View
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.types import Images, Size, Target
 
@@ -85,9 +86,10 @@ def image_and_mirror() -> tuple[Images, list[Target]]:
         pixels[:, top:bottom, left:right] = torch.tensor(color)[:, None, None]
     target = Target(boxes, torch.tensor([0, 1]))
     proposals = proposals_around(boxes, noise)
-    both = torch.stack([F.pad(one, (0, 0, 0, 4)) for one in (proposals, hflip(proposals, WIDTH))])
+    flip = View.flip(Size(HEIGHT, WIDTH))
+    both = torch.stack([F.pad(boxes, (0, 0, 0, 4)) for boxes in (proposals, flip.forward(proposals))])
     images = Images(torch.stack([pixels, pixels.flip(2)]), torch.tensor([[HEIGHT, WIDTH]] * 2), both)
-    return images, [target, target.replace(boxes=hflip(boxes, WIDTH))]
+    return images, [target, flip.move(target)]
 
 
 def proposals_around(boxes: Tensor, noise: torch.Generator) -> Tensor:

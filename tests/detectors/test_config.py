@@ -1,14 +1,21 @@
-"""What every config has: thresholds, colours, conventions of other libraries."""
+"""What every config has: checks of its values, thresholds, colours, conventions of other libraries; and no torch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from torch import nn
 
-from boxwright.detectors import DETECTORS, FasterRCNNConfig, RetinaNetConfig, SSDConfig
+from boxwright import detectors
+from boxwright.checkpoint import load_detector, save_detector
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors import DETECTORS, KINDS, FasterRCNNConfig, RetinaNet, RetinaNetConfig, SSDConfig
+from boxwright.detectors.config import DetectorConfig, Unread, name_of, readers_of
 from boxwright.layers.regions import RegionAlign
 
 NARROW: dict[str, Any] = {"backbone": "mobilenet_v3_small", "channels": 16}
@@ -33,8 +40,6 @@ def test_colours_are_the_backbones_if_nobody_says_otherwise() -> None:
     assert given.mean.flatten().tolist() == [1, 2, 3] and given.std.flatten().tolist() == [4, 5, 6]
     backbones: Any = config.build(1).features
     assert backbones.mean[0].item() == pytest.approx(0.485 * 255)
-    with pytest.raises(ValueError, match="pixel_std takes three numbers"):
-        replace(config, pixel_std=(1.0,)).build(1)
 
 
 def test_conventions_of_other_libraries() -> None:
@@ -66,3 +71,70 @@ def test_last_levels_of_an_ssd_may_leave_out_the_border() -> None:
     convs = [layer for layer in detector.features.neck.modules() if isinstance(layer, nn.Conv2d)]
     smaller = [(conv.stride, conv.padding) for conv in convs if conv.kernel_size == (3, 3)]
     assert smaller == [((2, 2), (1, 1)), ((1, 1), (0, 0)), ((1, 1), (0, 0))]
+
+
+def test_configs_import_no_torch() -> None:
+    code = """
+import sys
+from boxwright.detectors import KINDS
+for kind in KINDS.values():
+    kind()
+print(sorted({"torch", "numpy", "torchvision", "timm"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_class_is_found_at_its_first_use() -> None:
+    classes = [name for name in detectors.__all__ if name not in ("DETECTORS", "KINDS")]
+    assert [getattr(detectors, name).__name__ for name in classes] == classes
+    with pytest.raises(AttributeError, match="no attribute 'YOLO'"):
+        getattr(detectors, "YOLO")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "group"}, "norm is frozen or batch, got 'group'"),
+        ({"levels": ()}, r"levels are one or more ascending numbers, got \(\)"),
+        ({"levels": (4, 3)}, r"ascending numbers, got \(4, 3\)"),
+        ({"pixel_std": (1.0,)}, "pixel_std takes three numbers, for red, green and blue, or none"),
+        ({"frozen_stages": -1}, "frozen_stages is 0 or more, got -1"),
+        ({"max_detections": 0}, "max_detections is 1 or more, got 0"),
+        ({"score_threshold": ()}, "score_threshold takes one or more numbers of at least 0"),
+        ({"nms_threshold": 50.0}, "nms_threshold is an IoU, from 0 to 1, got 50"),
+        ({"proposals": 0}, "proposals is 1 or more, got 0"),
+        ({"rpn_nms_threshold": -0.1}, "rpn_nms_threshold is an IoU"),
+        ({"head_layers": 0}, "head_layers is 1 or more, got 0"),
+    ],
+)
+def test_values_are_checked_when_a_config_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FasterRCNNConfig(**options)
+
+
+@dataclass(frozen=True)
+class MyConfig(DetectorConfig):
+    """A config from outside of the package."""
+
+    UNREAD = (Unread("mode", "plain", ("my_width",)),)
+
+    mode: Literal["wide", "plain"] = "wide"
+    """One of two."""
+    my_width: int = 8
+    """Channels, of the wide one."""
+
+    def build(self, num_classes: int, pretrained: bool = False) -> RetinaNet:
+        return RetinaNetConfig(self.backbone, channels=self.my_width, depth=1).build(num_classes, pretrained)
+
+
+def test_a_config_from_outside_is_one_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in (DETECTORS, KINDS):
+        monkeypatch.setitem(table, "mine", MyConfig)
+    config = MyConfig("mobilenet_v3_small", my_width=4)
+    assert name_of(config) == "mine" and readers_of("my_width") == ["mine (mode wide)"]
+    with pytest.raises(ValueError, match="my_width is not read by mine with mode plain; it is read by mine .mode wide"):
+        replace(config, mode="plain")
+    save_detector(tmp_path / "mine.safetensors", config.build(2), config, ("a", "b"), Preprocess())
+    loaded = load_detector(tmp_path / "mine.safetensors")
+    assert loaded.config == config and isinstance(loaded.detector, RetinaNet)

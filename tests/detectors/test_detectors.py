@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwright.boxes.geometry import hflip, iou, pairwise_iou
+from boxwright.boxes.geometry import iou, pairwise_iou
+from boxwright.boxes.view import View
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
-from boxwright.types import Detections, Images, Target
+from boxwright.types import Detections, Images, Size, Target
 
 
 def best(found: Detections) -> Detections:
@@ -45,7 +46,8 @@ def test_flipping_the_image_flips_the_boxes(trained: Any) -> None:
     """To a few pixels: no stack of strided convolutions is quite symmetric, and this one learnt both sides."""
     found, mirrored = (best(one) for one in trained.detector.detect(trained.images))
     assert torch.equal(found.labels, mirrored.labels)
-    assert iou(hflip(found.boxes, trained.images.pixels.shape[3]), mirrored.boxes).min() > trained.traits.stable
+    flip = View.flip(Size(*trained.images.pixels.shape[2:]))
+    assert iou(flip.forward(found.boxes), mirrored.boxes).min() > trained.traits.stable
 
 
 def test_neighbours_in_a_batch_change_nothing(trained: Any) -> None:

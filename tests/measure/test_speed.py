@@ -28,8 +28,8 @@ from boxwright.measure.speed import (
     take_latencies,
     throughput,
 )  # fmt: skip
-from boxwright.predict.predictor import Predictor, uncached
-from boxwright.predict.program import Compiled
+from boxwright.predict.predictor import Predictor
+from boxwright.predict.program import Compiled, Program
 from boxwright.proposals import CachedProposer, SlidingWindow
 from boxwright.types import Images, Slots
 from halves import NAMES, Halves, halves
@@ -55,8 +55,8 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def predictor(detector: Detector) -> Predictor:
-    return Predictor(detector, ("a", "b", "c"), PREPROCESS, threshold=0.0)
+def predictor(program: Detector | Program) -> Predictor:
+    return Predictor(program, ("a", "b", "c"), PREPROCESS, threshold=0.0)
 
 
 def small(name: str) -> Predictor:
@@ -94,23 +94,23 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def looks_at(name: str, seen: list[str]) -> Callable[[Path], dict[str, float]]:
-    """A look that takes as many seconds as it is the so-manieth of all."""
+def detects(name: str, seen: list[str]) -> Callable[[Path], dict[str, float]]:
+    """A detection that takes as many seconds as there were detections so far."""
 
-    def look(path: Path) -> dict[str, float]:
+    def detect(path: Path) -> dict[str, float]:
         seen.append(f"{name}{path}")
         return {"detect": float(len(seen))}
 
-    return look
+    return detect
 
 
-def test_every_contestant_has_its_turn_and_the_first_round_does_not_count(files: list[Path]):
+def test_every_model_has_its_turn_and_the_first_round_does_not_count(files: list[Path]):
     seen: list[str] = []
-    measured = take_latencies({name: looks_at(name, seen) for name in "ab"}, files, rounds=2)
+    measured = take_latencies({name: detects(name, seen) for name in "ab"}, files, rounds=2)
     assert seen == ["a0", "a0", "a1", "b0", "b0", "b1"] * 3  # the first of three does not count
     assert measured.failures == {}
-    assert [look["detect"] for look in measured.seconds["a"]] == [8, 9, 14, 15]
-    assert [look["detect"] for look in measured.seconds["b"]] == [11, 12, 17, 18]
+    assert [detection["detect"] for detection in measured.seconds["a"]] == [8, 9, 14, 15]
+    assert [detection["detect"] for detection in measured.seconds["b"]] == [11, 12, 17, 18]
 
 
 def test_turns_are_rows_of_five(tmp_path: Path):
@@ -119,29 +119,29 @@ def test_turns_are_rows_of_five(tmp_path: Path):
     for path in paths:
         path.touch()
 
-    def look(name: str, path: Path) -> dict[str, float]:
+    def detect(name: str, path: Path) -> dict[str, float]:
         seen.append(f"{name}{path.name}")
         return {"detect": float(path.name)}
 
-    measured = take_latencies({name: partial(look, name) for name in "ab"}, paths, rounds=1)
+    measured = take_latencies({name: partial(detect, name) for name in "ab"}, paths, rounds=1)
     once = [f"{name}{place}" for name in "ab" for place in (0, 0, 1, 2, 3, 4)] + ["a5", "a5", "b5", "b5"]
     assert seen == once * 2
     assert [one["detect"] for one in measured.seconds["b"]] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("last", [1, 3])
-def test_a_contestant_that_raises_is_out_and_the_others_go_on(last: int, files: list[Path]):
+def test_a_model_that_raises_is_out_and_the_others_go_on(last: int, files: list[Path]):
     """In the first round, or in a later one: half its times are no times."""
     seen: list[str] = []
 
     def breaks(path: Path) -> dict[str, float]:
-        looks_at("b", seen)(path)
+        detects("b", seen)(path)
         if seen.count("b1") == last:
             raise MemoryError("no room:\nasked for a lot\nof bytes")
         return {"detect": 1.0}
 
-    looks = {"a": looks_at("a", seen), "b": breaks, "c": looks_at("c", seen)}
-    measured = take_latencies(looks, files, rounds=3)
+    models = {"a": detects("a", seen), "b": breaks, "c": detects("c", seen)}
+    measured = take_latencies(models, files, rounds=3)
     assert measured.failures == {"b": "MemoryError: asked for a lot"}
     assert {name: len(times) for name, times in measured.seconds.items()} == {"a": 6, "c": 6}
     assert (seen.count("b0"), seen.count("b1")) == (2 * last, last)
@@ -154,7 +154,7 @@ def test_times_of_nothing_are_none():
         take_latencies({}, [Path("a")], rounds=0)
 
 
-def test_a_contestant_with_nothing_to_say_has_its_kind_of_error(files: list[Path]):
+def test_an_error_without_a_message_is_reported_by_its_type(files: list[Path]):
     def breaks(path: Path) -> dict[str, float]:
         raise KeyError
 
@@ -164,12 +164,12 @@ def test_a_contestant_with_nothing_to_say_has_its_kind_of_error(files: list[Path
 def test_who_is_first_does_not_wait_for_the_disk(files: list[Path], monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
     monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(f"read {path}"))
-    take_latencies({name: looks_at(name, seen) for name in "ab"}, files, rounds=1)
+    take_latencies({name: detects(name, seen) for name in "ab"}, files, rounds=1)
     assert seen == ["read 0", "read 1", "a0", "a0", "a1", "b0", "b0", "b1"] * 2
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_stages_of_a_look(name: str, paths: list[Path]):
+def test_the_stages_of_a_detection(name: str, paths: list[Path]):
     eager = small(name)
     seconds = stages(eager, paths[0])
     assert tuple(seconds) == STAGES
@@ -209,9 +209,9 @@ def test_the_network_is_what_is_left_of_detecting(paths: list[Path], monkeypatch
 
     eager = small("faster_rcnn")
     monkeypatch.setattr(Select, "forward", takes(8.0, Select.forward))
-    for method, seconds in (("resize", 2.0), ("results", 32.0)):
+    for method, seconds in (("prepare", 2.0), ("results", 32.0)):
         setattr(eager, method, takes(seconds, getattr(eager, method)))
-    eager.detector.detect = takes(16.0, eager.detector.detect)
+    eager.detector.slots = takes(16.0, eager.detector.slots)
     measured = stages(eager, paths[0])
     assert measured == {"decode": 0, "resize": 2, "propose": 0, "network": 16, "nms": 16, "boxes": 32}
 
@@ -227,21 +227,18 @@ class Counting(SlidingWindow):
 
 
 def test_a_image_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path: Path, paths: list[Path]):
-    known = CachedProposer(Counting(count=7), tmp_path / "cache", count=5)
-    told = predictor(SMALL["fast_rcnn"].build(3))
-    told.detector.propose = known
-    seen, slots = [], told.detector.slots
-    told.detector.slots = lambda images: (seen.append(images.proposals.shape[1]), slots(images))[1]
-    told(paths[0])
+    cached = CachedProposer(Counting(count=7), tmp_path / "cache", count=5)
+    proposed = predictor(SMALL["fast_rcnn"].build(3))
+    proposed.propose = cached
+    seen, slots = [], proposed.detector.slots
+    proposed.detector.slots = lambda images: (seen.append(images.proposals.shape[1]), slots(images))[1]
+    proposed(paths[0])
     assert len(Counting.asked) == 1
-    stages(told, paths[0])
-    throughput({"told": told}, paths[:1], batch=1, rounds=1)
+    stages(proposed, paths[0])
+    throughput({"proposed": proposed}, paths[:1], batch=1, rounds=1)
     assert len(Counting.asked) == 1 + 1 + 2 * 2
     assert seen == [5] * 6  # no more boxes than the cache gives
-    assert told.detector.propose is known
-    with pytest.raises(MemoryError), uncached(told.detector):
-        raise MemoryError
-    assert told.detector.propose is known
+    assert proposed.propose is cached
 
 
 def test_throughput_is_of_full_batches_in_turn(paths: list[Path]):
@@ -341,11 +338,11 @@ def test_a_compiled_detector_finds_the_same_and_is_not_taken_apart(paths: list[P
     """Its 20 proposals are filled up to a hundred."""
     torch._dynamo.reset()
     eager = small("fast_rcnn")
-    program = predictor(Compiled(eager.detector, backend="eager"))
+    program = eager.with_program(Compiled(eager.detector, backend="eager"))
     measured = take_latencies({"compiled": lambda path: stages(program, path)}, paths[:1], rounds=2)
     assert measured.failures == {}
-    assert [look["nms"] for look in measured.seconds["compiled"]] == [0, 0]
-    assert all(look["network"] > 0 and look["propose"] > 0 for look in measured.seconds["compiled"])
+    assert [detection["nms"] for detection in measured.seconds["compiled"]] == [0, 0]
+    assert all(detection["network"] > 0 and detection["propose"] > 0 for detection in measured.seconds["compiled"])
     expected, found = eager(paths[0]), program(paths[0])
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
@@ -365,7 +362,7 @@ def test_more_shapes_than_torch_would_compile():
     images = [torch.zeros(1, 3, 32 * height, 32) for height in range(1, 11)]
     for _ in range(2):
         for pixels in images:
-            compiled.detect(Images(pixels, torch.tensor([pixels.shape[2:]])))
+            compiled(Images(pixels, torch.tensor([pixels.shape[2:]])))
     assert len(programs) == len(images)
 
 

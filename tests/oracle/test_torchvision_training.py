@@ -136,6 +136,6 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
 
 
 def test_no_default_box_covers_the_small_object() -> None:
-    anchors = foreign("ssd300_vgg16").config.build(CLASSES).anchors.anchors
-    boxes = torch.cat(anchors([(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]))
+    ssd: Any = foreign("ssd300_vgg16").config.build(CLASSES)
+    boxes = torch.cat(ssd.anchors.anchors([(38, 38), (19, 19), (10, 10), (5, 5), (3, 3), (1, 1)]))
     assert 0 < pairwise_iou(torch.tensor([SMALL]), boxes).max() < 0.5

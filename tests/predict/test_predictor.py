@@ -11,8 +11,10 @@ import torch
 
 import boxwright
 from boxwright.data.image import ImageError
+from boxwright.data.preprocess import Preprocess
 from boxwright.device import choose_device
-from boxwright.predict.predictor import InputImage, Result
+from boxwright.predict.predictor import InputImage, Predictor, Result
+from boxwright.types import Images, Slots
 from halves import NAMES, Halves, halves
 
 IMAGE = np.zeros((200, 301, 3), np.uint8)  # of which the detector sees 64 x 96
@@ -22,7 +24,7 @@ WHOLE, HALF = [0, 0, 301, 200], [0, 0, 150.5, 200]
 def test_boxes_are_in_pixels_of_the_image_as_it_was_given():
     result = halves()(IMAGE, threshold=0.0)
     torch.testing.assert_close(result.boxes, torch.tensor([WHOLE, HALF], dtype=torch.float32))
-    assert result.names == ["whole", "half"]
+    assert result.label_names == ["whole", "half"]
     assert result.labels.tolist() == [0, 1]
     assert result.scores.tolist() == pytest.approx([0.9, 0.4])
     assert result.size == (200, 301)
@@ -31,19 +33,19 @@ def test_boxes_are_in_pixels_of_the_image_as_it_was_given():
 
 def test_a_score_equal_to_the_threshold_suffices():
     predictor = halves()
-    assert predictor(IMAGE).names == ["whole"]  # its own threshold is .5
+    assert predictor(IMAGE).label_names == ["whole"]  # its own threshold is .5
     exact = float(torch.tensor(0.4))
-    assert predictor(IMAGE, threshold=exact).names == ["whole", "half"]
-    assert predictor(IMAGE, threshold=exact + 1e-6).names == ["whole"]
+    assert predictor(IMAGE, threshold=exact).label_names == ["whole", "half"]
+    assert predictor(IMAGE, threshold=exact + 1e-6).label_names == ["whole"]
     assert len(predictor(IMAGE, threshold=1.0)) == 0
 
 
 def test_only_the_classes_that_are_wanted():
     predictor = halves()
-    assert predictor(IMAGE, 0.0, classes=["half"]).names == ["half"]
-    assert predictor(IMAGE, 0.0, classes="half").names == ["half"]
-    assert predictor(IMAGE, 0.0, classes=[]).names == []
-    with pytest.raises(ValueError, match="no class is called dog; this model knows whole, half"):
+    assert predictor(IMAGE, 0.0, classes=["half"]).label_names == ["half"]
+    assert predictor(IMAGE, 0.0, classes="half").label_names == ["half"]
+    assert predictor(IMAGE, 0.0, classes=[]).label_names == []
+    with pytest.raises(ValueError, match="no class is called dog; this model has whole, half"):
         predictor(IMAGE, classes=["half", "dog"])
 
 
@@ -74,7 +76,7 @@ def test_a_stream_reads_no_further_than_it_is_asked_to():
         yield IMAGE
         raise AssertionError("the second image was read before it was needed")
 
-    assert next(halves().stream(images())).names == ["whole"]
+    assert next(halves().stream(images())).label_names == ["whole"]
 
 
 def test_what_is_no_image_is_said(tmp_path: Path):
@@ -154,19 +156,65 @@ def test_a_device_that_is_not_there_is_said():
         choose_device("cuda:99")
 
 
-def test_labels_and_classes_agree():
+def test_labels_and_names_agree():
     result = halves()(IMAGE, 0.0)
-    assert result.classes == NAMES
-    assert [result.classes[label] for label in result.labels.tolist()] == result.names
+    assert result.names == NAMES
+    assert [result.names[label] for label in result.labels.tolist()] == result.label_names
 
 
-def test_a_detector_that_is_told_where_to_look():
-    """Each image's proposals arrive in pixels of the resized image."""
+def test_proposals_arrive_in_pixels_of_the_resized_image():
     predictor = halves()
     seen = []
-    predictor.detector.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
+    predictor.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
     slots = predictor.detector.slots
     predictor.detector.slots = lambda images: (seen.append(images.proposals), slots(images))[1]
     predictor([IMAGE, IMAGE[:100]], batch=2)
     assert seen[0].shape == (2, 1, 4)
     torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 128, 43]]), atol=1, rtol=0)
+
+
+def lower_quarter(images: Images) -> Slots:
+    """A program of a few lines: the right lower quarter of each image, and a box that reaches beyond it."""
+    height, width = images.sizes.float().T
+    quarter = torch.stack([width / 2, height / 2, width, height], dim=1)
+    boxes = torch.stack([quarter, quarter + 10], dim=1)  # (N, 2, 4)
+    labels = torch.tensor([[1, 0]]).expand(len(images), 2)
+    scores = torch.tensor([[0.8, 0.6]]).expand(len(images), 2)
+    return Slots(boxes, scores, labels, torch.ones_like(labels, dtype=torch.bool))
+
+
+def test_any_function_from_images_to_slots_is_a_program():
+    predictor = Predictor(lower_quarter, NAMES, Preprocess(short=64, long=128))
+    result = predictor(IMAGE)
+    assert result.label_names == ["half", "whole"]
+    expected = torch.tensor([[150.5, 100, 301, 200], [150.5 + 10 * 301 / 96, 100 + 10 * 200 / 64, 301, 200]])
+    torch.testing.assert_close(result.boxes, expected)  # clipped to the image
+    with pytest.raises(TypeError, match="has no detector"):
+        predictor.detector  # noqa: B018
+    other = halves().with_program(lower_quarter)
+    assert other(IMAGE).label_names == ["half", "whole"] and halves()(IMAGE).label_names == ["whole"]
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_detector_runs_in_evaluation_mode_and_keeps_its_own(learning: bool):
+    predictor = halves()
+    modes = []
+    slots = predictor.detector.train(learning).slots
+    predictor.detector.slots = lambda images: (modes.append(predictor.detector.training), slots(images))[1]
+    predictor(IMAGE)
+    assert modes == [False] and predictor.detector.training == learning
+
+
+def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(tmp_path: Path):
+    """A crop still carries the EXIF orientation of its file; boxes are in the pixels of the crop all the same."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    PIL.Image.fromarray(IMAGE).save(path, exif=exif)
+    assert halves()(path).boxes.tolist() == [[0, 0, 200, 301]]
+    with PIL.Image.open(path) as image:
+        part = image.crop((0, 0, 100, 50))
+    assert part.getexif()[0x0112] == 6
+    result = halves()(part)
+    assert result.size == (part.height, part.width) == (50, 100)
+    assert result.boxes.tolist() == [[0, 0, 100, 50]]

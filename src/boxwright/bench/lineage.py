@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from boxwright.data.augment import Augment
-from boxwright.data.batch import Propose, to_images
+from boxwright.data.batch import Propose
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, read_image
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.device import cores
-from boxwright.measure.evaluate import evaluate_detector
+from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.measure.speed import bare, in_turn
+from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.predict.propose import propose_all, sources_of
 from boxwright.progress import Progress
 from boxwright.train.config import TrainConfig
@@ -116,9 +117,8 @@ def learn(config: Any, recipe: Recipe) -> tuple[Detector, dict[str, Any]]:
     detector = training.detector
     epochs = list(training.epochs())
     detector.load_state_dict(training.weights())
-    quality = evaluate_detector(
-        detector.eval(), recipe.test, recipe.test.names, recipe.preprocess, recipe.batch, recipe.workers
-    )
+    predictor = Predictor(detector, recipe.test.names, recipe.preprocess)
+    quality = evaluate_dataset(predictor, recipe.test, recipe.batch, recipe.workers)
     seconds = sum(epoch.seconds for epoch in epochs)
     return detector, {
         "parameters": sum(parameter.numel() for parameter in detector.parameters()),
@@ -181,9 +181,5 @@ def _look(detector: Detector, images: Images) -> None:
 
 def _ready(detector: Detector, image: np.ndarray, preprocess: Preprocess) -> Images:
     """A batch of one, on the detector's device, with the proposals of whoever tells it where to look."""
-    resized, way = preprocess(image)
-    proposals = None
-    if detector.propose is not None:
-        found = torch.as_tensor(detector.propose(image), dtype=torch.float32).reshape(-1, 4)
-        proposals = [way.forward(found)]
-    return to_images([resized], preprocess, proposals).to(next(detector.parameters()).device)
+    predictor, images = Predictor(detector, (), preprocess), [InputImage(image)]
+    return predictor.prepare(images, predictor.proposals(images))[0]

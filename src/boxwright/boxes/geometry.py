@@ -66,24 +66,6 @@ def clip(boxes: Tensor, sizes: Size | Tensor) -> Tensor:
     return torch.stack((x1, y1, x2, y2), dim=-1)
 
 
-def hflip(boxes: Tensor, width: float | Tensor) -> Tensor:
-    """Mirror left and right inside an image `width` pixels wide. (..., 4) -> (..., 4)
-
-    A tensor `width` broadcasts against the leading dimensions of `boxes`.
-    """
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((width - x2, y1, width - x1, y2), dim=-1)
-
-
-def scale(boxes: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
-    """Multiply horizontal coordinates by `x` and vertical ones by `y`. (..., 4) -> (..., 4)
-
-    Tensors `x` and `y` broadcast against the leading dimensions of `boxes`.
-    """
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1 * x, y1 * y, x2 * x, y2 * y), dim=-1)
-
-
 def at_least_float32(values: Tensor) -> Tensor:
     """float32 and float64 as they are; what has fewer bits, such as bfloat16, which cannot tell pixels apart, as
     float32."""

@@ -57,13 +57,11 @@ class Evaluate:
         model = find(self.model)  # up to here no torch is imported: what is wrong is reported at once
         if self.plot is not None:
             from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
-        from boxwright.measure.evaluate import evaluate_detector
+        from boxwright.measure.evaluate import evaluate_dataset
 
         predictor = load(model, self.device)
         dataset = _labelled_as(predictor.names, splits[split], data)
-        quality = evaluate_detector(
-            predictor.detector, dataset, predictor.names, predictor.preprocess, self.batch, self.workers
-        )
+        quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
         about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))

@@ -24,7 +24,8 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.detectors.config import name_of
-from boxwright.measure.evaluate import evaluate_detector
+from boxwright.measure.evaluate import evaluate_dataset
+from boxwright.predict.predictor import Predictor
 from boxwright.progress import Progress
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Place, join
@@ -209,7 +210,8 @@ def _conclude(run: Run, detector: Detector) -> None:
     tensors, described = checkpoint.read(run.best)
     if "test" in run.parts:
         checkpoint.fill(detector, tensors, run.best)
-        quality = evaluate_detector(detector, run.parts["test"], run.names, run.preprocess, run.batch, run.workers)
+        predictor = Predictor(detector, run.names, run.preprocess)
+        quality = evaluate_dataset(predictor, run.parts["test"], run.batch, run.workers)
         run.history.test(quality)
         described["metrics"]["test"] = summary(quality)
         checkpoint.write(run.best, tensors, described)

@@ -8,33 +8,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from boxwright.boxes.geometry import area, clip, hflip, scale
+from boxwright.boxes.geometry import area, clip
+from boxwright.boxes.view import View
 from boxwright.data.preprocess import resize
 from boxwright.types import Size, Target
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An image and what is in it.
+    """An image, its objects, and the proposals for a detector that takes them.
 
-    image   uint8 RGB (H, W, 3)
-    target  boxes in pixels of this image
-    zoom    how much larger than usual `Preprocess` makes the image; it resizes anyway, so resizing twice is saved
+    image      uint8 RGB (H, W, 3)
+    target     boxes in pixels of this image
+    zoom       how much larger than usual `Preprocess` makes the image; it resizes anyway, so resizing twice is saved
+    proposals  (P, 4) float32, xyxy in pixels of this image, best first
     """
 
     image: np.ndarray
     target: Target
     zoom: float = 1.0
+    proposals: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
 
     @property
     def size(self) -> Size:
         return Size(*self.image.shape[:2])
+
+    def seen(self, view: View, image: np.ndarray) -> Sample:
+        """This sample through a view that gave this image: objects and proposals move along, unclipped."""
+        return replace(self, image=image, target=view.move(self.target), proposals=view.forward(self.proposals))
+
+    def clipped(self) -> Sample:
+        """Objects and proposals clipped to the image; those with no area inside it are dropped."""
+        target = self.target.replace(boxes=clip(self.target.boxes, self.size))
+        proposals = clip(self.proposals, self.size)
+        return replace(self, target=target[_has_area(target.boxes)], proposals=proposals[_has_area(proposals)])
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    """(N, 4) -> (N,) bool"""
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,7 @@ class HorizontalFlip:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image = torch.from_numpy(np.require(sample.image, requirements="W")).flip(1).numpy()  # NumPy: ten times slower
-        boxes = hflip(sample.target.boxes, sample.size.width)
-        return replace(sample, image=image, target=sample.target.replace(boxes=boxes))
+        return sample.seen(View.flip(sample.size), image)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,8 @@ class ZoomOut:
         left, top = rng.integers(0, outer.width - inner.width + 1), rng.integers(0, outer.height - inner.height + 1)
         canvas = np.full((*outer, 3), self.fill, np.uint8)
         canvas[top : top + inner.height, left : left + inner.width] = resize(sample.image, inner)
-        return replace(sample, image=canvas, target=_moved(sample.target, sample.size, inner, int(left), int(top)))
+        view = View.place(inner, outer, int(left), int(top)) @ View.resize(sample.size, inner)
+        return sample.seen(view, canvas)
 
 
 @dataclass(frozen=True)
@@ -137,8 +156,8 @@ class ColorJitter:
     hue: float = 0.02
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        spread = np.array((self.brightness, self.contrast, self.saturation))
-        brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread)
+        most = np.array((self.brightness, self.contrast, self.saturation))
+        brightness, contrast, saturation = rng.uniform(1 - most, 1 + most)
         angle = 2 * math.pi * rng.uniform(-self.hue, self.hue)
         cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
         color = _RGB_FROM_YIQ @ np.array(((1, 0, 0), (0, cos, -sin), (0, sin, cos))) @ _YIQ_FROM_RGB
@@ -171,34 +190,36 @@ class Mosaic:
         x = round(width * rng.uniform(self.margin, 1 - self.margin))
         y = round(height * rng.uniform(self.margin, 1 - self.margin))
         canvas = np.empty_like(sample.image, order="C")
-        targets = []
+        parts: list[Sample] = []
         for left, top, right, bottom in ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)):
             cell = Size(bottom - top, right - left)
             if 0 in cell:  # an image of one or two pixels
                 continue
-            part = _random_part(sample if not targets else others(rng), cell, rng, self.visible)
+            part = _random_part(others(rng) if parts else sample, cell, rng, self.visible)
             canvas[top:bottom, left:right] = resize(part.image, cell)
-            targets.append(_moved(part.target, part.size, cell, left, top))
-        return replace(sample, image=canvas, target=_joined(targets))
+            view = View.place(cell, sample.size, left, top) @ View.resize(part.size, cell)
+            parts.append(part.seen(view, canvas))
+        target = _joined([part.target for part in parts])
+        return replace(sample, image=canvas, target=target, proposals=torch.cat([part.proposals for part in parts]))
 
 
 def crop(sample: Sample, window: Sequence[int] | np.ndarray, visible: float) -> Sample:
     """The part of the image inside the window (x1, y1, x2, y2), whole pixels.
 
-    Boxes are clipped. An object stays if its centre is inside and at least `visible` of its box; a crowd region
-    stays if anything of it is inside. Areas shrink with their boxes.
+    Boxes are clipped. An object stays if its centre is inside and at least `visible` of its box; a crowd region or a
+    proposal stays if anything of it is inside. Areas shrink with their boxes.
     """
     left, top, right, bottom = (int(edge) for edge in window)
-    size = Size(bottom - top, right - left)
-    target = sample.target
-    moved = target.boxes - torch.tensor((left, top, left, top), dtype=target.boxes.dtype)
-    boxes = clip(moved, size)
-    center = 0.5 * (moved[:, :2] + moved[:, 2:])  # (G, 2)
-    inside = ((center >= 0) & (center < torch.tensor((size.width, size.height)))).all(dim=1)
-    share = area(boxes) / area(moved).clamp(min=1e-6)
+    view = View.crop(sample.size, (left, top, right, bottom))
+    moved = sample.seen(view, sample.image[top:bottom, left:right])
+    target = moved.target
+    boxes = clip(target.boxes, view.output)
+    center = 0.5 * (target.boxes[:, :2] + target.boxes[:, 2:])  # (G, 2)
+    inside = ((center >= 0) & (center < torch.tensor((right - left, bottom - top)))).all(dim=1)
+    share = area(boxes) / area(target.boxes).clamp(min=1e-6)
     keep = (share > 0) & (target.crowd | (inside & (share >= visible)))
     cut = target.replace(boxes=boxes, area=target.area * share)[keep]
-    return replace(sample, image=sample.image[top:bottom, left:right], target=cut)
+    return replace(moved, target=cut).clipped()
 
 
 def _shows_an_object(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
@@ -225,13 +246,6 @@ def _random_part(sample: Sample, shape: Size, rng: np.random.Generator, visible:
 
 def _scaled(size: Size, factor: float) -> Size:
     return Size(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
-
-
-def _moved(target: Target, before: Size, after: Size, left: int, top: int) -> Target:
-    """The target of an image that was resized and put at (left, top) of another."""
-    x, y = after.width / before.width, after.height / before.height
-    offset = torch.tensor((left, top, left, top), dtype=target.boxes.dtype)
-    return target.replace(boxes=scale(target.boxes, x, y) + offset, area=target.area * (x * y))
 
 
 def _joined(targets: list[Target]) -> Target:

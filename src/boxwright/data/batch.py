@@ -10,35 +10,38 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from boxwright.boxes.view import View
 from boxwright.data.augment import Augment, MultiScale
 from boxwright.data.load import (
     ORDER,
-    PROPOSAL,
     ZOOM,
     AnnotatedImages,
     Load,
     Loaded,
-    Pool,
+    LoaderWorkers,
     Propose,
     Task,
     generator,
     pad,
 )
-from boxwright.data.preprocess import Preprocess, Resize
+from boxwright.data.preprocess import Preprocess
 from boxwright.types import Images, Size, Target
 
-__all__ = ["Batch", "Batches", "AnnotatedImages", "Propose", "to_batch", "to_images"]
+__all__ = ["AnnotatedImages", "Batch", "Batches", "Propose", "to_images"]
 
-_POOL, _STRIP = 64, 8  # batches whose images are sorted among themselves by aspect, and those then by size
+_ASPECT_RUN, _SIZE_RUN = 64, 8  # batches whose images are sorted by aspect, and within those by size
 
 
 class Batch(NamedTuple):
-    """A batch; `indices` and `resizes` lead from each of its images back to the dataset and to original pixels."""
+    """A batch of images with, for each, its target, its index in the dataset, and the view that `Preprocess` made.
+
+    Without augmentation the view comes from the image as it is in the dataset.
+    """
 
     images: Images
     targets: list[Target]
     indices: list[int]
-    resizes: list[Resize]
+    views: list[View]
 
 
 def to_images(
@@ -46,20 +49,12 @@ def to_images(
     preprocess: Preprocess | None = None,
     proposals: Sequence[Tensor] | None = None,
 ) -> Images:
-    """Resized images (H, W, 3) padded at the right and the bottom to the canvas of `preprocess`.
+    """Resized images (H, W, 3), padded at the right and the bottom to the canvas of `preprocess`.
 
-    proposals  for each image boxes (P, 4) in its pixels once resized; the shorter lists end in rows of zeros
+    proposals  (P, 4) for each image, in pixels of the resized one; the shorter lists end in rows of zeros
     """
     pixels, sizes = pad(images, preprocess or Preprocess())
-    return Images(_to_float(pixels), sizes, None if proposals is None else _stack(proposals))  # type: ignore[arg-type]
-
-
-def to_batch(
-    samples: Sequence[tuple[np.ndarray, Target]], preprocess: Preprocess | None = None
-) -> tuple[Images, list[Target]]:
-    """As `to_images`, for images with their targets. Padding moves no box."""
-    images, targets = zip(*samples, strict=True)
-    return to_images(images, preprocess), list(targets)
+    return Images(_to_float(pixels), sizes, None if proposals is None else _stack(proposals))
 
 
 class Batches:
@@ -67,16 +62,16 @@ class Batches:
 
     augment     None for evaluation
     batch_size  images per batch and rank
-    seed        with the epoch, all that chance depends on; the number of workers changes nothing
+    seed        random numbers depend on it, the epoch and the image alone; the number of workers changes nothing
     workers     processes that load ahead, kept from epoch to epoch, one epoch at a time; 0 loads in this process
-    rank, world this process's share: of every `batch_size * world` images each rank gets as many, so that all
-                ranks see equally many batches; where they do not come out even, the first images come twice
+    rank, world this process's share: of every `batch_size * world` images each rank gets `batch_size`, so that all
+                ranks see equally many batches; the first images come twice if the dataset does not divide evenly
     shuffle     a new order each epoch
     group       put images of like shape into a batch, which saves padding
-    drop_last   leave out what does not fill a batch at the end of a shuffled epoch; a lone unfilled batch stays
-    device      where images and targets go; pixels travel in the dtype of `preprocess`
-    propose     from an image to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move as the image
-                does and become the proposals of the `Images`, as many rows as the longest list of the batch has
+    drop_last   leave out the last batch of a shuffled epoch if it is not full; an only batch stays
+    device      where images and targets go; pixels are transferred in the dtype of `preprocess`
+    propose     from an image to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move with the image
+                and become the proposals of the `Images`, as many rows as the longest list of the batch
 
     A sample that cannot be read is replaced by the next one that can, or left out where `shuffle` is off. One
     warning at the end of the epoch counts them; `broken` has them all, index to message.
@@ -112,7 +107,7 @@ class Batches:
         self.shuffle, self.group, self.drop_last = shuffle, group and shuffle, drop_last and shuffle
         self.broken: dict[int, str] = {}
         self._load = Load(dataset, preprocess, augment, seed, shuffle, propose)
-        self._pool: Pool | None = None
+        self._processes: LoaderWorkers | None = None
         self._sizes = np.array([dataset.size(index) for index in range(len(dataset))])  # (N, 2)
 
     @classmethod
@@ -128,7 +123,7 @@ class Batches:
         device: torch.device | str = "cpu",
         propose: Propose | None = None,
     ) -> Batches:
-        """For evaluation: every image, as it is. With several ranks the last may come twice: count indices once."""
+        """For evaluation: every image, unchanged. With several ranks the last may come twice: count each index once."""
         return cls(
             dataset,
             preprocess,
@@ -150,7 +145,7 @@ class Batches:
         return self.epoch(0)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; those before it are not loaded."""
+        """The batches of an epoch from number `start` on; earlier ones are not loaded."""
         tasks = self._tasks(epoch)[start:]
         known = len(self.broken)
         try:
@@ -165,19 +160,18 @@ class Batches:
     def _loaded(self, tasks: list[Task]) -> Iterable[Loaded]:
         if self.workers == 0:
             return map(self._load.__getitem__, tasks)
-        if self._pool is None:
-            self._pool = Pool(self._load, self.workers)
-        return self._pool(tasks)
+        if self._processes is None:
+            self._processes = LoaderWorkers(self._load, self.workers)
+        return self._processes(tasks)
 
     def _batch(self, loaded: Loaded) -> Batch:
-        targets = [Target(*map(torch.from_numpy, columns)) for columns in loaded.targets]
-        proposals = _stack([target.boxes[target.labels == PROPOSAL] for target in targets]).to(self.device)
-        targets = [target[target.labels != PROPOSAL].to(self.device) for target in targets]
+        targets = [Target(*map(torch.from_numpy, columns)).to(self.device) for columns in loaded.targets]
+        proposals = _stack([torch.from_numpy(boxes) for boxes in loaded.proposals]).to(self.device)
         images = Images(_to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device), proposals)
-        return Batch(images, targets, loaded.indices, loaded.resizes)
+        return Batch(images, targets, loaded.indices, loaded.views)
 
     def _tasks(self, epoch: int) -> list[Task]:
-        """What this rank loads in an epoch, a task per batch."""
+        """The tasks of this rank in an epoch, one per batch."""
         count, together = len(self.dataset), self.batch_size * self.world
         rng = generator(ORDER, self.seed, epoch)
         order = rng.permutation(count) if self.shuffle else np.arange(count)
@@ -197,15 +191,15 @@ class Batches:
 
 
 def _grouped(order: np.ndarray, sizes: np.ndarray, together: int) -> np.ndarray:
-    """The order with images of like size (N, 2) side by side: pools sorted by aspect, then strips of them by size."""
+    """The order with images of like size (N, 2) side by side: sorted by aspect in long runs, by size in short ones."""
     aspects, sides = sizes[:, 1] / sizes[:, 0], sizes.min(axis=1)
-    order = _sorted_in_runs(order, aspects, _POOL * together)
-    return _sorted_in_runs(order, sides, _STRIP * together)
+    order = _sorted_in_runs(order, aspects, _ASPECT_RUN * together)
+    return _sorted_in_runs(order, sides, _SIZE_RUN * together)
 
 
 def _sorted_in_runs(order: np.ndarray, keys: np.ndarray, run: int) -> np.ndarray:
-    runs = [order[at : at + run] for at in range(0, len(order), run)]
-    return np.concatenate([order[:0], *(part[np.argsort(keys[part], kind="stable")] for part in runs)])
+    runs = [order[start : start + run] for start in range(0, len(order), run)]
+    return np.concatenate([order[:0], *(indices[np.argsort(keys[indices], kind="stable")] for indices in runs)])
 
 
 def _to_float(pixels: Tensor) -> Tensor:
@@ -220,6 +214,6 @@ def _stack(proposals: Sequence[Tensor]) -> Tensor:
 
 def _warn(broken: dict[int, str], known: int, count: int, replaced: bool) -> None:
     new = list(broken.values())[known:]
-    what = "were replaced by others" if replaced else "were left out"
+    consequence = "were replaced by others" if replaced else "were left out"
     shown = "\n  ".join(new[:5]) + (f"\n  and {len(new) - 5} more" if len(new) > 5 else "")
-    warnings.warn(f"{len(broken)} of {count} images cannot be read and {what}:\n  {shown}", stacklevel=3)
+    warnings.warn(f"{len(broken)} of {count} images cannot be read and {consequence}:\n  {shown}", stacklevel=3)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from boxwright.boxes.view import View
 from boxwright.types import Size
 
 ImageSource = str | PathLike[str] | bytes | BinaryIO
 """Where an image can be read from: a path, the bytes of a file, or a file open in binary mode."""
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
-_EXIF_ORIENTATION = 0x0112
 _WHITE = (255, 255, 255, 255)
 
 
@@ -40,11 +40,22 @@ def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:
     return read_reduced(source, None, upright)[0]
 
 
-def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True) -> tuple[np.ndarray, Size]:
-    """As `read_image`, with the full size of the image in the file, but a JPEG may come back 2, 4 or 8 times smaller.
+def read_annotated(source: ImageSource, annotated: Size | None, at_least: int | None = None) -> tuple[np.ndarray, View]:
+    """As `read_reduced`, turned so that boxes annotated on an image of this size fit.
 
-    Its shorter side then still has `at_least` pixels. Reducing while decoding saves most of the time a large
-    photograph costs.
+    That is upright, unless only the image as it is stored has the annotated size: some annotation tools ignore EXIF.
+    """
+    image, view = read_reduced(source, at_least)
+    if annotated is not None and view.source != annotated and view.source == annotated[::-1]:
+        image, view = read_reduced(source, at_least, upright=False)
+    return image, view
+
+
+def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True) -> tuple[np.ndarray, View]:
+    """As `read_image`, but a JPEG may come back 2, 4 or 8 times smaller; with the view from the whole image to it.
+
+    Its shorter side then still has `at_least` pixels; None decodes in full. Reducing while decoding saves most of the
+    time a large photograph costs.
     """
     name, data = _read_bytes(source)
     if not data:
@@ -59,12 +70,14 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
         raise ImageError(f"{name}: the image's header is damaged ({error}); copy or export the file again") from error
 
     width, height = image.size
-    turn = _orientation(image) if upright else 1
+    sideways = upright and _is_sideways(image)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()
-        rgb = _to_rgb_image(image)
+        if upright:
+            _turn_upright(image)
+        rgb = np.array(_to_rgb_image(image))
     except MemoryError:
         raise
     except Exception as error:  # as above, for the pixels
@@ -72,20 +85,21 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
             f"{name}: the {image.format} image of {width}x{height} pixels breaks off or is damaged ({error}); "
             "copy or export the file again"
         ) from error
-    if turn != 1:
-        rgb = _turn(rgb, turn)
-    return np.array(rgb), Size(width, height) if turn >= 5 else Size(height, width)
+    whole = Size(width, height) if sideways else Size(height, width)
+    return rgb, View.resize(whole, Size(*rgb.shape[:2]))
 
 
 def to_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
     """An image that is in memory already as uint8 RGB (H, W, 3).
 
-    Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8,
-    uint16, bool, or floats 0..1. Raises ImageError for anything else, OpenCV's BGR order excepted: it cannot be told.
+    It is taken as given: an EXIF orientation that a PIL image still carries does not turn it, so that its pixels are
+    those of `image.size`. Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA
+    of uint8, uint16, bool, or floats 0..1. Raises ImageError for anything else, except OpenCV's BGR order, which cannot
+    be recognised.
     """
     if isinstance(image, Image.Image):
         try:
-            return np.array(_turn(_to_rgb_image(image), _orientation(image)))
+            return np.array(_to_rgb_image(image))
         except Exception as error:  # a PIL image reads its file only now, and anything can be wrong with that
             raise ImageError(f"{image!r}: cannot be turned into RGB ({error}); try image.convert('RGB')") from error
     if not isinstance(image, np.ndarray):
@@ -137,28 +151,22 @@ def _describe(data: bytes) -> str:
     return f"{len(data)} bytes of no format that Pillow knows; convert it to JPEG or PNG"
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; a damaged or missing tag means upright."""
+def _is_sideways(image: Image.Image) -> bool:
+    """Whether its EXIF orientation asks for a quarter turn; damaged EXIF asks for nothing."""
     try:
-        turn = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # EXIF is a side note: its damage must not cost the image
-        return 1
-    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # damaged EXIF can raise nearly anything
+        return False
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+def _turn_upright(image: Image.Image) -> None:
+    """Turns the image in place as its EXIF orientation asks."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # as above: it must not cost the image
+        return
 
 
 def _to_rgb_image(image: Image.Image) -> Image.Image:

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from boxwright.boxes.geometry import clip
+from boxwright.boxes.view import View
 from boxwright.data.augment import Augment, Sample
-from boxwright.data.image import ImageError, ImageSource, read_reduced
-from boxwright.data.preprocess import Preprocess, Resize
+from boxwright.data.image import ImageError, ImageSource, read_annotated
+from boxwright.data.preprocess import Preprocess
 from boxwright.types import Size, Target
 
 Propose = Callable[[np.ndarray], np.ndarray]
 """From an image, uint8 (H, W, 3), to boxes (P, 4) in its pixels, best first."""
 
-ORDER, ZOOM, SAMPLE = range(3)  # what a random number is drawn for
-
-PROPOSAL = -1
-"""The label of a proposal on its way: it rides with the target as a crowd region, and whatever moves boxes moves it."""
+ORDER, ZOOM, SAMPLE = range(3)  # the purposes of random numbers, each with a generator of its own
 
 
 class AnnotatedImages(Protocol):
-    """What is needed of a `Dataset`."""
+    """The part of a `Dataset` that loading needs."""
 
     def __len__(self) -> int: ...
     def path(self, index: int, /) -> ImageSource: ...
@@ -36,7 +33,7 @@ class AnnotatedImages(Protocol):
 
 
 class Task(NamedTuple):
-    """A batch to load: images by index, with what `Preprocess` calls their zoom."""
+    """A batch to load: images by index, and their zooms (see `Preprocess`)."""
 
     epoch: int
     indices: list[int]
@@ -44,13 +41,14 @@ class Task(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A batch on its way out of a worker: targets as arrays, since each tensor would cost a shared-memory file."""
+    """A batch on its way out of a worker: boxes as arrays, since each tensor would cost a shared-memory file."""
 
     pixels: Tensor  # (N, H, W, 3) uint8 or float32
     sizes: Tensor  # (N, 2) int64
-    targets: list[tuple[np.ndarray, ...]]
+    targets: list[tuple[np.ndarray, ...]]  # the columns of each Target
+    proposals: list[np.ndarray]  # (P, 4) float32
     indices: list[int]
-    resizes: list[Resize]
+    views: list[View]
     broken: dict[int, str]
 
 
@@ -69,28 +67,30 @@ class Load:
         self.broken: dict[int, str] = {}
 
     def __getitem__(self, task: Task) -> Loaded:
-        images, targets, indices, resizes = [], [], [], []
+        samples, indices, views = [], [], []
         before = set(self.broken)
         for index, zoom in zip(task.indices, task.zooms, strict=True):
-            found = self._sample(index, zoom, task.epoch)
-            if found is None:
+            loaded = self._sample(index, zoom, task.epoch)
+            if loaded is None:
                 continue
-            index, sample = found
-            image, resize = self.preprocess(sample.image, sample.zoom)
-            images.append(image)
-            targets.append(tuple(column.numpy() for column in vars(_resized(sample.target, resize)).values()))
+            index, sample = loaded
+            image, view = self.preprocess(sample.image, sample.zoom)
+            samples.append(sample.seen(view, image))
             indices.append(index)
-            resizes.append(resize)
+            views.append(view)
+        images = [sample.image for sample in samples]
         pixels, sizes = pad(images, self.preprocess) if images else (torch.empty(0), torch.empty(0))
+        targets = [tuple(column.numpy() for column in vars(sample.target).values()) for sample in samples]
+        proposals = [sample.proposals.numpy() for sample in samples]
         broken = {index: message for index, message in self.broken.items() if index not in before}
-        return Loaded(pixels, sizes, targets, indices, resizes, broken)
+        return Loaded(pixels, sizes, targets, proposals, indices, views, broken)
 
     def _sample(self, index: int, zoom: float, epoch: int) -> tuple[int, Sample] | None:
-        """The augmented sample, or the next that can be read in its place; None where only this one is wanted."""
-        found = self._this_or_next(index, zoom) if self.replace_broken else self._first_readable([index], zoom)
-        if found is None:
+        """The augmented sample with its index; for one that cannot be read the next that can, or None."""
+        readable = self._this_or_next(index, zoom) if self.replace_broken else self._first_readable([index], zoom)
+        if readable is None:
             return None
-        index, sample = found
+        index, sample = readable
         if self.augment is not None:
             sample = self.augment(sample, generator(SAMPLE, self.seed, epoch, index), self._another)
         return index, sample
@@ -101,10 +101,10 @@ class Load:
 
     def _this_or_next(self, index: int, zoom: float) -> tuple[int, Sample]:
         count = len(self.dataset)
-        found = self._first_readable(((index + step) % count for step in range(count)), zoom)
-        if found is None:
+        readable = self._first_readable(((index + step) % count for step in range(count)), zoom)
+        if readable is None:
             raise ImageError(f"none of the {count} images can be read; the first: {next(iter(self.broken.values()))}")
-        return found
+        return readable
 
     def _first_readable(self, candidates: Iterable[int], zoom: float) -> tuple[int, Sample] | None:
         for index in candidates:
@@ -121,19 +121,15 @@ class Load:
         # Twice the pixels needed leave something to crop from. Evaluation decodes in full, as the predictor does.
         whole = self.augment is None or self.propose is not None  # proposals belong to the image as it is
         at_least = None if whole else 2 * min(self.preprocess.size(size, zoom))
-        image, full = read_reduced(path, at_least)
-        if full != size and full == size[::-1]:  # annotated with a tool that does not know EXIF
-            image, full = read_reduced(path, at_least, upright=False)
-        reduced = Resize(full, Size(*image.shape[:2]))
-        if reduced.after != reduced.before:
-            target = _resized(target, reduced)
+        image, reduced = read_annotated(path, size, at_least)
+        sample = Sample(image, reduced.move(target), zoom)
         if self.propose is not None:
-            target = _with_proposals(target, self.propose(image))
-        return Sample(image, _inside(target, reduced.after), zoom)
+            sample = replace(sample, proposals=as_boxes(self.propose(image)))
+        return sample.clipped()
 
 
-class Pool:
-    """Worker processes that load tasks in order, each epoch's a few ahead of their use."""
+class LoaderWorkers:
+    """Worker processes that load tasks in order, a few tasks ahead of their use."""
 
     def __init__(self, load: Load, workers: int) -> None:
         from torch.utils.data import DataLoader
@@ -147,7 +143,7 @@ class Pool:
             persistent_workers=True,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             worker_init_fn=_ignore_interrupt,
-            generator=torch.Generator(),  # its own: drawing from the global one would disturb what comes after
+            generator=torch.Generator(),  # drawing from the global one would change the random numbers after it
         )
 
     def __call__(self, tasks: list[Task]) -> Iterable[Loaded]:
@@ -160,7 +156,7 @@ def _as_it_is(loaded: Loaded) -> Loaded:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C is the main process's business; workers end with it."""
+    """Ctrl-C reaches every process; only the main one handles it, and the workers end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -168,33 +164,18 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
+def as_boxes(proposals: np.ndarray) -> Tensor:
+    """What a proposer returns, as (P, 4) float32."""
+    return torch.as_tensor(proposals, dtype=torch.float32).reshape(-1, 4)
+
+
 def pad(images: Sequence[np.ndarray], preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    """-> pixels (N, H, W, 3) in the dtype of `preprocess`, sizes (N, 2) int64"""
+    """Resized images (H, W, 3) to pixels (N, H, W, 3) in the dtype of `preprocess`, and sizes (N, 2) int64."""
     sizes = [Size(*image.shape[:2]) for image in images]
     height, width = preprocess.canvas(sizes)
     if any(size.height > height or size.width > width for size in sizes):
         raise ValueError(f"images fit the canvas {height}x{width}, got {sizes}; resize them with this Preprocess")
     canvas = np.full((len(images), height, width, 3), preprocess.fill, preprocess.dtype)
-    for place, image, size in zip(canvas, images, sizes, strict=True):
-        place[: size.height, : size.width] = image
+    for area, image, size in zip(canvas, images, sizes, strict=True):
+        area[: size.height, : size.width] = image
     return torch.from_numpy(canvas), torch.tensor(sizes, dtype=torch.int64)
-
-
-def _with_proposals(target: Target, proposals: np.ndarray) -> Target:
-    boxes = torch.cat([target.boxes, torch.as_tensor(proposals, dtype=torch.float32).reshape(-1, 4)])
-    new = len(boxes) - len(target)
-    labels = nn.functional.pad(target.labels, (0, new), value=PROPOSAL)
-    crowd = nn.functional.pad(target.crowd, (0, new), value=True)
-    difficult = nn.functional.pad(target.difficult, (0, new))
-    return Target(boxes, labels, crowd, difficult, nn.functional.pad(target.area, (0, new)))
-
-
-def _inside(target: Target, size: Size) -> Target:
-    """The target without what is outside the image, and without boxes that have no area."""
-    target = target.replace(boxes=clip(target.boxes, size))
-    return target[(target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)]
-
-
-def _resized(target: Target, resize: Resize) -> Target:
-    growth = (resize.after.height * resize.after.width) / (resize.before.height * resize.before.width)
-    return target.replace(boxes=resize.forward(target.boxes), area=target.area * growth)

@@ -1,43 +1,20 @@
-"""From an image of any size to the size a detector works on, with the exact way back for boxes."""
+"""From an image of any size to the size a detector works on. Imports torch and numpy only to resize."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.nn.functional import interpolate
-
-from boxwright.boxes.geometry import clip, scale
+from boxwright.boxes.view import View
 from boxwright.types import Size
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]
 Resample = Literal["antialias", "plain", "pillow"]
 Rounding = Literal["nearest", "floor"]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """What happened to one image: its size before and after.
-
-    Sizes are whole pixels, so height and width change by slightly different factors; boxes follow each exactly.
-    """
-
-    before: Size
-    after: Size
-
-    def forward(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the original image in pixels of the resized one."""
-        return scale(boxes, self.after.width / self.before.width, self.after.height / self.before.height)
-
-    def back(self, boxes: Tensor) -> Tensor:
-        """Boxes (N, 4) of the resized image in pixels of the original one, clipped to it."""
-        boxes = scale(boxes, self.before.width / self.after.width, self.before.height / self.after.height)
-        return clip(boxes, self.before)
 
 
 @dataclass(frozen=True)
@@ -83,15 +60,17 @@ class Preprocess:
         if len(levels) not in (1, 3) or not all(0 <= level <= 255 for level in levels):
             raise ValueError(f"fill is a grey level 0..255, or three of them as (red, green, blue); got {self.fill}")
 
-    def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, Resize]:
-        """The uint8 image (H, W, 3) resized, in `dtype`, and the way there and back."""
+    def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, View]:
+        """The uint8 image (H, W, 3) resized, in `dtype`, and the view from it to the resized one."""
         before = Size(*image.shape[:2])
         after = self.size(before, zoom)
-        return resize(image, after, self.resample).astype(self.dtype, copy=False), Resize(before, after)
+        return resize(image, after, self.resample).astype(self.dtype, copy=False), View.resize(before, after)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:
         """Of resized images and their padding: float32, still 0..255, where uint8 would have to round."""
+        import numpy as np
+
         whole = all(level == int(level) for level in self._levels)
         return np.uint8 if whole and self.resample != "plain" else np.float32
 
@@ -158,8 +137,15 @@ def resize(image: np.ndarray, size: Size, resample: Resample = "antialias") -> n
     """A uint8 image (H, W, 3) at another size; `resample` as in `Preprocess`, where plain gives float32."""
     if image.shape[:2] == size:
         return image
+    import numpy as np
+
     if resample == "pillow":
+        from PIL import Image
+
         return np.array(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR))
+    import torch
+    from torch.nn.functional import interpolate
+
     # On uint8, antialias is Pillow's resize to within two grey levels, in less than half the time.
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
     if resample == "plain":

@@ -65,7 +65,7 @@ def largest(prediction: Prediction, target: Target) -> Tensor:
 def build(config: LocalizerConfig, num_classes: int, pretrained: bool) -> Localizer:
     features = build_pyramid(config, pretrained, config.channels, extra=0, how="pool")
     hidden = mlp_head(config.channels * config.grid**2, config.hidden)
-    codec, count = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0)), config.max_detections
+    codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
     region = RegionStage(
         pool=RegionAlign(features.strides, config.grid, sampling=0),
         head=RegionHead(hidden, config.hidden, num_classes, config.class_agnostic),
@@ -73,7 +73,7 @@ def build(config: LocalizerConfig, num_classes: int, pretrained: bool) -> Locali
         assign=largest,
         sample=BalancedSampler(1, positive=1.0),
         box_loss=DeltaLoss(codec),
-        select=Select(config.threshold(num_classes), pre_nms_top_k=count, slots=count),  # one box per class: no NMS
+        select=Select(config.threshold(num_classes), slots=config.max_detections),  # NMS has one box per class
         box_weight=config.box_weight,
     )
     return Localizer(features, region)

@@ -24,18 +24,18 @@ PALETTE: tuple[Color, ...] = (
 
 
 def class_colors(names: Iterable[str]) -> dict[str, Color]:
-    """A colour per class: a name has the same one in every model, unless another class before it took it.
+    """A colour per class name: the same one in every model, unless a class before it has that colour.
 
-    Colours repeat only where there are more classes than the palette has.
+    Colours repeat only if there are more classes than colours in the palette.
     """
     colors: dict[str, Color] = {}
     free: list[int] = []
     for name in dict.fromkeys(names):
         free = free or list(range(len(PALETTE)))
-        wanted = crc32(name.encode()) % len(PALETTE)
-        place = min(free, key=lambda index: (index - wanted) % len(PALETTE))  # the wanted one, else the next free
-        free.remove(place)
-        colors[name] = PALETTE[place]
+        preferred = crc32(name.encode()) % len(PALETTE)
+        index = min(free, key=lambda index: (index - preferred) % len(PALETTE))  # the preferred one, else the next free
+        free.remove(index)
+        colors[name] = PALETTE[index]
     return colors
 
 
@@ -46,30 +46,30 @@ def draw_boxes(
     scores: Sequence[float] | None = None,
     palette: Iterable[str] | None = None,
 ) -> PIL.Image.Image:
-    """A copy of the image with a rectangle and a label per box; the best, which comes first, is drawn on top.
+    """A copy of the image with a rectangle and a label per box; the first box, the best, is drawn on top.
 
     image    uint8 (H, W, 3), RGB
     boxes    (D, 4), xyxy in pixels
     names    the class of each box
     scores   of each box, written as a per cent after its name
-    palette  all class names, so that one class has one colour in every image; without it those in `names`
+    palette  all class names, so that a class has one colour in every image; those in `names` if not given
     """
     if not len(boxes) == len(names) == len(scores if scores is not None else names):
         raise ValueError(f"expected a name and a score for each of {len(boxes)} boxes, got {len(names)} names")
-    array = PIL.Image.fromarray(image)
-    canvas = ImageDraw.Draw(array)
+    drawing = PIL.Image.fromarray(image)
+    canvas = ImageDraw.Draw(drawing)
     colors = class_colors([*(palette or ()), *names])
-    side = (array.width * array.height) ** 0.5
+    side = (drawing.width * drawing.height) ** 0.5
     line = max(1, round(side / 180))
     font = ImageFont.load_default(size=max(11, round(side / 30)))
     corners = [[float(side) for side in box] for box in boxes]
     for row in reversed(range(len(corners))):
-        _rectangle(canvas, corners[row], colors[names[row]], line, array.size)
+        _rectangle(canvas, corners[row], colors[names[row]], line, drawing.size)
     texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]
-    places = _place_labels(canvas, corners, texts, font, line + 1, array.size)
+    labels = _place_labels(canvas, corners, texts, font, line + 1, drawing.size)
     for row in reversed(range(len(corners))):
-        _label(canvas, places[row], texts[row], colors[names[row]], font, line + 1)
-    return array
+        _label(canvas, labels[row], texts[row], colors[names[row]], font, line + 1)
+    return drawing
 
 
 def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line: int, size: tuple[int, int]) -> None:
@@ -82,18 +82,18 @@ def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line
 def _place_labels(
     canvas: ImageDraw.ImageDraw, boxes: list[list[float]], texts: list[str], font: Font, pad: int, size: tuple[int, int]
 ) -> list[list[int]]:
-    """Where each label goes, xyxy: the best chooses first, each takes the spot that covers least of those before."""
-    places: list[list[int]] = []
+    """The rectangle of each label, xyxy: in order, the spot that overlaps least with the labels before."""
+    labels: list[list[int]] = []
     for box, text in zip(boxes, texts, strict=True):
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         spots = _spots(box, int(right - left) + 2 * pad, int(bottom - top) + 2 * pad, size)
-        covered = intersection(torch.tensor(spots)[:, None], torch.tensor(places).reshape(1, -1, 4)).sum(1)
-        places.append(spots[int(covered.argmin())])
-    return places
+        covered = intersection(torch.tensor(spots)[:, None], torch.tensor(labels).reshape(1, -1, 4)).sum(1)
+        labels.append(spots[int(covered.argmin())])
+    return labels
 
 
 def _spots(box: list[float], width: int, height: int, size: tuple[int, int]) -> list[list[int]]:
-    """Places for a label of this width and height, inside the image, the most usual first."""
+    """Rectangles for a label of this width and height inside the image, the preferred one first."""
     left, top, right, bottom = (round(side) for side in box)
     last = max(0, size[0] - width), max(0, size[1] - height)
     corners = [(left, top), (right - width, top), (left, bottom - height)]  # inside the box
@@ -105,15 +105,15 @@ def _spots(box: list[float], width: int, height: int, size: tuple[int, int]) -> 
     return [[x, y, x + width, y + height] for x, y in starts]
 
 
-def _label(canvas: ImageDraw.ImageDraw, place: list[int], text: str, color: Color, font: Font, pad: int) -> None:
+def _label(canvas: ImageDraw.ImageDraw, rectangle: list[int], text: str, color: Color, font: Font, pad: int) -> None:
     left, top, _, _ = canvas.textbbox((0, 0), text, font=font)
-    x, y, right, bottom = place
+    x, y, right, bottom = rectangle
     canvas.rectangle([x, y, right - 1, bottom - 1], fill=color)
     canvas.text((x + pad - left, y + pad - top), text, fill=_readable_on(color), font=font)
 
 
 def _readable_on(color: Color) -> Color:
-    """Black or white, whichever contrasts more: relative luminance as in WCAG 2, section 1.4.3."""
+    """Black or white, whichever has more contrast: relative luminance as in WCAG 2, section 1.4.3."""
     linear = [(v / 255 / 12.92) if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in color]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else (255, 255, 255)

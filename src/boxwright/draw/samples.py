@@ -9,7 +9,7 @@ import PIL.Image
 
 from boxwright.data.augment import Augment, Sample
 from boxwright.data.dataset import Dataset
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError, read_annotated
 from boxwright.data.preprocess import Preprocess
 from boxwright.draw.boxes import draw_boxes
 
@@ -18,9 +18,9 @@ _GAP = 8
 
 
 def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Augment | None = None) -> PIL.Image.Image:
-    """Up to `count` random samples with their boxes in rows and columns; those that cannot be read are passed over.
+    """Up to `count` random samples with their boxes in rows and columns, without those that cannot be read.
 
-    augment  shows them as training varies them, except for the scale, which a cell would undo
+    augment  shows them as training augments them, except for the scale, which a cell would undo
     """
     rng = np.random.default_rng(seed)
     order = iter(rng.permutation(len(dataset)).tolist())
@@ -52,11 +52,7 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
 
 
 def _read(dataset: Dataset, index: int) -> Sample:
-    """The image as its annotation sees it: upright, or unturned where only that has the annotated size."""
-    image = read_image(dataset.path(index))
-    size = dataset.size(index)
-    if image.shape[:2] != size and image.shape[1::-1] == size:
-        image = read_image(dataset.path(index), upright=False)
+    image, _ = read_annotated(dataset.path(index), dataset.size(index))
     return Sample(image, dataset.target(index))
 
 
@@ -65,10 +61,10 @@ def _read_any(dataset: Dataset, rng: np.random.Generator) -> Sample:
         try:
             return _read(dataset, int(rng.integers(len(dataset))))
         except ImageError:
-            continue  # one at least can be read: the sample that asks for company
+            continue  # one at least can be read: the first sample of the mosaic
 
 
 def _draw(sample: Sample, names: tuple[str, ...]) -> PIL.Image.Image:
-    image, resize = _CELL(np.ascontiguousarray(sample.image))
-    boxes = resize.forward(sample.target.boxes)
+    image, view = _CELL(np.ascontiguousarray(sample.image))
+    boxes = view.forward(sample.target.boxes)
     return draw_boxes(image, boxes, [names[label] for label in sample.target.labels.tolist()], palette=names)

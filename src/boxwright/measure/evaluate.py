@@ -1,4 +1,4 @@
-"""Run a detector over a dataset and measure it with the field's evaluator."""
+"""Run a predictor over a dataset and measure it with the field's evaluator."""
 
 from __future__ import annotations
 
@@ -7,59 +7,52 @@ from collections.abc import Sequence
 import torch
 
 from boxwright.data.batch import AnnotatedImages, Batches
-from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import Detector
 from boxwright.metrics import Evaluation, evaluate
 from boxwright.metrics.precision import match
+from boxwright.predict.predictor import Predictor
 from boxwright.progress import Progress
 from boxwright.types import Detections, Target
 
 
 def detect_dataset(
-    detector: Detector,
+    predictor: Predictor,
     dataset: AnnotatedImages,
-    preprocess: Preprocess,
     batch_size: int = 8,
     workers: int = 0,
     progress: bool = True,
 ) -> list[Detections]:
-    """The detections of every image, in the dataset's order, in original pixels, on the CPU.
+    """The detections of every image with any score, in the dataset's order, in pixels of the image, on the CPU.
 
-    An image that cannot be read counts as one without detections; a warning names it. Afterwards the detector is in
-    the mode it was in.
+    An image that cannot be read counts as one without detections; a warning names it.
     """
-    device = next(detector.parameters()).device
     batches = Batches.in_order(
-        dataset, preprocess, batch_size, workers=workers, device=device, propose=detector.propose
+        dataset,
+        predictor.preprocess,
+        batch_size,
+        workers=workers,
+        device=predictor.device,
+        propose=predictor.propose,
     )
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    found = [none] * len(dataset)
-    learning = detector.training
-    detector.eval()
-    try:
-        with Progress("evaluate", len(batches), show=progress) as bar:
-            for images, _, indices, resizes in batches:
-                for index, resize, detections in zip(indices, resizes, detector.detect(images), strict=True):
-                    detections = detections.to("cpu")
-                    found[index] = detections.replace(boxes=resize.back(detections.boxes))
-                bar.update()
-    finally:
-        detector.train(learning)
-    return found
+    of_all = [none] * len(dataset)
+    with Progress("evaluate", len(batches), show=progress) as bar:
+        for images, _, indices, views in batches:
+            for index, found in zip(indices, predictor.detections(predictor.program(images), views), strict=True):
+                of_all[index] = found
+            bar.update()
+    return of_all
 
 
-def evaluate_detector(
-    detector: Detector,
+def evaluate_dataset(
+    predictor: Predictor,
     dataset: AnnotatedImages,
-    names: tuple[str, ...],
-    preprocess: Preprocess,
     batch_size: int = 8,
     workers: int = 0,
     progress: bool = True,
 ) -> Evaluation:
-    """COCO's numbers of a detector on a dataset of the same classes in the same order."""
-    found = detect_dataset(detector, dataset, preprocess, batch_size, workers, progress)
-    return evaluate(found, targets_of(dataset), names)
+    """COCO's numbers of a predictor on a dataset with the same classes in the same order."""
+    found = detect_dataset(predictor, dataset, batch_size, workers, progress)
+    return evaluate(found, targets_of(dataset), predictor.names)
 
 
 def targets_of(dataset: AnnotatedImages) -> list[Target]:
@@ -68,9 +61,10 @@ def targets_of(dataset: AnnotatedImages) -> list[Target]:
 
 
 def best_threshold(found: Sequence[Detections], targets: Sequence[Target], default: float = 0.5) -> float:
-    """The score from which on detections are worth showing: where F1 at IoU .5, over all classes together, is best.
+    """The score threshold with the best F1 at IoU .5, over all classes together.
 
-    Halfway to the next lower score, so that what just passed here passes again; `default` where nothing was found.
+    It lies halfway to the next lower score, so that the same detections pass again despite rounding; `default` if no
+    detection is a hit.
     """
     matches = [match(*pair) for pair in zip(found, targets, strict=True)]
     scores = torch.cat([torch.zeros(0), *(f.scores[m.counted].float() for f, m in zip(found, matches, strict=True))])

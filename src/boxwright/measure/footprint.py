@@ -1,4 +1,4 @@
-"""What a process that only detects takes: its memory, and its time to the first boxes.
+"""The memory of a process that only detects, and its time to the first boxes.
 
 python -m boxwright.measure.footprint CHECKPOINT DEVICE STARTED IMAGE ...    prints a `Footprint` as a line of JSON
 """
@@ -18,15 +18,15 @@ import torch
 
 from boxwright.checkpoint import load_detector
 from boxwright.device import choose_device
-from boxwright.predict.predictor import Predictor, uncached
+from boxwright.predict.predictor import Predictor
 
 
 class Footprint(NamedTuple):
-    """Of a process that loads a detector and looks at images one by one.
+    """Of a process that loads a detector and detects in images one by one.
 
-    memory         bytes that were in main memory at most; None where the system does not say
-    device_memory  bytes of a CUDA GPU that tensors took at most, without what CUDA takes for itself; None elsewhere
-    first          seconds from the start of the process to the boxes of the first image, files being at hand in the
+    memory         peak bytes in main memory; None where the system does not report it
+    device_memory  peak bytes of tensors on a CUDA GPU, without CUDA's own; None elsewhere
+    first          seconds from the start of the process to the boxes of the first image, with the files in the
                    system's cache
     """
 
@@ -38,12 +38,12 @@ class Footprint(NamedTuple):
 def footprint(
     checkpoint: Path, paths: Sequence[Path], device: str | torch.device = "cpu", timeout: float = 600.0
 ) -> Footprint:
-    """Measured in a fresh process, which proposes for every image anew where the detector is told where to look.
+    """Measured in a fresh process. A detector that takes proposals has them computed anew for every image.
 
-    Raises RuntimeError with the last line of the process where it fails, TimeoutError after `timeout` seconds.
+    Raises RuntimeError with the last line of the process if it fails, TimeoutError after `timeout` seconds.
     """
     if not paths:
-        raise ValueError("a footprint is that of looking at one image at least, got none")
+        raise ValueError("a footprint takes one image at least, got none")
     arguments = [str(checkpoint), str(device), repr(time.time()), *map(str, paths)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what this one found
     try:
@@ -54,28 +54,27 @@ def footprint(
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{checkpoint} took more than {timeout:g} s for {len(paths)} images") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode} (-9: out of memory?)"]
-        raise RuntimeError(f"detecting with {checkpoint} failed in a process of its own: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode} (-9: out of memory?)"]
+        raise RuntimeError(f"detecting with {checkpoint} failed in a process of its own: {lines[-1]}")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _measure(checkpoint: Path, device: torch.device, started: float, paths: Sequence[Path]) -> Footprint:
-    """Of this process, which the clock `time.time` saw start at `started`."""
+    """Of this process, which started at `started` by the clock `time.time`."""
     loaded = load_detector(checkpoint, device)
-    predictor = Predictor(loaded.detector, loaded.names, loaded.preprocess, device=device)
+    predictor = Predictor(loaded.detector, loaded.names, loaded.preprocess, device=device).uncached()
     first = 0.0
-    with uncached(predictor.detector):
-        for path in paths:
-            predictor(path)
-            first = first or time.time() - started
+    for path in paths:
+        predictor(path)
+        first = first or time.time() - started
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Footprint(_most_memory(), gpu, first)
+    return Footprint(_peak_memory(), gpu, first)
 
 
-def _most_memory() -> int | None:
-    """Bytes of this process that were in main memory at most."""
+def _peak_memory() -> int | None:
+    """Peak bytes of this process in main memory."""
     status = Path("/proc/self/status")
-    if status.is_file():  # on Linux ru_maxrss would be that of the parent, if that is the larger
+    if status.is_file():  # on Linux ru_maxrss starts at the parent's
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -83,8 +82,8 @@ def _most_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a user feels, from a file to boxes: times taken in turn on the same images, and the machine they hold for."""
+"""Times from a file to boxes, as a user has them: of several models, taken in turn on the same images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,23 +18,22 @@ import torch
 from boxwright.detectors import Detector
 from boxwright.detectors.select import Select
 from boxwright.metrics.compare import Interval
-from boxwright.predict.predictor import InputImage, Predictor, uncached
-from boxwright.predict.program import Compiled
+from boxwright.predict.predictor import InputImage, Predictor
+from boxwright.predict.program import Eager, Program
 from boxwright.progress import Progress
 from boxwright.proposals import CachedProposer, Propose
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 """From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
 
-
-Place = TypeVar("Place")
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_ROW = 5  # looks that one contestant takes before it is another's turn
+_ROW = 5  # images in a turn of one model
 
 
 class Quartiles(NamedTuple):
-    """The middle of a number of measurements, and what a quarter of them are below and above."""
+    """The median of a number of measurements, and their first and third quartile."""
 
     median: float
     low: float
@@ -41,7 +41,7 @@ class Quartiles(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quartiles:
-        """Raises StatisticsError where there are none."""
+        """Raises StatisticsError for an empty sequence."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -49,10 +49,10 @@ class Quartiles(NamedTuple):
 
 
 class Latencies(NamedTuple):
-    """How long each look took.
+    """Seconds of each detection, by stage.
 
-    seconds   of each contestant that held out, by stage: all images in their order, round after round
-    failures  of the others, why
+    seconds   of each model that did not fail: all images in their order, round after round
+    failures  of the others, the reason
     """
 
     seconds: dict[str, list[dict[str, float]]]
@@ -60,78 +60,78 @@ class Latencies(NamedTuple):
 
 
 class Throughput(NamedTuple):
-    """Images a second, `rates`, of each contestant that held out; `failures` of the others, why."""
+    """Images per second, `rates`, of each model that did not fail; of the others the reason, `failures`."""
 
     rates: dict[str, float]
     failures: dict[str, str]
 
 
 def stages(predictor: Predictor, path: Path) -> dict[str, float]:
-    """Seconds of each of `STAGES` for one image; a look is their sum.
+    """Seconds of each of `STAGES` for one image; their sum is the latency.
 
-    propose  by the bare proposer: a user's new image is in no cache. 0 for a detector that looks for itself
-    nms      all selection of boxes, that of a region proposal network too. 0 where a compiled program does it, whose
-             time is all `network`
-    boxes    to the CPU, to the image's pixels, to names. Slots are trimmed within `network`
+    propose  without a cache: a user's new image is in none. 0 for a program that takes no proposals
+    nms      all selection of boxes, that of a region proposal network too. 0 unless the program is eager: a compiled
+             program's time is all `network`
+    boxes    slots trimmed, on the CPU, in pixels of the image, with names
     """
-    clock, detector = _Clock(predictor.device), predictor.detector
-    with uncached(detector), _selects_timed(detector, clock):
+    clock, predictor = _Clock(predictor.device), predictor.uncached()
+    with _selects_timed(predictor.program, clock):
         proposals = None
         with clock("decode"):
-            arrays = [InputImage.open(path)]
-        if detector.propose is not None:
+            inputs = [InputImage.open(path)]
+        if predictor.propose is not None:
             with clock("propose"):
-                proposals = predictor.propose(arrays)
+                proposals = predictor.proposals(inputs)
         with clock("resize"):
-            images, ways_back = predictor.resize(arrays, proposals)
+            images, views = predictor.prepare(inputs, proposals)
         with clock("network"):
-            answers = detector.detect(images)
+            slots = predictor.program(images)
         with clock("boxes"):
-            predictor.results(arrays, ways_back, answers, predictor.threshold)
+            predictor.results(inputs, predictor.detections(slots, views), predictor.threshold)
     clock.seconds["network"] -= clock.seconds["nms"]
     return clock.seconds
 
 
 def take_latencies(
-    looks: Mapping[str, Callable[[Path], Mapping[str, float]]], paths: Sequence[Path], rounds: int = 3
+    models: Mapping[str, Callable[[Path], Mapping[str, float]]], paths: Sequence[Path], rounds: int = 3
 ) -> Latencies:
-    """Every contestant looks at five images, in the mapping's order, before the next five; round after round.
+    """Times of several models on the same images, in turn: five images each in the mapping's order, then the next five.
 
-    looks   from an image's file to the seconds of each stage, `stages` of a predictor for one
-    rounds  through all images; one more goes before, uncounted, in which all that is compiled gets compiled
+    models  from an image's file to the seconds of each stage, such as `stages` of a predictor
+    rounds  through all images, after one more that is not counted, in which everything is compiled that will be
 
-    Who comes before whom is to change nothing. So each one's five begin with a look that does not count, which brings
-    its weights into the processor's caches, as they are for somebody who runs this one detector; and the files are read
-    before for nobody, so that the first does not wait for the disk in place of the others. A contestant that raises has
-    no more turns, and the others go on.
+    The order of the models must not matter. Each turn begins with a detection that is not counted, which loads the
+    model's weights into the processor's caches, as they are for a user who runs this model alone. The files are read
+    before the turns, so that the first model does not wait for the disk. A model that raises has no more turns; the
+    others go on.
     """
-    measured, failures = _race("latency", looks, paths, rounds, before=Path.read_bytes)
-    return Latencies({name: [dict(look) for look in all_looks] for name, all_looks in measured.items()}, failures)
+    measured, failures = _race("latency", models, paths, rounds, before=Path.read_bytes)
+    seconds = {name: [dict(of_image) for of_image in of_images] for name, of_images in measured.items()}
+    return Latencies(seconds, failures)
 
 
 def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch: int, rounds: int = 3) -> Throughput:
-    """Images a second, `batch` looked at together, in turn as in `take_latencies`.
+    """Images per second in batches of `batch`, in turn as in `take_latencies`.
 
-    Where they do not come out even the first images come once more, so that all batches are full.
+    All batches are full: if the images do not divide evenly, the first ones come again at the end.
     """
     if batch < 1:
-        raise ValueError(f"batch is how many images are looked at together: 1 or more, got {batch}")
+        raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
     count = math.ceil(len(paths) / batch)
     again = cycle(paths)
     groups = [list(islice(again, batch)) for _ in range(count)]
 
-    def detect(predictor: Predictor, group: list[Path]) -> float:
-        with uncached(predictor.detector):
-            started = time.perf_counter()
-            predictor(group, batch=batch)  # which ends with boxes on the CPU
-            return time.perf_counter() - started
+    def seconds_of(predictor: Predictor, group: list[Path]) -> float:
+        started = time.perf_counter()
+        predictor(group, batch=batch)  # which ends with boxes on the CPU
+        return time.perf_counter() - started
 
     def read(group: list[Path]) -> None:
         for path in group:
             path.read_bytes()
 
-    looks = {name: lambda group, p=predictor: detect(p, group) for name, predictor in predictors.items()}
-    measured, failures = _race("throughput", looks, groups, rounds, before=read)
+    models = {name: partial(seconds_of, predictor.uncached()) for name, predictor in predictors.items()}
+    measured, failures = _race("throughput", models, groups, rounds, before=read)
     return Throughput({name: batch * len(seconds) / sum(seconds) for name, seconds in measured.items()}, failures)
 
 
@@ -152,24 +152,22 @@ def in_turn(tasks: Mapping[Any, Callable[[int], object]], places: int, rounds: i
 
 def _race(
     title: str,
-    looks: Mapping[str, Callable[[Place], Answer]],
-    places: Sequence[Place],
+    models: Mapping[str, Callable[[Item], Answer]],
+    items: Sequence[Item],
     rounds: int,
-    before: Callable[[Place], object],
+    before: Callable[[Item], object],
 ) -> tuple[dict[str, list[Answer]], dict[str, str]]:
-    """What each contestant that held out answered, warm-up left out; and of the others, why they did not."""
-    if not places or rounds < 1:
-        raise ValueError(f"times are taken on one image and in one round at least, got {len(places)} and {rounds}")
-    answers: dict[str, list[Answer]] = {name: [] for name in looks}
+    """The answers of each model that did not fail, without the warm-up; and the reasons why the others failed."""
+    if not items or rounds < 1:
+        raise ValueError(f"times are taken on one image and in one round at least, got {len(items)} and {rounds}")
+    answers: dict[str, list[Answer]] = {name: [] for name in models}
     failures = {}
-    looks_of_each = (rounds + 1) * (len(places) + math.ceil(len(places) / _ROW))
-    with Progress(title, looks_of_each * len(looks)) as bar:
-        for name, place, counted in _turns(answers, places, rounds, before):
+    turns_of_each = (rounds + 1) * (len(items) + math.ceil(len(items) / _ROW))
+    with Progress(title, turns_of_each * len(models)) as bar:
+        for name, item, counted in _turns(answers, items, rounds, before):
             try:
-                answer = looks[name](place)
-            except (
-                Exception
-            ) as error:  # the device's memory, an operator that it does not have, an external model's own
+                answer = models[name](item)
+            except Exception as error:  # out of memory, an operator that the device lacks, an external model's own
                 failures[name] = _reason(error)
                 del answers[name]
                 continue
@@ -180,34 +178,34 @@ def _race(
 
 
 def _turns(
-    names: Collection[Any], places: Sequence[Place], rounds: int, before: Callable[[Place], object]
-) -> Iterator[tuple[Any, Place, bool]]:
-    """Who is next, where, and whether it counts. Who leaves `names` has no more turns.
+    names: Collection[Any], items: Sequence[Item], rounds: int, before: Callable[[Item], object]
+) -> Iterator[tuple[Any, Item, bool]]:
+    """The name whose turn it is, its item, and whether the turn counts. A name that leaves `names` has no more turns.
 
-    before  is done at each place of a row before anybody's turn
+    before  is called with each item of a row before the first turn of that row
     """
     for turn in range(rounds + 1):
-        for start in range(0, len(places), _ROW):
-            row = places[start : start + _ROW]
-            for place in row:
-                before(place)
+        for start in range(0, len(items), _ROW):
+            row = items[start : start + _ROW]
+            for item in row:
+                before(item)
             for name in list(names):
-                for place, counted in ((row[0], False), *((place, turn > 0) for place in row)):
+                for item, counted in ((row[0], False), *((item, turn > 0) for item in row)):
                     if name in names:
-                        yield name, place, counted
+                        yield name, item, counted
 
 
 def _reason(error: Exception) -> str:
-    """In a line: the first one that says more than who raised."""
+    """In one line: the type of the error, and the first line of its message that does not end with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = next((line for line in lines if not line.endswith(":")), "")
-    return f"{type(error).__name__}: {telling}" if telling else type(error).__name__
+    message = next((line for line in lines if not line.endswith(":")), "")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def percentile(seconds: np.ndarray, q: float, replicates: int = 1000, seed: int = 0) -> Interval:
     """The q-th percentile (0..100) of seconds (rounds, images), with the interval for other rounds and images.
 
-    Each replicate draws both with replacement (Efron 1979). One round says nothing of how rounds differ.
+    Each replicate draws both with replacement (Efron 1979). The interval from a single round ignores how rounds differ.
     """
     seconds = np.asarray(seconds, dtype=np.float64)
     if seconds.ndim != 2 or not seconds.size:
@@ -223,30 +221,30 @@ def percentile(seconds: np.ndarray, q: float, replicates: int = 1000, seed: int 
 def flops(predictor: Predictor, path: Path) -> int:
     """Floating-point operations of detecting in one image, an addition and a multiplication counting two.
 
-    Those of convolutions, matrix products and attention are counted. Not seen are additions, norms and activations, a
-    proposer's, and the inside of custom operators: region pooling, warping, suppression. For an eager detector.
+    Convolutions, matrix products and attention are counted. Not counted are additions, norms and activations, the
+    proposer, and custom operators: region pooling, warping, suppression. For an eager program.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    arrays = [InputImage.open(path)]
-    images, _ = predictor.resize(arrays, predictor.propose(arrays))
+    inputs = [InputImage.open(path)]
+    images, _ = predictor.prepare(inputs, predictor.proposals(inputs))
     with FlopCounterMode(display=False) as counter:
-        predictor.detector.detect(images)
+        predictor.program(images)
     return counter.get_total_flops()
 
 
 def parameters(detector: Detector) -> int:
-    """Numbers that a detector has learnt or may learn."""
+    """The number of weights, those that do not learn included."""
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def bare(propose: Propose) -> Propose:
-    """The proposer itself, which remembers nothing, and may find more boxes than are wanted of it."""
+    """The proposer without its cache; it may give more boxes than the cache does."""
     return propose.propose if isinstance(propose, CachedProposer) else propose
 
 
 class _Clock:
-    """Adds up the seconds of each stage, what the device still has to do included."""
+    """Adds up the seconds of each stage, including work that is still queued on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -265,9 +263,11 @@ class _Clock:
 
 
 @contextmanager
-def _selects_timed(detector: Detector, clock: _Clock) -> Iterator[None]:
-    """Within, the clock has what the detector's selections take. A compiled program has none: it would change."""
-    selects = [module for module in detector.modules() if isinstance(module, Select)]
+def _selects_timed(program: Program, clock: _Clock) -> Iterator[None]:
+    """Within, the clock has the time of the detector's selections. Only an eager program can be timed inside: hooks
+    would change a compiled one."""
+    modules = program.detector.modules() if isinstance(program, Eager) else ()
+    selects = [module for module in modules if isinstance(module, Select)]
     started = 0.0
 
     def start(*_: Any) -> None:
@@ -277,10 +277,8 @@ def _selects_timed(detector: Detector, clock: _Clock) -> Iterator[None]:
     def stop(*_: Any) -> None:
         clock.seconds["nms"] += clock.now() - started
 
-    hooks: list[Any] = []
-    if not isinstance(detector, Compiled):
-        hooks += [select.register_forward_pre_hook(start) for select in selects]
-        hooks += [select.register_forward_hook(stop) for select in selects]
+    hooks = [select.register_forward_pre_hook(start) for select in selects]
+    hooks += [select.register_forward_hook(stop) for select in selects]
     try:
         yield
     finally:

@@ -14,15 +14,15 @@ from boxwright.predict.predictor import Result
 
 
 class CocoFile:
-    """A COCO JSON that grows by one result after the other and is written at the end of a `with`.
+    """A COCO JSON that collects results and is written at the end of a `with`.
 
-    It has images, categories and annotations, so that it opens as a dataset to correct by hand; each annotation has its
-    score besides, so that the "annotations" are also a COCO results list.
+    It has images, categories and annotations, so that it opens as a dataset to correct by hand. Each annotation also
+    has its score, so that the "annotations" are a COCO results list.
     """
 
-    def __init__(self, path: str | Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: str | Path, names: Sequence[str]) -> None:
         self.path = Path(path)
-        self.classes = tuple(classes)
+        self.names = tuple(names)
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
@@ -30,17 +30,17 @@ class CocoFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Writes also when what came between failed, unless it failed at once: what was found is not lost."""
+        """Written after an error too, unless there is no result yet: results are not lost."""
         if exception[0] is not None and not self.images:
             return
-        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.classes)]
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.names)]
         content = {"images": self.images, "annotations": self.annotations, "categories": categories}
         write_atomically(self.path, json.dumps(content))
 
     def add(self, result: Result) -> None:
         """The image's file name is relative to the JSON's folder."""
         if result.path is None:
-            raise ValueError("a COCO file names its images, this result has no path; save the image first")
+            raise ValueError("a COCO file names its images, but this result has no path; save the image first")
         image_id = len(self.images) + 1
         name = Path(os.path.relpath(result.path.resolve(), self.path.resolve().parent)).as_posix()
         height, width = result.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -16,26 +16,33 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from boxwright.boxes.geometry import xyxy_to_xywh
+from boxwright.boxes.geometry import clip, xyxy_to_xywh
+from boxwright.boxes.view import View
 from boxwright.data.batch import to_images
 from boxwright.data.image import read_image, to_rgb
-from boxwright.data.preprocess import Preprocess, Resize
-from boxwright.detectors import Detector
+from boxwright.data.load import as_boxes
+from boxwright.data.preprocess import Preprocess
+from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
-from boxwright.proposals import CachedProposer
-from boxwright.types import Detections, Images, Size
+from boxwright.draw.boxes import draw_boxes
+from boxwright.predict.program import Eager, Program
+from boxwright.proposals import CachedProposer, Propose
+from boxwright.types import Detections, Images, Size, Slots
 
 
 @dataclass(frozen=True, eq=False)
 class InputImage:
-    """An image ready to be looked at: uint8 (H, W, 3) RGB, and the file it came from if it did."""
+    """An image in memory: uint8 (H, W, 3) RGB, and the file it was read from, if any."""
 
     image: np.ndarray
     path: Path | None = None
 
     @classmethod
-    def open(cls, source: Source) -> InputImage:
-        """Raises ImageError saying what is wrong with the source and how to mend it."""
+    def open(cls, source: ImageLike) -> InputImage:
+        """A file is turned upright by its EXIF orientation; an array or a PIL image is taken as given (`to_rgb`).
+
+        Raises ImageError if there is no usable image.
+        """
         if isinstance(source, InputImage):
             return source
         if isinstance(source, str | PathLike):
@@ -43,28 +50,26 @@ class InputImage:
         return cls(to_rgb(source))
 
 
-Source = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
+ImageLike = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
 """What an image can be taken from."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What was found in one image, best first.
+    """The detections in one image, best first.
 
-    boxes    (D, 4) float32, xyxy in pixels of the image as it was given
-    scores   (D,) float32 in 0..1
-    labels   (D,) int64, places in `classes`
-    names    the class of each of the D detections
-    classes  all classes the detector knows
-    image    uint8 (H, W, 3), RGB
-    path     the file, or None for an array or a PIL image
+    boxes   (D, 4) float32, xyxy in pixels of `image`
+    scores  (D,) float32 in 0..1
+    labels  (D,) int64, 0..K-1
+    names   (K,) the class names of the detector
+    image   uint8 (H, W, 3), RGB: a file turned upright, anything else as it was given
+    path    the file, or None for an array or a PIL image
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    names: list[str]
-    classes: tuple[str, ...]
+    names: tuple[str, ...]
     image: np.ndarray
     path: Path | None = None
 
@@ -75,23 +80,26 @@ class Result:
         return f"Result({f'{self.path}: ' if self.path else ''}{self.summary()})"
 
     @property
+    def label_names(self) -> list[str]:
+        """The class name of each of the D detections."""
+        return [self.names[label] for label in self.labels.tolist()]
+
+    @property
     def size(self) -> Size:
         height, width = self.image.shape[:2]
         return Size(height, width)
 
     def summary(self) -> str:
         """The detections counted by class: "2 person, 1 dog", or "nothing"."""
-        return ", ".join(f"{count} {name}" for name, count in Counter(self.names).most_common()) or "nothing"
+        return ", ".join(f"{count} {name}" for name, count in Counter(self.label_names).most_common()) or "nothing"
 
     def draw(self) -> PIL.Image.Image:
         """The image with its boxes, their names and scores."""
-        from boxwright.draw.boxes import draw_boxes  # lazily, and upwards: the one door from a result to its image
-
-        return draw_boxes(self.image, self.boxes, self.names, self.scores.tolist(), palette=self.classes)
+        return draw_boxes(self.image, self.boxes, self.label_names, self.scores.tolist(), palette=self.names)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: boxes as [x1, y1, x2, y2] to a hundredth of a pixel, scores to four places."""
-        rows = zip(self.names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        rows = zip(self.label_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
         return {
             "path": None if self.path is None else str(self.path),
             "width": self.size.width,
@@ -105,10 +113,10 @@ class Result:
     def to_coco(self, image_id: int | str, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's result entries, unrounded: image_id, category_id, bbox as [x, y, width, height], score; and the name.
 
-        `category_ids` are a dataset's own ids by class name; without them they are 1, 2, ... in the order of `classes`.
+        `category_ids` are a dataset's own ids by class name; without them they are 1, 2, ... in the order of `names`.
         """
-        ids = category_ids or {name: label + 1 for label, name in enumerate(self.classes)}
-        rows = zip(self.names, xyxy_to_xywh(self.boxes).tolist(), self.scores.tolist(), strict=True)
+        ids = category_ids or {name: label + 1 for label, name in enumerate(self.names)}
+        rows = zip(self.label_names, xyxy_to_xywh(self.boxes).tolist(), self.scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": ids[name], "category_name": name, "bbox": bbox, "score": score}
             for name, bbox, score in rows
@@ -116,39 +124,70 @@ class Result:
 
 
 class Predictor:
-    """A detector with all that it takes to look at images: `predictor("photo.jpg").boxes`.
+    """From images to named boxes in their own pixels, with any program: `predictor("photo.jpg").boxes`.
 
-    A look has five steps: `InputImage.open`, `propose`, `resize`, the detector's `detect`, `results`.
+    Its steps are open to callers that need one of them: `InputImage.open`, `proposals`, `prepare`, `program`,
+    `detections`, `results`.
 
-    detector    is put on `device`, in evaluation mode
-    names       (K,) its classes
-    preprocess  how images are resized before it sees them
-    threshold   the lowest score of a detection, where a call names no other
+    program     a detector, which is moved to `device`; or any `Program`: compiled, exported, a function
+    names       (K,) its class names
+    preprocess  how images are resized for it
+    threshold   the score threshold of detections, unless a call gives another
+    device      where batches go; where the detector is if not given, and the CPU for any other program
+    propose     from an image, uint8 (H, W, 3), to boxes (P, 4) in its pixels, for a program that takes proposals; a
+                detector brings its own
     """
 
     def __init__(
         self,
-        detector: Detector,
+        program: Program | Detector,
         names: Sequence[str],
         preprocess: Preprocess,
         threshold: float = 0.5,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
+        propose: Propose | None = None,
     ) -> None:
-        self.device = choose_device(device)
-        self.detector = detector.to(self.device).eval()
+        if isinstance(program, Detector):
+            device = _device_of(program) if device is None else choose_device(device)
+            propose = propose or program.propose
+            program = Eager(program.to(device))
+        self.program: Program = program
+        self.device = choose_device(device or "cpu")
         self.names = tuple(names)
         self.preprocess = preprocess
         self.threshold = _fraction(threshold)
+        self.propose = propose
+
+    @property
+    def detector(self) -> Detector:
+        """The detector that the program runs. TypeError for a program that has none."""
+        detector = getattr(self.program, "detector", None)
+        if not isinstance(detector, Detector):
+            raise TypeError(f"the program {self.program!r} has no detector; only Eager and Compiled do")
+        return detector
+
+    def with_program(self, program: Program) -> Predictor:
+        """The same with another program."""
+        other = copy(self)
+        other.program = program
+        return other
+
+    def uncached(self) -> Predictor:
+        """The same, but its proposer computes the boxes of every image anew."""
+        other, cached = copy(self), self.propose
+        if isinstance(cached, CachedProposer):
+            other.propose = lambda image: cached.propose(image)[: cached.count]
+        return other
 
     @overload
     def __call__(
-        self, source: Source, threshold: float | None = ..., classes: Iterable[str] | None = ..., batch: int = ...
+        self, source: ImageLike, threshold: float | None = ..., classes: Iterable[str] | None = ..., batch: int = ...
     ) -> Result: ...
 
     @overload
     def __call__(
         self,
-        source: Iterable[Source],
+        source: Iterable[ImageLike],
         threshold: float | None = ...,
         classes: Iterable[str] | None = ...,
         batch: int = ...,
@@ -156,17 +195,18 @@ class Predictor:
 
     def __call__(
         self,
-        source: Source | Iterable[Source],
+        source: ImageLike | Iterable[ImageLike],
         threshold: float | None = None,
         classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Result | list[Result]:
         """The objects in an image, or in each of several.
 
-        source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them
+        source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them. A file is turned
+                   upright by its EXIF orientation. An array or a PIL image is taken as given: boxes are in its pixels
         threshold  the lowest score, 0..1
         classes    only these, by name
-        batch      images looked at together; more than one helps on a GPU
+        batch      images per batch; more than one helps on a GPU
         """
         if isinstance(source, (str, PathLike, np.ndarray, PIL.Image.Image, InputImage)):
             return next(self.stream([source], threshold, classes, batch))
@@ -174,97 +214,81 @@ class Predictor:
 
     def stream(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[ImageLike],
         threshold: float | None = None,
         classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Iterator[Result]:
-        """Result after result, as a call gives them, holding no more than one batch of images in memory.
+        """Results one by one, as a call gives them, with no more than one batch of images in memory.
 
-        Options that make no sense raise here, not at the first result.
+        Invalid options raise here, not at the first result.
         """
         least = self.threshold if threshold is None else _fraction(threshold)
         labels = self._labels(classes)
         if batch < 1:
-            raise ValueError(f"batch is how many images are looked at together: 1 or more, got {batch}")
+            raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
         return self._stream(map(InputImage.open, sources), least, labels, batch)
 
     def _stream(
         self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
     ) -> Iterator[Result]:
         while group := list(islice(images, batch)):
-            yield from self._look(group, threshold, labels)
+            prepared, views = self.prepare(group, self.proposals(group))
+            detections = self.detections(self.program(prepared), views)
+            yield from self.results(group, detections, threshold, labels)
 
-    def _look(self, arrays: list[InputImage], threshold: float, labels: Tensor | None) -> list[Result]:
-        images, ways_back = self.resize(arrays, self.propose(arrays))
-        return self.results(arrays, ways_back, self.detector.detect(images), threshold, labels)
-
-    def propose(self, images: Sequence[InputImage]) -> list[Tensor] | None:
-        """Where to look, boxes (P, 4) in pixels of each image, for a detector that is told; None for any other."""
-        propose = self.detector.propose
-        if propose is None:
+    def proposals(self, images: Sequence[InputImage]) -> list[Tensor] | None:
+        """Boxes (P, 4) in pixels of each image, for a program that takes proposals; None for any other."""
+        if self.propose is None:
             return None
-        return [torch.as_tensor(propose(image.image), dtype=torch.float32).reshape(-1, 4) for image in images]
+        return [as_boxes(self.propose(image.image)) for image in images]
 
-    def resize(self, images: Sequence[InputImage], proposals: Sequence[Tensor] | None) -> tuple[Images, list[Resize]]:
-        """The images as a batch on the device, and for each the way back to its own pixels; proposals move along."""
-        resized, ways = zip(*(self.preprocess(image.image) for image in images), strict=True)
+    def prepare(self, images: Sequence[InputImage], proposals: Sequence[Tensor] | None) -> tuple[Images, list[View]]:
+        """The images resized, as a batch on the device, and the view of each; proposals (P, 4) of each move along."""
+        resized, views = zip(*(self.preprocess(image.image) for image in images), strict=True)
         if proposals is not None:
-            proposals = [way.forward(boxes) for way, boxes in zip(ways, proposals, strict=True)]
-        return to_images(resized, self.preprocess, proposals).to(self.device), list(ways)
+            proposals = [view.forward(boxes) for view, boxes in zip(views, proposals, strict=True)]
+        return to_images(resized, self.preprocess, proposals).to(self.device), list(views)
+
+    def detections(self, slots: Slots, views: Sequence[View]) -> list[Detections]:
+        """The detections of each image in its own pixels, clipped to it, on the CPU."""
+        return [
+            detections.replace(boxes=clip(view.back(detections.boxes), view.source))
+            for detections, view in zip(slots.to("cpu").trim(), views, strict=True)
+        ]
 
     def results(
         self,
         images: Sequence[InputImage],
-        ways_back: Sequence[Resize],
-        answers: Sequence[Detections],
+        detections: Sequence[Detections],
         threshold: float,
         labels: Tensor | None = None,
     ) -> list[Result]:
-        """What the detector answered of each image, in the image's pixels, on the CPU.
+        """The detections of each image with names, from the threshold on.
 
-        labels  only these, (L,) places in `names`; all for None
+        labels  only these, (L,) int64; all for None
         """
         results = []
-        for image, way_back, answer in zip(images, ways_back, answers, strict=True):
-            found = answer.to("cpu")
+        for image, found in zip(images, detections, strict=True):
             keep = found.scores >= threshold
             if labels is not None:
                 keep &= torch.isin(found.labels, labels)
-            found = found[keep]
-            results.append(
-                Result(
-                    boxes=way_back.back(found.boxes),
-                    scores=found.scores,
-                    labels=found.labels,
-                    names=[self.names[label] for label in found.labels.tolist()],
-                    classes=self.names,
-                    image=image.image,
-                    path=image.path,
-                )
-            )
+            kept = found[keep]
+            results.append(Result(kept.boxes, kept.scores, kept.labels, self.names, image.image, image.path))
         return results
 
     def _labels(self, classes: Iterable[str] | None) -> Tensor | None:
         if classes is None:
             return None
-        wanted = [classes] if isinstance(classes, str) else list(classes)
-        unknown = [name for name in wanted if name not in self.names]
+        chosen = [classes] if isinstance(classes, str) else list(classes)
+        unknown = [name for name in chosen if name not in self.names]
         if unknown:
-            raise ValueError(f"no class is called {', '.join(unknown)}; this model knows {', '.join(self.names)}")
-        return torch.tensor([self.names.index(name) for name in wanted])
+            raise ValueError(f"no class is called {', '.join(unknown)}; this model has {', '.join(self.names)}")
+        return torch.tensor([self.names.index(name) for name in chosen])
 
 
-@contextmanager
-def uncached(detector: Detector) -> Iterator[None]:
-    """Within, the detector's proposer computes the boxes of every image anew."""
-    known = detector.propose
-    if isinstance(known, CachedProposer):
-        detector.propose = lambda image: known.propose(image)[: known.count]
-    try:
-        yield
-    finally:
-        detector.propose = known
+def _device_of(detector: Detector) -> torch.device:
+    return next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
 
 
 def _fraction(threshold: float) -> float:

@@ -1,46 +1,76 @@
-"""Ways to run a detector: as it is, or compiled. The boxes are the same."""
+"""From a batch of images to slots: a detector as it is, or compiled. Imports torch only to run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
-
-from boxwright.detectors.base import Detector, Network
 from boxwright.types import Images, Slots
 
-_PROGRAMS = 1000  # that may be compiled, one for each detector and shape of input; torch.compile gives up after eight
-_PROPOSALS = 100  # their number is filled up to a multiple of this before a compiled program sees them
+if TYPE_CHECKING:
+    import torch
+
+    from boxwright.detectors.base import Detector
+
+Program = Callable[[Images], Slots]
+"""A batch of images to slots in pixels of the batch. A `Predictor` runs any of these: an exported graph, a function."""
+
+_MAX_PROGRAMS = 1000  # that torch.compile may make, one for each detector and shape of input; its own limit is eight
+_PROPOSALS = 100  # a compiled program sees a multiple of so many proposals
 
 
-class Compiled(Detector):
-    """A detector whose way from pixels to slots is a program, compiled at the first look at each shape of input.
+class Eager:
+    """A detector run by PyTorch's interpreter. It is in evaluation mode during a call, in its own mode afterwards."""
 
-    One program for all shapes would be compiled once, but for minutes. Proposals are filled up with rows of zeros to
-    full hundreds, for their number differs from image to image.
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+
+    def __call__(self, images: Images) -> Slots:
+        import torch
+
+        learning = self.detector.training
+        if learning:
+            self.detector.eval()
+        try:
+            with torch.inference_mode():
+                return self.detector.slots(images)
+        finally:
+            if learning:
+                self.detector.train()
+
+
+class Compiled:
+    """A detector compiled from pixels to slots, once for each shape of input.
+
+    A single program for all shapes would take minutes to compile. The number of proposals differs from image to image:
+    rows of zeros fill it up to full hundreds.
 
     backend  of torch.compile; the default one needs a C++ compiler
     """
 
     def __init__(self, detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:
-        super().__init__()
-        self.network = torch.compile(Network(detector), fullgraph=True, dynamic=False, backend=backend)
-        self.propose = detector.propose
-        self.compiled: set[tuple[torch.Size, torch.Size]] = set()
-        self.eval()
+        import torch
 
-    def slots(self, images: Images) -> Slots:
-        proposals = F.pad(images.proposals, (0, 0, 0, -images.proposals.shape[1] % _PROPOSALS))
+        from boxwright.detectors.base import Network
+
+        self.detector = detector.eval()
+        self.network = torch.compile(Network(detector), fullgraph=True, dynamic=False, backend=backend)
+        self.compiled: set[tuple[torch.Size, torch.Size]] = set()
+
+    def __call__(self, images: Images) -> Slots:
+        import torch
+        from torch.nn.functional import pad
+
+        proposals = pad(images.proposals, (0, 0, 0, -images.proposals.shape[1] % _PROPOSALS))
         inputs, shapes = (images.pixels, images.sizes, proposals), (images.pixels.shape, proposals.shape)
-        if shapes in self.compiled:
-            return Slots(*self.network(*inputs))
-        with torch._dynamo.config.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=_PROGRAMS):
-            slots = Slots(*self.network(*inputs))
+        with torch.inference_mode():
+            if shapes in self.compiled:
+                return Slots(*self.network(*inputs))
+            with torch._dynamo.config.patch(recompile_limit=_MAX_PROGRAMS, accumulated_recompile_limit=_MAX_PROGRAMS):
+                slots = Slots(*self.network(*inputs))
         self.compiled.add(shapes)
         return slots
 
 
-RUNTIMES: dict[str, Callable[[Detector], Detector]] = {"eager": lambda detector: detector, "compiled": Compiled}
-"""From a detector in evaluation mode, on its device, to one that gives the same boxes."""
+PROGRAMS: dict[str, Callable[[Detector], Program]] = {"eager": Eager, "compiled": Compiled}
+"""From a detector on its device to a program, by name; all programs of a detector give the same boxes."""

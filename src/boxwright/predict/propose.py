@@ -13,7 +13,7 @@ from torch import Tensor
 
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.data.dataset import Dataset
-from boxwright.data.image import ImageError, ImageSource, read_image
+from boxwright.data.image import ImageError, ImageSource, read_annotated
 from boxwright.device import cores
 from boxwright.proposals import CachedProposer, ProposalsFromFile, Propose, image_key
 from boxwright.types import Size
@@ -22,25 +22,22 @@ _AHEAD = 4  # images per worker that are begun before the first is asked for
 
 
 class Source(NamedTuple):
-    """Where an image comes from, and the size its annotation says, which tells whether to turn it upright."""
+    """Where an image comes from, and its annotated size, on which it depends whether it is turned upright."""
 
     path: ImageSource
     size: Size | None = None
 
     def read(self) -> np.ndarray:
         """As the image is loaded in training: the same pixels, so the same key."""
-        image = read_image(self.path)
-        if self.size is not None and self.size != image.shape[:2] == self.size[::-1]:  # annotated without EXIF
-            image = read_image(self.path, upright=False)
-        return image
+        return read_annotated(self.path, self.size)[0]
 
 
 class Proposed(NamedTuple):
-    """The proposals of an image, or what is wrong with it.
+    """The proposals of an image, or the reason why it has none.
 
     key    `image_key`
     boxes  (P, 4) float32 xyxy, best first
-    known  they had been computed before
+    known  whether they were computed before
     error  why the image cannot be read; then it has no boxes
     """
 
@@ -58,11 +55,11 @@ def sources_of(dataset: Dataset) -> list[Source]:
 def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None = None) -> Iterator[Proposed]:
     """The proposals of each image, in the order of `sources`.
 
-    propose  any proposer. The kernels of selective search and Pillow's decoders let go of the interpreter's lock, so
-             threads fill all cores, and compile the kernels once
+    propose  any proposer. The kernels of selective search and Pillow's decoders release the interpreter's lock, so
+             threads use all cores and compile the kernels once
     workers  threads; as many as this process has cores if not given
 
-    Raises ValueError, with the image's path, where the proposer refuses it: a file that does not know it.
+    Raises ValueError, with the image's path, if the proposer refuses it: a `FromFile` that does not have it.
     """
     workers = workers or cores()
     waiting: deque[Future[Proposed]] = deque()
@@ -84,11 +81,11 @@ def warm(
     workers: int | None = None,
     progress: Callable[[], object] | None = None,
 ) -> list[str]:
-    """Fill the cache of a proposer, on all cores.
+    """Compute the proposals that a cache does not have yet, on all cores.
 
-    propose   a `CachedProposer` is filled; for a `ProposalsFromFile`, raises ValueError if an image is not in the file;
-              for any other, nothing is done
-    progress  called after each image, `Progress.update` for one
+    propose   a `CachedProposer` is filled; a `ProposalsFromFile` must have every image, or ValueError is raised; for
+              any other, nothing is done
+    progress  called after each image, such as `Progress.update`
     returns   a line for each image that cannot be read
     """
     broken = []
@@ -115,7 +112,7 @@ def _propose(propose: Propose, source: Source) -> Proposed:
 
 
 def best_overlaps(boxes: np.ndarray, objects: Tensor, counts: Sequence[int]) -> Tensor:
-    """The IoU of each object with that of the first proposals that fits it best, for several numbers of them.
+    """The greatest IoU of each object with the first proposals, for several numbers of them.
 
     boxes (P, 4), objects (G, 4), counts (C,) >= 1 -> (C, G); 0 where there is no proposal
     """

@@ -21,6 +21,7 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.measure.evaluate import best_threshold, detect_dataset, targets_of
 from boxwright.metrics import Evaluation, evaluate
+from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
 from boxwright.train.loop import Epoch, Training
@@ -82,7 +83,8 @@ class Run:
     def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
         """The quality on the validation part, and the score from which on detections should be shown."""
         dataset = self.parts["val"]
-        found = detect_dataset(detector, dataset, self.preprocess, self.batch, self.workers)
+        predictor = Predictor(detector, self.names, self.preprocess)
+        found = detect_dataset(predictor, dataset, self.batch, self.workers)
         targets = targets_of(dataset)
         return evaluate(found, targets, self.names), best_threshold(found, targets)
 

@@ -28,6 +28,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.device import choose_device
 from boxwright.files import write_atomically
 from boxwright.measure.evaluate import detect_dataset
+from boxwright.predict.predictor import Predictor
 from boxwright.predict.propose import sources_of, warm
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
@@ -157,7 +158,8 @@ def measure(job: Job) -> None:
     """Detect on the test part with what was best on val, and keep what was found; clear away what training needs."""
     if not job.found.is_file():
         loaded = load_detector(job.best, choose_device(job.device))
-        found = detect_dataset(loaded.detector, job.parts["test"], job.cell.preprocess, job.batch, job.workers)
+        predictor = Predictor(loaded.detector, loaded.names, job.cell.preprocess)
+        found = detect_dataset(predictor, job.parts["test"], job.batch, job.workers)
         if not all(one.boxes.isfinite().all() and one.scores.isfinite().all() for one in found):
             raise ValueError("it finds boxes or scores in the test part that are not finite")
         save_found(job.found, found)
@@ -181,10 +183,10 @@ def pace(job: Job) -> Effort:
     for _ in islice(training.steps(progress=False), _STEPS):
         steps.append(time.perf_counter() - last)
         last = time.perf_counter()
-    images = []
+    predictor, images = Predictor(detector, few["val"].names, job.cell.preprocess), []
     for _ in range(2):
         started = time.perf_counter()
-        detect_dataset(detector, few["val"], job.cell.preprocess, job.batch, progress=False)
+        detect_dataset(predictor, few["val"], job.batch, progress=False)
         images.append((time.perf_counter() - started) / len(few["val"]))
     size = sum(value.numel() * value.element_size() for value in detector.state_dict().values())
     return Effort(statistics.median(steps[1:] or steps), images[-1], proposing, size)

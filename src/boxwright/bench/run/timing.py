@@ -14,7 +14,7 @@ from boxwright.bench.run.state import RaceState, said, say
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
-from boxwright.predict.program import RUNTIMES
+from boxwright.predict.program import PROGRAMS
 from boxwright.zoo import load
 
 CONTROL = "control"
@@ -90,8 +90,8 @@ def _predictors(race_state: RaceState) -> tuple[dict[str, Predictor], dict[str, 
         for runtime in race_state.rules.runtimes:
             try:
                 predictor = load(race_state.jobs(name)[0].best, race_state.device)
-                predictor.detector = RUNTIMES[runtime](predictor.detector)
-                predictors[as_key(name, runtime)] = predictor
+                program = PROGRAMS[runtime](predictor.detector)
+                predictors[as_key(name, runtime)] = predictor.with_program(program)
             except Exception as error:
                 broken[as_key(name, runtime)] = said(error)
     return predictors, broken
