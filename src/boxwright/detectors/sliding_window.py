@@ -1,4 +1,4 @@
-"""Sliding window: a classifier at every place, in several sizes and shapes, as one convolution over shared features.
+"""Sliding window: a classifier at every position, in several sizes and shapes, as one convolution of shared features.
 
 Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that moves over an image is a convolution.
 """
@@ -99,7 +99,7 @@ class SlidingWindowDetector(Detector):
         return torch.cat(logits, 1), clip(windows, images.sizes)
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Cross entropy over the sampled windows; those in the padding are none."""
+        """Scalar `class`: cross entropy over the sampled windows; a window in the padding is never sampled."""
         logits, windows = self.classify(images)
         assigned, labels, _ = match(self.assign, map(Prediction, windows, logits.detach()), targets)  # (N, A) each
         outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
@@ -108,6 +108,7 @@ class SlidingWindowDetector(Detector):
         return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}
 
     def slots(self, images: Images) -> Slots:
+        """Slots (N, S), boxes in pixels of the batch."""
         logits, windows = self.classify(images)
         found = best(logits.softmax(-1)[..., :-1], self.select.pre_nms_top_k)
         return self.select(gather(windows, found.rows), found, images.sizes)
