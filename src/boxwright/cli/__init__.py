@@ -109,8 +109,20 @@ def _run(name: str, arguments: list[str]) -> int:
     if getattr(options, "start", None) is not None:  # what is not given is as in that model: read again, knowing it
         options, unknown = read(args=arguments, default=options.defaults(), return_unknown_args=True)
     if unknown:
-        raise UsageError(_not_understood(name, unknown, read))
+        raise UsageError(_of_other_detectors(arguments, unknown) or _not_understood(name, unknown, read))
     return options.run() or 0
+
+
+def _of_other_detectors(arguments: list[str], unknown: list[str]) -> str | None:
+    """The message for an option of detectors that the command line names no detector of; None where it is no such."""
+    from boxwright.detectors.config import DETECTORS, not_read, readers_of
+
+    detector = next((word for word in arguments if word in DETECTORS), None)
+    for word in unknown:
+        option = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if detector and word.startswith("--") and readers_of(option):
+            return not_read(option, detector)
+    return None
 
 
 def _not_understood(name: str, unknown: list[str], read: Callable[..., object]) -> str:

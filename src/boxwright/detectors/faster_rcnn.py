@@ -32,7 +32,7 @@ class FasterRCNN(Detector):
 
     @property
     def proposals(self) -> int:
-        """Proposals per image. They may be set at any time: more detect more, fewer are faster (Ren et al., table 2)."""
+        """Proposals per image; may be set at any time: more detect more, fewer are faster (Ren et al., table 2)."""
         return self.proposer.select.slots
 
     @proposals.setter
