@@ -1,7 +1,7 @@
-"""Detectors with random weights that find dozens of things of varied classes in photographs, and photographs.
+"""Detectors with random weights that give dozens of detections of varied classes in photographs, and photographs.
 
-Batch norms take their statistics from images, and all other layers are scaled until what they say of images has a
-wanted mean and deviation.
+Batch norms take their statistics from images, and all other layers are scaled to outputs with a given mean and standard
+deviation.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LAST = {
     **{f"head.classification_head.module_list.{level}": (0.0, 0.9 if level < 3 else 0.2) for level in range(6)},
     **{f"head.regression_head.module_list.{level}": (0.0, 0.5 if level < 3 else 0.1) for level in range(6)},
 }
-"""Last layers of torchvision's detectors, or where these are, and the mean and deviation of what they shall say. The
-coarsest levels of an SSD, which have few cells to learn them from, shall say little."""
+"""Names or prefixes of the last layers of torchvision's detectors, and the mean and deviation of their outputs. Those
+of an SSD's coarsest levels are small: they have few cells for statistics."""
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -51,11 +51,11 @@ def photographs() -> dict[str, np.ndarray]:
     }
 
 
-def calibrate(model: Any, look: Callable[[], object], background: float = 0.0) -> None:
-    """Set the norms, and shift and scale all other layers, while `look` calls the model on images.
+def calibrate(model: Any, detect: Callable[[], object], background: float = 0.0) -> None:
+    """Set the norms, and shift and scale all other layers, while `detect` calls the model on images.
 
     Every channel gets mean and deviation 1 (Salimans, Kingma 2016, "Weight Normalization", section 3), those of the
-    last layers what `LAST` says. Without it a random network is chaos: rounding errors grow a thousandfold.
+    last layers the values in `LAST`. Without it a random network amplifies rounding errors a thousandfold.
 
     background  is added to the first logit of a softmax: the more, the fewer detections
     """
@@ -70,9 +70,9 @@ def calibrate(model: Any, look: Callable[[], object], background: float = 0.0) -
                 if name in branches:
                     layer.weight.fill_(0.1)  # in trained networks too, branches are weaker than their shortcuts
             elif isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-                hook = _Standardise(*_wanted(name, layer))
+                hook = _Standardise(*_mean_and_deviation(name, layer))
                 stack.callback(layer.register_forward_hook(hook).remove)
-        look()
+        detect()
         for name, layer in model.named_modules():
             if name.endswith("cls_score"):
                 layer.bias[0] += background
@@ -87,14 +87,14 @@ def _has_shortcut(module: Any) -> bool:
     return bool(getattr(module, "use_res_connect", False))
 
 
-def _wanted(name: str, layer: nn.Module) -> tuple[float, float]:
-    last = [wanted for prefix, wanted in LAST.items() if name.startswith(prefix)]
+def _mean_and_deviation(name: str, layer: nn.Module) -> tuple[float, float]:
+    last = [values for prefix, values in LAST.items() if name.startswith(prefix)]
     depthwise = getattr(layer, "groups", 1) > 1
     return last[0] if last and not depthwise else (1.0, 1.0)
 
 
 class _Standardise:
-    """A hook that changes weight and bias of a layer, the first time it is called, and its output with them."""
+    """A hook that rescales the weight, bias and output of a layer at the first call."""
 
     def __init__(self, mean: float, deviation: float) -> None:
         self.mean, self.deviation, self.done = mean, deviation, False

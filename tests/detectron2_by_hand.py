@@ -1,7 +1,7 @@
-"""Detectron2's detectors, written down from its documented definitions: what ours are compared with.
+"""An independent implementation of Detectron2's detectors from their definitions, as a reference for tests.
 
-Detectron2 does not install everywhere, so here are plain functions of a state dict in its names, of images in blue,
-green, red. https://github.com/facebookresearch/detectron2: modeling/backbone/{resnet,fpn}.py, anchor_generator.py,
+Detectron2 does not install everywhere, so these are plain functions of a state dict in its names, on BGR images.
+https://github.com/facebookresearch/detectron2: modeling/backbone/{resnet,fpn}.py, anchor_generator.py,
 box_regression.py, poolers.py, proposal_generator/proposal_utils.py, roi_heads/fast_rcnn.py, meta_arch/retinanet.py,
 postprocessing.py.
 """
@@ -25,17 +25,17 @@ SIZES = (32, 64, 128, 256, 512)
 MEAN = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)  # blue, green, red
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 ONE_MAP = ("C4", "DC5", "RPN_C4")
-BEFORE = {"C4": 6000, "DC5": 6000, "RPN_C4": 12000}
-SHORT, LONG, PROPOSALS = 192, 320, 64  # small, as the reference is no faster than ours
+PRE_NMS_TOP_K = {"C4": 6000, "DC5": 6000, "RPN_C4": 12000}
+SHORT, LONG, PROPOSALS = 192, 320, 64  # small, for speed
 
 
 def network(prefix: str, depth: int = 50, last: int = 5, first: int = 2, groups: int = 1, width: int = 64):
-    """A ResNet from stage res`first` to res`last`; with res2 comes the stem."""
+    """Names and shapes of a ResNet's tensors from stage res`first` to res`last`, with the stem if res2 is included."""
 
     def conv(name: str, out: int, into: int, kernel: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{name}.weight", (out, into, kernel, kernel)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            yield f"{name}.norm.{part}", (out,)
+        for tensor in NORM:
+            yield f"{name}.norm.{tensor}", (out,)
 
     if first == 2:
         yield from conv(f"{prefix}stem.conv1", 64, 3, 7)
@@ -57,9 +57,13 @@ def layer(name: str, out: int, into: int, *kernel: int) -> Iterator[tuple[str, t
     yield f"{name}.bias", (out,)
 
 
-def shapes(kind: str, depth: int = 50, classes: int = CLASSES, hidden: int = 1024, groups: int = 1, width: int = 64):
-    """All tensors of a model of the zoo; the kind is one of
-    C4, DC5, FPN, fast (FPN without a proposer), RPN, RPN_C4 and retinanet."""
+def shapes(
+    kind: str, depth: int = 50, num_classes: int = CLASSES, hidden: int = 1024, groups: int = 1, width: int = 64
+):
+    """Names and shapes of all tensors of a model of the zoo.
+
+    kind  C4, DC5, FPN, fast (FPN without a proposer), RPN, RPN_C4 or retinanet
+    """
     pyramid = kind not in ONE_MAP
     options = {"depth": depth, "groups": groups, "width": width}
     yield from network(
@@ -72,9 +76,9 @@ def shapes(kind: str, depth: int = 50, classes: int = CLASSES, hidden: int = 102
         yield from layer("backbone.top_block.p6", 256, 2048, 3, 3)
         yield from layer("backbone.top_block.p7", 256, 256, 3, 3)
         for tower in ("cls", "bbox"):
-            for place in (0, 2, 4, 6):
-                yield from layer(f"head.{tower}_subnet.{place}", 256, 256, 3, 3)
-        yield from layer("head.cls_score", 9 * classes, 256, 3, 3)
+            for index in (0, 2, 4, 6):
+                yield from layer(f"head.{tower}_subnet.{index}", 256, 256, 3, 3)
+        yield from layer("head.cls_score", 9 * num_classes, 256, 3, 3)
         yield from layer("head.bbox_pred", 9 * 4, 256, 3, 3)
         return
     channels, cell = {"C4": (1024, 15), "RPN_C4": (1024, 15), "DC5": (2048, 15)}.get(kind, (256, 3))
@@ -90,22 +94,22 @@ def shapes(kind: str, depth: int = 50, classes: int = CLASSES, hidden: int = 102
     else:
         yield from layer("roi_heads.box_head.fc1", hidden, channels * 49)
         yield from layer("roi_heads.box_head.fc2", hidden, hidden)
-    yield from layer("roi_heads.box_predictor.cls_score", classes + 1, hidden)
-    yield from layer("roi_heads.box_predictor.bbox_pred", 4 * classes, hidden)
+    yield from layer("roi_heads.box_predictor.cls_score", num_classes + 1, hidden)
+    yield from layer("roi_heads.box_predictor.bbox_pred", 4 * num_classes, hidden)
 
 
 def convolve(state: State, name: str, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """The convolution, padded to keep the size where it does not stride, and its frozen batch norm if it has one."""
+    """A convolution with "same" padding, and its frozen batch norm if it has one."""
     weight = state[f"{name}.weight"]
     pad = dilation * (weight.shape[-1] // 2)
     x = F.conv2d(x, weight, state.get(f"{name}.bias"), stride, pad, dilation)
     if f"{name}.norm.weight" not in state:
         return x
-    mean, variance, scale, shift = (state[f"{name}.norm.{part}"] for part in NORM)
+    scale, shift, mean, variance = (state[f"{name}.norm.{tensor}"] for tensor in NORM)
     return F.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
 
 
-NORM = ("running_mean", "running_var", "weight", "bias")
+NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def stage_of(state: State, name: str, x: Tensor, stride: int, dilation: int = 1) -> Tensor:
@@ -122,7 +126,7 @@ def stage_of(state: State, name: str, x: Tensor, stride: int, dilation: int = 1)
 
 
 def backbone(state: State, kind: str, pixels: Tensor) -> list[Tensor]:
-    """Blue, green, red (N, 3, H, W) without their mean to the maps that the heads read."""
+    """BGR pixels (N, 3, H, W) minus their mean to the feature maps of the heads."""
     prefix = "backbone." if kind in ONE_MAP else "backbone.bottom_up."
     x = convolve(state, f"{prefix}stem.conv1", pixels, 2).relu()
     maps = [stage_of(state, f"{prefix}res2", F.max_pool2d(x, 3, 2, 1), 1)]
@@ -131,19 +135,19 @@ def backbone(state: State, kind: str, pixels: Tensor) -> list[Tensor]:
         maps.append(stage_of(state, f"{prefix}res{stage}", maps[-1], 1 if dilated else 2, 2 if dilated else 1))
     if kind in ONE_MAP:
         return maps[-1:]
-    first, below, found = (3 if kind == "retinanet" else 2), None, []
+    first, coarser, pyramid = (3 if kind == "retinanet" else 2), None, []
     for stage in range(5, first - 1, -1):
-        below_here = 0 if below is None else F.interpolate(below, scale_factor=2, mode="nearest")
-        below = convolve(state, f"backbone.fpn_lateral{stage}", maps[stage - 2]) + below_here
-        found.insert(0, convolve(state, f"backbone.fpn_output{stage}", below))
+        upsampled = 0 if coarser is None else F.interpolate(coarser, scale_factor=2, mode="nearest")
+        coarser = convolve(state, f"backbone.fpn_lateral{stage}", maps[stage - 2]) + upsampled
+        pyramid.insert(0, convolve(state, f"backbone.fpn_output{stage}", coarser))
     if kind != "retinanet":
-        return [*found, F.max_pool2d(found[-1], 1, 2)]
+        return [*pyramid, F.max_pool2d(pyramid[-1], 1, 2)]
     p6 = convolve(state, "backbone.top_block.p6", maps[-1], 2)
-    return [*found, p6, convolve(state, "backbone.top_block.p7", p6.relu(), 2)]
+    return [*pyramid, p6, convolve(state, "backbone.top_block.p7", p6.relu(), 2)]
 
 
 def anchors(features: Tensor, stride: int, sizes: tuple[float, ...]) -> Tensor:
-    """Row by row, cell by cell, size by size, each in three ratios; the first is centred on the image's corner."""
+    """In the order of rows, columns, sizes, ratios; the first is centred on the image's corner."""
     cell = []
     for size in sizes:
         for ratio in (0.5, 1.0, 2.0):
@@ -180,44 +184,44 @@ def nonempty(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
 
 
-class Said(NamedTuple):
-    """What a head says of the anchors of a level, or of the regions."""
+class Outputs(NamedTuple):
+    """Outputs of a head for the anchors of a level, or for regions."""
 
     logits: Tensor  # (A, L)
     deltas: Tensor  # (A, B)
 
 
-class Found(NamedTuple):
+class Detected(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
 
 
-def rpn(state: State, maps: list[Tensor]) -> list[Said]:
-    name, said = "proposal_generator.rpn_head", []
+def rpn(state: State, maps: list[Tensor]) -> list[Outputs]:
+    name, outputs = "proposal_generator.rpn_head", []
     for features in maps:
         x = convolve(state, f"{name}.conv", features).relu()
         logits = by_anchor(convolve(state, f"{name}.objectness_logits", x), 1)
-        said.append(Said(logits, by_anchor(convolve(state, f"{name}.anchor_deltas", x), 4)))
-    return said
+        outputs.append(Outputs(logits, by_anchor(convolve(state, f"{name}.anchor_deltas", x), 4)))
+    return outputs
 
 
-def propose(said: list[Said], boxes: list[Tensor], size: tuple[int, int], before: int) -> Found:
-    """The best `before` of each level, suppressed among themselves, the best of all levels."""
+def propose(outputs: list[Outputs], anchors: list[Tensor], size: tuple[int, int], top_k: int) -> Detected:
+    """The best `top_k` of each level, NMS within each level, and the best of all levels."""
     kept = []
-    for level, ((logits, deltas), each) in enumerate(zip(said, boxes, strict=True)):
-        best = logits[:, 0].topk(min(before, len(logits)))
+    for level, ((logits, deltas), boxes) in enumerate(zip(outputs, anchors, strict=True)):
+        best = logits[:, 0].topk(min(top_k, len(logits)))
         kept.append(
-            (decode(deltas[best.indices], each[best.indices]), best.values, torch.full_like(best.indices, level))
+            (decode(deltas[best.indices], boxes[best.indices]), best.values, torch.full_like(best.indices, level))
         )
-    found = Found(*(torch.cat(column) for column in zip(*kept, strict=True)))
+    found = Detected(*(torch.cat(column) for column in zip(*kept, strict=True)))
     found = found._replace(boxes=clip(found.boxes, *size))
-    found = Found(*(column[nonempty(found.boxes)] for column in found))
-    return Found(*(column[batched_nms(*found, 0.7)[:PROPOSALS]] for column in found))
+    found = Detected(*(column[nonempty(found.boxes)] for column in found))
+    return Detected(*(column[batched_nms(*found, 0.7)[:PROPOSALS]] for column in found))
 
 
 def pool(maps: list[Tensor], boxes: Tensor, cells: int) -> Tensor:
-    """Each region from the map that fits its size; a map alone has stride 16."""
+    """Each region from the map of its size; a single map has stride 16."""
     if len(maps) == 1:
         return roi_align(maps[0], [boxes], cells, 1 / 16, 0, aligned=True)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -229,7 +233,7 @@ def pool(maps: list[Tensor], boxes: Tensor, cells: int) -> Tensor:
 
 
 def hidden_of(state: State, maps: list[Tensor], boxes: Tensor) -> Tensor:
-    """The features of each region that the last layers read."""
+    """The features of each region before the last layers."""
     if "roi_heads.box_head.fc1.weight" not in state:
         return stage_of(state, "roi_heads.res5", pool(maps, boxes, 14), 2).mean((2, 3))
     x = pool(maps, boxes, 7).flatten(1)
@@ -238,79 +242,76 @@ def hidden_of(state: State, maps: list[Tensor], boxes: Tensor) -> Tensor:
     return x
 
 
-def regions(state: State, maps: list[Tensor], boxes: Tensor) -> Said:
+def regions(state: State, maps: list[Tensor], boxes: Tensor) -> Outputs:
     x, name = hidden_of(state, maps, boxes), "roi_heads.box_predictor"
-    outputs = (F.linear(x, state[f"{name}.{part}.weight"], state[f"{name}.{part}.bias"]) for part in PREDICTOR)
-    return Said(*outputs)
+    layers = (f"{name}.cls_score", f"{name}.bbox_pred")
+    return Outputs(*(F.linear(x, state[f"{last}.weight"], state[f"{last}.bias"]) for last in layers))
 
 
-PREDICTOR = ("cls_score", "bbox_pred")
-
-
-def classify(said: Said, boxes: Tensor, size: tuple[int, int]) -> Found:
-    """All (region, class) pairs that score more than 0.05, suppressed class by class; the last column is background."""
-    scores = said.logits.softmax(-1)[:, :-1]
-    moved = clip(decode(said.deltas.view(len(boxes), -1, 4), boxes[:, None], (10, 10, 5, 5)), *size)
+def classify(outputs: Outputs, boxes: Tensor, size: tuple[int, int]) -> Detected:
+    """All (region, class) pairs with a score above 0.05, with NMS per class; the last column is background."""
+    scores = outputs.logits.softmax(-1)[:, :-1]
+    moved = clip(decode(outputs.deltas.view(len(boxes), -1, 4), boxes[:, None], (10, 10, 5, 5)), *size)
     region, label = (scores > 0.05).nonzero(as_tuple=True)
-    found = Found(moved[region, label], scores[region, label], label)
-    found = Found(*(column[batched_nms(*found, 0.5)[:100]] for column in found))
-    return Found(*(column[nonempty(found.boxes)] for column in found))
+    found = Detected(moved[region, label], scores[region, label], label)
+    found = Detected(*(column[batched_nms(*found, 0.5)[:100]] for column in found))
+    return Detected(*(column[nonempty(found.boxes)] for column in found))
 
 
-def dense(state: State, maps: list[Tensor]) -> list[Said]:
+def dense(state: State, maps: list[Tensor]) -> list[Outputs]:
     """RetinaNet's heads."""
-    said = []
+    outputs = []
     for features in maps:
-        outputs = []
+        of_level = []
         for tower, name, numbers in (("cls_subnet", "cls_score", CLASSES), ("bbox_subnet", "bbox_pred", 4)):
             x = features
-            for place in (0, 2, 4, 6):
-                x = convolve(state, f"head.{tower}.{place}", x).relu()
-            outputs.append(by_anchor(convolve(state, f"head.{name}", x), numbers))
-        said.append(Said(*outputs))
-    return said
+            for index in (0, 2, 4, 6):
+                x = convolve(state, f"head.{tower}.{index}", x).relu()
+            of_level.append(by_anchor(convolve(state, f"head.{name}", x), numbers))
+        outputs.append(Outputs(*of_level))
+    return outputs
 
 
-def single(said: list[Said], boxes: list[Tensor], size: tuple[int, int]) -> Found:
-    """The best thousand of each level over 0.05, suppressed class by class; only what is left is clipped."""
+def single(outputs: list[Outputs], anchors: list[Tensor], size: tuple[int, int]) -> Detected:
+    """The best thousand of each level above 0.05, with NMS per class before clipping."""
     kept = []
-    for (logits, deltas), each in zip(said, boxes, strict=True):
+    for (logits, deltas), boxes in zip(outputs, anchors, strict=True):
         scores = logits.flatten().sigmoid()
         above = (scores > 0.05).nonzero()[:, 0]
         best = scores[above].sort(descending=True)
         chosen = above[best.indices[:1000]]
         row = chosen // CLASSES
-        kept.append((decode(deltas[row], each[row]), best.values[:1000], chosen % CLASSES))
-    found = Found(*(torch.cat(column) for column in zip(*kept, strict=True)))
-    found = Found(*(column[batched_nms(*found, 0.5)[:100]] for column in found))
+        kept.append((decode(deltas[row], boxes[row]), best.values[:1000], chosen % CLASSES))
+    found = Detected(*(torch.cat(column) for column in zip(*kept, strict=True)))
+    found = Detected(*(column[batched_nms(*found, 0.5)[:100]] for column in found))
     found = found._replace(boxes=clip(found.boxes, *size))
-    return Found(*(column[nonempty(found.boxes)] for column in found))
+    return Detected(*(column[nonempty(found.boxes)] for column in found))
 
 
 class Reference:
-    """The model of a kind; what it goes through on the way to `found` stays to be looked at."""
+    """A model; its intermediate results stay as attributes, to be compared."""
 
     def __init__(self, kind: str, state: State) -> None:
         self.kind, self.state = kind, state
         self.strides = (8, 16, 32, 64, 128) if kind == "retinanet" else (4, 8, 16, 32, 64)
         self.strides = (16,) if kind in ONE_MAP else self.strides
         self.maps: list[Tensor] = []
-        self.said: list[Said] = []
+        self.outputs: list[Outputs] = []
         self.proposals = torch.zeros(0, 4)
 
-    def __call__(self, pixels: Tensor, size: tuple[int, int], proposals: Tensor | None = None) -> Found:
-        """Blue, green, red (1, 3, H, W) without their mean, padded with zeros, of an image of `size`."""
+    def __call__(self, pixels: Tensor, size: tuple[int, int], proposals: Tensor | None = None) -> Detected:
+        """BGR pixels (1, 3, H, W) minus their mean, padded with zeros, of an image of `size`."""
         self.maps = backbone(self.state, self.kind, pixels)
         if proposals is None:
             boxes = self.anchors()
             if self.kind == "retinanet":
-                self.said = dense(self.state, self.maps)
-                return single(self.said, boxes, size)
-            self.said = rpn(self.state, self.maps)
-            found = propose(self.said, boxes, size, BEFORE.get(self.kind, 1000))
+                self.outputs = dense(self.state, self.maps)
+                return single(self.outputs, boxes, size)
+            self.outputs = rpn(self.state, self.maps)
+            found = propose(self.outputs, boxes, size, PRE_NMS_TOP_K.get(self.kind, 1000))
             if self.kind.startswith("RPN"):
                 self.proposals = found.boxes
-                return Found(found.boxes, found.scores.sigmoid(), torch.zeros_like(found.labels))
+                return Detected(found.boxes, found.scores.sigmoid(), torch.zeros_like(found.labels))
             proposals = found.boxes
         self.proposals = proposals
         self.regions = regions(self.state, self.maps, proposals)
@@ -319,11 +320,11 @@ class Reference:
     def anchors(self) -> list[Tensor]:
         thirds = [tuple(size * 2 ** (third / 3) for third in range(3)) for size in SIZES]
         sizes = [SIZES] if len(self.maps) == 1 else thirds if self.kind == "retinanet" else [(size,) for size in SIZES]
-        return [anchors(*each) for each in zip(self.maps, self.strides, sizes, strict=True)]
+        return [anchors(*level) for level in zip(self.maps, self.strides, sizes, strict=True)]
 
 
 def prepare(image: np.ndarray, divisor: int) -> tuple[Tensor, tuple[int, int]]:
-    """RGB uint8 (H, W, 3) as the reference takes it: ResizeShortestEdge, blue first, no mean, zeros behind."""
+    """RGB uint8 (H, W, 3) to the reference's input: ResizeShortestEdge, BGR, mean subtracted, padded with zeros."""
     height, width = image.shape[:2]
     scale = SHORT / min(height, width)
     sides = (SHORT, scale * width) if height < width else (scale * height, SHORT)

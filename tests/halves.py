@@ -1,4 +1,4 @@
-"""A detector whose answer is known beforehand, for tests of all that stands around a detector."""
+"""A detector with known detections, for tests of everything around a detector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("whole", "half")
 
 
 class Halves(Detector):
-    """Finds a "whole" that is the image (score .9) and a "half" that is its left half (score .4), and keeps count."""
+    """Detects a "whole", the image (score .9), and a "half", its left half (score .4); records the batch sizes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A dataset out of nothing: coloured circles, squares and triangles on noise, with exact boxes, the same every time."""
+"""A synthetic dataset: coloured circles, squares and triangles on noise, with exact boxes, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ SMALL = Size(96, 128)
 
 
 def draw_shapes(seed: int, index: int, size: Size = SMALL, most: int = 4) -> tuple[np.ndarray, Target]:
-    """Image (H, W, 3) uint8 number `index` with one to `most` shapes that do not touch, and their boxes.
+    """Image `index`, (H, W, 3) uint8, with one to `most` shapes that do not touch, and their boxes.
 
-    A box is the smallest that holds every pixel of its shape, so its edges are whole numbers. Neither colour nor size
-    tells the class. A function of the arguments alone.
+    A box is the smallest that contains every pixel of its shape, so its coordinates are integers. Colour and size are
+    independent of the class. Determined by the arguments alone.
     """
     rng = np.random.default_rng((seed, index))
     image = rng.integers(96, 160, (*size, 3)).astype(np.uint8)
     free = np.ones(size, bool)
     boxes, labels = [], []
-    wanted = rng.integers(1, most + 1)
-    for _ in range(8 * wanted):
-        label, mask = _place(rng, size)
+    count = rng.integers(1, most + 1)
+    for _ in range(8 * count):
+        label, mask = _random_shape(rng, size)
         box = _bounds(mask)
         if free[_box_slices(box, margin=2)].all():
             image[mask] = _color(rng)
             free[_box_slices(box)] = False
             boxes.append(box)
             labels.append(label)
-        if len(boxes) == wanted:
+        if len(boxes) == count:
             break
     return image, Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels))
 
@@ -52,8 +52,8 @@ def write_shapes(
 ) -> Path:
     """Write such images as a dataset that `open_dataset` reads, and return its folder.
 
-    count   how many images, or how many for each of "train", "val", "test"
-    format  "coco" (JSON beside images/), "voc" (as published) or "yolo" (data.yaml; classes.txt without parts)
+    count   the number of images, or of images for each of "train", "val", "test"
+    format  "coco" (JSON beside images/), "voc" (as published) or "yolo" (data.yaml; classes.txt without splits)
     """
     writers = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}
     if format not in writers:
@@ -61,11 +61,11 @@ def write_shapes(
     folder = Path(folder)
     counts = {"": count} if isinstance(count, int) else dict(count)
     first = 0
-    for part, number in counts.items():
-        writers[format](folder, part, _drawn(range(first, first + number), seed, size))
+    for split, number in counts.items():
+        writers[format](folder, split, _drawn(range(first, first + number), seed, size))
         first += number
     if format == "yolo" and "" not in counts:
-        lines = ["path: .", *(f"{part}: images/{part}" for part in counts), f"names: [{', '.join(NAMES)}]"]
+        lines = ["path: .", *(f"{split}: images/{split}" for split in counts), f"names: [{', '.join(NAMES)}]"]
         (folder / "data.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     elif format == "yolo":
         (folder / "classes.txt").write_text("\n".join(NAMES) + "\n", encoding="utf-8")
@@ -79,8 +79,8 @@ def _drawn(indices: range, seed: int, size: Size) -> Drawn:
     return [(f"{index:05d}", *draw_shapes(seed, index, size)) for index in indices]
 
 
-def _place(rng: np.random.Generator, size: Size) -> tuple[int, np.ndarray]:
-    """A label and the (H, W) mask of its shape, wholly inside the image."""
+def _random_shape(rng: np.random.Generator, size: Size) -> tuple[int, np.ndarray]:
+    """A label and the mask (H, W) of its shape, inside the image."""
     label = int(rng.integers(len(NAMES)))
     radius = rng.uniform(0.08, 0.25) * min(size)
     x = rng.uniform(radius, size.width - radius)
@@ -106,7 +106,7 @@ def _box_slices(box: tuple[int, int, int, int], margin: int = 0) -> tuple[slice,
 
 
 def _color(rng: np.random.Generator) -> np.ndarray:
-    """Far from the grey of the noise in every channel."""
+    """A colour unlike the grey of the noise in every channel."""
     return np.where(rng.random(3) < 0.5, rng.integers(0, 64, 3), rng.integers(192, 256, 3)).astype(np.uint8)
 
 
@@ -118,7 +118,7 @@ def _save(folder: Path, drawn: Drawn) -> list[Path]:
     return paths
 
 
-def _write_coco(folder: Path, part: str, drawn: Drawn) -> None:
+def _write_coco(folder: Path, split: str, drawn: Drawn) -> None:
     paths = _save(folder / "images", drawn)
     targets = [target for _, _, target in drawn]
     dataset = Dataset(
@@ -132,10 +132,10 @@ def _write_coco(folder: Path, part: str, drawn: Drawn) -> None:
             for column in ("boxes", "labels", "crowd", "difficult", "area")
         },
     )
-    write_coco(dataset, folder / f"{part or 'annotations'}.json")
+    write_coco(dataset, folder / f"{split or 'annotations'}.json")
 
 
-def _write_voc(folder: Path, part: str, drawn: Drawn) -> None:
+def _write_voc(folder: Path, split: str, drawn: Drawn) -> None:
     _save(folder / "JPEGImages", drawn)
     (folder / "Annotations").mkdir(exist_ok=True)
     for name, image, target in drawn:
@@ -144,10 +144,10 @@ def _write_voc(folder: Path, part: str, drawn: Drawn) -> None:
         size = f"<size>\n  <width>{width}</width>\n  <height>{height}</height>\n  <depth>3</depth>\n </size>"
         text = f"<annotation>\n <filename>{name}.png</filename>\n {size}\n{objects}</annotation>\n"
         (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-    if part:
+    if split:
         lists = folder / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
-        (lists / f"{part}.txt").write_text("".join(f"{name}\n" for name, _, _ in drawn), encoding="utf-8")
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name, _, _ in drawn), encoding="utf-8")
 
 
 def _voc_object(box: list[int], label: int) -> str:
@@ -157,9 +157,9 @@ def _voc_object(box: list[int], label: int) -> str:
     return f" <object>\n  <name>{escape(NAMES[label])}</name>\n  <bndbox>{inner}</bndbox>\n </object>\n"
 
 
-def _write_yolo(folder: Path, part: str, drawn: Drawn) -> None:
-    _save(folder / "images" / part, drawn)
-    labels = folder / "labels" / part
+def _write_yolo(folder: Path, split: str, drawn: Drawn) -> None:
+    _save(folder / "images" / split, drawn)
+    labels = folder / "labels" / split
     labels.mkdir(parents=True, exist_ok=True)
     for name, image, target in drawn:
         height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""Synthetic images: boxes against the pixels themselves, and the same dataset through all three formats."""
+"""Synthetic images: boxes against the pixels, and the same dataset in all three formats."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def is_drawn(image: np.ndarray) -> np.ndarray:
     return np.asarray(np.all((image < 96) | (image >= 160), axis=2))
 
 
-def test_boxes_hold_every_pixel_that_is_not_noise() -> None:
+def test_boxes_contain_every_pixel_that_is_not_noise() -> None:
     for index in range(30):
         image, target = draw_shapes(0, index)
         drawn = is_drawn(image)
         inside = np.zeros_like(drawn)
         for x1, y1, x2, y2 in target.boxes.int().tolist():
-            part = drawn[y1:y2, x1:x2]
-            assert part.any(0).all() and part.any(1).all()
+            crop = drawn[y1:y2, x1:x2]
+            assert crop.any(0).all() and crop.any(1).all()
             inside[y1:y2, x1:x2] = True
         assert not drawn[~inside].any()
 
 
-def test_shapes_fill_their_boxes_as_geometry_says() -> None:
+def test_shapes_fill_the_geometric_share_of_their_boxes() -> None:
     shares: dict[int, list[float]] = {label: [] for label in range(3)}
     for index in range(60):
         image, target = draw_shapes(1, index, Size(200, 200))
@@ -59,20 +59,20 @@ def test_from_one_to_the_most_shapes() -> None:
 def test_every_format_gives_the_boxes_that_were_drawn(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, {"train": 3, "val": 2}, seed=7, format=format))
     assert splits.format == format and not splits.drawn
-    assert {part: len(data) for part, data in splits.items()} == {"train": 3, "val": 2}
+    assert {split: len(data) for split, data in splits.items()} == {"train": 3, "val": 2}
     assert set(splits.names) <= set(NAMES)
-    for part, first in (("train", 0), ("val", 3)):
-        for i in range(len(splits[part])):
+    for split, first in (("train", 0), ("val", 3)):
+        for i in range(len(splits[split])):
             image, expected = draw_shapes(7, first + i)
-            target = splits[part].target(i)
+            target = splits[split].target(i)
             assert (target.boxes - expected.boxes).abs().max() <= (1e-4 if format == "yolo" else 0)
             assert [splits.names[k] for k in target.labels] == [NAMES[k] for k in expected.labels]
-            assert splits[part].size(i) == image.shape[:2]
-            assert (np.asarray(Image.open(splits[part].path(i))) == image).all()
+            assert splits[split].size(i) == image.shape[:2]
+            assert (np.asarray(Image.open(splits[split].path(i))) == image).all()
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
-def test_without_parts(format: str, tmp_path: Path) -> None:
+def test_without_splits(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, 12, format=format))
     assert splits.drawn and sum(map(len, splits.values())) == 12
 

@@ -1,4 +1,4 @@
-"""Numbers as they stand in tables and on bars."""
+"""Numbers as formatted in tables and plots."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_the_longest_time_chooses_the_unit_for_all(times: list[float], name: str
     ("value", "written"),
     [(12345.6, "12346"), (999.6, "1000"), (99.96, "100"), (84.0, "84.0"), (0.01234, "0.0123"), (math.inf, "–")],
 )
-def test_three_digits_count(value: float, written: str):
+def test_three_significant_digits(value: float, written: str):
     assert digits(value) == written
 
 
-def test_a_fraction_has_three_places():
+def test_a_fraction_has_three_decimals():
     assert [fraction(value) for value in (0.5, 1.0, math.nan)] == ["0.500", "1.000", "–"]

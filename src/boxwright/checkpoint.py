@@ -10,17 +10,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import KINDS, Detector
-from boxwright.detectors.config import DetectorConfig, name_of
+from boxwright.detectors.config import KINDS, DetectorConfig, name_of
 from boxwright.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from boxwright.detectors.base import Detector
 
 FORMAT = 1
 
@@ -98,17 +100,24 @@ def save_detector(
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loaded:
     """Rebuild a detector, in float32 and eval mode. Raises `CheckpointError` with the file's name and what is wrong."""
     tensors, described = read(path)
+    config = config_of(described, path)
+    names = tuple(described["names"])
+    detector = config.build(len(names))
+    fill(detector, tensors, path)
+    preprocess = Preprocess.from_dict(described["preprocess"])
+    return Loaded(detector.to(device).eval(), names, preprocess, described, config)
+
+
+def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
+    """The config in the JSON object of the checkpoint `path`. Raises `CheckpointError` where it has none of `KINDS`."""
+    if not described:
+        raise CheckpointError(f"{path} is not a whole checkpoint that boxwright wrote")
     kind = described.get("detector")
     if kind is None:
         raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
     if kind not in KINDS:
         raise CheckpointError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}; update boxwright")
-    names = tuple(described["names"])
-    config = read_config(kind, described["config"])
-    detector = config.build(len(names))
-    fill(detector, tensors, path)
-    preprocess = Preprocess.from_dict(described["preprocess"])
-    return Loaded(detector.to(device).eval(), names, preprocess, described, config)
+    return read_config(kind, described["config"])
 
 
 def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> None:
@@ -132,6 +141,8 @@ def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> No
 
 def write(path: str | Path, tensors: dict[str, Tensor], described: dict[str, Any]) -> None:
     """Write tensors and a JSON object, whole or not at all: until the new file is safely on disk, an old one stays."""
+    from safetensors.torch import save
+
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     write_atomically(path, save(whole, {"boxwright": json.dumps(described)}))
 

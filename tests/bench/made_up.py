@@ -165,7 +165,7 @@ def race(
 def of(cells: Sequence[Entry], meets: bool = True) -> Race:
     constraints = ("p50<50ms",) if meets else ("p95<10ms", "recall[wbc]>0.99")
     judged = judge(cells, [Constraint.parse(text) for text in constraints], differences(cells))
-    chosen = judged.first or judged.nearest
+    chosen = judged.leader or judged.nearest
     first = next((one.speed["eager"].p50 for one in cells if "eager" in one.speed), None)
     weights = f"runs/bccd-bench/{chosen}/0/best.safetensors"
     return Race(

@@ -98,9 +98,9 @@ def test_every_cell_has_its_entry(whole: Race):
         assert speed.throughput > 0 and sum(speed.stages.values()) > 0
         assert entry.parameters and entry.flops and entry.file and entry.memory
     assert entries["faster"].proposals == 20 and entries["ssd"].proposals is None
-    assert whole.verdict.first in kept and whole.verdict.winner is None
-    assert "2 epochs, 3 are needed" in whole.verdict.too_little_evidence
-    assert set(whole.verdict.to_best) == set(whole.verdict.to_first) == set(entries)
+    assert whole.verdict.leader in kept and whole.verdict.winner is None
+    assert "2 epochs (3 are needed)" in whole.verdict.too_little_evidence
+    assert set(whole.verdict.to_best) == set(whole.verdict.to_leader) == set(entries)
     assert whole.control is not None
 
 
@@ -195,7 +195,7 @@ def test_a_cell_that_fails_is_told_and_the_rest_go_on(data: Path, tmp_path: Path
     failed, finished = done.entries
     assert (failed.state, finished.state) == ("failed", "finished")
     assert failed.reason == "seed 1: DivergedError: the loss is no longer a finite number"
-    assert failed.quality is None and done.verdict.first == "ssd"
+    assert failed.quality is None and done.verdict.leader == "ssd"
     assert "no longer a finite number" in (tmp_path / "report.html").read_text()
 
 
@@ -228,7 +228,7 @@ def test_a_job_that_ends_the_process_is_given_up_after_three_times(
     done = run(data, tmp_path, [CELLS[1], CELLS[3]])
     assert done.entries[0].state == "failed"
     assert "the process ended 3 times in epoch 1 without a word; out of memory?" in done.entries[0].reason
-    assert done.verdict.first == "ssd"
+    assert done.verdict.leader == "ssd"
 
 
 def test_who_is_asked_to_stop_often_is_not_given_up(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -335,7 +335,7 @@ def test_only_external_models(data: Path, tmp_path: Path):
         [ExternalModel("blind", lambda path: NOTHING), ExternalModel("blind too", lambda path: ([], [], []))],
     )
     assert [entry.state for entry in done.entries] == ["external", "external"]
-    assert done.verdict.first in ("blind", "blind too")
+    assert done.verdict.leader in ("blind", "blind too")
 
 
 @pytest.mark.parametrize(
@@ -360,12 +360,12 @@ def test_the_command_of_the_winner_does_the_same(
     data: Path, whole: Race, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = shlex.split(whole.commands["train it again"])
-    (winner,) = (entry for entry in whole.entries if entry.name == whole.verdict.first)
+    (winner,) = (entry for entry in whole.entries if entry.name == whole.verdict.leader)
     assert words[:3] == ["boxwright", "train", winner.detector]
     more = ["--device", "cpu", "--workers", "0", "--out", str(tmp_path)]
     options = tyro.cli(Train, args=[*words[2:], *more], config=(tyro.conf.FlagCreatePairsOff,))
     assert options.run() == 0
-    jobs = (folder / "cells" / str(whole.verdict.first)).iterdir()
+    jobs = (folder / "cells" / str(whole.verdict.leader)).iterdir()
     tables = [(path / "best.safetensors").read_bytes()[-1000:] for path in jobs]  # weights are at the end
     assert (tmp_path / "best.safetensors").read_bytes()[-1000:] in tables
 

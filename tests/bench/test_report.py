@@ -104,7 +104,7 @@ def strings(made: Race) -> Iterator[str]:
     verdict = made.verdict
     yield from (made.title, made.command, made.made, *made.plan, *verdict.reasons, *made.commands.values())
     yield from (pages.difference(one) for name, one in verdict.to_best.items() if name != verdict.best)
-    yield from (pages.difference(one) for name, one in verdict.to_first.items() if name != verdict.first)
+    yield from (pages.difference(one) for name, one in verdict.to_leader.items() if name != verdict.leader)
     for key, value in made.settings.items():
         yield from (key, *([*value, *map(str, value.values())] if isinstance(value, dict) else [readable(value)]))
     for own in made.differences.values():
@@ -270,9 +270,9 @@ def test_json_holds_the_same_numbers(made: Race, folder: Path):
         if entry.quality:
             assert found["quality"]["ap"]["low"] == entry.quality.ap.low
     verdict = content["verdict"]
-    assert verdict["winner"] == verdict["first"] == made.verdict.winner and verdict["too_little_evidence"] == []
+    assert verdict["winner"] == verdict["leader"] == made.verdict.winner and verdict["too_little_evidence"] == []
     assert verdict["to_best"] == {name: one._asdict() for name, one in made.verdict.to_best.items()}
-    assert verdict["to_first"] == {name: one._asdict() for name, one in made.verdict.to_first.items()}
+    assert verdict["to_leader"] == {name: one._asdict() for name, one in made.verdict.to_leader.items()}
 
 
 def test_plain_knows_what_json_does_not():
@@ -292,7 +292,7 @@ def test_csv_has_a_row_for_each_cell_with_the_same_numbers(made: Race, folder: P
             speed = entry.speed.get(runtime)
             wanted[f"{runtime}_p95_high_ms"] = speed and 1e3 * speed.p95.high
             wanted[f"{runtime}_network_ms"] = speed and "network" in speed.stages and 1e3 * speed.stages["network"]
-        for reference in ("best", "first"):
+        for reference in ("best", "leader"):
             difference = getattr(made.verdict, f"to_{reference}").get(entry.name)
             wanted[f"ap_to_{reference}_low"] = difference and difference.low
         for column, value in wanted.items():
@@ -409,8 +409,8 @@ def test_a_headline_has_the_numbers():
 
 
 def test_too_little_evidence_is_said_first_and_loudly():
-    made, reasons = little(), "1 seed, 2 are needed; 2 epochs, 3 are needed"
-    first = made.verdict.first
+    made, reasons = little(), "1 seed (2 are needed), 2 epochs (3 are needed)"
+    first = made.verdict.leader
     assert first and made.verdict.winner is None
     title, sentence = headline(made)
     assert title == "Too little evidence for a winner"
@@ -419,17 +419,17 @@ def test_too_little_evidence_is_said_first_and_loudly():
     assert page.text.index("Too little evidence for a winner") < page.text.index(reasons) < page.text.index(first)
     assert page.named("h1") == [{"class": "bad"}] and "wins" not in page.text
     assert "winner" not in {attributes.get("class") for attributes in page.named("tr")}
-    assert {mark for row in ranked(made) for mark in row.marks} == {"first", "runner-up", "frontier"}
-    assert plain(asdict(made))["verdict"]["too_little_evidence"] == reasons.split("; ")
+    assert {mark for row in ranked(made) for mark in row.marks} == {"leader", "runner-up", "frontier"}
+    assert plain(asdict(made))["verdict"]["too_little_evidence"] == reasons.split(", ")
     rows = csv.DictReader(io.StringIO(table(made)))
     assert not any("winner" in row["verdict"] for row in rows)
 
 
 def test_too_little_evidence_is_said_where_nothing_meets_the_constraints_too():
-    verdict = replace(race(meets=False).verdict, too_little_evidence=("1 seed, 2 are needed",))
+    verdict = replace(race(meets=False).verdict, too_little_evidence=("1 seed (2 are needed)",))
     title, sentence = headline(replace(race(meets=False), verdict=verdict))
     assert title == "Too little evidence for a winner"
-    assert sentence.startswith("1 seed, 2 are needed. No cell meets the constraints. The nearest is ")
+    assert sentence.startswith("1 seed (2 are needed). No cell meets the constraints. The nearest is ")
 
 
 def test_differences_are_to_the_best_and_to_the_first(made: Race, page: Page):

@@ -309,22 +309,22 @@ class TestDifferences:
         verdict = judged(self.entries, wide=0.3)
         assert (verdict.winner, verdict.tied) == ("a", ("b", "c"))
 
-    def test_to_the_best_and_to_the_first_of_every_cell_whose_ap_is_known(self):
+    def test_to_the_best_and_to_the_leader_of_every_cell_whose_ap_is_known(self):
         verdict = judged([*self.entries, entry("e", None, None, state="failed")], wide=0.03)
-        assert (verdict.best, verdict.first) == ("b", "a")
+        assert (verdict.best, verdict.leader) == ("b", "a")
         assert {name: one.value for name, one in verdict.to_best.items()} == pytest.approx(
             {"a": -0.02, "b": 0, "c": -0.22, "d": -0.12}
         )
-        assert verdict.to_first["b"] == pytest.approx((0.02, -0.01, 0.05))
+        assert verdict.to_leader["b"] == pytest.approx((0.02, -0.01, 0.05))
 
     def test_the_best_is_among_those_that_meet_the_constraints(self):
         assert judged(self.entries, constraints("p50<30ms")).best == "a"
         nothing = judged(self.entries, constraints("p50<1ms"))
-        assert (nothing.best, nothing.to_first) == ("b", {})
+        assert (nothing.best, nothing.to_leader) == ("b", {})
 
 
 class TestEvidence:
-    """Each reason alone keeps the first from being called the winner; who comes first is told all the same."""
+    """Each reason alone keeps the leader from being called the winner."""
 
     entries = [entry("a", 0.5, 10), entry("b", 0.4, 50)]
 
@@ -339,25 +339,25 @@ class TestEvidence:
 
     def test_enough(self):
         verdict = judged([self.changed(entry, epochs=3, objects=50, lower=0.39) for entry in self.entries])
-        assert (verdict.too_little_evidence, verdict.winner, verdict.first) == ((), "a", "a")
+        assert (verdict.too_little_evidence, verdict.winner, verdict.leader) == ((), "a", "a")
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
         [
-            ({"objects": 49}, "49 objects on test, 50 are needed"),
-            ({"seeds": 1}, "1 seed, 2 are needed"),
-            ({"epochs": 2}, "2 epochs, 3 are needed"),
-            ({"lower": 0.405}, "the best AP is 0.095, 0.1 is needed"),
+            ({"objects": 49}, "49 objects on test (50 are needed)"),
+            ({"seeds": 1}, "1 seed (2 are needed)"),
+            ({"epochs": 2}, "2 epochs (3 are needed)"),
+            ({"lower": 0.405}, "best AP 0.095 (0.1 is needed)"),
         ],
     )
     def test_too_little(self, changes: dict, reason: str):
         verdict = judged([self.changed(entry, **changes) for entry in self.entries])
         assert verdict.too_little_evidence == (reason,)
-        assert (verdict.winner, verdict.first, verdict.runner_up) == (None, "a", "b")
+        assert (verdict.winner, verdict.leader, verdict.runner_up) == (None, "a", "b")
 
     def test_the_cell_with_the_fewest_seeds_and_epochs_counts(self):
         few = [self.entries[0], self.changed(self.entries[1], epochs=1, seeds=1)]
-        assert judged(few).too_little_evidence == ("1 seed, 2 are needed", "1 epoch, 3 are needed")
+        assert judged(few).too_little_evidence == ("1 seed (2 are needed)", "1 epoch (3 are needed)")
 
     def test_an_external_model_needs_no_seeds_and_epochs(self):
         external = replace(self.changed(self.entries[1], epochs=0, seeds=1), state="external")
@@ -369,12 +369,12 @@ class TestEvidence:
 
     def test_where_nothing_meets_the_constraints_it_is_said_too(self):
         verdict = judged([self.changed(entry, seeds=1) for entry in self.entries], constraints("ap>.9"))
-        assert verdict.too_little_evidence and (verdict.first, verdict.nearest) == (None, "a")
+        assert verdict.too_little_evidence and (verdict.leader, verdict.nearest) == (None, "a")
 
     def test_before_any_ap_is_known(self):
         assert too_little_evidence(50, 2, 3, math.nan) == ()
         assert too_little_evidence(0, 1, 1, math.nan) == (
-            "0 objects on test, 50 are needed", "1 seed, 2 are needed", "1 epoch, 3 are needed"
+            "0 objects on test (50 are needed)", "1 seed (2 are needed)", "1 epoch (3 are needed)"
         )  # fmt: skip
 
 

@@ -49,11 +49,11 @@ def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureF
     lines = shown.out.splitlines()
     assert lines[0].split() == ["AP", "AP50", "p50,", "ms", "p95,", "ms", "MB"]
     assert {line.split()[0] for line in lines[1:3]} == set(NAMES)
-    # One seed and one epoch on a few images: the table has a first, but no winner.
-    assert ("first" in lines[1] or "first" in lines[2]) and "winner" not in "".join(lines[:3])
+    # One seed and one epoch on a few images: the table has a leader, but no winner.
+    assert ("leader" in lines[1] or "leader" in lines[2]) and "winner" not in "".join(lines[:3])
     assert lines[4].startswith("difference in AP") and {line.split()[0] for line in lines[5:7]} == set(NAMES)
     warning = next(line for line in lines if line.startswith("Too little evidence for a winner: "))
-    assert "1 seed, 2 are needed; 1 epoch, 3 are needed" in warning
+    assert "1 seed (2 are needed), 1 epoch (3 are needed)" in warning
     assert str(folder / "report.html") in shown.err
     assert "p95&lt;9s" in (folder / "report.html").read_text()
 
@@ -62,8 +62,8 @@ def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureF
     assert [entry["name"] for entry in content["entries"]] == NAMES
     assert content == json.loads((folder / "results.json").read_text())
     verdict = content["verdict"]
-    assert verdict["winner"] is None and verdict["first"] in NAMES
-    assert "1 seed, 2 are needed" in verdict["too_little_evidence"] and set(verdict["to_best"]) == set(NAMES)
+    assert verdict["winner"] is None and verdict["leader"] in NAMES
+    assert "1 seed (2 are needed)" in verdict["too_little_evidence"] and set(verdict["to_best"]) == set(NAMES)
 
 
 def test_nothing_meets_it_is_an_answer(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -77,7 +77,7 @@ def test_a_dry_run_trains_nothing(data: Path, tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert all(name in out for name in NAMES)
     assert "cells: 2, seeds: 1, epochs: 1; 60 s at most" in out
-    assert "Too little evidence for a winner: " in out and "1 seed, 2 are needed; 1 epoch, 3 are needed." in out
+    assert "Too little evidence for a winner: " in out and "1 seed (2 are needed), 1 epoch (3 are needed)." in out
     assert not (tmp_path / "new").exists()
 
 
@@ -127,7 +127,7 @@ def test_stopped_it_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--detectors", "rnn"], "detectors are some of localizer"),
+        (["--detectors", "rnn"], "there is no detector 'rnn'; did you mean rcnn?"),
         (["--sizes", "8"], "sizes are 32 or more, got 8"),
         (["--constraint", "p95<30"], "unit of p95"),
         (["--constraint", "recall[cat]>0.9"], 'no class "cat"'),

@@ -39,7 +39,7 @@ def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = source.build(NAME, len(NAMES))
     shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
-    calibrate(model.eval(), lambda: source.answer(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
+    calibrate(model.eval(), lambda: source.detect(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
     torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
     return path
@@ -62,7 +62,7 @@ def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
     proof = about["proof"]
     assert proof["against"].startswith("torchvision ") and set(proof["photos"]) == {"chelsea.png", "coffee.png"}
     assert len(proof["measured"]) == 4  # two photographs, alone and together
-    assert all(each["theirs"] == each["ours"] > 10 and each["box"] <= 1e-3 for each in proof["measured"])
+    assert all(d["original"] == d["converted"] > 10 and d["box"] <= 1e-3 for d in proof["measured"])
 
 
 def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
@@ -90,7 +90,7 @@ def test_verify_sees_a_changed_weight(imported: Path, photos: Path, tmp_path: Pa
 
 def test_verify_wants_the_same_photographs(imported: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["verify", str(imported)]) == 1
-    assert "photographs of the proof are not here" in capsys.readouterr().err
+    assert "photographs of the proof are missing" in capsys.readouterr().err
 
 
 def test_verify_says_that_a_file_has_no_proof(capsys: pytest.CaptureFixture[str]):
@@ -128,7 +128,7 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "nothing in it was executed" in said({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
     assert "not a whole file" in said(weights.read_bytes()[:100_000])
-    assert "holds no state dict" in said([1, 2, 3])
+    assert "has no state dict" in said([1, 2, 3])
     key = "backbone.features.0.0.0.weight"
     assert f"1 missing ({key})" in said({name: value for name, value in state.items() if name != key})
     assert "1 not expected (head.more)" in said(state | {"head.more": torch.zeros(2)})
@@ -143,7 +143,7 @@ def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.C
     near = refused(["torchvision:ssdlite320_mobilenet_v3", str(weights)], out, capsys)
     assert f"did you mean {FULL}" in near
     assert "expected source:model" in refused(["ssdlite", str(weights)], out, capsys)
-    assert "3 classes, and --names names 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
+    assert "3 classes, and --names has 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
     assert "which does not exist" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
 
 

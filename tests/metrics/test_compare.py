@@ -240,7 +240,8 @@ def world(seed: int, n_images: int = 72) -> tuple[list[Target], list[Detections]
     """Test images of which some are harder than others, and two detectors: the first misses less and is more exact."""
     rng = np.random.default_rng(seed)
     targets = []
-    for count in rng.integers(2, 12, n_images):
+    for _ in range(n_images):
+        count = int(rng.integers(2, 12))
         corners, sizes = rng.uniform(0, 300, (count, 2)), rng.uniform(20, 90, (count, 2))
         boxes = torch.tensor(np.hstack([corners, corners + sizes])).float()
         targets.append(Target(boxes, torch.tensor(rng.integers(0, 3, count))))
@@ -249,16 +250,16 @@ def world(seed: int, n_images: int = 72) -> tuple[list[Target], list[Detections]
     def detect(noise: float, missed: float) -> list[Detections]:
         found = []
         for objects, hard in zip(targets, 2 * difficulty, strict=True):
-            kept = torch.from_numpy(rng.random(len(objects)) > missed * hard)
-            boxes = objects.boxes[kept]
-            sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-            boxes = boxes + torch.tensor(rng.normal(0, noise * hard, boxes.shape)).float() * sizes
+            boxes, count = objects.boxes.numpy(), len(objects)
+            kept = rng.random(count) > missed * hard
+            boxes = boxes + rng.normal(0, noise * hard, (count, 4)) * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+            scores = np.clip(rng.normal(0.7, 0.15, count), 0.05, 1)
             n_wrong = int(rng.integers(0, 4))
-            corners = torch.tensor(rng.uniform(0, 300, (n_wrong, 2))).float()
-            scores = [*np.clip(rng.normal(0.7, 0.15, len(boxes)), 0.05, 1), *rng.uniform(0.05, 0.6, n_wrong)]
-            labels = torch.cat([objects.labels[kept], torch.tensor(rng.integers(0, 3, n_wrong))])
-            boxes = torch.cat([boxes, torch.cat([corners, corners + 50], dim=1)])
-            found.append(Detections(boxes, torch.tensor(scores, dtype=torch.float32), labels))
+            corners = rng.uniform(0, 300, (n_wrong, 2))
+            boxes = np.vstack([boxes[kept], np.hstack([corners, corners + 50])])
+            scores = np.append(scores[kept], rng.uniform(0.05, 0.6, n_wrong))
+            labels = np.append(objects.labels.numpy()[kept], rng.integers(0, 3, n_wrong))
+            found.append(Detections(torch.tensor(boxes).float(), torch.tensor(scores).float(), torch.tensor(labels)))
         return found
 
     return targets, detect(0.045, 0.1), detect(0.05, 0.12)

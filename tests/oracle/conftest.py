@@ -1,4 +1,4 @@
-"""A table of what was compared, printed when the tests are through."""
+"""A table of the comparisons, printed after the tests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _ROWS = pytest.StashKey[Rows]()
 
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> Rows:
-    """To be filled: model, photographs at once, photographs, detections, classes, worst box, worst score."""
+    """To be filled: model, batch size, photographs, detections, classes, largest difference of boxes and of scores."""
     return request.config.stash.setdefault(_ROWS, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if found := config.stash.get(_ROWS, []):
+    if rows := config.stash.get(_ROWS, []):
         head = ("model", "batch", "photos", "detections", "classes", "box px", "score")
-        terminalreporter.write_line("\n" + table(head, found))
+        terminalreporter.write_line("\n" + table(head, rows))

@@ -1,7 +1,7 @@
-"""The detectors of torchvision against what ours make of their weights: as many detections, the same boxes and scores.
+"""The detectors of torchvision against those here with converted weights: the same detections, boxes and scores.
 
-With random weights (`calibrated`) on ten photographs, at a smaller size than the models' own where these would take
-minutes, and once at that. $BOXWRIGHT_WEIGHTS names a folder of published weights for the same at their own size.
+With random weights (`calibrated`) on ten photographs, mostly at a smaller size than the models' own, which would take
+minutes, and once at that. $BOXWRIGHT_WEIGHTS names a folder of published weights to compare at their own size.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import nn
 from boxwright.checkpoint import fill
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo import torchvision as source
-from boxwright.zoo.proof import BOX, SCORE, Difference, Photos, answer_of, answers, differences
+from boxwright.zoo.proof import BOX, SCORE, Difference, Photos, detect_all, detect_with, differences
 from calibrated import CLASSES, calibrate, photographs
 
 if TYPE_CHECKING:
-    from boxwright.zoo.foreign import Answer
+    from boxwright.zoo.foreign import Detect
 
 PROPOSALS = 100
 SIDES = {name: (320, 640) if "mobilenet" in name else (160, 256) for name in source.PUBLISHED if name[:3] != "ssd"}
-"""The shorter and the longer side of what the models see here. An SSD has its own size always."""
+"""The shorter and the longer side of the models' images in these tests. The size of an SSD is fixed."""
 
 BACKGROUND = {"ssd300_vgg16": 4.0, "ssdlite320_mobilenet_v3_large": 8.0}
-"""What makes a background of most of an image; 4.5 for regions."""
+"""The background logit that leaves a realistic number of detections; 4.5 for regions."""
 
 
 @cache
@@ -40,69 +40,70 @@ def photos() -> Photos:
 
 @cache
 def calibrated(name: str) -> nn.Module:
-    """A model of torchvision with weights that find something, at its own size."""
+    """A model of torchvision with weights that detect something, at its own size."""
     torch.manual_seed(0)
     model = source.build(name, len(source.foreign(name).names)).eval()
-    shown = list(photos().values())  # the coarsest level of an SSD has one cell a photograph to learn its norms from
+    images = list(
+        photos().values()
+    )  # all, since the coarsest level of an SSD has one cell per photograph for its norms
     if name in SIDES:
-        shown = [photos()[each] for each in ("astronaut", "china", "chelsea", "flower")]
+        images = [photos()[photo] for photo in ("astronaut", "china", "chelsea", "flower")]
     resize(model, name)
-    calibrate(model, lambda: source.answer(model, 1, shown), BACKGROUND.get(name, 4.5))
+    calibrate(model, lambda: source.detect(model, 1, images), BACKGROUND.get(name, 4.5))
     resize(model, name, back=True)
     return model
 
 
-def resize(model: nn.Module, name: str, back: bool = False) -> None:
+def resize(model: Any, name: str, back: bool = False) -> None:
     """To a smaller size and fewer proposals, or back to its own."""
     foreign: Any = source.foreign(name)
-    theirs: Any = model
     if name in SIDES:
         short, long = (foreign.preprocess.short, foreign.preprocess.long) if back else SIDES[name]
-        theirs.transform.min_size, theirs.transform.max_size = (short,), long
+        model.transform.min_size, model.transform.max_size = (short,), long
     if hasattr(model, "rpn"):
-        theirs.rpn._post_nms_top_n["testing"] = foreign.config.proposals if back else PROPOSALS
+        model.rpn._post_nms_top_n["testing"] = foreign.config.proposals if back else PROPOSALS
 
 
-def pair(name: str, model: nn.Module, small: bool) -> tuple[Answer, Answer]:
-    """Theirs and ours."""
+def pair(name: str, model: nn.Module, small: bool) -> tuple[Detect, Detect]:
+    """The original and the converted detector."""
     foreign = source.foreign(name)
-    classes = len(foreign.names)
+    num_classes = len(foreign.names)
     config, preprocess = foreign.config, foreign.preprocess
     resize(model, name, back=not small)
     if small and name in SIDES:
         preprocess = replace(preprocess, short=SIDES[name][0], long=SIDES[name][1])
     if small and hasattr(config, "proposals"):
         config = replace(config, proposals=PROPOSALS)
-    detector = config.build(classes)
-    fill(detector, foreign.convert(model.state_dict(), classes), name)
-    first = int(classes == CLASSES)  # a softmax, whose first column is background
-    ours = answer_of(Predictor(detector, foreign.names, preprocess))
-    return partial(source.answer, model, first), ours
+    detector = config.build(num_classes)
+    fill(detector, foreign.convert(model.state_dict(), num_classes), name)
+    first = int(num_classes == CLASSES)  # a softmax, whose first column is background
+    return partial(source.detect, model, first), detect_with(Predictor(detector, foreign.names, preprocess))
 
 
-def hold(name: str, batch: int, measured: list[Difference], rows: list[tuple[object, ...]]) -> None:
-    box, score = (max(getattr(each, number) for each in measured) for number in ("box", "score"))
-    found, classes = sum(each.theirs for each in measured), max(each.classes for each in measured)
-    rows.append((name, batch, len(measured), found, classes, f"{box:.1e}", f"{score:.1e}"))
-    assert found >= 24 * len(measured) and classes >= 10  # dozens, and varied
-    for each in measured:
-        assert each.theirs == each.ours and not each.unmatched, each
-        assert each.box <= BOX and each.score <= SCORE, each
+def assert_same(
+    name: str, batch: int, original: Detect, converted: Detect, images: Photos, rows: list[tuple[object, ...]]
+) -> None:
+    measured: list[Difference] = differences({str(batch): detect_all(original, images, batch)}, converted, images)
+    box, score = max(d.box for d in measured), max(d.score for d in measured)
+    count, num_classes = sum(d.original for d in measured), max(d.num_classes for d in measured)
+    rows.append((name, batch, len(measured), count, num_classes, f"{box:.1e}", f"{score:.1e}"))
+    assert count >= 24 * len(measured) and num_classes >= 10  # dozens, and varied
+    for difference in measured:
+        assert difference.original == difference.converted and not difference.unmatched, difference
+        assert difference.box <= BOX and difference.score <= SCORE, difference
 
 
 @pytest.mark.parametrize("name", source.PUBLISHED)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_same_detections(name: str, batch: int, rows: list[tuple[object, ...]]) -> None:
-    theirs, ours = pair(name, calibrated(name), small=True)
     chosen = photos() if batch == 1 else dict(list(photos().items())[:4])
-    hold(name, batch, differences({str(batch): answers(theirs, chosen, batch)}, ours, chosen), rows)
+    assert_same(name, batch, *pair(name, calibrated(name), small=True), chosen, rows)
 
 
 @pytest.mark.parametrize("name", SIDES)
 def test_at_its_own_size(name: str, rows: list[tuple[object, ...]]) -> None:
-    theirs, ours = pair(name, calibrated(name), small=False)
-    wide = {"roofs": photos()["roofs"]}  # so wide that the longer side is what limits it
-    hold(f"{name}, own size", 1, differences({"1": answers(theirs, wide, 1)}, ours, wide), rows)
+    wide = {"roofs": photos()["roofs"]}  # so wide that the longer side limits its size
+    assert_same(f"{name}, own size", 1, *pair(name, calibrated(name), small=False), wide, rows)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -113,9 +114,9 @@ def test_published_weights(name: str, batch: int, rows: list[tuple[object, ...]]
     if not path.is_file():
         pytest.skip(f"BOXWRIGHT_WEIGHTS names no folder with {about.file}")
     state, foreign = source.read(path), source.foreign(name, about.norm_eps)
-    classes = source.classes(name, state)
-    detector = foreign.config.build(classes)
-    fill(detector, foreign.convert(state, classes), path)
-    theirs = source.reference(name, state, classes, about.norm_eps)
-    ours = answer_of(Predictor(detector, foreign.names, foreign.preprocess))
-    hold(f"{name}, published", batch, differences({str(batch): answers(theirs, photos(), batch)}, ours, photos()), rows)
+    num_classes = source.count_classes(name, state)
+    detector = foreign.config.build(num_classes)
+    fill(detector, foreign.convert(state, num_classes), path)
+    original = source.reference(name, state, num_classes, about.norm_eps)
+    converted = detect_with(Predictor(detector, foreign.names, foreign.preprocess))
+    assert_same(f"{name}, published", batch, original, converted, photos(), rows)

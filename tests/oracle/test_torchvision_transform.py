@@ -1,4 +1,4 @@
-"""Images resized, padded and normalised as torchvision's GeneralizedRCNNTransform does it."""
+"""Images resized, padded and normalised, compared with torchvision's GeneralizedRCNNTransform."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from boxwright.data.batch import to_images
 from boxwright.data.preprocess import Preprocess
 from boxwright.types import Images, Size
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels 0..1, as torchvision counts them
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels 0..1, as in torchvision
 FILL = (255 * MEAN[0], 255 * MEAN[1], 255 * MEAN[2])
 
 SIZES = [
     Size(48, 64),
-    Size(97, 61),  # 97 and 61 times a factor fall short of a whole number
+    Size(97, 61),  # scaled, both sides are just below an integer
     Size(67, 100),
-    Size(20, 333),  # too long for its short side
+    Size(20, 333),  # limited by its long side
     Size(200, 13),
     Size(3, 5),
     Size(50, 1),
-    Size(150, 211),  # becomes smaller, without smoothing
+    Size(150, 211),  # reduced, without antialiasing
 ]
 
 
@@ -35,28 +35,28 @@ def make_image(size: Size) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def ours(arrays: list[np.ndarray], preprocess: Preprocess) -> tuple[Images, Tensor]:
-    """The images, and their pixels once normalised."""
+def preprocessed(arrays: list[np.ndarray], preprocess: Preprocess) -> tuple[Images, Tensor]:
+    """The images, and their normalised pixels."""
     images = to_images([preprocess(image)[0] for image in arrays], preprocess)
     mean, std = (torch.tensor([255 * level for level in levels]).view(3, 1, 1) for levels in (MEAN, STD))
     return images, (images.pixels - mean) / std
 
 
-def theirs(arrays: list[np.ndarray], transform: GeneralizedRCNNTransform) -> tuple[list[tuple[int, int]], Tensor]:
+def transformed(arrays: list[np.ndarray], transform: GeneralizedRCNNTransform) -> tuple[list[tuple[int, int]], Tensor]:
     images, _ = transform([torch.from_numpy(image).permute(2, 0, 1) / 255 for image in arrays])
     return images.image_sizes, images.tensors
 
 
 def assert_equal(arrays: list[np.ndarray], preprocess: Preprocess, transform: GeneralizedRCNNTransform) -> None:
-    images, pixels = ours(arrays, preprocess)
-    sizes, expected = theirs(arrays, transform)
+    images, pixels = preprocessed(arrays, preprocess)
+    sizes, expected = transformed(arrays, transform)
     assert images.sizes.tolist() == [list(size) for size in sizes]
     torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("short", "long"), [(80, 133), (64, 64), (97, 201)])
 @pytest.mark.parametrize("divisor", [32, 1])
-def test_canvas_of_the_short_side(short: int, long: int, divisor: int) -> None:
+def test_images_of_a_given_short_side(short: int, long: int, divisor: int) -> None:
     preprocess = Preprocess(short=short, long=long, divisor=divisor, fill=FILL, resample="plain", rounding="floor")
     transform = GeneralizedRCNNTransform(short, long, list(MEAN), list(STD), size_divisible=divisor).eval()
     images = [make_image(size) for size in SIZES]
@@ -67,7 +67,7 @@ def test_canvas_of_the_short_side(short: int, long: int, divisor: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(75, 75), (60, 80)])
-def test_canvas_of_a_fixed_size(height: int, width: int) -> None:
+def test_images_of_a_fixed_size(height: int, width: int) -> None:
     preprocess = Preprocess("stretch", height=height, width=width, divisor=1, fill=FILL, resample="plain")
     transform = GeneralizedRCNNTransform(
         75, 75, list(MEAN), list(STD), size_divisible=1, fixed_size=(width, height)
@@ -87,7 +87,7 @@ def test_sizes_on_a_grid(short: int, long: int, sides: Sequence[int]) -> None:
         assert preprocess.size(before) == resized.shape[1:], before
 
 
-def test_boxes_there_and_back() -> None:
+def test_boxes_forward_and_back() -> None:
     before = Size(333, 500)
     _, view = Preprocess(resample="plain", rounding="floor", short=200, long=280)(make_image(before))
     boxes = torch.tensor([[1.5, 20, 333, 222.25], [0, 0, 500, 333]])

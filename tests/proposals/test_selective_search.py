@@ -91,11 +91,11 @@ def test_opencvs_regions_are_found(photo):
     finder = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     finder.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
     finder.switchToSelectiveSearchFast()
-    theirs = torch.from_numpy(finder.process()).float()
-    theirs[:, 2:] += theirs[:, :2]
+    opencv = torch.from_numpy(finder.process()).float()
+    opencv[:, 2:] += opencv[:, :2]
     ours = torch.from_numpy(SelectiveSearch()(image))
-    overlaps = pairwise_iou(theirs, ours)
-    assert 0.8 < len(ours) / len(theirs) < 1.25
+    overlaps = pairwise_iou(opencv, ours)
+    assert 0.8 < len(ours) / len(opencv) < 1.25
     assert (overlaps.amax(dim=1) >= 0.7).float().mean() > 0.8
     assert (overlaps.amax(dim=0) >= 0.7).float().mean() > 0.8
 

@@ -1,4 +1,4 @@
-"""Detectron2's files: read, renamed, turned round; and what is said of those that are none."""
+"""Detectron2's files: read, renamed and reordered; and the errors for other files."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ C4 = "detectron2:faster_rcnn_R_50_C4_1x"
 
 @pytest.fixture(scope="module")
 def config() -> Any:
-    """That of the FPN, narrow."""
+    """That of the FPN with few channels."""
     return replace(detectron2.foreign(FPN).config, channels=8, hidden=8)
 
 
 @pytest.fixture(scope="module")
 def state(config: Any) -> State:
-    """Weights for it as Detectron2 would have them, of three classes."""
-    own = config.build(3).state_dict()
-    return {detectron2.their_name(key, config): value + 0.1 for key, value in own.items()}
+    """Weights for it in Detectron2's names, of three classes."""
+    tensors = config.build(3).state_dict()
+    return {detectron2.original_name(key, config): value + 0.1 for key, value in tensors.items()}
 
 
 def convert(config: Any, state: State) -> State:
@@ -56,7 +56,7 @@ def test_what_is_published() -> None:
     assert len({about.url for about in detectron2.PUBLISHED.values()}) == len(kinds)
 
 
-def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_of_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     folder = tmp_path / "detectron2" / "COCO-Detection" / "faster_rcnn_R_50_FPN_3x" / "137849458"
     assert detectron2.cached(look_up(FPN)) == folder / "model_final_280758.pkl"
@@ -65,7 +65,7 @@ def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_names() -> None:
     fpn, c4 = (detectron2.configure(name.removeprefix("detectron2:")) for name in (FPN, C4))
     retinanet = detectron2.configure("retinanet_R_50_FPN_1x")
-    for config, ours, theirs in (
+    for config, name, original in (
         (fpn, "features.backbone.body.bn1.running_var", "backbone.bottom_up.stem.conv1.norm.running_var"),
         (fpn, "features.backbone.body.layer3.5.bn2.bias", "backbone.bottom_up.res4.5.conv2.norm.bias"),
         (fpn, "features.neck.lateral.0.weight", "backbone.fpn_lateral2.weight"),
@@ -77,28 +77,29 @@ def test_names() -> None:
         (retinanet, "features.neck.extra.1.weight", "backbone.top_block.p7.weight"),
         (retinanet, "anchors.head.box_tower.6.bias", "head.bbox_subnet.6.bias"),
     ):
-        assert detectron2.their_name(ours, config) == theirs
+        assert detectron2.original_name(name, config) == original
 
 
-def test_colours_and_anchors_change_places() -> None:
-    """Blue comes first there; and of 5 sizes in 3 ratios, their 4th anchor, size 1 in ratio 0, is our 2nd."""
+def test_colours_and_anchors_are_reordered() -> None:
+    """From BGR to RGB; and of 5 sizes in 3 ratios, the original's 4th anchor, size 1 in ratio 0, is the 2nd here."""
     config = detectron2.foreign(C4).config
-    own = config.build(1).state_dict()
-    state = {detectron2.their_name(key, config): value for key, value in own.items()}
+    tensors = config.build(1).state_dict()
+    state = {detectron2.original_name(key, config): value for key, value in tensors.items()}
     stem, rpn = "backbone.stem.conv1.weight", "proposal_generator.rpn_head"
     state[stem] = torch.arange(3.0).view(1, 3, 1, 1).expand(64, 3, 7, 7)
     state[f"{rpn}.objectness_logits.bias"] = torch.arange(15.0)
     state[f"{rpn}.anchor_deltas.bias"] = torch.arange(60.0)
-    ours = detectron2.convert(config, C4, state, 1)
-    assert ours["features.backbone.body.conv1.weight"][0, :, 0, 0].tolist() == [2, 1, 0]
+    converted = detectron2.convert(config, C4, state, 1)
+    assert converted["features.backbone.body.conv1.weight"][0, :, 0, 0].tolist() == [2, 1, 0]
     order = [0, 3, 6, 9, 12, 1, 4, 7, 10, 13, 2, 5, 8, 11, 14]
-    assert ours["proposer.head.logits.bias"].tolist() == order
-    assert ours["proposer.head.deltas.bias"].tolist() == [4 * anchor + side for anchor in order for side in range(4)]
-    assert state[stem][0, :, 0, 0].tolist() == [0, 1, 2]  # theirs stay as they are
+    assert converted["proposer.head.logits.bias"].tolist() == order
+    deltas = converted["proposer.head.deltas.bias"].tolist()
+    assert deltas == [4 * anchor + side for anchor in order for side in range(4)]
+    assert state[stem][0, :, 0, 0].tolist() == [0, 1, 2]  # the original state is unchanged
 
 
 def test_images() -> None:
-    """Padding is the mean, so that it is zero for the network; only a pyramid wants a multiple of 32."""
+    """Padding is the mean, which normalises to zero; only a feature pyramid needs sides divisible by 32."""
     fpn, c4, x101 = (detectron2.foreign(name) for name in (FPN, C4, "faster_rcnn_X_101_32x8d_FPN_3x"))
     assert fpn.preprocess.fill == fpn.config.pixel_mean == (123.675, 116.28, 103.53)
     assert (fpn.preprocess.divisor, c4.preprocess.divisor) == (32, 1)
@@ -108,19 +109,19 @@ def test_images() -> None:
 
 @pytest.mark.parametrize("trainer", [False, True])
 def test_from_file_to_detector(tmp_path: Path, config: Any, state: State, trainer: bool) -> None:
-    """A .pkl of the zoo, and a .pth as the trainer writes it, with the numbers it keeps beside the weights."""
+    """A .pkl of the zoo, and a .pth of the trainer, which contains buffers beside the weights."""
     anchors = {f"proposal_generator.anchor_generator.cell_anchors.{level}": cell for level, cell in enumerate(CELLS)}
-    notes = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
+    pixels = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1), "pixel_std": torch.ones(3, 1, 1)}
     if trainer:
         path = tmp_path / "model_0000009.pth"
         optimizer = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.02}]}
-        torch.save({"model": state | anchors | notes, "optimizer": optimizer, "iteration": 9}, path)
+        torch.save({"model": state | anchors | pixels, "optimizer": optimizer, "iteration": 9}, path)
     else:
         path = zoo_file(tmp_path / "model_final_280758.pkl", state | anchors)
-    found = detectron2.read(path)
-    assert detectron2.count_classes(found) == 3
+    content = detectron2.read(path)
+    assert detectron2.count_classes(content) == 3
     detector = config.build(3)
-    detector.load_state_dict(convert(config, found))
+    detector.load_state_dict(convert(config, content))
     torch.testing.assert_close(
         detector.features.backbone.body.conv1.weight, state["backbone.bottom_up.stem.conv1.weight"].flip(1)
     )
@@ -134,11 +135,11 @@ CELLS = [
     * torch.tensor([1, 1, -1, -1])
     for size in (32, 64, 128, 256, 512)
 ]  # fmt: skip
-"""The anchors around (0, 0), level by level: half as high as wide, square, twice as high."""
+"""The anchors around (0, 0), by level, with height / width .5, 1, 2."""
 
 
 def test_another_model(config: Any, state: State) -> None:
-    """All that is missing and all that is too much, as Detectron2 calls it, in one error."""
+    """One error lists missing and unexpected tensors in Detectron2's names."""
     with pytest.raises(ForeignError, match=r"not the weights of .*C4_1x.* missing \(backbone\.res2.*not expected"):
         detectron2.foreign(C4).convert(state, 3)
     less = {key: value for key, value in state.items() if key != "backbone.fpn_lateral3.bias"}
@@ -149,11 +150,11 @@ def test_another_model(config: Any, state: State) -> None:
     wide = state | {"roi_heads.box_head.fc1.bias": torch.zeros(9)}
     with pytest.raises(ForeignError, match=r"roi_heads\.box_head\.fc1\.bias of \(9,\) rather than \(8,\)"):
         convert(config, wide)
-    with pytest.raises(ForeignError, match=r"neither head\.cls_score\.weight nor roi_heads\."):
+    with pytest.raises(ForeignError, match=r"expected head\.cls_score\.weight or roi_heads\."):
         detectron2.count_classes({"fc.weight": torch.zeros(2, 2)})
 
 
-def test_trained_with_other_numbers(config: Any, state: State) -> None:
+def test_weights_of_another_config(config: Any, state: State) -> None:
     key = "proposal_generator.anchor_generator.cell_anchors.1"
     with pytest.raises(ForeignError, match=rf"trained as .*: {re.escape(key)} begins \[-22\.63, .*expected \[-45\.25"):
         convert(config, state | {key: CELLS[0]})
@@ -161,11 +162,11 @@ def test_trained_with_other_numbers(config: Any, state: State) -> None:
         convert(config, state | {"pixel_mean": torch.tensor([123.675, 116.28, 103.53])})
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_without_a_detector(tmp_path: Path) -> None:
     path = tmp_path / "R-50.pkl"
     backbone = {"stem.conv1.weight": torch.zeros(2)}
     for file in (zoo_file(path, backbone, matching_heuristics=True), path):
-        with pytest.raises(ForeignError, match=r"R-50\.pkl holds weights .*of a backbone alone"):
+        with pytest.raises(ForeignError, match=r"R-50\.pkl has weights .*of a backbone alone"):
             detectron2.read(file)
         path.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(2)}}))
     path.write_bytes(pickle.dumps([np.zeros(2)]))
@@ -182,7 +183,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])
-def test_nothing_is_run(tmp_path: Path, suffix: str) -> None:
+def test_nothing_is_executed(tmp_path: Path, suffix: str) -> None:
     mark, path = tmp_path / "mark", tmp_path / f"model{suffix}"
 
     class Harm:

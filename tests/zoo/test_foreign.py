@@ -1,4 +1,4 @@
-"""Models of other libraries by name: found, fetched, or said clearly not to be here."""
+"""Models of other libraries by name: found, downloaded, or reported as unavailable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = "torchvision:fcos_resnet50_fpn"
 
 @pytest.fixture(autouse=True)
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file of this machine's, and none left on it."""
+    """Empty caches, so that no file of this machine is used, and none is left on it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "boxwright"))
     return tmp_path
@@ -47,42 +47,42 @@ def test_the_list_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(zoo.__file__).parents[2])
 
 
-def test_a_name_that_is_not_known():
+def test_an_unknown_name():
     with pytest.raises(ForeignError, match="did you mean torchvision:fcos_resnet50_fpn"):
         zoo.load("torchvision:fcos_resnet50")
     with pytest.raises(ForeignError, match="one of torchvision, detectron2, got 'yolo:x'"):
         foreign.look_up("yolo:x")
 
 
-def test_off_line_it_says_what_to_do(caches: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_error_offline_explains_what_to_do(caches: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object, **options: object) -> None:
         assert options["timeout"]
         raise URLError("no network")
 
     monkeypatch.setattr(convert, "urlopen", fail)
     with pytest.raises(
-        OSError, match=r"not fetched \(no network\)\. Put https://.*\.pth at .*boxwright import"
+        OSError, match=r"not downloaded \(no network\)\. Put https://.*\.pth at .*boxwright import"
     ) as error:
         zoo.load(MODEL)
     assert str(caches / "torch" / "hub" / "checkpoints") in str(error.value)
     assert not list(caches.rglob("*.p*"))
 
 
-def test_what_is_fetched_has_the_sha256_of_its_name(caches: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_download_has_the_sha256_of_its_name(caches: Path, monkeypatch: pytest.MonkeyPatch):
     content = b"weights"
     monkeypatch.setattr(convert, "urlopen", lambda *_, **__: BytesIO(content))
     digest = hashlib.sha256(content).hexdigest()
     about = Published(name="x:y", file="y.pth", url="https://a/y.pth", licence="", sha256=digest[:8])
     convert._fetch(about, caches / "y.pth")
     assert (caches / "y.pth").read_bytes() == content
-    with pytest.raises(ForeignError, match="another sha256"):
+    with pytest.raises(ForeignError, match=r"expected the sha256 00000000\.\.\., got"):
         convert._fetch(replace(about, sha256="0" * 8), caches / "z.pth")
     assert sorted(path.name for path in caches.iterdir()) == ["y.pth"]
 
 
 @pytest.mark.parametrize("variance", [1.0, 1e-2, 1e-4, 1e-7, 1e-30])
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
-def test_another_epsilon_is_the_same_function(variance: float, eps: float):
+def test_another_epsilon_gives_the_same_function(variance: float, eps: float):
     """x * w / sqrt(v + eps) + ..., with ours of 1e-3, and however small the variance."""
     state = {"bn.weight": torch.tensor([0.7]), "bn.running_var": torch.tensor([variance])}
     expected = 0.7 / (state["bn.running_var"].double() + eps).sqrt()
@@ -94,10 +94,10 @@ def test_another_epsilon_is_the_same_function(variance: float, eps: float):
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
 def test_names_of_the_published_files(name: str):
-    """torchvision has renamed some tensors since; both are read."""
-    wanted = torchvision.build(name, 3, "meta").state_dict()
+    """torchvision has renamed some tensors since; both names are read."""
+    expected = torchvision.build(name, 3, "meta").state_dict()
     old = torchvision.RENAMED | (torchvision.RENAMED_RETINANET if name.startswith("retinanet") else {})
     before = {today: past for past, today in old.items()}
-    published = {before.get(key, key): value for key, value in wanted.items()}
-    assert published.keys() != wanted.keys()
-    assert torchvision._modern(name, published).keys() == wanted.keys()
+    published = {before.get(key, key): value for key, value in expected.items()}
+    assert published.keys() != expected.keys()
+    assert torchvision._modern(name, published).keys() == expected.keys()

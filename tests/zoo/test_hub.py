@@ -1,4 +1,4 @@
-"""Files of the hub, without the hub: its cache as `huggingface_hub` lays it out, and a hub that is played."""
+"""Files of the hub, without the hub: a cache in the layout of `huggingface_hub`, and a mocked hub."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a hub that must not be asked."""
+    """An empty cache, and a hub that fails the test when called."""
 
-    def asked(*_: object, **__: object) -> None:
-        raise AssertionError("the hub was asked")
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was called")
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", asked)
-    monkeypatch.setattr(hub, "hf_hub_download", asked)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", called)
+    monkeypatch.setattr(hub, "hf_hub_download", called)
     return tmp_path
 
 
@@ -45,75 +45,78 @@ def test_the_parts_of_a_reference():
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
         ("hf:owner/repo", "expected hf:owner/repo/path/to/model.safetensors@COMMIT"),
         (f"owner/repo/a.safetensors@{COMMIT}", "expected hf:owner/repo"),
         (f"hf:owner/repo/../a.safetensors@{COMMIT}", "expected hf:owner/repo"),
         (f"hf:owner/repo/pytorch_model.bin@{COMMIT}", "only .safetensors files are loaded.* got 'pytorch_model.bin'"),
         ("hf:owner/repo/a.safetensors", "a commit of 40 hex digits.*huggingface.co/owner/repo/commits/main lists"),
-        ("hf:owner/repo/a.safetensors@dev", "a branch may have another.*huggingface.co/owner/repo/commits/dev lists"),
+        (
+            "hf:owner/repo/a.safetensors@dev",
+            "the file of a branch may change.*huggingface.co/owner/repo/commits/dev lists",
+        ),
         (f"hf:owner/repo/a.safetensors@{COMMIT[:7]}", "a commit of 40 hex digits"),
-        (f"{REFERENCE}#{SHA256}", "expected sha256= and 64 hex digits behind #"),
+        (f"{REFERENCE}#{SHA256}", "expected sha256= and 64 hex digits after #"),
     ],
 )
-def test_a_reference_that_pins_nothing_or_is_none(cache: Path, reference: str, said: str):
-    with pytest.raises(ValueError, match=said):
+def test_a_malformed_or_unpinned_reference(cache: Path, reference: str, message: str):
+    with pytest.raises(ValueError, match=message):
         fetch(reference)
 
 
-def test_what_is_in_the_cache_needs_no_hub(cache: Path):
+def test_a_cached_file_needs_no_hub(cache: Path):
     path = store(cache)
     assert fetch(REFERENCE) == path
     assert fetch(f"{REFERENCE}#sha256={SHA256}") == path
 
 
-def test_a_file_with_another_sum_is_not_given(cache: Path):
+def test_a_file_with_another_digest_is_refused(cache: Path):
     path = store(cache)
-    with pytest.raises(ValueError, match=f"the file has sha256 {SHA256}; it is {path}"):
+    with pytest.raises(ValueError, match=f"the file {path} has sha256 {SHA256}"):
         fetch(f"{REFERENCE}#sha256={'0' * 64}")
 
 
-def test_what_is_not_is_downloaded_once_the_hub_has_answered(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+def test_a_missing_file_is_downloaded_once_the_hub_has_responded(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    urls = []
 
-    def answer(url: str, timeout: float) -> None:
+    def respond(url: str, timeout: float) -> None:
         assert 0 < timeout <= 10
-        asked.append(url)
+        urls.append(url)
 
     def download(repo: str, file: str, *, revision: str, etag_timeout: float) -> str:
-        assert (repo, file, revision, len(asked)) == ("owner/repo", "models/best.safetensors", COMMIT, 1)
+        assert (repo, file, revision, len(urls)) == ("owner/repo", "models/best.safetensors", COMMIT, 1)
         return str(store(cache))
 
-    monkeypatch.setattr(hub, "get_hf_file_metadata", answer)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", respond)
     monkeypatch.setattr(hub, "hf_hub_download", download)
     assert fetch(f"{REFERENCE}#sha256={SHA256}").read_bytes() == CONTENT
-    assert asked == [f"https://huggingface.co/owner/repo/resolve/{COMMIT}/models/best.safetensors"]
+    assert urls == [f"https://huggingface.co/owner/repo/resolve/{COMMIT}/models/best.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("RepositoryNotFoundError", "no such repository, or it is private"),
-        ("GatedRepoError", "granted access"),
+        ("GatedRepoError", "request access"),
         ("RevisionNotFoundError", "no such commit"),
         ("RemoteEntryNotFoundError", "no such file in that commit"),
         ("OfflineModeIsEnabled", "HF_HUB_OFFLINE is set"),
-        ("ConnectTimeout", r"the hub gave no file \(ConnectTimeout: timed out\)"),
+        ("ConnectTimeout", r"the hub returned no file \(ConnectTimeout: timed out\)"),
     ],
 )
-def test_what_the_hub_answers_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str):
+def test_the_error_gives_the_reason_of_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str):
     kind = getattr(hub.errors, name, None) or type(name, (Exception,), {})
 
     def refuse(url: str, timeout: float) -> None:
         raise kind.__new__(kind, "timed out")  # the arguments of its __init__ differ by version
 
     monkeypatch.setattr(hub, "get_hf_file_metadata", refuse)
-    with pytest.raises(OSError, match=f"is not in the cache and was not fetched: .*{said}"):
+    with pytest.raises(OSError, match=f"is not in the cache and was not downloaded: .*{message}"):
         fetch(REFERENCE)
 
 
-def test_offline_the_real_library_asks_nobody(cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_the_real_library_uses_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""Pickles are read without being run."""
+"""Pickles are read without being executed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from boxwright.zoo.unpickle import read_pickle
 
 
 class Calls:
-    """A pickle of this calls a function with some arguments, like any that means harm."""
+    """A pickle of this calls a function with some arguments, like a malicious one."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = function, arguments
@@ -25,7 +25,7 @@ class Calls:
         return self.call
 
 
-def written(path: Path, value: object, protocol: int = 2) -> Path:
+def write(path: Path, value: object, protocol: int = 2) -> Path:
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     return path
 
@@ -42,7 +42,7 @@ def test_arrays_and_containers(tmp_path: Path, protocol: int) -> None:
         "flags": np.array([True, False]),
     }
     value = {"model": OrderedDict(arrays), "list": [1, (2.5, "three", b"\xff", b"", None)], "scalar": np.float32(0.5)}
-    found = read_pickle(written(tmp_path / "a.pkl", value, protocol))
+    found = read_pickle(write(tmp_path / "a.pkl", value, protocol))
     assert found["list"] == value["list"] and found["scalar"] == 0.5 and list(found["model"]) == list(arrays)
     for name, array in arrays.items():
         assert found["model"][name].dtype == array.dtype
@@ -50,7 +50,7 @@ def test_arrays_and_containers(tmp_path: Path, protocol: int) -> None:
 
 
 def test_python_2(tmp_path: Path) -> None:
-    """Its strings are bytes, and so is what its arrays hold: here the float32 1.0 and -2.0."""
+    """Its strings are bytes, and so is the content of its arrays: here the float32 1.0 and -2.0."""
     content = (
         b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
         b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
@@ -60,11 +60,13 @@ def test_python_2(tmp_path: Path) -> None:
     assert read_pickle(tmp_path / "old.pkl")["a"].tolist() == [1.0, -2.0]
 
 
-def test_nothing_is_run(tmp_path: Path) -> None:
+def test_nothing_is_executed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     harm = tmp_path / "harm.pkl"
     harm.write_bytes(b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR.")
-    with pytest.raises(ForeignError, match=r"harm\.pkl is refused: it asks for os\.system, .*Nothing in it was run"):
+    with pytest.raises(
+        ForeignError, match=r"harm\.pkl is refused: it refers to os\.system, .*Nothing in it was executed"
+    ):
         read_pickle(harm)
     for function, arguments, name in (
         (os.system, (f"touch {mark}",), r"posix\.system|nt\.system"),
@@ -74,11 +76,11 @@ def test_nothing_is_run(tmp_path: Path) -> None:
         (np.load, (str(mark),), r"numpy\.load"),
     ):
         with pytest.raises(ForeignError, match=name):
-            read_pickle(written(harm, {"model": {"a": np.ones(2), "b": Calls(function, *arguments)}}, protocol=4))
+            read_pickle(write(harm, {"model": {"a": np.ones(2), "b": Calls(function, *arguments)}}, protocol=4))
     assert not mark.exists()
 
 
-def test_names_with_dots_are_not_looked_into(tmp_path: Path) -> None:
+def test_dotted_names_are_refused(tmp_path: Path) -> None:
     """Since protocol 4 a name may be a path through attributes: numpy's `ndarray.__class__` would be `type`."""
     path = tmp_path / "dots.pkl"
     path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x11ndarray.__class__\x93.")
@@ -87,7 +89,7 @@ def test_names_with_dots_are_not_looked_into(tmp_path: Path) -> None:
 
 
 def test_only_numbers(tmp_path: Path) -> None:
-    """An array of objects, or of a dtype made of parts, is no weight, and its flags could point anywhere in memory."""
+    """Arrays of objects or of structured dtypes are not weights, and their flags could point anywhere in memory."""
     for array in (
         np.array([{}, None]),
         np.array(["a"]),
@@ -95,16 +97,16 @@ def test_only_numbers(tmp_path: Path) -> None:
         np.array(["2000"], "datetime64[D]"),
     ):
         with pytest.raises(ForeignError, match="weights are numbers"):
-            read_pickle(written(tmp_path / "a.pkl", {"a": array}))
+            read_pickle(write(tmp_path / "a.pkl", {"a": array}))
     with pytest.raises(ForeignError, match="encoding 'zlib'"):
-        read_pickle(written(tmp_path / "a.pkl", Calls(__import__("_codecs").encode, "a", "zlib")))
+        read_pickle(write(tmp_path / "a.pkl", Calls(__import__("_codecs").encode, "a", "zlib")))
     (tmp_path / "a.pkl").write_bytes(b"Pelsewhere\n.")
-    with pytest.raises(ForeignError, match="kept elsewhere, 'elsewhere'"):
+    with pytest.raises(ForeignError, match="external object, 'elsewhere'"):
         read_pickle(tmp_path / "a.pkl")
 
 
 def test_damaged(tmp_path: Path) -> None:
-    whole = written(tmp_path / "a.pkl", {"model": {"a": np.arange(100.0)}}, 4).read_bytes()
+    whole = write(tmp_path / "a.pkl", {"model": {"a": np.arange(100.0)}}, 4).read_bytes()
     path = tmp_path / "b.pkl"
     for content in (
         *(whole[:length] for length in range(0, len(whole), 7)),
@@ -119,8 +121,8 @@ def test_damaged(tmp_path: Path) -> None:
     endless: list = []
     endless.append(endless)
     with pytest.raises(ForeignError, match="not a whole pickle"):
-        read_pickle(written(path, endless))
-    lies = whole.replace(b"K\x64\x85", b"K\x65\x85")  # 101 numbers, says the shape, and there are 100
+        read_pickle(write(path, endless))
+    lies = whole.replace(b"K\x64\x85", b"K\x65\x85")  # the shape claims 101 numbers, and there are 100
     assert lies != whole
     path.write_bytes(lies)
     with pytest.raises(ForeignError, match="not a whole pickle: ValueError"):

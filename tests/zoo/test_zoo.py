@@ -1,4 +1,4 @@
-"""A model is found by name, file or run; what is not there is said with what is."""
+"""A model is found by name, file or run; the error for an unknown one lists what is accepted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_run_and_its_file_are_the_same_model(run: Path):
     assert torch.equal(first.boxes, second.boxes) and torch.equal(first.scores, second.scores)
 
 
-def test_what_is_not_there_is_said(tmp_path: Path):
+def test_a_missing_or_damaged_model(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no model 'yolo': expected .*a \.safetensors file or a run's folder"):
         zoo.load("yolo")
     with pytest.raises(ValueError, match=r"without best\.safetensors"):
@@ -50,7 +50,7 @@ def test_what_is_not_there_is_said(tmp_path: Path):
         zoo.load(tmp_path)
 
 
-def test_bundled_models_come_first_and_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_bundled_models_come_first(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bundled = tmp_path / "tiny.safetensors"
     bundled.write_bytes((run / "best.safetensors").read_bytes())
     monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
@@ -62,14 +62,14 @@ def test_bundled_models_come_first_and_by_name(run: Path, tmp_path: Path, monkey
     assert second.about["metrics"]["val"]["ap50"] == 0.5
 
 
-def test_a_file_that_boxwright_did_not_write_has_nothing_to_say(tmp_path: Path):
+def test_a_file_that_boxwright_did_not_write_has_no_metadata(tmp_path: Path):
     for content in (b"", b"short", b"\xff" * 100, (8).to_bytes(8, "little") + b"{}      "):
         path = tmp_path / "some.safetensors"
         path.write_bytes(content)
         assert zoo.describe(path) == {}
 
 
-def test_every_bundled_model_says_what_it_is():
+def test_every_bundled_model_has_metadata():
     for name, path in zoo.bundled().items():
         about = zoo.describe(path)
         assert about["names"] and about["detector"], name

@@ -41,7 +41,7 @@ def race(
                    where `rules.budget` is short
     out            the folder; runs/DATA-bench if not given. Finished jobs in it are not repeated
     constraints    on the winner: "p95<30ms", "recall[cat]>0.9"; see `Constraint`
-    report_images  test images in the report, on which the first and the runner-up differ
+    report_images  test images in the report, on which the leader and the runner-up differ
     retry          cells that failed are tried again
     command        is named in the report
 

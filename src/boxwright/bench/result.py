@@ -128,19 +128,19 @@ class Verdict:
     """Which cell to take under the user's constraints, and why.
 
     too_little_evidence  what is missing for a winner to be named, empty where nothing is
-    winner               the first, unless there is too little evidence
-    first, runner_up     None where there is none that meets the constraints
-    tied                 those whose paired difference in AP to the first may be 0, the first left out
+    winner               the leader, unless there is too little evidence
+    leader, runner_up    the first two cells; None where there is none that meets the constraints
+    tied                 the other cells whose paired difference in AP to the leader may be 0
     nearest              where no cell meets the constraints: the cell that misses them least
     frontier             the cells that no other is both faster than and better than, fastest first
     reasons              sentences for people
     best                 the best AP among those that meet the constraints, or among all where none does
-    to_best, to_first    by cell: its AP minus that of the best and of the first, with the paired interval
+    to_best, to_leader   by cell: its AP minus that of the best and of the leader, with the paired interval
     """
 
     too_little_evidence: tuple[str, ...] = ()
     winner: str | None = None
-    first: str | None = None
+    leader: str | None = None
     runner_up: str | None = None
     tied: tuple[str, ...] = ()
     nearest: str | None = None
@@ -148,7 +148,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     best: str | None = None
     to_best: dict[str, Interval] = field(default_factory=dict)
-    to_first: dict[str, Interval] = field(default_factory=dict)
+    to_leader: dict[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Race:
     control      (first, last): p50 of the first cell, and of the same cell timed again as the last one
     constraints  of the user, as written
     plan         planned and spent time, for people
-    commands     for the cell that comes first, or the nearest: from a purpose to the command or the lines of Python
+    commands     for the leader, or the nearest: from a purpose to the command or the lines of Python
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""From the record of a race to its result: an entry for each cell, the verdict, commands for the first cell."""
+"""From the record of a race to its result: an entry for each cell, the verdict, commands for its leader."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
         for entry in entries
     ]
     verdict = judge(entries, constraints, lambda name, other: paired_difference(aps[name], aps[other]))
-    chosen = verdict.first or verdict.nearest
+    chosen = verdict.leader or verdict.nearest
     race = Race(
         title=race_state.data.resolve().stem,
         command=race_state.record.content["command"],
@@ -78,8 +78,8 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
         commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
     )
     shown = []
-    if report_images and verdict.first and verdict.runner_up:
-        first, second = (_shown(race_state, sides[name][0]) for name in (verdict.first, verdict.runner_up))
+    if report_images and verdict.leader and verdict.runner_up:
+        first, second = (_shown(race_state, sides[name][0]) for name in (verdict.leader, verdict.runner_up))
         shown = show(first, second, race_state.parts["test"], report_images)
     write(race, race_state.folder, shown)
     return race

@@ -193,11 +193,11 @@ class Constraint:
 
 
 def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], difference: Difference) -> Verdict:
-    """Which cell comes first among those that meet all constraints and were trained to the end, or are external models.
+    """The leader among the cells that meet all constraints and were trained to the end, or are external models.
 
     Cells are tied in AP where the 95 % interval of their paired `difference` contains 0. The fastest of those tied with
-    the best comes first; of those whose intervals of p50 overlap with that of the fastest, the one with the best AP.
-    The runner-up is found in the same way among the others. The first is the winner, unless there is too little
+    the best leads; of those whose intervals of p50 overlap with that of the fastest, the one with the best AP.
+    The runner-up is found in the same way among the others. The leader is the winner, unless there is too little
     evidence for one. Where no cell meets the constraints, the nearest misses them by the least sum of relative
     shortfalls; what is not known counts as the worst.
     """
@@ -207,32 +207,32 @@ def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], differenc
         return Verdict(reasons=(_nobody(entries),))
     meeting = [entry for entry in known if all(constraint.met(entry) for constraint in constraints)]
     best = _best(meeting or known)
-    first = _first(meeting, difference) if meeting else None
-    others = [entry for entry in meeting if entry is not first]
-    runner_up = _first(others, difference) if others else None
+    leader = _leader(meeting, difference) if meeting else None
+    others = [entry for entry in meeting if entry is not leader]
+    runner_up = _leader(others, difference) if others else None
     lacking = _lacking(known)
     comparable = [entry for entry in entries if not math.isnan(_ap(entry).value)]
-    if first is None:
+    if leader is None:
         nearest, reasons = _nothing_meets(known, constraints)
     else:
         nearest, reasons = None, [
             *_who_meets(known, meeting, constraints),
-            _why(first, others, difference),
+            _why(leader, others, difference),
             *([f"{runner_up.name} comes next: {_numbers(runner_up)}."] if runner_up else []),
-            *_better_but(first, known, constraints, difference),
+            *_better_but(leader, known, constraints, difference),
         ]  # fmt: skip
     return Verdict(
         too_little_evidence=lacking,
-        winner=first.name if first and not lacking else None,
-        first=first.name if first else None,
+        winner=leader.name if leader and not lacking else None,
+        leader=leader.name if leader else None,
         runner_up=runner_up.name if runner_up else None,
-        tied=tuple(entry.name for entry in others if first and _tied(entry, first, difference)),
+        tied=tuple(entry.name for entry in others if leader and _tied(entry, leader, difference)),
         nearest=nearest.name if nearest else None,
         frontier=frontier(known),
         reasons=tuple(reasons),
         best=best.name,
         to_best={entry.name: difference(entry.name, best.name) for entry in comparable},
-        to_first={entry.name: difference(entry.name, first.name) for entry in comparable if first},
+        to_leader={entry.name: difference(entry.name, leader.name) for entry in comparable if leader},
     )
 
 
@@ -244,10 +244,10 @@ def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: floa
     best_ap        of all cells; nan where it is not known yet
     """
     reasons = {
-        f"{objects} object{'s' * (objects != 1)} on test, {MIN_OBJECTS} are needed": objects < MIN_OBJECTS,
-        f"{seeds} seed, {MIN_SEEDS} are needed": seeds < MIN_SEEDS,
-        f"{epochs} epoch{'s' * (epochs != 1)}, {MIN_EPOCHS} are needed": epochs < MIN_EPOCHS,
-        f"the best AP is {fraction(best_ap)}, {MIN_AP} is needed": best_ap < MIN_AP,
+        f"{objects} object{'s' * (objects != 1)} on test ({MIN_OBJECTS} are needed)": objects < MIN_OBJECTS,
+        f"{seeds} seed ({MIN_SEEDS} are needed)": seeds < MIN_SEEDS,
+        f"{epochs} epoch{'s' * (epochs != 1)} ({MIN_EPOCHS} are needed)": epochs < MIN_EPOCHS,
+        f"best AP {fraction(best_ap)} ({MIN_AP} is needed)": best_ap < MIN_AP,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)
 
@@ -270,7 +270,7 @@ def _tied(entry: Entry, other: Entry, difference: Difference) -> bool:
     return entry is other or difference(entry.name, other.name).contains(0)
 
 
-def _first(entries: Sequence[Entry], difference: Difference) -> Entry:
+def _leader(entries: Sequence[Entry], difference: Difference) -> Entry:
     """The fastest of those tied in AP with the best; of those that are not measurably slower, the best."""
     best = _best(entries)
     timed = [entry for entry in entries if _tied(entry, best, difference) and not math.isnan(seconds(entry))]
@@ -280,19 +280,19 @@ def _first(entries: Sequence[Entry], difference: Difference) -> Entry:
     return _best(entry for entry in timed if entry is quickest or _p50(entry).overlaps(_p50(quickest)))
 
 
-def _why(first: Entry, others: Sequence[Entry], difference: Difference) -> str:
-    best = _best((first, *others))
-    if best is first:
-        tied = any(_tied(entry, first, difference) for entry in others)
+def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
+    best = _best((leader, *others))
+    if best is leader:
+        tied = any(_tied(entry, leader, difference) for entry in others)
         rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
-        return f"{first.name} has the best AP, {_write(_ap(first))}, and {rest}."
-    apart = difference(first.name, best.name)
+        return f"{leader.name} has the best AP, {_write(_ap(leader))}, and {rest}."
+    apart = difference(leader.name, best.name)
     tie = (
-        f"{first.name} is tied in AP with the best, {best.name} ({fraction(_ap(first).value)} and "
+        f"{leader.name} is tied in AP with the best, {best.name} ({fraction(_ap(leader).value)} and "
         f"{fraction(_ap(best).value)}, difference {signed(apart.value)} {between(apart.low, apart.high, signed)})"
     )
-    times = (seconds(first), seconds(best))
+    times = (seconds(leader), seconds(best))
     unit = Unit.of(times)
     if math.isnan(times[1]):
         return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} an image."
@@ -308,12 +308,12 @@ def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Se
 
 
 def _better_but(
-    first: Entry, known: Sequence[Entry], constraints: Sequence[Constraint], difference: Difference
+    leader: Entry, known: Sequence[Entry], constraints: Sequence[Constraint], difference: Difference
 ) -> list[str]:
-    """What the constraints cost: the best of all, if it does not meet them and is not tied with the first."""
+    """What the constraints cost: the best of all, if it does not meet them and is not tied with the leader."""
     best = _best(known)
     missed = [constraint.shortfall(best) for constraint in constraints if not constraint.met(best)]
-    if not missed or _tied(best, first, difference):
+    if not missed or _tied(best, leader, difference):
         return []
     return [f"{best.name} is better, {_write(_ap(best))}, but {'; '.join(missed)}."]
 

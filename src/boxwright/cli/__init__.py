@@ -114,7 +114,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _of_other_detectors(arguments: list[str], unknown: list[str]) -> str | None:
-    """The message for an option of detectors that the command line names no detector of; None where it is no such."""
+    """The message for an option that the named detector does not have and others read; None for any other word."""
     from boxwright.detectors.config import DETECTORS, not_read, readers_of
 
     detector = next((word for word in arguments if word in DETECTORS), None)

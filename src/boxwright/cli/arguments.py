@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -36,3 +38,25 @@ def check_at_least(minimum: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < minimum:
             raise ValueError(f"--{name.replace('_', '-')} is {minimum} or more, got {value}")
+
+
+def check_detectors(names: Iterable[str]) -> None:
+    """Names of detectors, at least one."""
+    from boxwright.detectors.config import DETECTORS
+
+    names = list(names)
+    if not names:
+        raise ValueError(f"no detector is named; there are {', '.join(DETECTORS)}")
+    for name in names:
+        if name not in DETECTORS:
+            raise ValueError(no_detector(name))
+
+
+def no_detector(name: str) -> str:
+    """The message for a name that no detector has."""
+    from boxwright.detectors.config import DETECTORS
+
+    near = get_close_matches(name, DETECTORS, n=1)
+    return f"there is no detector '{name}'; " + (
+        f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}"
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from boxwright.bench.plan.rules import Rules
+from boxwright.cli.arguments import check_at_least, check_detectors, check_folder, dataset_path
 from boxwright.cli.table import table
 from boxwright.train.config import TrainConfig
 from boxwright.units import digits, fraction
@@ -61,10 +62,10 @@ class Bench:
 
     def run(self) -> int:
         """Exit status: 0 done, 1 where a cell failed, 130 stopped by Ctrl-C, 143 by SIGTERM."""
-        if self.data is None:
-            raise ValueError("race on which data? Name a dataset with --data")
-        if self.report_images < 0:
-            raise ValueError(f"--report-images is 0 or more, got {self.report_images}")
+        data = dataset_path(self.data)
+        check_detectors(self.detectors)
+        check_at_least(0, report_images=self.report_images)
+        check_folder("--out", self.out)
         from boxwright.bench.plan.cells import grid
         from boxwright.bench.race import race
         from boxwright.bench.run.parallel import StoppedError, stoppable
@@ -72,7 +73,7 @@ class Bench:
         from boxwright.bench.summary import check_constraints
 
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
-        race_state = RaceState(cells, self.data, self.rules, self.training, self.out)
+        race_state = RaceState(cells, data, self.rules, self.training, self.out)
         check_constraints(self.constraint, race_state.names)
         if self.dry_run:
             print(_estimate(race_state))
@@ -80,7 +81,7 @@ class Bench:
         try:
             with stoppable():
                 result = race(
-                    cells, self.data, self.rules, self.training, out=self.out, constraints=self.constraint,
+                    cells, data, self.rules, self.training, out=self.out, constraints=self.constraint,
                     report_images=self.report_images, retry=self.retry,
                     command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip
@@ -138,11 +139,12 @@ def _summary(race: Race) -> str:
     if len(names) > 1:
         head = ["difference in AP", *(f"to {column.name}, {column.role}" for column in columns)]
         lines += [
-            table(head, [[name, *(difference(column.differences[name]) for column in columns)] for name in names]), ""
+            table(head, [[name, *(difference(column.differences[name]) if column.name != name else "–"
+                                  for column in columns)] for name in names]), ""
         ]  # fmt: skip
     failed = [f"{entry.name} failed: {entry.reason}" for entry in race.entries if entry.state == "failed"]
     return "\n".join([*lines, *_warning(race.verdict.too_little_evidence), *race.verdict.reasons, *failed, ""])
 
 
 def _warning(lacking: tuple[str, ...]) -> list[str]:
-    return [f"Too little evidence for a winner: {'; '.join(lacking)}."] if lacking else []
+    return [f"Too little evidence for a winner: {', '.join(lacking)}."] if lacking else []

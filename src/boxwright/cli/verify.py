@@ -44,7 +44,7 @@ class Verify:
             rows = [asdict(entry) | {"within": entry.within, "same": entry.same} for entry in measured]
             print(json.dumps({**verified, "measured": rows, "same": same}, indent=1))
             return int(not same)
-        head = ("photo", "batch", "theirs", "ours", "classes", "unmatched", "box px", "score", "")
+        head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [_row(difference) for difference in measured]))
         print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
         if "source" in verified:
@@ -57,4 +57,5 @@ class Verify:
 def _row(difference: Difference) -> tuple[object, ...]:
     d = difference
     verdict = "" if d.within else "by rounding" if d.same else "differs"
-    return d.photo, d.batch, d.theirs, d.ours, d.classes, d.unmatched, f"{d.box:.1e}", f"{d.score:.1e}", verdict
+    counts = d.original, d.converted, d.num_classes, d.unmatched
+    return d.photo, d.batch, *counts, f"{d.box:.1e}", f"{d.score:.1e}", verdict

@@ -1,16 +1,16 @@
-"""From an image of any size to the size a detector works on. Imports torch only to resize."""
+"""From an image of any size to the size a detector works on. Imports torch and numpy only to resize."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from boxwright.boxes.view import View
 from boxwright.types import Size
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]
 Resample = Literal["antialias", "plain", "pillow"]
@@ -69,6 +69,8 @@ class Preprocess:
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:
         """Of resized images and their padding: float32, still 0..255, where uint8 would have to round."""
+        import numpy as np
+
         whole = all(level == int(level) for level in self._levels)
         return np.uint8 if whole and self.resample != "plain" else np.float32
 
@@ -135,7 +137,11 @@ def resize(image: np.ndarray, size: Size, resample: Resample = "antialias") -> n
     """A uint8 image (H, W, 3) at another size; `resample` as in `Preprocess`, where plain gives float32."""
     if image.shape[:2] == size:
         return image
+    import numpy as np
+
     if resample == "pillow":
+        from PIL import Image
+
         return np.array(Image.fromarray(image).resize((size.width, size.height), Image.Resampling.BILINEAR))
     import torch
     from torch.nn.functional import interpolate

@@ -83,8 +83,8 @@ def warm(
 ) -> list[str]:
     """Compute the proposals that a cache does not have yet, on all cores.
 
-    propose   a `CachedProposer` is filled; a `ProposalsFromFile` must have every image, or ValueError is raised; for any
-              other, nothing is done
+    propose   a `CachedProposer` is filled; a `ProposalsFromFile` must have every image, or ValueError is raised; for
+              any other, nothing is done
     progress  called after each image, such as `Progress.update`
     returns   a line for each image that cannot be read
     """

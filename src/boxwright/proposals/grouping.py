@@ -119,7 +119,7 @@ def neighbours(labels: np.ndarray) -> np.ndarray:
     while slots < 8 * count:
         slots *= 2
     table = np.full(slots, -1, np.int64)
-    found = 0
+    count_pairs = 0
     for y in range(height):
         for x in range(width):
             for other in (labels[y, min(x + 1, width - 1)], labels[min(y + 1, height - 1), x]):
@@ -131,9 +131,9 @@ def neighbours(labels: np.ndarray) -> np.ndarray:
                         slot = (slot + 1) & (slots - 1)
                     if table[slot] == -1:
                         table[slot] = key
-                        pairs[found, 0], pairs[found, 1] = a, b
-                        found += 1
-    return pairs[:found]
+                        pairs[count_pairs, 0], pairs[count_pairs, 1] = a, b
+                        count_pairs += 1
+    return pairs[:count_pairs]
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""The models at hand: those that come with boxwright, those of other libraries and of the hub, and your own runs."""
+"""Find and load models: bundled ones, those of other libraries and of the Hugging Face Hub, and your own runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, and what its file says about itself: detector, config, names, metrics, threshold ..."""
+    """A checkpoint and the metadata in its file: detector, config, names, metrics, threshold ..."""
 
     name: str
     path: Path
@@ -28,15 +28,15 @@ class Model:
 
 
 def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
-    """A detector ready to look at images: `load()("photo.jpg").boxes`.
+    """A detector ready for inference: `load()("photo.jpg").boxes`.
 
-    model   the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), weights that another
-            library publishes, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
+    model   the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), published weights of
+            another library, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
             hf:owner/repo/model.safetensors@COMMIT
-    device  "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest there is
+    device  "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest available
 
-    Raises ValueError where there is no such model, naming those there are, and where the file is not whole; OSError
-    where it would have to be fetched and the network does not allow it.
+    Raises ValueError for an unknown model, naming the known ones, and for a damaged file; OSError if the weights have
+    to be downloaded and cannot be.
     """
     path = find(model)
     from boxwright.checkpoint import load_detector
@@ -50,9 +50,9 @@ def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Pr
 
 
 def find(model: str | Path = DEFAULT) -> Path:
-    """The file that `load` would read. A bundled name comes before a folder of that name: write ./name for that.
+    """The file that `load` reads. A bundled name takes precedence over a folder of that name: write ./name for that.
 
-    A foreign model is converted, and one of the hub fetched, the first time it is asked for.
+    A model of another library is converted, and one of the hub downloaded, at the first use.
     """
     names = bundled()
     if str(model) in names:
@@ -72,7 +72,7 @@ def find(model: str | Path = DEFAULT) -> Path:
         if (path / "best.safetensors").is_file():
             return path / "best.safetensors"
         raise ValueError(f"{path} is a folder without best.safetensors; a run's folder has one after its first epoch")
-    known = ", ".join(names) or "a bundled one (none here)"
+    known = ", ".join(names) or "a bundled model (this copy has none)"
     raise ValueError(
         f"there is no model '{model}': expected {known}, a .safetensors file or a run's folder, "
         "source:model of another library (`boxwright models`), or hf:owner/repo/file@COMMIT"
@@ -85,15 +85,13 @@ def bundled() -> dict[str, Path]:
 
 
 def models(runs: str | Path = "runs") -> list[Model]:
-    """All models at hand, the bundled ones first, then the best of each run in a folder, by path. Imports no torch."""
-    found = [Model(name, path, describe(path)) for name, path in bundled().items()]
-    for path in sorted(Path(runs).rglob("best.safetensors")):
-        found.append(Model(str(path.parent), path, describe(path)))
-    return found
+    """The bundled models, then the best checkpoint of each run in a folder, by path. Imports no torch."""
+    paths = bundled() | {str(path.parent): path for path in sorted(Path(runs).rglob("best.safetensors"))}
+    return [Model(name, path, describe(path)) for name, path in paths.items()]
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says about itself, read from its header alone; {} if boxwright did not write it."""
+    """The metadata of a checkpoint, read from its header alone; {} if boxwright did not write it."""
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")  # safetensors: the header's length, then the header as JSON

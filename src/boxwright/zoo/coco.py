@@ -1,4 +1,4 @@
-"""The categories of COCO by their ids, which have gaps (Lin et al. 2014, "Microsoft COCO")."""
+"""COCO's categories by id; the ids have gaps (Lin et al. 2014, "Microsoft COCO")."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _IDS = {
     72: "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator",
     84: "book, clock, vase, scissors, teddy bear, hair drier, toothbrush",
 }
-"""Runs of consecutive ids, by the first."""
+"""Names of consecutive ids, by the first id."""
 
 NAMES = {first + step: name for first, run in _IDS.items() for step, name in enumerate(run.split(", "))}
 """The 80 categories: id to name."""
 
 ALL_IDS = tuple(NAMES.get(number, f"N/A {number}") for number in range(1, 91))
-"""A name for each id from 1 to 90, as networks have them that count by id: where COCO has none, "N/A" and the id."""
+"""A name for each id from 1 to 90, for networks with a class per id: "N/A" and the id where COCO has no category."""

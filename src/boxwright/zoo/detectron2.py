@@ -1,9 +1,9 @@
-"""Detectron2's model zoo: its detectors as ours, and their weights under our names.
+"""Detectron2's model zoo: configs that compute the same functions, and the conversion of their weights.
 
-Numbers and names are those of its configs (COCO-Detection/*.yaml and what they are based on), model_zoo.py and
-MODEL_ZOO.md at https://github.com/facebookresearch/detectron2. What it does its own way are options of our parts:
-images come as blue, green, red, which is turned round in the first convolution; the anchors of a cell are ordered by
-size, then ratio, ours by ratio, then size, which is a permutation of the heads' rows; the rest is in the configs below.
+Numbers and names are those of its configs (COCO-Detection/*.yaml and their bases), model_zoo.py and MODEL_ZOO.md at
+https://github.com/facebookresearch/detectron2. Two differences are removed in the weights: images are BGR there, so the
+first convolution is flipped; the anchors of a cell are ordered by size, then ratio there, and by ratio, then size here,
+so the rows of the heads are permuted. All others are options in the configs below.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ PUBLISHED = {
 BACKBONES = {"R_50": "resnet50_msra", "R_101": "resnet101_msra", "X_101_32x8d": "resnext101_32x8d"}
 MEAN = (123.675, 116.28, 103.53)
 STD = {"X_101_32x8d": (58.395, 57.12, 57.375)}
-"""Red, green, blue, where it is not 1: Caffe's networks have it in their first convolution."""
+"""RGB, if not 1: Caffe's networks have the scale in their first convolution."""
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
 RENAMED = (
@@ -75,17 +75,17 @@ RENAMED = (
     (r"^anchors\.head\.logits", "head.cls_score"),
     (r"^anchors\.head\.deltas", "head.bbox_pred"),
 )
-"""Our names to theirs, where these do not hang on the config."""
+"""Regular expressions of names here to those of Detectron2, for names that do not depend on the config."""
 
 
 def cached(published: Published) -> Path:
-    """Where Detectron2 keeps the published file once it has downloaded it."""
+    """The published file in the cache of Detectron2."""
     folder = os.environ.get("FVCORE_CACHE", "~/.torch/iopath_cache")
     return Path(folder).expanduser() / published.url.split("/", 3)[3]
 
 
 def foreign(name: str) -> Foreign:
-    """One of `PUBLISHED` as one of our detectors."""
+    """One of `PUBLISHED`, ready to be converted."""
     from boxwright.data.preprocess import Preprocess
 
     about = PUBLISHED[name.removeprefix("detectron2:")]
@@ -97,7 +97,7 @@ def foreign(name: str) -> Foreign:
         preprocess=Preprocess(short=800, long=1333, divisor=divisor, fill=MEAN, resample="pillow"),
         names=("object",) if about.name.startswith("detectron2:rpn") else tuple(NAMES.values()),
         convert=partial(convert, config, about.name),
-        classes=count_classes,
+        count_classes=count_classes,
     )
 
 
@@ -105,7 +105,8 @@ def configure(name: str) -> DetectorConfig:
     """The config of a name such as faster_rcnn_R_50_FPN_1x."""
     from boxwright.detectors import FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, RPNConfig
 
-    kind, depth, variant = re.fullmatch(r"(\w+rcnn|retinanet|rpn)_(\w+)_(FPN|C4|DC5)_\dx", name).groups()  # type: ignore[union-attr]
+    model, variant, _ = name.rsplit("_", 2)
+    kind, depth = re.split("_(?=[RX]_)", model)
     known: dict[str, Any] = {
         "backbone": BACKBONES[depth],
         "pixel_mean": MEAN,
@@ -120,7 +121,7 @@ def configure(name: str) -> DetectorConfig:
     if kind == "rpn":
         top_k = 1000 if fpn else 12000
         return RPNConfig(**known, anchor_sizes=SIZES, proposals=2000, rpn_pre_nms_top_k=top_k)
-    # NMS there compares all that scores enough; of the scores of a region, which sum to 1, no more than 19 pass 0.05.
+    # There is no top-k there; at most 19 scores of a region pass 0.05, since they sum to 1.
     known |= {"region_samples": 512, "proposals": 1000, "pre_nms_top_k": 19 * 1000}
     known |= {} if variant == "C4" else {"hidden": 1024}
     if kind == "fast_rcnn":
@@ -129,22 +130,20 @@ def configure(name: str) -> DetectorConfig:
 
 
 def read(path: str | Path) -> State:
-    """The weights in a .pkl of the model zoo, or in a .pth that its trainer wrote.
+    """The weights in a .pkl of the model zoo, or in a .pth of its trainer.
 
-    Executes nothing. Raises ForeignError where the file is not whole, asks for more than arrays, or holds no detector.
+    Executes nothing. Raises ForeignError if the file is damaged, refers to more than arrays, or has no detector.
     """
     if Path(path).suffix != ".pkl":
         return read_state_dict(path)
-    from boxwright.zoo.unpickle import (
-        read_pickle,
-    )  # here, because it imports numpy, which a list of models does without
+    from boxwright.zoo.unpickle import read_pickle  # imports numpy, which listing models does not need
 
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
     if content.get("matching_heuristics") or "model" not in content:
         raise ForeignError(
-            f"{path} holds weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector of "
+            f"{path} has weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector of "
             f"the model zoo, a model_final_*.pkl; its keys are {', '.join(sorted(map(str, content))[:5])}"
         )
     return {str(key): _tensor(path, key, value) for key, value in content["model"].items()}
@@ -160,7 +159,7 @@ def _tensor(path: str | Path, key: str, value: Any) -> Tensor:
 
 
 def count_classes(state: State) -> int:
-    """The number of classes, from the head's rows."""
+    """The number of classes, from the rows of the head."""
     if (rows := state.get("head.cls_score.weight")) is not None:
         return len(rows) // max(1, len(state.get("head.bbox_pred.weight", rows)) // 4)
     if (rows := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
@@ -168,48 +167,50 @@ def count_classes(state: State) -> int:
     if "proposal_generator.rpn_head.objectness_logits.weight" in state:
         return 1
     raise ForeignError(
-        "these are not the weights of a detector of Detectron2: there is neither head.cls_score.weight nor "
-        "roi_heads.box_predictor.cls_score.weight"
+        "these are not the weights of a Detectron2 detector: expected head.cls_score.weight or "
+        "roi_heads.box_predictor.cls_score.weight, found neither"
     )
 
 
 def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -> State:
-    """Their state dict as that of `config.build(num_classes)`.
+    """Detectron2's state dict as that of `config.build(num_classes)`.
 
-    Raises ForeignError with what differs, in their names.
+    Raises ForeignError with the differences, in Detectron2's names.
     """
     detector = config.build(num_classes)
-    grid, own = _anchors_of(detector), detector.state_dict()
-    theirs = {their_name(key, config): key for key in own}
-    notes = {key: value for key, value in state.items() if _is_note(key)}
-    check({key: state[key] for key in state.keys() - notes.keys()}, {key: own[theirs[key]] for key in theirs}, name)
-    _check_notes(notes, config, grid, name)
+    grid, expected = _anchors_of(detector), detector.state_dict()
+    original = {key: original_name(key, config) for key in expected}
+    buffers = {key: value for key, value in state.items() if _is_buffer(key)}
+    weights = {key: value for key, value in state.items() if key not in buffers}
+    check(weights, {original[key]: value for key, value in expected.items()}, name)
+    _check_buffers(buffers, config, grid, name)
 
-    ours = {key: state[their].float() for their, key in theirs.items()}
+    converted = {key: state[original[key]].float() for key in expected}
     first = "features.backbone.body.conv1.weight"
-    ours[first] = ours[first].flip(1)
+    converted[first] = converted[first].flip(1)
     if grid is not None:
         cell = (len(grid.sizes[0]), len(grid.ratios), -1)
-        for key in ours:
+        for key in converted:
             if re.match(r"(proposer|anchors)\.head\.(logits|deltas)\.", key):
-                ours[key] = ours[key].unflatten(0, cell).transpose(0, 1).flatten(0, 2)
-    return {key: value.contiguous() for key, value in ours.items()}
+                converted[key] = converted[key].unflatten(0, cell).transpose(0, 1).flatten(0, 2)
+    return {key: value.contiguous() for key, value in converted.items()}
 
 
-def their_name(key: str, config: DetectorConfig) -> str:
-    """What Detectron2 calls a tensor of ours."""
+def original_name(key: str, config: DetectorConfig) -> str:
+    """Detectron2's name of a tensor."""
     network = "backbone.bottom_up" if getattr(config, "variant", "fpn") == "fpn" else "backbone"
     key = re.sub(r"^features\.backbone\.body(?=\.(conv|bn)1)", f"{network}.stem", key)
     key = key.replace("features.backbone.body", network)
     for pattern, replacement in RENAMED:
         key = re.sub(pattern, replacement, key)
-    for ours, their, first in (
+    for pattern, replacement, first in (
         (r"\blayer", "res", 1),
         (r"^features\.neck\.lateral\.", "backbone.fpn_lateral", config.levels[0]),
         (r"^features\.neck\.output\.", "backbone.fpn_output", config.levels[0]),
         (r"^features\.neck\.extra\.", "backbone.top_block.p", config.levels[-1] + 1),
     ):
-        key = re.sub(ours + r"(\d)", lambda found, their=their, first=first: f"{their}{int(found[1]) + first}", key)
+        if match := re.search(pattern + r"(\d)", key):
+            key = f"{key[: match.start()]}{replacement}{int(match[1]) + first}{key[match.end() :]}"
     return key
 
 
@@ -219,21 +220,27 @@ def _anchors_of(detector: Any) -> AnchorGrid | None:
     return None if stage is None else stage.anchors
 
 
-def _is_note(key: str) -> bool:
-    """Numbers of the config that some versions keep beside the weights."""
+def _is_buffer(key: str) -> bool:
+    """Whether it is a number of the config that some versions of Detectron2 store beside the weights."""
     return key in ("pixel_mean", "pixel_std") or "anchor_generator.cell_anchors." in key
 
 
-def _check_notes(notes: State, config: DetectorConfig, grid: AnchorGrid | None, name: str) -> None:
-    """Raises ForeignError where a file says that it was trained with other numbers."""
+def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | None, name: str) -> None:
+    """Raises ForeignError if the weights were trained with another normalisation or other anchors."""
     import torch
 
-    wanted = {key: list(reversed(getattr(config, key))) for key in ("pixel_mean", "pixel_std")}
-    for level, sizes in enumerate(grid.sizes if grid else ()):
-        halves = [(s / r**0.5 / 2, s * r**0.5 / 2) for s in sizes for r in grid.ratios]  # type: ignore[union-attr]
-        wanted[f"anchor_generator.cell_anchors.{level}"] = [side for w, h in halves for side in (-w, -h, w, h)]
-    for key, found in notes.items():
-        has, expected = found.flatten().float(), torch.tensor(wanted.get(key.removeprefix("proposal_generator."), []))
-        if has.shape != expected.shape or not torch.allclose(has, expected, atol=1e-2):
-            first, rather = ([round(number, 2) for number in numbers.tolist()[:4]] for numbers in (has, expected))
-            raise ForeignError(f"these weights were not trained as {name}: {key} begins {first}, expected {rather}")
+    of_config = {key: list(reversed(getattr(config, key))) for key in ("pixel_mean", "pixel_std")}
+    if grid is not None:
+        for level, sizes in enumerate(grid.sizes):
+            halves = [(s / r**0.5 / 2, s * r**0.5 / 2) for s in sizes for r in grid.ratios]
+            of_config[f"anchor_generator.cell_anchors.{level}"] = [side for w, h in halves for side in (-w, -h, w, h)]
+    for key, value in buffers.items():
+        stored, expected = (
+            value.flatten().float(),
+            torch.tensor(of_config.get(key.removeprefix("proposal_generator."), [])),
+        )
+        if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):
+            starts = [[round(number, 2) for number in numbers.tolist()[:4]] for numbers in (stored, expected)]
+            raise ForeignError(
+                f"these weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}"
+            )

@@ -1,8 +1,8 @@
-"""What is known of other libraries' detectors: by full name, such as torchvision:fcos_resnet50_fpn.
+"""Detectors of other libraries, by full name such as torchvision:fcos_resnet50_fpn.
 
-A source is a module that has
-    PUBLISHED                    name to `Published`, told without importing torch
-    cached(published)            where its own library keeps the published file
+A source is a module with
+    PUBLISHED                    name to `Published`, without importing torch
+    cached(published)            the path at which its own library caches the published file
     foreign(name)                the `Foreign` of that name
     read(path)                   the state dict in a file, executing nothing; raises `ForeignError`
 """
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
     from boxwright.types import Detections
 
     State = dict[str, Tensor]
-    Answer = Callable[[Sequence[np.ndarray]], list[Detections]]
+    Detect = Callable[[Sequence[np.ndarray]], list[Detections]]
+    """From a batch of images, uint8 RGB (H, W, 3), to the detections in each, in its pixels."""
 
 SOURCES = {"torchvision": "boxwright.zoo.torchvision", "detectron2": "boxwright.zoo.detectron2"}
 
 
 class ForeignError(ValueError):
-    """These weights cannot be used; the message says why, in the names of the library they come from."""
+    """These weights cannot be used; the message says why, with the original library's names of tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Weights that another library offers.
+    """Published weights of another library.
 
     name      the full name, source:model
     file      the published file's name
-    url       where it is published
+    url       its address
     licence   of the weights, as far as is known
-    sha256    of the file, or its first digits; "" where nobody says
-    norm_eps  of the batch norms, where this file wants another than its library's builder gives
+    sha256    of the file, or its first digits; "" if not published
+    norm_eps  epsilon of the batch norms, if this file needs another than its library's builder sets
     """
 
     name: str
@@ -56,16 +57,16 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign(Published):
-    """A detector of another library as one of ours.
+    """A detector of another library, and how to convert it.
 
-    config      the value of `KINDS` that is the same function
-    preprocess  what the library does to an image
-    names       the classes of the published weights, in the order of our columns
-    convert     a state dict of theirs and its number of classes (ours: without background) to ours
-    threshold   the lowest score that the library itself gives
-    classes     the number of classes of a state dict of theirs; None where it is always that of `names`
-    reference   a state dict of theirs and its number of classes to the library's own model: RGB images, uint8
-                (H, W, 3), to detections in their pixels, labels as ours; None where the library is not at hand
+    config         builds the detector here that computes the same function
+    preprocess     as the library preprocesses images
+    names          the classes of the published weights, in the order of labels here
+    convert        from an original state dict and its number of classes (without background) to that of `config`
+    threshold      the library's own score threshold
+    count_classes  the number of classes of an original state dict; None if it is always that of `names`
+    reference      from an original state dict and its number of classes to the library's own model, with labels as
+                   here; None if the library is not available
     """
 
     config: DetectorConfig
@@ -73,22 +74,22 @@ class Foreign(Published):
     names: tuple[str, ...]
     convert: Callable[[State, int], State]
     threshold: float = 0.05
-    classes: Callable[[State], int] | None = None
-    reference: Callable[[State, int], Answer] | None = None
+    count_classes: Callable[[State], int] | None = None
+    reference: Callable[[State, int], Detect] | None = None
 
 
 def published() -> dict[str, Published]:
-    """All that is known, by full name. Imports no torch."""
+    """All known weights, by full name. Imports no torch."""
     return {about.name: about for source in SOURCES for about in module_of(source).PUBLISHED.values()}
 
 
 def is_foreign(name: str) -> bool:
-    """Whether the name begins with that of a source."""
+    """Whether the name starts with that of a source."""
     return name.partition(":")[0] in SOURCES and ":" in name
 
 
 def look_up(name: str) -> Published:
-    """Raises ForeignError with the names that are near."""
+    """Raises ForeignError for an unknown name, with similar ones."""
     source, colon, _ = name.partition(":")
     if source not in SOURCES or not colon:
         raise ForeignError(f"expected source:model with the source one of {', '.join(SOURCES)}, got '{name}'")
@@ -100,21 +101,23 @@ def look_up(name: str) -> Published:
 
 
 def module_of(name: str) -> ModuleType:
-    """The module of a source, or of the source that a full name begins with."""
+    """The module of a source, or of the source in a full name."""
     return import_module(SOURCES[name.partition(":")[0]])
 
 
-def check(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
-    """Raises ForeignError where names or shapes differ; both in the names of the library they come from."""
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raises ForeignError if names or shapes of tensors differ; both state dicts have the original library's names."""
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     shapes = [
-        f"{key} of {tuple(found[key].shape)} rather than {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
+        f"{key} of {tuple(state[key].shape)} rather than {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     wrong = [("missing", missing), ("not expected", extra), ("of another shape", shapes)]
-    if said := [f"{len(keys)} {how} ({_few(keys)})" for how, keys in wrong if keys]:
-        raise ForeignError(f"these are not the weights of {what}, which has {len(wanted)} tensors: {', '.join(said)}")
+    if faults := [f"{len(keys)} {how} ({_few(keys)})" for how, keys in wrong if keys]:
+        raise ForeignError(
+            f"these are not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}"
+        )
 
 
 def _few(keys: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""Whether a converted detector finds what the original finds: measured on photographs, and kept to be measured again.
+"""A proof that a converted detector gives the original's detections: a comparison on photographs that can be repeated.
 
-The answers of the original are part of the proof, so that a file can be verified where the original is not at hand.
+The original's detections are part of the proof, so that a file can be verified without the original library.
 """
 
 from __future__ import annotations
@@ -22,160 +22,160 @@ from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
 
 if TYPE_CHECKING:
-    from boxwright.zoo.foreign import Answer
+    from boxwright.zoo.foreign import Detect
 
 PHOTOS = Path(__file__).with_name("photos")
 BOX, SCORE = 1e-3, 1e-5
-"""Pixels of the photograph, and score: how far two detections lie apart at most where both do the same arithmetic."""
+"""Pixels of the photograph, and score: the largest differences that rounding causes on one machine."""
 AMPLIFIED = 100
-"""So many times that is still rounding: of a network that amplifies it, on another processor or device."""
+"""The same function may differ by so many times that: rounding is amplified by networks and differs by device."""
 
 Photos = dict[str, np.ndarray]
-"""Images by the names of their files, uint8 RGB (H, W, 3)."""
+"""Images by file name, uint8 RGB (H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How two answers about one photograph differ.
+    """How the detections of the original and the converted detector differ on one photograph.
 
-    batch      photographs that were looked at together
-    theirs, ours, classes  numbers of detections, and of the classes among theirs
-    unmatched  detections of theirs for which ours has none of that class left
-    box        pixels: the farthest that a side of a box lies from the other's
-    score      the greatest difference
+    batch        the batch size
+    original, converted  numbers of detections
+    num_classes  the number of classes among the original's detections
+    unmatched    detections of the original without a counterpart of their class
+    box          pixels: the largest difference of a coordinate
+    score        the largest difference of a score
     """
 
     photo: str
     batch: int
-    theirs: int
-    ours: int
-    classes: int
+    original: int
+    converted: int
+    num_classes: int
     unmatched: int
     box: float
     score: float
 
     @property
     def within(self) -> bool:
-        """Whether they are the same but for the last digits."""
-        return self.apart <= 1
+        """Whether they are equal except for the last digits."""
+        return self._distance <= 1
 
     @property
     def same(self) -> bool:
-        """Whether they are the same function: they find the same, and differ by rounding."""
-        return self.apart <= AMPLIFIED
+        """Whether they are equal except for amplified rounding, so that both detectors are the same function."""
+        return self._distance <= AMPLIFIED
 
     @property
-    def apart(self) -> float:
-        """How far, in units of `BOX` and `SCORE`; inf where one finds what the other does not."""
-        found = self.theirs == self.ours and not self.unmatched
-        return max(self.box / BOX, self.score / SCORE) if found else math.inf
+    def _distance(self) -> float:
+        """In units of `BOX` and `SCORE`; inf if a detection has no counterpart."""
+        paired = self.original == self.converted and not self.unmatched
+        return max(self.box / BOX, self.score / SCORE) if paired else math.inf
 
 
-def compare(photo: str, batch: int, theirs: Detections, ours: Detections) -> Difference:
-    """Each of theirs, best first, with that of ours which is nearest, among those of its class which are left."""
+def compare(photo: str, batch: int, original: Detections, converted: Detections) -> Difference:
+    """Match each detection of the original, best first, with the nearest unmatched one of its class."""
     box, score, unmatched = 0.0, 0.0, 0
-    left = torch.ones(len(ours), dtype=torch.bool)
-    for row in range(len(theirs)):
-        apart = (ours.boxes - theirs.boxes[row]).abs().amax(1)
-        apart = apart.masked_fill(~left | (ours.labels != theirs.labels[row]), torch.inf)
-        if not left.any() or not apart.isfinite().any():
+    free = torch.ones(len(converted), dtype=torch.bool)
+    for row in range(len(original)):
+        distance = (converted.boxes - original.boxes[row]).abs().amax(1)
+        distance = distance.masked_fill(~free | (converted.labels != original.labels[row]), torch.inf)
+        if not distance.isfinite().any():
             unmatched += 1
             continue
-        nearest = int(apart.argmin())
-        left[nearest] = False
-        box = max(box, float(apart[nearest]))
-        score = max(score, float((ours.scores[nearest] - theirs.scores[row]).abs()))
-    classes = len(theirs.labels.unique())
-    return Difference(photo, batch, len(theirs), len(ours), classes, unmatched, box, score)
+        nearest = int(distance.argmin())
+        free[nearest] = False
+        box = max(box, float(distance[nearest]))
+        score = max(score, float((converted.scores[nearest] - original.scores[row]).abs()))
+    num_classes = len(original.labels.unique())
+    return Difference(photo, batch, len(original), len(converted), num_classes, unmatched, box, score)
 
 
 def photographs(folder: str | Path | None = None) -> Photos:
-    """The images in a folder; those that come with boxwright if none is named."""
+    """The images in a folder; the bundled ones if none is given."""
     folder = PHOTOS if folder is None else Path(folder)
     if not folder.is_dir():
-        raise ForeignError(f"{folder} is no folder with photographs")
+        raise ForeignError(f"{folder} is not a folder; expected one with photographs")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     if not paths:
         raise ForeignError(f"{folder} has no photographs: .jpg, .jpeg, .png or .webp")
     return {path.name: read_image(path) for path in paths}
 
 
-def answers(answer: Answer, photos: Photos, batch: int) -> list[Detections]:
-    """What is found in each photograph when so many are looked at together."""
+def detect_all(detect: Detect, photos: Photos, batch: int) -> list[Detections]:
+    """The detections in each photograph, with so many in a batch."""
     images = list(photos.values())
-    return [found for start in range(0, len(images), batch) for found in answer(images[start : start + batch])]
+    return [of_image for start in range(0, len(images), batch) for of_image in detect(images[start : start + batch])]
 
 
-def answer_of(predictor: Predictor) -> Answer:
-    """A predictor as it is compared: all that it finds, however low the score."""
+def detect_with(predictor: Predictor) -> Detect:
+    """All detections of a predictor, however low their score."""
 
-    def answer(images: Sequence[np.ndarray]) -> list[Detections]:
+    def detect(images: Sequence[np.ndarray]) -> list[Detections]:
         results = predictor(images, threshold=0.0, batch=len(images))
         return [Detections(result.boxes, result.scores, result.labels) for result in results]
 
-    return answer
+    return detect
 
 
 def prove(
-    theirs: Answer, ours: Answer, photos: Photos, against: str, batches: Sequence[int] = (1, 4)
+    original: Detect, converted: Detect, photos: Photos, against: str, batches: Sequence[int] = (1, 4)
 ) -> dict[str, Any]:
-    """What goes into a file: `answers` of the original by batch, and `measured`, how ours differ from them."""
-    said = {str(batch): answers(theirs, photos, batch) for batch in batches}
+    """The metadata of a proof: `answers`, the original's detections by batch size, and `measured`, the differences."""
+    detections = {str(batch): detect_all(original, photos, batch) for batch in batches}
     return {
         "against": against,
         "torch": torch.__version__,
         "date": date.today().isoformat(),
         "photos": {name: image_key(photo) for name, photo in photos.items()},
-        "answers": {batch: [_to_json(found) for found in each] for batch, each in said.items()},
-        "measured": [asdict(each) for each in differences(said, ours, photos)],
+        "answers": {batch: [_to_json(of_photo) for of_photo in by_photo] for batch, by_photo in detections.items()},
+        "measured": [asdict(difference) for difference in differences(detections, converted, photos)],
     }
 
 
-def repeat(proof: Mapping[str, Any], ours: Answer, photos: Photos) -> list[Difference]:
-    """The comparison with the answers in a proof. Raises ForeignError where the photographs are not the same."""
+def repeat(proof: Mapping[str, Any], converted: Detect, photos: Photos) -> list[Difference]:
+    """The comparison with the detections in a proof. Raises ForeignError if the photographs are not the same."""
     missing = [name for name, key in proof["photos"].items() if name not in photos or image_key(photos[name]) != key]
     if missing:
         raise ForeignError(
-            f"the photographs of the proof are not here, or have other pixels: {', '.join(missing)}; "
-            "name the folder they are in with --photos"
+            f"the photographs of the proof are missing, or have other pixels: {', '.join(missing)}; "
+            "give their folder with --photos"
         )
-    same = {name: photos[name] for name in proof["photos"]}
-    said = {batch: [_from_json(found) for found in each] for batch, each in proof["answers"].items()}
-    return differences(said, ours, same)
+    of_proof = {name: photos[name] for name in proof["photos"]}
+    original = {batch: [_from_json(of_photo) for of_photo in by_photo] for batch, by_photo in proof["answers"].items()}
+    return differences(original, converted, of_proof)
 
 
-def differences(said: Mapping[str, Sequence[Detections]], ours: Answer, photos: Photos) -> list[Difference]:
-    """Ours against what was said of the photographs, by batch."""
+def differences(original: Mapping[str, Sequence[Detections]], converted: Detect, photos: Photos) -> list[Difference]:
+    """The original's detections in each photograph, by batch size, against those of the converted detector."""
     return [
-        compare(name, int(batch), theirs, mine)
-        for batch, found in said.items()
-        for name, theirs, mine in zip(photos, found, answers(ours, photos, int(batch)), strict=True)
+        compare(name, int(batch), *pair)
+        for batch, by_photo in original.items()
+        for name, *pair in zip(photos, by_photo, detect_all(converted, photos, int(batch)), strict=True)
     ]
 
 
 def worst(measured: Iterable[Difference]) -> str:
-    """A line that sums them up."""
+    """The largest differences in one line."""
     measured = list(measured)
-    theirs, ours = (sum(getattr(each, side) for each in measured) for side in ("theirs", "ours"))
-    counts = f"{theirs} detections" if theirs == ours else f"{theirs} detections against {ours} of ours"
-    box, score = (max(getattr(each, name) for each in measured) for name in ("box", "score"))
-    lost = sum(each.unmatched for each in measured)
+    original, converted = sum(d.original for d in measured), sum(d.converted for d in measured)
+    counts = f"{original} detections" if original == converted else f"{converted} detections instead of {original}"
+    unmatched = sum(d.unmatched for d in measured)
     return (
-        f"{counts} on {len({each.photo for each in measured})} photographs, "
-        + (f"{lost} without a partner, " if lost else "")
-        + f"boxes to within {box:.1e} px, scores to within {score:.1e}"
+        f"{counts} on {len({d.photo for d in measured})} photographs, "
+        + (f"{unmatched} without a counterpart, " if unmatched else "")
+        + f"boxes within {max(d.box for d in measured):.1e} px, scores within {max(d.score for d in measured):.1e}"
     )
 
 
-def _to_json(found: Detections) -> dict[str, Any]:
-    """Each float32 with as few digits as tell it from every other."""
+def _to_json(detections: Detections) -> dict[str, Any]:
+    """Each float32 with the fewest digits that identify it."""
     return {
-        "boxes": [[float(str(side)) for side in box] for box in found.boxes.numpy()],
-        "scores": [float(str(score)) for score in found.scores.numpy()],
-        "labels": found.labels.tolist(),
+        "boxes": [[float(str(side)) for side in box] for box in detections.boxes.numpy()],
+        "scores": [float(str(score)) for score in detections.scores.numpy()],
+        "labels": detections.labels.tolist(),
     }
 
 
-def _from_json(said: Mapping[str, Any]) -> Detections:
-    boxes = torch.tensor(said["boxes"], dtype=torch.float32).reshape(-1, 4)
-    return Detections(boxes, torch.tensor(said["scores"], dtype=torch.float32), torch.tensor(said["labels"]).long())
+def _from_json(values: Mapping[str, Any]) -> Detections:
+    boxes = torch.tensor(values["boxes"], dtype=torch.float32).reshape(-1, 4)
+    return Detections(boxes, torch.tensor(values["scores"], dtype=torch.float32), torch.tensor(values["labels"]).long())

@@ -1,7 +1,7 @@
-"""torchvision's detectors as ours: the same function from the same weights, under our names.
+"""torchvision's detectors: configs that compute the same functions, and the conversion of their weights.
 
-Their background is the first column, ours the last of a softmax. Their sigmoid heads have a column for it too, which
-never learns; it stays, so that nothing differs.
+Background is the first column of torchvision's softmax, and the last one here. torchvision's sigmoid heads have a
+column for it too, which is never trained; it is kept, so that the detections are the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
     from boxwright.types import Detections
-    from boxwright.zoo.foreign import Answer, State
+    from boxwright.zoo.foreign import Detect, State
 
     Config = FasterRCNNConfig | RetinaNetConfig | SSDConfig | FCOSConfig
 
@@ -44,7 +44,7 @@ _FILES = {
     "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large_coco-a79551df.pth",
 }
 _WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
-"""Published when torchvision's frozen batch norm had no epsilon; these files run without one."""
+"""Published when torchvision's frozen batch norm had no epsilon, and therefore used without one."""
 
 PUBLISHED = {
     name: Published(
@@ -60,16 +60,16 @@ PUBLISHED = {
 
 
 def cached(published: Published) -> Path:
-    """Where torch.hub keeps the published file."""
+    """The published file in the cache of torch.hub."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
     return Path(home).expanduser() / "hub" / "checkpoints" / published.file
 
 
 def foreign(name: str, norm_eps: float | None = None) -> Foreign:
-    """One of `PUBLISHED` as one of our detectors.
+    """One of `PUBLISHED`, ready to be converted.
 
-    norm_eps  of the batch norms, where it is not that of torchvision's builder: 0 for weights that were fine-tuned from
-              those which torchvision runs without (`Published.norm_eps`)
+    norm_eps  epsilon of the batch norms, if it is not that of torchvision's builder: 0 for weights fine-tuned from
+              those that are used without one (`Published.norm_eps`)
     """
     from boxwright.data.preprocess import Preprocess
 
@@ -88,7 +88,7 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
         names=ALL_IDS if NAMES[name].softmax else ("__background__", *ALL_IDS),
         convert=partial(convert, name, norm_eps=norm_eps),
         threshold=config.score_threshold[0],
-        classes=partial(classes, name),
+        count_classes=partial(count_classes, name),
         reference=partial(reference, name, norm_eps=norm_eps),
     )
 
@@ -97,7 +97,7 @@ _IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255,
 
 
 def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
-    """The detectors, and the shorter and longer side of their images, or height and width where it is fixed."""
+    """Each detector, with the shorter and longer side of its images, or their height and width if fixed."""
     from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 
     sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -115,7 +115,7 @@ def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
         proposals=1000,
         hidden=1024,
         region_samples=512,
-        pre_nms_top_k=100_000,  # all that score enough
+        pre_nms_top_k=100_000,  # no limit
     )
     mobile = replace(
         regions, backbone="mobilenet_v3_large_fpn", levels=(5, 6), anchor_sizes=sizes * 3, rpn_score_threshold=0.05
@@ -187,9 +187,9 @@ def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
 
 
 def read(path: str | Path) -> State:
-    """The state dict in a .pth or .safetensors file, alone or as torchvision's training scripts save it, in "model".
+    """The state dict in a .pth or .safetensors file, alone or under "model", as torchvision's training scripts save it.
 
-    Executes nothing. Raises ForeignError where the file is not whole, or holds more than tensors.
+    Executes nothing. Raises ForeignError if the file is damaged, or contains more than tensors.
     """
     import pickle
 
@@ -202,27 +202,27 @@ def read(path: str | Path) -> State:
         raise ForeignError(f"{path}: there is no such file")
     try:
         if path.suffix == ".safetensors":
-            found = load_file(path)
+            content = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pickles that are refused anyhow
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                warnings.simplefilter("ignore")  # about pickles that are refused anyway
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = str(error).partition("weights_only")[2] and "it asks for more than tensors and plain containers"
+        why = str(error).partition("weights_only")[2] and "it refers to more than tensors and plain containers"
         raise ForeignError(f"{path} was not read, and nothing in it was executed: {why or error}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         size = path.stat().st_size
         raise ForeignError(f"{path} ({size} bytes) is not a whole file of weights; copy it again ({error})") from error
     for key in ("model", "state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ForeignError(f"{path} holds no state dict: expected names with tensors, alone or in 'model'")
-    return {key.removeprefix("module."): value for key, value in found.items()}
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ForeignError(f"{path} has no state dict: expected names to tensors, alone or under 'model'")
+    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def classes(name: str, state: State) -> int:
-    """How many classes a state dict of this model has: a softmax has a column more, the background."""
+def count_classes(name: str, state: State) -> int:
+    """The number of classes in a state dict of this model, without the background column of a softmax."""
     names = NAMES[name]
     if names.logits not in state:
         raise ForeignError(f"these are not the weights of torchvision's {name}: {names.logits} is missing")
@@ -230,7 +230,10 @@ def classes(name: str, state: State) -> int:
 
 
 def convert(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> State:
-    """torchvision's state dict of the model to ours. Raises ForeignError that says, in its names, what is wrong."""
+    """torchvision's state dict of the model as that of `config.build(num_classes)`.
+
+    Raises ForeignError with the differences, in torchvision's names.
+    """
     import torch
     from torch import nn
 
@@ -242,13 +245,14 @@ def convert(name: str, state: State, num_classes: int, norm_eps: float | None = 
         detector = _configs()[name][0].build(num_classes)
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            ours = rename(f"{norm}.", names.ours).removesuffix(".")
-            if ours == norm:  # we have no norm there
+            new_name = rename(f"{norm}.", names.prefixes).removesuffix(".")
+            if new_name == norm:  # there is no norm here
                 _fold(state, norm, module.eps)
             else:
                 eps = module.eps if norm_eps is None else norm_eps
-                change_epsilon(state, norm, eps, detector.get_submodule(ours).eps)  # type: ignore[arg-type]
-    converted = {rename(key, names.ours): value for key, value in state.items()}
+                new_norm: Any = detector.get_submodule(new_name)
+                change_epsilon(state, norm, eps, new_norm.eps)
+    converted = {rename(key, names.prefixes): value for key, value in state.items()}
     for key, value in converted.items():
         if names.softmax and re.match(r"(regions|anchors)\.head\.(\d\.)?logits\.", key):
             converted[key] = value.unflatten(0, (-1, num_classes + 1)).roll(-1, dims=1).flatten(0, 1)
@@ -260,7 +264,7 @@ def convert(name: str, state: State, num_classes: int, norm_eps: float | None = 
     return _without_counts(converted) | counts
 
 
-def reference(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> Answer:
+def reference(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> Detect:
     """torchvision's own model with this state dict."""
     import torch
 
@@ -269,13 +273,13 @@ def reference(name: str, state: State, num_classes: int, norm_eps: float | None 
     for module in model.modules():
         if norm_eps is not None and isinstance(module, torch.nn.BatchNorm2d):
             module.eps = norm_eps
-    return partial(answer, model.eval(), int(NAMES[name].softmax))
+    return partial(detect, model.eval(), int(NAMES[name].softmax))
 
 
-def answer(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[Detections]:
-    """What a model of torchvision finds in RGB images, uint8 (H, W, 3), looked at together.
+def detect(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[Detections]:
+    """The detections of a torchvision model in a batch of RGB images, uint8 (H, W, 3).
 
-    first  theirs of our first class
+    first  torchvision's label of class 0
     """
     import torch
 
@@ -283,12 +287,12 @@ def answer(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[D
 
     tensors = [torch.from_numpy(image.copy()).permute(2, 0, 1) / 255 for image in images]
     with torch.inference_mode():
-        found = model(tensors)
-    return [Detections(each["boxes"], each["scores"], each["labels"] - first) for each in found]
+        results = model(tensors)
+    return [Detections(result["boxes"], result["scores"], result["labels"] - first) for result in results]
 
 
 def build(name: str, num_classes: int, device: str = "cpu") -> nn.Module:
-    """torchvision's model, with random weights, for so many classes of ours."""
+    """torchvision's model with random weights; `num_classes` without the background of a softmax."""
     import torch
     from torchvision.models import detection
 
@@ -298,21 +302,20 @@ def build(name: str, num_classes: int, device: str = "cpu") -> nn.Module:
 
 
 def _modern(name: str, state: State) -> State:
-    """The state dict with today's names."""
+    """The state dict with torchvision's current names."""
     renamed = RENAMED | (RENAMED_RETINANET if name == "retinanet_resnet50_fpn" else {})
     return {renamed.get(key, key): value for key, value in state.items()}
 
 
 def _without_counts(state: Mapping[str, Tensor]) -> State:
-    """Without the batches that a norm has seen, which torchvision's frozen ones do not count."""
+    """Without `num_batches_tracked`, which torchvision's frozen batch norms do not have."""
     return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def _fold(state: State, norm: str, eps: float) -> None:
-    """Makes a batch norm part of the convolution in front of it, whose name ends in 0 where the norm's ends in 1."""
-    scale, bias, mean, variance = (
-        state.pop(f"{norm}.{each}").double() for each in ("weight", "bias", "running_mean", "running_var")
-    )
+    """Fold a batch norm into the convolution before it, whose name ends in 0 where the norm's ends in 1."""
+    tensors = ("weight", "bias", "running_mean", "running_var")
+    scale, bias, mean, variance = (state.pop(f"{norm}.{tensor}").double() for tensor in tensors)
     conv = f"{norm.removesuffix('1')}0"
     scale = scale * (variance + eps).rsqrt()
     weight = state[f"{conv}.weight"]

@@ -1,4 +1,4 @@
-"""How torchvision's detectors call their tensors, and how ours call the same."""
+"""The names of tensors in torchvision's detectors, and those of the same tensors here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Prefixes = dict[str, str]
 class Names(NamedTuple):
     """The names of one kind of detector.
 
-    ours     beginnings of their names to ours
-    logits   theirs of the weight of the (first) layer of class scores
-    boxes    anchors of a cell in that layer; 1 for a region
-    softmax  there is a background, in its first column
+    prefixes  torchvision's prefixes to those here
+    logits    torchvision's name of the weight of the (first) classification layer
+    boxes     anchors per cell in that layer; 1 for regions
+    softmax   whether there is a background class, torchvision's first column
     """
 
-    ours: Prefixes
+    prefixes: Prefixes
     logits: str
     boxes: int
     softmax: bool
@@ -36,7 +36,7 @@ _REGIONS = {
     "roi_heads.box_head.fc6.": "regions.head.hidden.1.",
     "roi_heads.box_head.fc7.": "regions.head.hidden.3.",
     **{f"roi_heads.box_head.{i}.0.": f"regions.head.hidden.0.{2 * i}." for i in range(4)},  # four convolutions
-    "roi_heads.box_head.5.": "regions.head.hidden.1.1.",  # and the one connected layer behind them
+    "roi_heads.box_head.5.": "regions.head.hidden.1.1.",  # and the fully connected layer after them
     "roi_heads.box_predictor.cls_score.": "regions.head.logits.",
     "roi_heads.box_predictor.bbox_pred.": "regions.head.deltas.",
 }
@@ -52,19 +52,19 @@ _OUTPUTS = {
 
 
 def _dense(layers: int) -> Prefixes:
-    """RetinaNet's names; each unit of its towers is so many layers here: convolution, norm if any, ReLU."""
+    """RetinaNet's names; each unit of a tower has so many layers: convolution, norm if any, ReLU."""
     units = {
-        f"{theirs}{unit}.{part}.": f"{ours}{layers * unit + part}."
-        for theirs, ours in _TOWERS.items()
+        f"{original}{unit}.{part}.": f"{new}{layers * unit + part}."
+        for original, new in _TOWERS.items()
         for unit in range(4)
         for part in range(layers - 1)
     }
     return _PYRAMID | _OUTPUTS | units
 
 
-def _levels(theirs: str, ours: str) -> Prefixes:
-    """Heads of six levels: {} is the level."""
-    return {theirs.format(level): ours.format(level) for level in range(6)}
+def _levels(original: str, new: str) -> Prefixes:
+    """The heads of six levels; {} is the level."""
+    return {original.format(level): new.format(level) for level in range(6)}
 
 
 _SSD = {
@@ -95,7 +95,7 @@ _SSDLITE = {
 }
 
 _FASTER_RCNN = Names(_PYRAMID | _REGIONS, "roi_heads.box_predictor.cls_score.weight", boxes=1, softmax=True)
-_MOBILE = _FASTER_RCNN._replace(ours=_FASTER_RCNN.ours | {"backbone.body.": "features.backbone.body.features."})
+_MOBILE = _FASTER_RCNN._replace(prefixes=_FASTER_RCNN.prefixes | {"backbone.body.": "features.backbone.body.features."})
 _RETINANET = Names(_dense(2), "head.classification_head.cls_logits.weight", boxes=9, softmax=False)
 
 NAMES = {
@@ -104,8 +104,8 @@ NAMES = {
     "fasterrcnn_mobilenet_v3_large_fpn": _MOBILE,
     "fasterrcnn_mobilenet_v3_large_320_fpn": _MOBILE,
     "retinanet_resnet50_fpn": _RETINANET,
-    "retinanet_resnet50_fpn_v2": _RETINANET._replace(ours=_dense(3)),
-    "fcos_resnet50_fpn": _RETINANET._replace(ours=_PYRAMID | _OUTPUTS | _TOWERS, boxes=1),
+    "retinanet_resnet50_fpn_v2": _RETINANET._replace(prefixes=_dense(3)),
+    "fcos_resnet50_fpn": _RETINANET._replace(prefixes=_PYRAMID | _OUTPUTS | _TOWERS, boxes=1),
     "ssd300_vgg16": Names(_SSD, "head.classification_head.module_list.0.weight", boxes=4, softmax=True),
     "ssdlite320_mobilenet_v3_large": Names(
         _SSDLITE, "head.classification_head.module_list.0.1.weight", boxes=6, softmax=True
@@ -123,18 +123,18 @@ RENAMED = {
         for kind in ("weight", "bias")
     },
 }
-"""What torchvision has renamed since it published weights."""
+"""Names in published weights that torchvision has changed since, to today's."""
 RENAMED_RETINANET = {
     f"head.{head}.conv.{2 * i}.{kind}": f"head.{head}.conv.{i}.0.{kind}"
     for head in _HEADS
     for i in range(4)
     for kind in ("weight", "bias")
 }
-"""The same of its RetinaNet (an FCOS has such names still)."""
+"""The same for its RetinaNet (FCOS still has the old names)."""
 
 
 def rename(name: str, prefixes: Prefixes) -> str:
-    """The name with its beginning exchanged, by the longest that is listed; as it is if none is."""
+    """The name with the longest listed prefix replaced; unchanged if none is listed."""
     for end in range(len(name), 0, -1):
         if name[:end] in prefixes:
             return prefixes[name[:end]] + name[end:]

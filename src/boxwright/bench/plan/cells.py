@@ -20,8 +20,8 @@ class Cell:
     """A detector to be trained and raced: meta-architecture x backbone x input size x number of proposals.
 
     name        unique in a race; also the name of its folder
-    config      one of the values of `DETECTORS`, with its numbers
-    preprocess  how images get their size
+    config      of the detector
+    preprocess  how images are resized
     """
 
     name: str
@@ -35,8 +35,8 @@ class Cell:
     @property
     def size(self) -> int:
         """The shorter side of an image, in pixels."""
-        way = self.preprocess
-        return {"short_side": way.short, "long_side": way.long}.get(way.mode, min(way.height, way.width))
+        size = self.preprocess
+        return {"short_side": size.short, "long_side": size.long}.get(size.mode, min(size.height, size.width))
 
     @property
     def proposals(self) -> int | None:
@@ -55,7 +55,7 @@ def grid(
     sizes      shorter sides in pixels; the longer side is 1.3 times that at most
     proposals  each detector's own number if empty
 
-    Raises ValueError for an unknown detector, a backbone that cannot be, and what is there twice.
+    Raises ValueError for an unknown detector or backbone, and for cells that are the same.
     """
     unknown = [name for name in detectors if name not in DETECTORS]
     if unknown or not detectors:
@@ -67,15 +67,15 @@ def grid(
         _check_backbone(backbone)
     cells = []
     for detector, backbone, size in product(detectors, backbones, sizes):
-        has = "proposals" in {field.name for field in fields(DETECTORS[detector])}
-        for count in proposals if has and proposals else (None,):
+        takes_proposals = "proposals" in {field.name for field in fields(DETECTORS[detector])}
+        for count in proposals if takes_proposals and proposals else (None,):
             options = {"backbone": backbone} | ({} if count is None else {"proposals": count})
             name = f"{detector}-{backbone}-{size}" + (f"-p{count}" if count is not None and len(proposals) > 1 else "")
-            way = Preprocess(short=size, long=round(_LONGEST * size))
-            cells.append(Cell(as_folder(name), configure(detector, **options), way))
-    twice = sorted({cell.name for cell in cells if sum(cell.name == other.name for other in cells) > 1})
-    if twice:
-        raise ValueError(f"every cell is in a race once; {', '.join(twice)} came more often")
+            preprocess = Preprocess(short=size, long=round(_LONGEST * size))
+            cells.append(Cell(as_folder(name), configure(detector, **options), preprocess))
+    repeated = sorted({cell.name for cell in cells if sum(cell.name == other.name for other in cells) > 1})
+    if repeated:
+        raise ValueError(f"every cell is in a race once; {', '.join(repeated)} came more often")
     return cells
 
 
@@ -90,5 +90,5 @@ def _check_backbone(name: str) -> None:
 
 
 def as_folder(name: str) -> str:
-    """A name without what a folder's cannot have."""
+    """A name without characters that a folder's cannot have."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)

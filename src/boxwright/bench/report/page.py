@@ -56,7 +56,7 @@ def render(race: Race, drawings: Mapping[str, Drawing], disagreements: Sequence[
         race=race, verdict=race.verdict, rows=rows, title=title, sentence=sentence, drawings=drawings,
         disagreements=disagreements, settings=settings,
         machine=machine if isinstance(machine, Mapping) else {"machine": machine} if machine else {},
-        chosen=next((row for row in rows if {"winner", "first", "nearest"} & set(row.marks)), None),
+        chosen=next((row for row in rows if {"winner", "leader", "nearest"} & set(row.marks)), None),
         measured=[row for row in rows if row.entry.quality],
         timed=[row for row in rows if row.speed],
         gone=[row for row in rows if row.entry.state in ("stopped", "failed") or row.entry.failures],
@@ -81,7 +81,7 @@ def ranked(race: Race) -> list[Row]:
     for index, entry in enumerate(race.entries):
         runtime, speed = fastest(entry) or ("", None)
         marks = {"winner": entry.name == verdict.winner,
-                 "first": entry.name == verdict.first != verdict.winner, "nearest": entry.name == verdict.nearest,
+                 "leader": entry.name == verdict.leader != verdict.winner, "nearest": entry.name == verdict.nearest,
                  "runner-up": entry.name == verdict.runner_up, "tied": entry.name in verdict.tied,
                  "frontier": entry.name in verdict.frontier}  # fmt: skip
         rows.append(Row(index, entry, runtime, speed, tuple(mark for mark, holds in marks.items() if holds)))
@@ -99,8 +99,8 @@ def ranked(race: Race) -> list[Row]:
 def headline(race: Race) -> tuple[str, str]:
     """The outcome, in a few words and in a sentence with the numbers; too little evidence comes before all else."""
     verdict, by_name = race.verdict, {entry.name: entry for entry in race.entries}
-    if verdict.first:
-        title, sentence = f"{verdict.first} wins", f"{numbers(by_name[verdict.first])}."
+    if verdict.leader:
+        title, sentence = f"{verdict.leader} wins", f"{numbers(by_name[verdict.leader])}."
     elif verdict.nearest:
         title = "No cell meets the constraints"
         sentence = f"The nearest is {verdict.nearest}: {numbers(by_name[verdict.nearest])}."
@@ -108,16 +108,16 @@ def headline(race: Race) -> tuple[str, str]:
         return "No cell was trained to the end", ""
     if not verdict.too_little_evidence:
         return title, sentence
-    outcome = f"{verdict.first} comes first: {sentence}" if verdict.first else f"{title}. {sentence}"
-    return "Too little evidence for a winner", f"{'; '.join(verdict.too_little_evidence)}. {outcome}"
+    outcome = f"{verdict.leader} comes first: {sentence}" if verdict.leader else f"{title}. {sentence}"
+    return "Too little evidence for a winner", f"{', '.join(verdict.too_little_evidence)}. {outcome}"
 
 
 def references(race: Race) -> list[Reference]:
-    """The best cell, and the first where that is another; none where no AP is known."""
+    """The best cell, and the leader where that is another; none where no AP is known."""
     verdict = race.verdict
     found = [Reference(verdict.best, "the best", verdict.to_best)] if verdict.best else []
-    if verdict.first and verdict.first != verdict.best:
-        found.append(Reference(verdict.first, "the winner" if verdict.winner else "the first", verdict.to_first))
+    if verdict.leader and verdict.leader != verdict.best:
+        found.append(Reference(verdict.leader, "the winner" if verdict.winner else "the leader", verdict.to_leader))
     return found
 
 

@@ -115,7 +115,7 @@ def draw_memory(race: Race, narrow: bool = False) -> Figure:
 
 
 def draw_learning(race: Race, narrow: bool = False) -> Figure:
-    """For each cell its AP on val above its loss, seeds thin and their mean thick; the AP of the first cell in grey.
+    """For each cell its AP on val above its loss, seeds thin and their mean thick; the leader's AP in grey.
 
     AP has the same axis in all panels; losses of different detectors do not compare, and each has its own axis.
     """
@@ -125,7 +125,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     looks, seeds = points.styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
     highest = max((ap for seed in seeds for ap in seed.val.values() if math.isfinite(ap)), default=0.0)
     longest = max((len(seed.losses) for seed in seeds), default=1)
-    first = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.first]
+    leader = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.leader]
     with _drawing(narrow, _PANEL * rows, layout=None) as figure:
         for index, entry in enumerate(known):
             row, column = divmod(index, columns)
@@ -135,7 +135,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
                 axes.set_xlim(0.5, max(longest, 1) + 0.5)
                 axes.set_ylabel(text if column == 0 else "", fontsize="small")
             color, curves = looks[entry.name].color, list(entry.learning.values())
-            for others in first:
+            for others in leader:
                 _draw_mean(above, [seed.val for seed in others], INK, alpha=0.3, linewidth=1.6)
             _draw_seeds(above, [seed.val for seed in curves], color)
             _draw_seeds(below, [dict(enumerate(seed.losses, 1)) for seed in curves], color)

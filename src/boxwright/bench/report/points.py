@@ -104,7 +104,7 @@ def label(race: Race, entry: Entry) -> str:
         several = len(counts[entry.detector]) > 1 and entry.proposals is not None
         text = f"{entry.size}, {entry.proposals} proposals" if several else f"{entry.size}"
     verdict = race.verdict
-    marks = {verdict.first: " winner" if verdict.winner else " first", verdict.nearest: " nearest"}
+    marks = {verdict.leader: " winner" if verdict.winner else " leader", verdict.nearest: " nearest"}
     return text + marks.get(entry.name, "")
 
 
@@ -116,5 +116,5 @@ def two_lines(entry: Entry) -> str:
 
 
 def chosen(race: Race) -> tuple[str | None, ...]:
-    """The names of the cells to highlight: the first, or the nearest."""
-    return race.verdict.first, race.verdict.nearest
+    """The names of the cells to highlight: the leader, or the nearest."""
+    return race.verdict.leader, race.verdict.nearest

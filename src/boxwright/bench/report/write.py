@@ -23,7 +23,7 @@ from boxwright.metrics.compare import Interval
 def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] = ()) -> list[Path]:
     """report.html, results.json, results.csv and, where matplotlib is installed, frontier.png and .svg; their paths.
 
-    disagreements  of the first and the runner-up, from `disagreements.show`
+    disagreements  of the leader and the runner-up, from `disagreements.show`
     """
     folder = Path(folder)
     texts = {
@@ -70,7 +70,7 @@ def _row(race: Race, entry: Entry, marks: Sequence[str]) -> dict[str, Any]:
     quality = entry.quality
     for name in ("ap", "ap50"):
         row |= _columns(name, "", getattr(quality, name) if quality else UNKNOWN)
-    for name in ("to_best", "to_first"):
+    for name in ("to_best", "to_leader"):
         row |= _columns(f"ap_{name}", "", getattr(race.verdict, name).get(entry.name, UNKNOWN))
     row |= {f"ap_{size}": ap for size, ap in quality.sizes.items()} if quality else {}
     for runtime in dict.fromkeys(name for other in race.entries for name in other.speed):
@@ -125,8 +125,8 @@ def _describe(race: Race) -> str:
     """The plot in words."""
     by_name = {entry.name: entry for entry in race.entries}
     best = "; ".join(f"{name}, {numbers(by_name[name])}" for name in race.verdict.frontier)
-    first = "The winner is" if race.verdict.winner else "Too little evidence for a winner; first comes"
-    chosen = f" {first} {race.verdict.first}." if race.verdict.first else ""
+    role = "The winner is" if race.verdict.winner else "Too little evidence for a winner; the leader is"
+    chosen = f" {role} {race.verdict.leader}." if race.verdict.leader else ""
     return f"Speed against accuracy of {len(race.entries)} cells. On the frontier, the fastest first: {best}.{chosen}"
 
 

@@ -41,21 +41,20 @@ def find(folder: Path) -> dict[str, Path]:
     """
     parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
     files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
-    found: dict[str, list[Path]] = {}
+    candidates: dict[str, list[Path]] = {}
     for file in files:
-        found.setdefault(split_of(file, folder), []).append(file)
-    if len(found) > 1:
-        found.pop("all", None)
-    if "train" not in found and "trainval" in found:
-        found["train"] = found["trainval"]
-    found.pop("trainval", None)
-    for split, several in found.items():
-        preferred = [file for file in several if file.name.startswith("instances")] or several
+        candidates.setdefault(split_of(file, folder), []).append(file)
+    if len(candidates) > 1:
+        candidates.pop("all", None)
+    trainval = candidates.pop("trainval", None)
+    if trainval and "train" not in candidates:
+        candidates["train"] = trainval
+    for split, several in candidates.items():
+        candidates[split] = preferred = [file for file in several if file.name.startswith("instances")] or several
         if len(preferred) > 1:
             names = ", ".join(str(file.relative_to(folder)) for file in preferred)
             raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
-        found[split] = preferred
-    return {split: several[0] for split, several in found.items()}
+    return {split: preferred[0] for split, preferred in candidates.items()}
 
 
 def split_of(file: Path, folder: Path) -> str:

@@ -34,11 +34,11 @@ def find(folder: Path) -> dict[str, Path]:
     """For each split the text file that lists it or the folder of its XML files; {} if there is no XML."""
     if xml_folder := _xml_folder(folder):
         lists = {name: folder / "ImageSets" / "Main" / f"{name}.txt" for name in ("train", "val", "test", "trainval")}
-        found = {name: file for name, file in lists.items() if file.is_file()}
-        whole = found.pop("trainval", None)
-        if whole and "train" not in found:
-            found["train"] = whole
-        return found or {"all": xml_folder}
+        splits = {name: file for name, file in lists.items() if file.is_file()}
+        trainval = splits.pop("trainval", None)
+        if trainval and "train" not in splits:
+            splits["train"] = trainval
+        return splits or {"all": xml_folder}
     return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(folder / name))}
 
 
