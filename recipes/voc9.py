@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
 import tyro
 
 from boxwright import checkpoint
 from boxwright.data.augment import Augment
-from boxwright.data.batch import Batches
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import FasterRCNNConfig
@@ -27,7 +24,7 @@ from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_
 from boxwright.metrics import evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
-from boxwright.train.loop import train
+from boxwright.train.run import Run
 
 NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 DETECTOR = FasterRCNNConfig(class_agnostic=True, canonical_size=160.0)
@@ -50,27 +47,15 @@ def go_on(
 
 
 def _stage(data: Path, out: Path, config: TrainConfig, augment: Augment, start: Path | None, workers: int) -> None:
-    splits = open_dataset(data)
-    torch.manual_seed(config.seed)
-    detector = DETECTOR.build(len(NAMES), pretrained=True)
+    splits = {split: dataset.restrict(NAMES) for split, dataset in open_dataset(data).items()}
+    run = Run(out, DETECTOR, splits, PREPROCESS, augment, batch=8, training=config, workers=workers)
+    detector = run.build()
     if start is not None:
         checkpoint.fill(detector, checkpoint.read(start)[0], start)
-    detector.to(memory_format=torch.channels_last)
-    batches = Batches(splits["train"].restrict(NAMES), PREPROCESS, augment, 8, seed=config.seed, workers=workers)
-    resume, best = out / "resume.safetensors", -1.0
-    for epoch in train(detector, batches, config, resume if resume.exists() else None):
-        with epoch.training.averaged():
-            quality = evaluate_dataset(Predictor(detector, NAMES, PREPROCESS), splits["val"].restrict(NAMES))
-            metadata = {"epoch": epoch.number, "training": asdict(config), "metrics": {"val": quality.to_dict()}}
-            checkpoint.save_detector(out / "last.safetensors", detector, DETECTOR, NAMES, PREPROCESS, metadata)
-            if quality.ap > best:
-                best = quality.ap
-                checkpoint.save_detector(out / "best.safetensors", detector, DETECTOR, NAMES, PREPROCESS, metadata)
-        epoch.training.save(resume)
-        line = {"epoch": epoch.number, "seconds": epoch.seconds, "losses": epoch.losses, **metadata["metrics"]}
-        with (out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(f"epoch {epoch.number}: {epoch.seconds:.0f} s\n{quality.table()}", flush=True)
+    training = run.begin(detector)
+    if run.state.is_file():
+        training.resume(run.state)
+    run.train(training)
 
 
 def bundle(data: Path, run: Path = Path("runs/voc9-7"), out: Path = BUNDLED) -> None:

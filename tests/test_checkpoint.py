@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from boxwright import checkpoint
 from boxwright.checkpoint import CheckpointError, load_detector, save_detector
-from boxwright.cli import train
+from boxwright.cli import training
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import (
     KINDS,
@@ -326,4 +326,4 @@ def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
         "data": str(tmp_path),
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert train._read_options(tmp_path / "config.json").detector == config
+    assert training.read_options(tmp_path / "config.json").detector == config

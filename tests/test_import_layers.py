@@ -31,7 +31,7 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 """A dataset or a metric works with anybody's model, and a model knows neither."""
 
 ONLY = {
-    "matplotlib": {"draw/plots.py", "bench/report/plots.py"},
+    "matplotlib": {"draw/plots.py", "bench/report/plots.py", "bench/report/lineage.py"},
     "hotcoco": {"metrics/coco.py"},
     "numba": {"proposals/compiled.py"},
 }

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from boxwright.units import Unit, digits, fraction
+from boxwright.units import Unit, between, digits, fraction, signed
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,13 @@ def test_three_significant_digits(value: float, written: str):
 
 def test_a_fraction_has_three_decimals():
     assert [fraction(value) for value in (0.5, 1.0, math.nan)] == ["0.500", "1.000", "–"]
+
+
+def test_a_difference_has_its_sign():
+    assert [signed(value) for value in (0.0123, -0.5, -0.0001, math.nan)] == ["+0.012", "-0.500", "+0.000", "–"]
+
+
+def test_an_interval_is_in_brackets_where_it_is_known():
+    assert between(0.1, 0.25) == "[0.100, 0.250]"
+    assert between(-0.1, 0.25, signed) == "[-0.100, +0.250]"
+    assert between(0.1, math.nan) == ""

@@ -74,3 +74,8 @@ def _bar(console: Console) -> RichProgress:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def say(text: str) -> None:
+    """A line on stderr: stdout is for results."""
+    print(text, file=sys.stderr, flush=True)

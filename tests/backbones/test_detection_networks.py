@@ -133,7 +133,7 @@ def test_ssds_vgg_ends_at_stride_16_dilated_or_not() -> None:
         backbone = build_backbone("vgg16_ssd", (3, 4), frozen_stages=5, dilated=True)
         assert backbone.strides == (8, 16)
         assert not any(parameter.requires_grad for parameter in backbone.parameters())
-        assert SSDVGG16(classes=7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
+        assert SSDVGG16(num_classes=7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
         with pytest.raises(ValueError, match=r"among \(0, 1, 2, 3, 4\) for SSDVGG16, got \(4, 5\)"):
             build_backbone("vgg16_ssd", (4, 5))
 

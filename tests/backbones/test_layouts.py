@@ -60,7 +60,7 @@ def test_class_scores_equal_timms(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs, path = lived_in(name), tmp_path / "net.safetensors"
     save_file(theirs.state_dict(), path)  # which keeps no order
-    ours = build_classifier(name, pretrained=path, classes=10).eval()
+    ours = build_classifier(name, pretrained=path, num_classes=10).eval()
     with torch.no_grad():
         x = torch.randn(2, 3, 64, 96)
         expected = theirs(x)
@@ -70,7 +70,7 @@ def test_class_scores_equal_timms(name: str, tmp_path: Path) -> None:
 
 def test_class_scores_equal_timms_with_hidden_layers() -> None:
     with torch.device("meta"):
-        theirs, ours = timm.create_model("vgg11_bn", num_classes=10), build_classifier("vgg11_bn", classes=10)
+        theirs, ours = timm.create_model("vgg11_bn", num_classes=10), build_classifier("vgg11_bn", num_classes=10)
     theirs.to_empty(device="cpu")
     for value in theirs.state_dict().values():
         if value.is_floating_point():
@@ -87,7 +87,7 @@ def test_a_tail_of_timms_mobilenet_and_a_head_of_other_classes(tmp_path: Path) -
     save_file(weights, path)
     tail = build_tail("mobilenet_v3_small", pretrained=path)
     assert torch.equal(tail.state_dict()["body.features.12.0.weight"], weights["blocks.5.0.conv.weight"])
-    network = build_classifier("mobilenet_v3_small", pretrained=path, classes=3)
+    network = build_classifier("mobilenet_v3_small", pretrained=path, num_classes=3)
     assert torch.equal(network.state_dict()["classifier.0.weight"], weights["conv_head.weight"].flatten(1))
     save_file({key: value for key, value in weights.items() if key.split(".")[0] != "classifier"}, path)
     network = build_classifier("mobilenet_v3_small", pretrained=path)

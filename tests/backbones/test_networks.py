@@ -75,7 +75,7 @@ def test_state_dict_has_torchvisions_names_and_shapes_in_its_order(name: str) ->
 @pytest.mark.parametrize("name", LIGHT)
 def test_class_scores_equal_torchvisions(name: str) -> None:
     theirs = live_in(torchvisions(name, num_classes=10))
-    ours = build_classifier(name, classes=10).eval()
+    ours = build_classifier(name, num_classes=10).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     with torch.no_grad():
         x = torch.randn(2, 3, 64, 96)
@@ -85,7 +85,7 @@ def test_class_scores_equal_torchvisions(name: str) -> None:
 @pytest.mark.parametrize("name", ["alexnet", "vgg11_bn"])
 def test_class_scores_equal_torchvisions_with_hidden_layers(name: str) -> None:
     with torch.device("meta"):
-        theirs, ours = getattr(torchvision.models, name)(num_classes=10), build_classifier(name, classes=10)
+        theirs, ours = getattr(torchvision.models, name)(num_classes=10), build_classifier(name, num_classes=10)
     theirs.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for value in theirs.state_dict().values():
@@ -138,7 +138,7 @@ def test_levels_are_torchvisions_intermediate_maps(name: str, norm: str) -> None
 
 def test_dilated_last_stage_equals_torchvisions() -> None:
     theirs = live_in(torchvision.models.resnet50(num_classes=10, replace_stride_with_dilation=[False, False, True]))
-    ours = build_classifier("resnet50", classes=10)
+    ours = build_classifier("resnet50", num_classes=10)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     backbone = StagedBackbone(ours, (3, 5), dilated=True).eval()
     assert backbone.channels == (512, 2048) and backbone.strides == (8, 16)

@@ -38,7 +38,7 @@ def test_a_local_file_fills_the_network(tmp_path: Path, weights: dict[str, torch
 def test_a_head_of_other_classes_or_none_is_left_alone(tmp_path: Path, weights: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "net.safetensors"
     save_file(weights, path)
-    network = build_classifier("mobilenet_v3_small", pretrained=path, classes=7)
+    network = build_classifier("mobilenet_v3_small", pretrained=path, num_classes=7)
     assert torch.equal(first_conv(network), weights["features.0.0.weight"])
     save_file({key: value for key, value in weights.items() if not key.startswith("classifier")}, path)
     assert torch.equal(

@@ -49,7 +49,7 @@ def test_backbone_then_tail_then_classifier_is_the_network(name: str, norm: str,
 
 
 def test_fully_connected_layers_follow_the_pooled_map() -> None:
-    network = build_classifier("alexnet", classes=5).eval()
+    network = build_classifier("alexnet", num_classes=5).eval()
     with torch.no_grad():
         x = torch.randn(2, 3, 224, 224)
         expected = network(x)

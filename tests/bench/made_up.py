@@ -124,7 +124,7 @@ def external_model(classes: Sequence[str] = BLOOD, name: str = "torchvision fast
 
 
 def rungs(cells: Sequence[Entry]) -> tuple[Rung, ...]:
-    """Two looks back: at epoch 2 all went on, at epoch 4 the stopped ones did not."""
+    """Two rungs: at epoch 2 all went on, at epoch 4 the stopped ones did not."""
     found = []
     for epoch in (2, 4):
         rows = [

@@ -15,7 +15,7 @@ FOUR = {name: Pace(epoch=10, validation=0, seed=0, cell=0) for name in "abcd"}
 def test_without_a_budget_all_get_to_the_end():
     plan = make_plan({"a": Pace(10, 2, 5, 30), "b": Pace(20, 4, 5, 40)}, 2, 12, validate_every=3)
     assert (plan.epochs, plan.rungs) == (12, ())
-    # Twice 12 epochs, 4 looks at val and 1 at test; once what comes once for the cell.
+    # Twice 12 epochs, 4 evaluations on val and 1 on test; once what is done once for the cell.
     assert plan.seconds == 2 * (12 * 10 + 4 * 2 + 5 + 12 * 20 + 4 * 4 + 5) + 30 + 40
 
 
@@ -76,7 +76,7 @@ def test_the_better_half_goes_on():
 
 
 def test_who_is_on_the_frontier_stays_before_who_is_only_better():
-    # b is better than c, but a is better and faster than b; nobody is as fast as c.
+    # b is better than c, but a is better and faster than b; no cell is as fast as c.
     rung = halve(3, {"a": (0.4, 1.0), "b": (0.3, 2.0), "c": (0.1, 0.5), "d": (0.05, 3.0)})
     assert [one.name for one in rung.standings] == ["a", "c", "b", "d"]
     assert [one.kept for one in rung.standings] == [True, True, False, False]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from boxwright.bench.plan.cells import grid
+from boxwright.bench.plan.rules import Augmentation, Runtime
+from boxwright.data.augment import PRESETS
 from boxwright.detectors import DETECTORS
+from boxwright.predict.program import PROGRAMS
 
 
 def test_every_combination_once():
@@ -47,7 +52,7 @@ def test_a_name_is_a_folder_too():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((("rnn",),), "detectors are some of localizer.*; got rnn"),
         (((),), "got none"),
@@ -56,6 +61,10 @@ def test_a_name_is_a_folder_too():
         ((("ssd",), ("resnet50",), (64,), (0,)), "proposals are 1 or more, got 0"),
     ],
 )
-def test_what_is_no_grid(arguments: tuple, said: str):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_grid(arguments: tuple, message: str):
+    with pytest.raises(ValueError, match=message):
         grid(*arguments)
+
+
+def test_rules_offer_all_augmentations_and_programs():
+    assert set(get_args(Augmentation)) == set(PRESETS) and set(get_args(Runtime)) == set(PROGRAMS)

@@ -23,9 +23,10 @@ import torch
 import boxwright
 from boxwright.bench.plan.cells import Cell
 from boxwright.bench.run.job import Job, train
-from boxwright.bench.run.parallel import Pool, StoppedError, one_by_one, open_pool
+from boxwright.bench.run.parallel import Pool, one_by_one, open_pool
 from boxwright.data.formats import open_dataset
 from boxwright.train.config import TrainConfig
+from boxwright.train.stop import StoppedError
 from shapes import write_shapes
 from train.tiny_run import CONFIG, PREPROCESS
 

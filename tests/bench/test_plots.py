@@ -181,7 +181,7 @@ def test_learning_has_a_panel_for_each_cell():
         assert f">{name}</text>" in text, name
 
 
-@pytest.mark.parametrize("made", [of([]), of([cell("ssd", 320, state="failed")])], ids=["nobody", "failed"])
+@pytest.mark.parametrize("made", [of([]), of([cell("ssd", 320, state="failed")])], ids=["empty", "failed"])
 def test_where_nothing_was_measured_the_figures_say_so_or_are_empty(made: Race):
     assert "No cell was measured." in plots.svg_text(plots.draw_frontier(made))
     for draw in (plots.draw_stages, plots.draw_memory, plots.draw_learning):

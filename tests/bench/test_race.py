@@ -29,12 +29,12 @@ from boxwright.bench.run import job
 from boxwright.bench.run import state as race_state
 from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, load_found
-from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli.train import Train
 from boxwright.data.formats import open_dataset
 from boxwright.measure.evaluate import targets_of
 from boxwright.metrics import evaluate
 from boxwright.train.loop import DivergedError
+from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
 from shapes import write_shapes
 
@@ -176,7 +176,7 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
     with pytest.raises(ValueError, match="seeds was 2, now 3"):
         run(data, folder, rules=replace(RULES, seeds=3))
     other = replace(CELLS[0], config=replace(CELLS[0].config, hidden=8))
-    with pytest.raises(ValueError, match="faster config was"):
+    with pytest.raises(ValueError, match="other settings: faster hidden was 16, now 8"):
         run(data, folder, [other, *CELLS[1:]])
     assert (folder / "bench.json").read_bytes() == before
 

@@ -24,6 +24,7 @@ from boxwright.bench.report.disagreements import Disagreement, Panel
 from boxwright.bench.report.page import halving, headline, ranked, readable, render
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
+from boxwright.bench.verdict import write_difference
 from boxwright.metrics.compare import Interval
 from boxwright.units import digits, fraction
 
@@ -103,8 +104,8 @@ def strings(made: Race) -> Iterator[str]:
     """What a race says in words and numbers, as the page is to write it."""
     verdict = made.verdict
     yield from (made.title, made.command, made.made, *made.plan, *verdict.reasons, *made.commands.values())
-    yield from (pages.difference(one) for name, one in verdict.to_best.items() if name != verdict.best)
-    yield from (pages.difference(one) for name, one in verdict.to_leader.items() if name != verdict.leader)
+    yield from (write_difference(one) for name, one in verdict.to_best.items() if name != verdict.best)
+    yield from (write_difference(one) for name, one in verdict.to_leader.items() if name != verdict.leader)
     for key, value in made.settings.items():
         yield from (key, *([*value, *map(str, value.values())] if isinstance(value, dict) else [readable(value)]))
     for own in made.differences.values():
@@ -325,7 +326,7 @@ def test_csv_takes_any_name():
         ),
         (lambda: of([]), ["No cell was trained to the end", "Nothing."]),
     ],
-    ids=["one", "nothing meets", "failed", "stopped", "nobody"],
+    ids=["one", "nothing meets", "failed", "stopped", "empty"],
 )
 def test_a_race_of_any_outcome_has_a_page(make: Callable[[], Race], words: list[str]):
     text = without_drawings(make()).text

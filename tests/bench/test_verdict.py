@@ -102,7 +102,7 @@ class TestFrontier:
         ]
         assert frontier(entries) == ("external",)
 
-    def test_of_nobody(self):
+    def test_of_no_cells(self):
         assert frontier([]) == ()
 
 
@@ -413,18 +413,18 @@ class TestUnderConstraints:
         )
 
     def test_what_is_not_known_is_farthest(self):
-        # c would be the best, but nobody knows its memory.
+        # c would be the best, but its memory is not known.
         assert judged(self.entries, constraints("memory<1MB")).nearest == "b"
 
     def test_of_what_misses_by_as_much_the_best(self):
         assert judged(self.entries[:2], constraints("memory<1MB")).nearest == "b"
 
 
-class TestNobody:
-    def test_took_part(self):
+class TestNoCell:
+    def test_no_cell_at_all(self):
         assert judged([]).reasons == ("The race has no cells.",)
 
-    def test_came_to_the_end(self):
+    def test_none_trained_to_the_end_and_measured(self):
         verdict = judged(
             [entry("a", None, None, state="failed"), entry("b", 0.3, 9, state="stopped"), entry("c", None, 5)],
             constraints("ap>.1"),

@@ -12,8 +12,8 @@ import pytest
 
 from bench.tiny_race import PARTS, patch
 from boxwright.bench.run import state as race_state
-from boxwright.bench.run.parallel import StoppedError
 from boxwright.cli import main
+from boxwright.train.stop import StoppedError
 from shapes import write_shapes
 
 SMALL = shlex.split(
@@ -125,7 +125,7 @@ def test_stopped_it_says_how_to_go_on(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--detectors", "rnn"], "there is no detector 'rnn'; did you mean rcnn?"),
         (["--sizes", "8"], "sizes are 32 or more, got 8"),
@@ -137,10 +137,10 @@ def test_stopped_it_says_how_to_go_on(
     ],
 )
 def test_mistakes_are_said_before_the_work(
-    data: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ):
     assert run(data, tmp_path / "new", *words) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -158,8 +158,8 @@ def test_where_no_cell_can_be_trained_it_says_why(
 
     monkeypatch.setattr(race_state, "pace", fails)
     assert run(data, tmp_path / "new") == run(data, tmp_path / "new", "--dry-run") == 1
-    said = f"no cell of this race can be trained: {NAMES[0]}: RuntimeError: out of memory; {NAMES[1]}"
-    assert said in capsys.readouterr().err
+    message = f"no cell of this race can be trained: {NAMES[0]}: RuntimeError: out of memory; {NAMES[1]}"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

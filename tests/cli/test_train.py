@@ -18,8 +18,9 @@ import tyro
 from safetensors.torch import load_file
 
 from boxwright.checkpoint import load_detector, save_detector
-from boxwright.cli import main, train
-from boxwright.cli.train import Train, new_folder
+from boxwright.cli import main
+from boxwright.cli.train import Train
+from boxwright.cli.training import new_folder, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
@@ -27,7 +28,7 @@ from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
-from boxwright.train.run import stopping
+from boxwright.train.stop import stopping
 from shapes import NAMES, write_shapes
 
 SMALL = shlex.split(
@@ -107,7 +108,7 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
 def test_a_finished_run_resumed_is_measured_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (whole / "resume.safetensors").read_bytes()
     assert main(["train", "--resume", str(whole), "--device", "cpu"]) == 0
-    assert "on the test part" in capsys.readouterr().out
+    assert "on the test split" in capsys.readouterr().out
     assert (whole / "resume.safetensors").read_bytes() == before
 
 
@@ -178,21 +179,21 @@ def test_a_detector_that_is_named_begins_with_the_options_of_the_model(model: Pa
 
 def test_sizes_of_images_change_the_preprocessing_of_the_model(model: Path) -> None:
     before = load_detector(model).preprocess
-    assert train._with_size(Train()).preprocess == Preprocess(short=320, long=416)
-    assert train._with_size(Train(preprocess=before)).preprocess == before
-    larger = train._with_size(Train(preprocess=before, size=(128, 160))).preprocess
+    assert with_size(Train()).preprocess == Preprocess(short=320, long=416)
+    assert with_size(Train(preprocess=before)).preprocess == before
+    larger = with_size(Train(preprocess=before, size=(128, 160))).preprocess
     assert larger == replace(before, height=128, width=160)
-    other = train._with_size(Train(preprocess=before, resize="short_side")).preprocess
+    other = with_size(Train(preprocess=before, resize="short_side")).preprocess
     assert other == replace(before, mode="short_side", short=64, long=96)
 
 
 def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_path: Path) -> None:
     content = json.loads((whole / "config.json").read_text())
-    wanted = train._read_options(whole / "config.json")
+    wanted = read_options(whole / "config.json")
     del content["preprocess"], content["from"], content["options"]["start"]
     content["options"]["resize"] = "short_side"
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert train._read_options(tmp_path / "config.json") == replace(wanted, resize="short_side")
+    assert read_options(tmp_path / "config.json") == replace(wanted, resize="short_side")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         (["--data", "somewhere"], f"boxwright train {'|'.join(DETECTORS)} --data PATH"),
         (["--resume", "runs/x", "--epochs", "9"], "with the options of the run"),
         (["--resume", "runs/x"], "runs/x is no folder of a run: it has no config.json"),
-        (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "of which cat is not among them"),
+        (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "got circle, cat; unknown: cat"),
         (["faster_rcnn", "--data", "DATA", "--device", "gpu"], "there is no device 'gpu'"),
         (["--from", "nowhere.safetensors", "--data", "DATA"], "there is no model 'nowhere.safetensors'"),
         (["--from", "RUN/resume.safetensors", "--data", "DATA"], "holds no detector (a training's resume file?)"),

@@ -167,7 +167,7 @@ class TestAgainstCoco:
         assert ap_interval([found], targets, NAMES, replicates=50) == whole
 
     def test_matches_are_those_of_precision(self):
-        rng = np.random.default_rng(0)  # boxes off any grid: which of two equal overlaps comes first is nobody's rule
+        rng = np.random.default_rng(0)  # boxes off any grid: which of two equal overlaps comes first is not defined
         for found, truth in zip(*scene(1), strict=True):
             found = found.replace(boxes=found.boxes + torch.from_numpy(rng.normal(0, 0.1, (len(found), 4))).float())
             found = found[: compare.MAX_DETECTIONS]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, cut_stages
+from boxwright.backbones.base import Classifier, Head, cut_stages
 
 
-class AlexNet(Network):
+class AlexNet(Classifier):
     """Level 2 is conv1, level 3 conv2, level 4 conv5, level 5 the pooled conv5; there is no level 1.
 
     The classifier's layers leave out the border, and its maps are cells short; a backbone's do not (`pad_same`).
@@ -16,7 +16,7 @@ class AlexNet(Network):
 
     head = Head(4096, tuple(f"classifier.{index}" for index in range(6)), cells=6)  # fc6 and fc7
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, 11, stride=4, padding=2),
@@ -45,8 +45,9 @@ class AlexNet(Network):
             nn.Dropout(0.5),
             nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
-            nn.Linear(4096, classes),
+            nn.Linear(4096, num_classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         return self.classifier(F.adaptive_avg_pool2d(self.last_map(x), 6).flatten(1))

@@ -41,10 +41,10 @@ class Head(NamedTuple):
     cells: int = 0
 
 
-class Network(nn.Module):
+class Classifier(nn.Module):
     """A classification network that says where its stages are. Its `state_dict` is the original's.
 
-    Takes normalised images (N, 3, H, W), gives class scores (N, classes) before the softmax.
+    Takes normalised images (N, 3, H, W), gives class logits (N, num_classes) before the softmax.
     """
 
     stages: tuple[Stage, ...]
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
 
 
 class StagedBackbone(Backbone):
-    """The stages of a `Network` up to the highest level asked for; the rest of the network is dropped.
+    """The stages of a `Classifier` up to the highest level asked for; the rest of the network is dropped.
 
     A level is the last map that has its stride: level 4 of a VGG is conv5, level 5 its pooled map.
     Parameters keep the network's names behind `body.`.
@@ -101,7 +101,7 @@ class StagedBackbone(Backbone):
 
     def __init__(
         self,
-        network: Network,
+        network: Classifier,
         levels: Sequence[int] = (3, 4, 5),
         frozen_stages: int = 0,
         norm: str = "frozen",
@@ -129,6 +129,7 @@ class StagedBackbone(Backbone):
         self.pixel_mean, self.pixel_std = network.pixel_mean, network.pixel_std
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (N, 3, H, W) to a map (N, channels, H / stride, W / stride) per level, sizes rounded up."""
         maps = []
         for index, stage in enumerate(self.stages):
             x = run_stage(self.body, stage, x)
@@ -162,7 +163,7 @@ def keep(module: nn.Module, names: Sequence[str]) -> None:
             delattr(module, child)
 
 
-def keep_stride(network: Network) -> None:
+def keep_stride(network: Classifier) -> None:
     """Stride 16 in place of 32: the strided layer takes every cell, what follows is dilated by 2 ("à trous").
 
     Each cell that the network had before comes out as it was, and between two of them a new one: DC5 (Dai et al. 2016,

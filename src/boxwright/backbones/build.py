@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.backbones.alexnet import AlexNet
-from boxwright.backbones.base import Backbone, Network, StagedBackbone
+from boxwright.backbones.base import Backbone, Classifier, StagedBackbone
 from boxwright.backbones.efficientnet_lite import EfficientNetLite
 from boxwright.backbones.mobilenet import MobileNetV2, MobileNetV3
 from boxwright.backbones.pretrained import load_pretrained
@@ -17,7 +17,7 @@ from boxwright.backbones.tail import StagedTail, Tail
 from boxwright.backbones.timm_features import TimmBackbone, TimmTail, near
 from boxwright.backbones.vgg import SSDVGG16, VGG
 
-BACKBONES: dict[str, Callable[..., Network]] = {
+BACKBONES: dict[str, Callable[..., Classifier]] = {
     "efficientnet_lite0": EfficientNetLite,
     "efficientnet_lite1": partial(EfficientNetLite, depth=1.1),
     "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
@@ -49,12 +49,12 @@ BACKBONES: dict[str, Callable[..., Network]] = {
 }
 
 
-def build_classifier(name: str, pretrained: bool | str | Path = False, **options: Any) -> Network:
+def build_classifier(name: str, pretrained: bool | str | Path = False, **options: Any) -> Classifier:
     """The whole classification network, with the parameter names of torchvision (EfficientNet-Lite: timm).
 
     pretrained  True: the weights of an installed package; a path: a local .safetensors or .pth state dict, of
                 torchvision's or timm's network
-    options     of the network's class, such as `classes`
+    options     of the network's class, such as `num_classes`
     """
     if name not in BACKBONES:
         raise ValueError(f"no network {name!r}; {near(name, BACKBONES)}there are {', '.join(BACKBONES)}")

@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, cut_stages
+from boxwright.backbones.base import Classifier, Head, cut_stages
 from boxwright.layers.conv import Conv2dSame, conv_norm, init_convs, round_channels
 
 # repeats, kernel, stride, expansion, channels of Lite0's seven stages
@@ -25,14 +25,14 @@ _STAGES = (
 )
 
 
-class EfficientNetLite(Network):
+class EfficientNetLite(Classifier):
     """Lite0 with its channels times `width` and its repeats times `depth`; stem, first and last stage keep theirs."""
 
     head = Head(1280, ("conv_head", "bn2", "act"))
     pixel_mean = (127.0, 127.0, 127.0)
     pixel_std = (128.0, 128.0, 128.0)
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0, classes: int = 1000) -> None:
+    def __init__(self, width: float = 1.0, depth: float = 1.0, num_classes: int = 1000) -> None:
         super().__init__()
         channels = [32] + [round_channels(width * row[-1]) for row in _STAGES]
         self.conv_stem = _conv(3, 32, kernel=3, stride=2)
@@ -46,7 +46,7 @@ class EfficientNetLite(Network):
             self.blocks.append(nn.Sequential(*(_block(i, out, kernel, s, expansion) for i, s in shapes)))
         self.conv_head = _conv(channels[-1], 1280)
         self.bn2 = _norm(1280)
-        self.classifier = nn.Linear(1280, classes)
+        self.classifier = nn.Linear(1280, num_classes)
         blocks = zip((f"blocks.{index}" for index in range(len(_STAGES))), _STAGES, channels[1:], strict=True)
         self.stages = cut_stages(
             [("conv_stem", 2, 32), ("bn1", 1, 32), ("act", 1, 32)] + [(name, row[2], out) for name, row, out in blocks]
@@ -54,6 +54,7 @@ class EfficientNetLite(Network):
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         x = self.act(conv_norm(self.last_map(x), self.conv_head, self.bn2))
         return self.classifier(x.mean((2, 3)))
 
@@ -70,6 +71,7 @@ class SeparableBlock(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         y = F.relu6(conv_norm(x, self.conv_dw, self.bn1), inplace=True)
         y = conv_norm(y, self.conv_pw, self.bn2)
         return x + y if self.residual else y
@@ -90,6 +92,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         y = F.relu6(conv_norm(x, self.conv_pw, self.bn1), inplace=True)
         y = F.relu6(conv_norm(y, self.conv_dw, self.bn2), inplace=True)
         y = conv_norm(y, self.conv_pwl, self.bn3)

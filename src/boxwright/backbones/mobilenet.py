@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, Stage, cut_stages
+from boxwright.backbones.base import Classifier, Head, Stage, cut_stages
 from boxwright.layers.conv import ConvSequential, init_convs, round_channels
 
 # expansion, channels, repeats, stride (Table 2 of the v2 paper)
@@ -59,10 +59,10 @@ _V3 = {
 }
 
 
-class MobileNetV2(Network):
+class MobileNetV2(Classifier):
     """Level 5 is the last bottleneck (320 channels); the 1x1 convolution behind it belongs to the classifier."""
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features = nn.Sequential(_unit(3, 32, 3, 2, act=nn.ReLU6))
         layers = [("features.0", 2, 32)]
@@ -76,10 +76,11 @@ class MobileNetV2(Network):
         self.stages = cut_stages(layers)
         self.head = Head(1280, (f"features.{len(layers)}",))
         self.features.append(_unit(channels, 1280, act=nn.ReLU6))
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, num_classes))
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         return self.classifier(self.features[-1](self.last_map(x)).mean((2, 3)))
 
 
@@ -95,10 +96,11 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
-class MobileNetV3(Network):
+class MobileNetV3(Classifier):
     """MobileNet-v3, of which the detectors know three cuts into levels.
 
     cut           "classifier": level 5 is the last bottleneck (160 channels, small: 96); the 1x1 convolution behind it
@@ -113,7 +115,7 @@ class MobileNetV3(Network):
         size: Literal["large", "small"],
         cut: Literal["classifier", "pyramid", "ssd"] = "classifier",
         reduced_tail: bool = False,
-        classes: int = 1000,
+        num_classes: int = 1000,
     ) -> None:
         super().__init__()
         if size not in _V3:
@@ -140,11 +142,12 @@ class MobileNetV3(Network):
         self.features.append(_unit(channels, 6 * channels, act=nn.Hardswish, eps=1e-3))
         hidden = (1280 if size == "large" else 1024) // (2 if reduced_tail else 1)
         self.classifier = nn.Sequential(
-            nn.Linear(6 * channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(0.2), nn.Linear(hidden, classes)
+            nn.Linear(6 * channels, hidden), nn.Hardswish(inplace=True), nn.Dropout(0.2), nn.Linear(hidden, num_classes)
         )
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         x = self.last_map(x)
         if self.head is not None:
             x = self.features[-1](x)
@@ -189,6 +192,7 @@ class SqueezedResidual(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         return x + self.block(x) if self.residual else self.block(x)
 
 
@@ -202,6 +206,7 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         weight = F.relu(self.fc1(x.mean((2, 3), keepdim=True)))  # (N, squeezed, 1, 1)
         return x * F.hardsigmoid(self.fc2(weight))
 

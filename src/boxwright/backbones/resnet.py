@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Network, Stage
+from boxwright.backbones.base import Classifier, Stage
 from boxwright.layers.conv import ConvSequential, conv_norm, init_convs
 
 DEPTHS: dict[int, tuple[int, int, int, int]] = {
@@ -20,7 +20,7 @@ DEPTHS: dict[int, tuple[int, int, int, int]] = {
 }
 
 
-class ResNet(Network):
+class ResNet(Classifier):
     """A ResNet of 18 or 34 (basic blocks), 50, 101 or 152 layers (bottlenecks); a ResNeXt by `groups`.
 
     groups, group_width  groups of the 3x3 convolutions and their width in the first stage, as in ResNeXt-50-32x4d
@@ -34,7 +34,7 @@ class ResNet(Network):
         groups: int = 1,
         group_width: int = 64,
         stride_in_1x1: bool = False,
-        classes: int = 1000,
+        num_classes: int = 1000,
     ) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -63,10 +63,11 @@ class ResNet(Network):
             self.add_module(f"layer{number}", layer)
             names = ("maxpool", "layer1") if number == 1 else (f"layer{number}",)
             self.stages += (Stage(number + 1, 2 ** (number + 1), channels, names),)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(channels, num_classes)
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         return self.fc(self.last_map(x).mean((2, 3)))
 
 
@@ -82,6 +83,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         y = conv_norm(y, self.conv2, self.bn2)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
@@ -102,6 +104,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
         y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         y = F.relu(conv_norm(y, self.conv2, self.bn2), inplace=True)
         y = conv_norm(y, self.conv3, self.bn3)

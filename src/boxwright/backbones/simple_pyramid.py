@@ -23,7 +23,7 @@ class SimplePyramid(nn.Module):
         self.scales = nn.ModuleList(_scale(channels, wanted - level) for wanted in levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The one map in `maps`, (N, C, H, W), to a list of them."""
+        """One map (N, C, H, W) to a map (N, channels, h, w) per level."""
         (x,) = maps
         return [scale(x) for scale in self.scales]
 
@@ -32,6 +32,7 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of a map (N, C, H, W)."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         x = F.layer_norm(input.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
 

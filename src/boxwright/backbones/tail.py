@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, check_norm, keep
+from boxwright.backbones.base import Classifier, Head, check_norm, keep
 from boxwright.layers.conv import freeze_norms, run
 
 REGION = 14
@@ -30,9 +30,9 @@ class Tail(nn.Module):
 
 
 class StagedTail(Tail):
-    """The stages of a `Network` behind level 4 and its head. Parameters keep the network's names behind `body.`."""
+    """The stages of a `Classifier` behind level 4 and its head. Parameters keep the network's names behind `body.`."""
 
-    def __init__(self, network: Network, norm: str = "frozen") -> None:
+    def __init__(self, network: Classifier, norm: str = "frozen") -> None:
         super().__init__()
         check_norm(norm)
         *_, level4 = (stage for stage in network.stages if stage.level == 4)
@@ -51,6 +51,7 @@ class StagedTail(Tail):
         self.body = freeze_norms(network) if norm == "frozen" else network
 
     def forward(self, regions: Tensor) -> Tensor:
+        """Regions (R, in_channels, size, size) to (R, channels, h, w); h = w = 1 after fully connected layers."""
         if self.connected:
             if regions.shape[2:] != (self.size, self.size):
                 raise ValueError(

@@ -81,6 +81,7 @@ class TimmBackbone(Backbone):
         self.pixel_std = _triple(body.pretrained_cfg.get("std")) or IMAGENET_STD
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Normalised images (N, 3, H, W) to a map (N, channels, H / stride, W / stride) per level, sizes rounded up."""
         # Patches are cut without a rest. Where convolutions cut them, this only is the padding they would do.
         height, width = x.shape[2:]
         maps = self.body(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
@@ -122,6 +123,7 @@ class TimmTail(Tail):
         self.size = REGION
 
     def forward(self, regions: Tensor) -> Tensor:
+        """Regions (R, in_channels, size, size) to (R, channels, h, w)."""
         x = regions.permute(0, 2, 3, 1) if self.last_channel else regions
         for part in self.body.values():
             x = part(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import Head, Network, cut_stages
+from boxwright.backbones.base import Classifier, Head, cut_stages
 from boxwright.layers.conv import init_convs
 
 # 3x3 convolutions in each of the five blocks; a block ends with a pooling that halves the map
@@ -20,12 +20,12 @@ DEPTHS: dict[int, tuple[int, int, int, int, int]] = {
 }
 
 
-class VGG(Network):
+class VGG(Classifier):
     """Level l is the last map before pooling l + 1: level 3 is conv4, level 4 conv5, level 5 the pooled conv5."""
 
     head = Head(4096, tuple(f"classifier.{index}" for index in range(6)), cells=7)  # fc6 and fc7
 
-    def __init__(self, depth: int, batch_norm: bool = False, classes: int = 1000) -> None:
+    def __init__(self, depth: int, batch_norm: bool = False, num_classes: int = 1000) -> None:
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")
@@ -38,22 +38,23 @@ class VGG(Network):
             nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(0.5),
-            nn.Linear(4096, classes),
+            nn.Linear(4096, num_classes),
         )
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         return self.classifier(F.adaptive_avg_pool2d(self.last_map(x), 7).flatten(1))
 
 
-class SSDVGG16(Network):
+class SSDVGG16(Classifier):
     """VGG-16 with fc6 and fc7 as convolutions: level 3 is conv4 (512 channels), level 4 fc7 (1024), the last.
 
     The third pooling rounds up (300 pixels: 38 cells at stride 8), the fifth takes 3x3 cells without stride, and fc6 is
     dilated by 6. `reduce_fc` makes both out of a plain VGG-16's. Class scores are those of fc7's mean.
     """
 
-    def __init__(self, classes: int = 1000) -> None:
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features, layers = _features(16)
         self.features[16] = nn.MaxPool2d(2, 2, ceil_mode=True)
@@ -63,10 +64,11 @@ class SSDVGG16(Network):
         self.relu = nn.ReLU(inplace=True)
         pool5 = ("features.30", 1, 512)
         self.stages = cut_stages([*layers[:-1], pool5, *((name, 1, 1024) for name in ("fc6", "relu", "fc7", "relu"))])
-        self.classifier = nn.Linear(1024, classes)
+        self.classifier = nn.Linear(1024, num_classes)
         init_convs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
         return self.classifier(self.last_map(x).mean((2, 3)))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # importing a race's rules imports no torch
+    from boxwright.measure.speed import Quartiles
     from boxwright.metrics.compare import Interval
 
 State = Literal["finished", "stopped", "failed", "external"]
@@ -50,12 +51,14 @@ class Speed:
     stages      the mean of each of `boxwright.measure.speed.STAGES`, which sum to the mean of the whole; an external
                 model has the one stage "detect"
     throughput  images a second, in batches; nan for an external model
+    quartiles   of "propose", and of "network" with its NMS; empty for an external model
     """
 
     p50: Interval
     p95: Interval
     stages: dict[str, float]
     throughput: float
+    quartiles: dict[str, Quartiles] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ class Race:
     rungs        empty where all cells were trained to the end
     control      (first, last): p50 of the first cell, and of the same cell timed again as the last one
     constraints  of the user, as written
+    proposals    what computing proposals before the training took, by proposer and split: "images", how many of them
+                 were "new" to the cache, "seconds"
     plan         planned and spent time, for people
     commands     for the leader, or the nearest: from a purpose to the command or the lines of Python
     """
@@ -177,5 +182,6 @@ class Race:
     verdict: Verdict
     control: tuple[Interval, Interval] | None = None
     constraints: tuple[str, ...] = ()
+    proposals: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     plan: tuple[str, ...] = ()
     commands: dict[str, str] = field(default_factory=dict)

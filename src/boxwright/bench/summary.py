@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.bench.lineage import differences
 from boxwright.bench.plan.budget import duration
-from boxwright.bench.plan.cells import Cell
+from boxwright.bench.plan.cells import Cell, differences
 from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
@@ -25,7 +24,7 @@ from boxwright.bench.run.timing import CONTROL, OWN, as_key, found_by
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
 from boxwright.measure.evaluate import targets_of
-from boxwright.measure.speed import percentile
+from boxwright.measure.speed import Quartiles, percentile
 from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.compare import Interval, bootstrap_ap, interval, paired_difference
 from boxwright.train.config import TrainConfig
@@ -75,6 +74,7 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
         control=_control(race_state),
         constraints=tuple(map(str, constraints)),
         plan=_plan(race_state),
+        proposals=race_state.record.content["proposals"],
         commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
     )
     shown = []
@@ -178,7 +178,13 @@ def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | N
     """From the seconds of each stage, round after round over the images."""
     seconds = np.array([sum(stages.values()) for stages in measured]).reshape(-1, images)
     means = {stage: statistics.fmean(stages[stage] for stages in measured) for stage in measured[0]}
-    return Speed(percentile(seconds, 50), percentile(seconds, 95), means, math.nan if rate is None else rate)
+    quartiles = {
+        name: Quartiles.of([sum(stages[stage] for stage in parts) for stages in measured])
+        for name, parts in (("propose", ("propose",)), ("network", ("network", "nms")))
+        if means.keys() >= set(parts)
+    }
+    rate = math.nan if rate is None else rate
+    return Speed(percentile(seconds, 50), percentile(seconds, 95), means, rate, quartiles)
 
 
 def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:

@@ -287,10 +287,9 @@ def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
         rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
         return f"{leader.name} has the best AP, {_write(_ap(leader))}, and {rest}."
-    apart = difference(leader.name, best.name)
     tie = (
         f"{leader.name} is tied in AP with the best, {best.name} ({fraction(_ap(leader).value)} and "
-        f"{fraction(_ap(best).value)}, difference {signed(apart.value)} {between(apart.low, apart.high, signed)})"
+        f"{fraction(_ap(best).value)}, difference {write_difference(difference(leader.name, best.name))})"
     )
     times = (seconds(leader), seconds(best))
     unit = Unit.of(times)
@@ -370,6 +369,11 @@ def _short(unit: Unit) -> str:
 
 def _write(interval: Interval) -> str:
     return f"{fraction(interval.value)} {between(interval.low, interval.high)}".strip()
+
+
+def write_difference(interval: Interval) -> str:
+    """With signs: +0.012 [-0.003, +0.027]."""
+    return f"{signed(interval.value)} {between(interval.low, interval.high, signed)}".strip()
 
 
 def _all(constraints: Sequence[Constraint]) -> str:

@@ -18,14 +18,14 @@ Extent = tuple[float, float]
 
 
 class Tiling:
-    """The same boxes around the centre of every cell of a level; a subclass says which boxes, and how far apart."""
+    """The same boxes around the centre of every cell of a level; a subclass defines the boxes and their distance."""
 
     strides: tuple[float, ...]
     offset: float
     stride_from_feature_map: bool
 
     def extents(self, level: int) -> list[Extent]:
-        """The anchors of a cell of this level."""
+        """The anchors of one cell of this level."""
         raise NotImplementedError(f"{type(self).__name__} must define extents(level)")
 
     def __call__(self, shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> list[Tensor]:
@@ -38,7 +38,7 @@ class Tiling:
         return [self._level(level, shape, image, device) for level, shape in enumerate(shapes)]
 
     def step(self, level: int, cells: int, side: float) -> float:
-        """Pixels from one cell to the next where an image's side has so many of them."""
+        """Pixels from one cell to the next, for `cells` of them along an image's side in pixels."""
         return side / cells if self.stride_from_feature_map else self.strides[level]
 
     def _level(
@@ -67,8 +67,9 @@ class AnchorGrid(Tiling):
     strides  per level, pixels of the image from one cell to the next
     offset   where in its cell an anchor has its centre: 0 the top left corner, 0.5 the middle
     rounded  round the anchor around (0, 0) to whole pixels, as torchvision does (its weights expect it)
-    fitted   from one cell to the next it is the whole pixels that an image, a multiple of the finest stride, has for
-             each cell of the level, as in torchvision: fewer than the stride where the map was rounded up
+    stride_from_feature_map  the distance of two cells is the side of the image, padded to a multiple of the finest
+             stride, over the cells of the map in whole pixels, as in torchvision: less than the stride where the map
+             was rounded up
 
     The anchors of a cell are ordered by ratio, then size: torchvision's order.
     """
@@ -117,7 +118,8 @@ class DefaultBoxes(Tiling):
     ratios   per level, width / height of the lying boxes, each of which also stands
     strides  per level, pixels of the image from one cell to the next
     limit    pixels; no box is wider or higher (torchvision: the side of the image)
-    fitted   from one cell to the next it is the image, a multiple of the finest stride, over the cells of the level
+    stride_from_feature_map  the distance of two cells is the side of the image, padded to a multiple of the finest
+             stride, over the cells of the map
 
     The boxes of a cell are the square, the larger square, then lying and standing for each ratio: torchvision's order.
     """

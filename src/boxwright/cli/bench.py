@@ -68,9 +68,9 @@ class Bench:
         check_folder("--out", self.out)
         from boxwright.bench.plan.cells import grid
         from boxwright.bench.race import race
-        from boxwright.bench.run.parallel import StoppedError, stoppable
         from boxwright.bench.run.state import RaceState
         from boxwright.bench.summary import check_constraints
+        from boxwright.train.stop import StoppedError, stoppable
 
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
         race_state = RaceState(cells, data, self.rules, self.training, self.out)
@@ -122,7 +122,8 @@ def _estimate(race_state: RaceState) -> str:
 
 def _summary(race: Race) -> str:
     """The table, best first, the differences in AP, and the verdict."""
-    from boxwright.bench.report.page import bracketed, difference, ranked, references
+    from boxwright.bench.report.page import bracketed, ranked, references
+    from boxwright.bench.verdict import write_difference
 
     ranks = ranked(race)
     rows = []
@@ -138,10 +139,11 @@ def _summary(race: Race) -> str:
     names = [row.entry.name for row in ranks if row.entry.name in race.verdict.to_best]
     if len(names) > 1:
         head = ["difference in AP", *(f"to {column.name}, {column.role}" for column in columns)]
-        lines += [
-            table(head, [[name, *(difference(column.differences[name]) if column.name != name else "–"
-                                  for column in columns)] for name in names]), ""
-        ]  # fmt: skip
+        rows = [
+            [name, *("–" if name == column.name else write_difference(column.differences[name]) for column in columns)]
+            for name in names
+        ]
+        lines += [table(head, rows), ""]
     failed = [f"{entry.name} failed: {entry.reason}" for entry in race.entries if entry.state == "failed"]
     return "\n".join([*lines, *_warning(race.verdict.too_little_evidence), *race.verdict.reasons, *failed, ""])
 

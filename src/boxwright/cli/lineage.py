@@ -1,44 +1,46 @@
 """`boxwright lineage`: what each idea from R-CNN to a single stage was worth, measured anew on your own images.
 
-The charts are those of Girshick 2015 ("Fast R-CNN", table 4) and of Ren et al. 2015 ("Faster R-CNN", table 5): training
-time, test time with and without the proposals, and quality.
+It is a race without a budget, of one seed, shown as a table of what each detector costs.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
+import numpy as np
 import tyro
 
-from boxwright.bench.lineage import Recipe, configure, learn, propose_ahead, sample, subset, take_times
-from boxwright.checkpoint import load_detector, save_detector
-from boxwright.cli.lineage_record import Steps, draw, introduce, report, say
-from boxwright.data.augment import PRESETS
-from boxwright.data.batch import Batches, Propose
-from boxwright.data.formats import open_dataset
-from boxwright.data.image import read_image
+from boxwright.bench.plan.cells import Cell, configure, differences
+from boxwright.bench.plan.rules import Rules
+from boxwright.bench.race import race
+from boxwright.bench.report.lineage import Cost, draw_costs, quartiles_of
+from boxwright.bench.result import Entry, Race
+from boxwright.bench.run.state import RaceState
+from boxwright.cli.table import table
+from boxwright.data.dataset import Dataset
+from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
-from boxwright.device import choose_device, loading_workers, machine
-from boxwright.measure.speed import Quartiles
+from boxwright.progress import say
 from boxwright.train.config import TrainConfig
-from boxwright.units import Unit, fraction
-from boxwright.version import __version__
+from boxwright.train.stop import StoppedError, stoppable
+from boxwright.units import Unit, digits, fraction
 
 STEPS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn", "retinanet")
-_AUGMENT = "standard"
 
 
 @dataclass(frozen=True)
 class Lineage:
     """Train the detectors from R-CNN to a single stage alike, and compare what they cost and how good they are.
 
-    The folder gets lineage.json, written after every step, lineage.png and lineage.svg with the bars, and a checkpoint
-    of each detector. The same command again goes on after the last finished step.
+    The folder is that of a race, see `boxwright bench`, with lineage.png and lineage.svg besides. The same command
+    again goes on where it was, and tries again what failed.
     """
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
@@ -48,145 +50,147 @@ class Lineage:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The folder; runs/DATA-lineage if not given."""
     backbone: str = "efficientnet_lite0"
-    """The one that all of them have."""
+    """The backbone of all of them."""
     images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Learn from so many of the training images, drawn with the seed; from all if not given."""
+    """Train on so many of the training images, drawn with the seed; on all if not given."""
     test_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Measure AP on so many of the test images, drawn with the seed; on all if not given."""
     proposer: str = "selective_search"
-    """Who tells where to look, where a detector is told: selective_search, sliding_window, or a file of proposals."""
+    """Proposals of the detectors that take them from outside: selective_search, sliding_window, or a file of them."""
     proposals: int = 300
     """Proposals an image, from outside as from a region proposal network. The papers had 2000 and 300."""
     region_samples: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Proposals an image to learn from; each detector's own number if not given, which is smaller for R-CNN."""
+    """Proposals an image to train on; each detector's own number if not given, which is smaller for R-CNN."""
     size: tuple[int, int] = (320, 416)
-    """The image as the detectors see it, in pixels: its shorter side, and what its longer side may reach at most."""
-    batch: int = 8
-    """Images in a step of the training."""
-    pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """The backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
-    timed: int = 10
-    """Test images that the test time is taken on, three times each."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """Processes that load images for training; one core less than there are, at most 4, if not given."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ... or mps."""
+    """The image as the detectors get it, in pixels: its shorter side, and what its longer side may reach at most."""
     json: bool = False
-    """Print lineage.json instead of the table."""
+    """Print results.json instead of the table."""
+    rules: tyro.conf.OmitArgPrefixes[Rules] = field(default_factory=lambda: Rules(seeds=1, timed=10))
     training: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def run(self) -> int:
-        """Exit status 1 if a step failed; the others are done."""
-        self._check()
-        recipe = self._recipe(choose_device(self.device))
-        options: dict[str, Any] = {"backbone": self.backbone, "proposer": self.proposer, "proposals": self.proposals}
-        if self.region_samples is not None:
-            options["region_samples"] = self.region_samples
-        configs = {name: configure(name, **options) for name in self.steps}
-        told = {name: config.build(len(recipe.train.names)).propose for name, config in configs.items()}
-        folder = self.out or Path("runs") / f"{_given(self.data).resolve().stem}-lineage"
-        record = Steps(folder / "lineage.json", self._settings(recipe), configs)
-        say(introduce(record, configs))
-        for name, config in configs.items():
-            if not record.has(name):
-                _propose_ahead(told[name], recipe, record)
-                _step(name, config, recipe, record)
-        _take_times(self, recipe, record)
-        print(json.dumps(record.content) if self.json else report(record, self.steps))
-        draw(record, self.steps)
-        return 0 if all(map(record.has, self.steps)) else 1
-
-    def _check(self) -> None:
+        """Exit status: 0 done, 1 where a step failed (the others are done), 130 stopped by Ctrl-C, 143 by SIGTERM."""
         if self.data is None:
             raise ValueError("measure on which data? Name a dataset with --data")
+        cells, splits = self._cells(), self._splits(self.data)
+        folder = self.out or Path("runs") / f"{self.data.resolve().stem}-lineage"
+        state = RaceState(cells, splits, self.rules, self.training, folder)
+        for cell in cells:
+            cell.config.build(len(state.names))  # a mistake in the options is to be told before the work
+        say(self._introduction(state))
+        try:
+            with stoppable():
+                done = race(
+                    cells, splits, self.rules, self.training, out=folder, report_images=0, retry=True,
+                    command=shlex.join(["boxwright", *sys.argv[1:]]),
+                )  # fmt: skip
+        except StoppedError as stopped:
+            say(f"{stopped}; the same command goes on")
+            return 128 + stopped.signal
+        entries = [entry for name in self.steps for entry in done.entries if entry.name == name]
+        print((folder / "results.json").read_text(encoding="utf-8") if self.json else lineage_table(done, entries))
+        self._draw(entries, folder, self._caption(done.settings, done.settings["machine"]))
+        return 1 if any(entry.state == "failed" for entry in entries) else 0
+
+    def _cells(self) -> list[Cell]:
         unknown = [name for name in self.steps if name not in DETECTORS]
         if unknown or not self.steps or len(set(self.steps)) < len(self.steps):
             raise ValueError(f"--steps takes different ones of {', '.join(DETECTORS)}; got {' '.join(self.steps)}")
-        for name in ("images", "test_images", "proposals", "region_samples", "timed"):
+        for name in ("images", "test_images", "proposals", "region_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is 1 or more, got {value}")
-        if self.out is not None and self.out.is_file():
-            raise ValueError(f"--out names a folder, and {self.out} is a file; give another")
-
-    def _recipe(self, device: torch.device) -> Recipe:
-        seed = self.training.seed
-        splits = open_dataset(_given(self.data), seed)
-        part = "test" if "test" in splits else "val"
-        chosen = {}
-        for name, wanted, option in (("train", self.images, "--images"), (part, self.test_images, "--test-images")):
-            if name not in splits:
-                raise ValueError(f"{self.data} has no {name} part; it has {', '.join(splits)}")
-            if wanted is not None and wanted > len(splits[name]):
-                raise ValueError(f"{option} asks for {wanted} images; the {name} part has {len(splits[name])}")
-            chosen[name] = subset(splits[name], wanted, seed)
-            if not len(chosen[name].boxes):
-                raise ValueError(f"{self.data}: the images chosen of the {name} part hold no object")
+        options: dict[str, Any] = {"backbone": self.backbone, "proposer": self.proposer, "proposals": self.proposals}
+        if self.region_samples is not None:
+            options["region_samples"] = self.region_samples
         preprocess = Preprocess(short=self.size[0], long=self.size[1])
-        steps = len(Batches(chosen["train"], preprocess, batch_size=self.batch))
-        training = self.training.resolve(steps, device)
-        return Recipe(
-            chosen["train"], chosen[part], preprocess, PRESETS[_AUGMENT], self.batch, training, self.pretrained,
-            device, loading_workers() if self.workers is None else self.workers,
-        )  # fmt: skip
+        return [Cell(name, configure(name, **options), preprocess) for name in self.steps]
 
-    def _settings(self, recipe: Recipe) -> dict[str, Any]:
-        """What must be the same for results to stand side by side."""
-        same = ("backbone", "proposer", "proposals", "size", "batch", "pretrained", "timed")
-        return {
-            "data": str(_given(self.data).resolve()),
-            "training images": len(recipe.train),
-            "test images": len(recipe.test),
-            "classes": recipe.train.names,
-            **{name: getattr(self, name) for name in same},
-            "augment": _AUGMENT,
-            "workers": recipe.workers,
-            **asdict(recipe.training),
-            **machine(recipe.device),
-        }
+    def _splits(self, data: Path) -> Splits:
+        splits = open_dataset(data, self.training.seed)
+        test = "test" if "test" in splits else "val"
+        for split, count, option in (("train", self.images, "--images"), (test, self.test_images, "--test-images")):
+            if count is not None:
+                if count > len(splits[split]):
+                    raise ValueError(f"{option} asks for {count} images; the {split} split has {len(splits[split])}")
+                splits[split] = subset(splits[split], count, self.training.seed)
+        return splits
 
+    def _introduction(self, state: RaceState) -> str:
+        """What all share, and each setting that they do not."""
+        lines = [f"the same for all: {self._caption(state.settings, state.settings)}"]
+        for name, own in differences({name: cell.config for name, cell in state.cells.items()}).items():
+            lines.append(f"  {name}: " + ", ".join(f"{key} {_plain(value)}" for key, value in own.items()))
+        done = state.raced()
+        return "\n".join([*lines, *([f"finished before: {', '.join(done)}"] if done else []), f"{state.folder}/"])
 
-def _propose_ahead(propose: Propose | None, recipe: Recipe, record: Steps) -> None:
-    """Training is to find its proposals on disk: what they take is a number of its own."""
-    if propose is None:
-        return
-    train, test = propose_ahead(propose, (recipe.train, recipe.test))
-    if train["new"] or test["new"] or not record.content["proposals"]:  # else it is known from an earlier step
-        record.set("proposals", {"train": train, "test": test})
+    def _caption(self, settings: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+        """What the numbers hold for, in a line."""
+        return " · ".join(
+            [
+                f"{self.backbone}, {self.size[0]} to {self.size[1]} pixels",
+                f"{settings['train images']} training and {settings['test images']} test images",
+                f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)}, {self.proposals} proposals",
+                f"{machine['name']}, network on {machine['threads']} of {machine['cores']} cores, proposals on 1",
+            ]
+        )
 
-
-def _step(name: str, config: Any, recipe: Recipe, record: Steps) -> None:
-    """Train and measure one detector. What goes wrong with it is no reason to give up those after it."""
-    say(f"{name} ...")
-    try:
-        detector, result = learn(config, recipe)
-        metadata = {"boxwright": __version__, "metrics": {"test": result}}
-        save_detector(record.checkpoint(name), detector, config, recipe.train.names, recipe.preprocess, metadata)
-    except Exception as error:
-        result = {"error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
-    record.set("steps", {**record.content["steps"], name: result})
-    cost = record.cost(name)
-    time = Unit.of([cost.training])
-    trained = f"trained in {time.write(cost.training)} {time.name}, AP {fraction(cost.ap)}, AP50 {fraction(cost.ap50)}"
-    say(f"{name}: {trained if record.has(name) else result['error']}")
+    def _draw(self, entries: Sequence[Entry], folder: Path, caption: str) -> None:
+        """lineage.png and lineage.svg, where matplotlib is installed."""
+        costs = [Cost.of(entry) for entry in entries]
+        title = f"{costs[0].name} to {costs[-1].name} on {self.data.stem if self.data else ''}"
+        try:
+            for suffix in ("png", "svg"):
+                draw_costs(costs, folder / f"lineage.{suffix}", title, caption)
+        except ImportError as error:
+            say(f"no image: {error}")
+        else:
+            say(f"written: {folder / 'lineage'}.png, .svg; {folder / 'report.html'}")
 
 
-def _take_times(options: Lineage, recipe: Recipe, record: Steps) -> None:
-    """All together and last: times that were not taken side by side do not compare."""
-    names = [name for name in options.steps if record.has(name)]
-    if not names or list(record.content["times"]) == names:
-        return
-    detectors = {name: load_detector(record.checkpoint(name), recipe.device).detector for name in names}
-    images = map(read_image, sample(recipe.test, options.timed, recipe.training.seed))
-    taken = take_times(detectors, images, recipe.preprocess)
-    parts = {name: times._asdict() for name, times in taken.items()}
-    record.set("times", {name: {part: _described(one) for part, one in of.items()} for name, of in parts.items()})
+def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
+    """What each step takes, how good it is, and how many times as fast it is as the first one that is finished."""
+    costs = [Cost.of(entry) for entry in entries]
+    hours, seconds = Unit.of(cost.training for cost in costs), Unit.of(cost.whole for cost in costs)
+    head = ["", f"training, {hours.name}", "milliseconds an image", f"test, {seconds.name} an image", "proposals",
+            "network", "quartiles", "AP", "AP50"]  # fmt: skip
+    rows, ratios = [], []
+    first = next((cost for cost in costs if math.isfinite(cost.training)), costs[0])
+    for entry, cost in zip(entries, costs, strict=True):
+        network = quartiles_of(entry, "network")
+        times = [seconds.write(time) for time in (cost.whole, cost.proposals, cost.network)]
+        between = "–".join(seconds.write(time) for time in network[1:]) if math.isfinite(network.median) else "–"
+        per_image = 1000 * cost.training / max(1, entry.epochs * _images_of_an_epoch(race))
+        rows.append([cost.name, hours.write(cost.training), digits(per_image), *times, between,
+                     fraction(cost.ap), fraction(cost.ap50)])  # fmt: skip
+        ratios.append([cost.name, *(digits(getattr(first, part) / getattr(cost, part))
+                                    for part in ("training", "whole", "network"))])  # fmt: skip
+    compared = [f"times as fast as {first.name}", "training", "test", "test without proposals"]
+    lines = [table(head, rows), "", table(compared, ratios), ""]
+    lines += [_ahead(of["train"], race.settings["machine"]["cores"]) for of in race.proposals.values()]
+    lines += [f"{entry.name} failed: {entry.reason}" for entry in entries if entry.state == "failed"]
+    return "\n".join(lines).rstrip()
 
 
-def _described(seconds: list[float]) -> dict[str, Any]:
-    return {**Quartiles.of(seconds)._asdict(), "seconds": [round(one, 6) for one in seconds]} if seconds else {}
+def subset(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """So many images drawn with the seed, in the dataset's order. More of them hold fewer of the same seed."""
+    return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
 
 
-def _given(path: Path | None) -> Path:
-    assert path is not None  # `_check` has seen to it
-    return path
+def _images_of_an_epoch(race: Race) -> int:
+    """Whole batches of the training images; all of them where they do not fill one."""
+    images, batch = race.settings["train images"], race.settings["batch"]
+    return images // batch * batch or images
+
+
+def _ahead(train: Mapping[str, float], cores: int) -> str:
+    known = train["images"] - train["new"]
+    return f"proposals for the training images, not counted above: {train['seconds']:.1f} s on {cores} cores" + (
+        f"; those of {known} of the {train['images']} were known before" if known else f" for {train['images']}"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_plain, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

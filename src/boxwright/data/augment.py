@@ -27,7 +27,7 @@ class Sample:
 
     image      uint8 RGB (H, W, 3)
     target     boxes in pixels of this image
-    zoom       how much larger than usual `Preprocess` makes the image; it resizes anyway, so resizing twice is saved
+    zoom       factor on the size that `Preprocess` gives the image, which is thus resized once, not twice
     proposals  (P, 4) float32, xyxy in pixels of this image, best first
     """
 
@@ -85,15 +85,15 @@ class IoUCrop:
     """A random part of the image that overlaps at least one object by a random minimal IoU, or the whole image.
 
     min_ious   the minima to choose from; one more choice is to leave the image whole
-    smallest   least height and width of the part, as a fraction of the image's
-    aspect     most that the part's width/height may differ from the image's, as a factor either way. 1 keeps images
-               that were put into one batch for their like shape alike; objects are not distorted either way
-    visible    least fraction of an object's box that has to stay inside for the object to stay
-    trials     parts drawn before giving up, which leaves the image whole
+    min_side   least height and width of the part, as a fraction of the image's
+    aspect     greatest factor between the aspect ratios of the part and the image. 1 keeps the ratio, and with it the
+               like shapes of the images of a batch. Objects are not distorted by any value
+    visible    an object stays if at least this fraction of its box is inside
+    trials     parts to draw; if none of them fits, the image is left whole
     """
 
     min_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-    smallest: float = 0.3
+    min_side: float = 0.3
     aspect: float = 1.0
     visible: float = 0.25
     trials: int = 50
@@ -109,7 +109,7 @@ class IoUCrop:
 
     def _windows(self, size: Size, rng: np.random.Generator) -> np.ndarray:
         height, width = size
-        fraction = rng.uniform(self.smallest, 1, self.trials)
+        fraction = rng.uniform(self.min_side, 1, self.trials)
         stretch = np.exp(0.5 * rng.uniform(-math.log(self.aspect), math.log(self.aspect), self.trials))
         w = np.clip(np.rint(fraction * stretch * width), 1, width).astype(np.int64)
         h = np.clip(np.rint(fraction / stretch * height), 1, height).astype(np.int64)
@@ -122,7 +122,7 @@ class ZoomOut:
     """The image somewhere on a larger grey canvas, so that objects become small.
 
     largest  height and width of the canvas, at most, in those of the image
-    limit    pixels the canvas's longer side is kept to, by shrinking image and canvas together
+    limit    greatest length of the canvas's longer side in pixels; image and canvas are shrunk together to keep it
     fill     grey level
     """
 
@@ -173,7 +173,7 @@ _RGB_FROM_YIQ = np.linalg.inv(_YIQ_FROM_RGB)
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four images in one, meeting at a random point; each fills its quarter with a random part of itself.
+    """Four images in one that meet at a random point; a random part of each fills its quarter.
 
     margin   least distance of the meeting point from the border, as a fraction of the image
     visible  as in `IoUCrop`
@@ -302,4 +302,4 @@ PRESETS: dict[str, Augment] = {
     "standard": Augment(color=0.5, crop=0.5, scale=(0.8, 1.25)),
     "strong": Augment(color=0.8, crop=0.7, zoom_out=0.3, mosaic=0.3, scale=(0.7, 1.4)),
 }
-"""Augmentation by name, from the least to the most; the longer the training, the more of it pays."""
+"""Augmentation by name, from the weakest to the strongest; longer training benefits from stronger augmentation."""

@@ -118,8 +118,9 @@ class Load:
 
     def _read(self, index: int, zoom: float) -> Sample:
         path, size, target = self.dataset.path(index), self.dataset.size(index), self.dataset.target(index)
-        # Twice the pixels needed leave something to crop from. Evaluation decodes in full, as the predictor does.
-        whole = self.augment is None or self.propose is not None  # proposals belong to the image as it is
+        # Training decodes to twice the pixels it needs, for crops; evaluation in full, as the predictor does. So do
+        # proposals: they are cached by the pixels of the full image.
+        whole = self.augment is None or self.propose is not None
         at_least = None if whole else 2 * min(self.preprocess.size(size, zoom))
         image, reduced = read_annotated(path, size, at_least)
         sample = Sample(image, reduced.move(target), zoom)
@@ -141,7 +142,7 @@ class LoaderWorkers:
             batch_size=None,
             num_workers=workers,
             persistent_workers=True,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            collate_fn=_unchanged,  # type: ignore[arg-type]
             worker_init_fn=_ignore_interrupt,
             generator=torch.Generator(),  # drawing from the global one would change the random numbers after it
         )
@@ -151,7 +152,7 @@ class LoaderWorkers:
         return iter(self._loader)
 
 
-def _as_it_is(loaded: Loaded) -> Loaded:
+def _unchanged(loaded: Loaded) -> Loaded:
     return loaded
 
 

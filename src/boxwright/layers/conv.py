@@ -43,6 +43,7 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
         scale, shift = scale_and_shift(self)
         return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
 
@@ -135,6 +136,7 @@ class ConvSequential(nn.Sequential):
     """`nn.Sequential` that runs a convolution and its batch norm as one (`conv_norm`)."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to what the last module gives."""
         return run(self, input)
 
 

@@ -1,8 +1,8 @@
 """Regions of one map or a pyramid, pooled to a fixed number of cells: RoI pool and align, pyramids, position-sensitive.
 
-What pool and align compute is to be read in `layers/regions_by_hand.py`; here torchvision's compiled operators do it.
-Every pooler takes maps (N, C, h, w), one per stride, and boxes (N, P, 4) in pixels of the batch, and answers in float32
-(float64 in float64) with N * P rows, image by image. A box of zeros, as pads proposals, is pooled as a point.
+`layers/regions_by_hand.py` shows what pool and align compute; here torchvision's compiled operators do it. Every pooler
+takes maps (N, C, h, w), one per stride, and boxes (N, P, 4) in pixels of the batch, and returns float32 (float64 for
+float64) with N * P rows, image by image. A box of zeros, as pads proposals, is pooled as a point.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class RegionPooler(nn.Module):
         """Boxes (..., 4) to the index (...) of the map each is read from."""
         finest = self.strides[0].bit_length() - 1  # log2 of the stride
         # The summand keeps rounding from sending a region of just the canonical size a level down.
-        wanted = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
-        return (wanted - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
+        level = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
+        return (level - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
 
     def pool(self, operator: Callable, maps: list[Tensor], boxes: Tensor, size: int, *options: float) -> Any:
         """The result of an operator of `boxwright.ops` for size x size cells of every box."""

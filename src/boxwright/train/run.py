@@ -1,13 +1,13 @@
-"""A training on disk: what becomes of it between its epochs, and how it stops when it is asked to."""
+"""A run: one training and its folder. The command, every job of a race and the recipes train with it."""
 
 from __future__ import annotations
 
 import math
-import os
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +19,145 @@ from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
-from boxwright.measure.evaluate import best_threshold, detect_dataset, targets_of
+from boxwright.detectors.config import DetectorConfig
+from boxwright.device import choose_device
+from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import Evaluation, evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
 from boxwright.train.loop import Epoch, Training
+from boxwright.train.stop import stopping
 from boxwright.version import __version__
 
 _EVALUATION_SHARE = 0.1  # of the time that training takes; an image costs a third of what it costs to learn from it
+_SAVE_EVERY = 300.0  # seconds
 
 
+@dataclass(frozen=True, eq=False)
 class Run:
-    """The folder of a run, and what is done there between epochs.
+    """What a training's result depends on, and the folder that it is kept in. Nothing is done or written yet.
 
-    parts  the dataset's, of the same classes: "train", and "val" if there is one
-    about  what its checkpoints say besides: where the data is, what was fine-tuned
+    folder     gets best.safetensors and last.safetensors, resume.safetensors, log.jsonl
+    config     builds the detector
+    splits     of the dataset, of the same classes: "train", and "val" and "test" if there are such
+    augment    of training images
+    batch      images in a step, over all processes
+    training   `TrainConfig.seed` decides all that is random
+    pretrained  the backbone starts from ImageNet weights
+    device     as `choose_device` takes it
+    workers    processes that load images
+    rank, world  of this process; only the first one evaluates and writes
+    log_every  steps between lines of log.jsonl; 0 for none
+    about      what the checkpoints state besides: where the data is, what was fine-tuned
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: Any,
-        parts: Mapping[str, Dataset],
-        preprocess: Preprocess,
-        batch: int,
-        workers: int = 0,
-        about: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder, self.config, self.parts, self.preprocess = folder, config, parts, preprocess
-        self.batch, self.workers, self.about = batch, workers, dict(about or {})
-        self.history = History(folder)
-        self.best, self.last = folder / "best.safetensors", folder / "last.safetensors"
-        self.state = folder / "resume.safetensors"
+    folder: Path
+    config: DetectorConfig
+    splits: Mapping[str, Dataset]
+    preprocess: Preprocess
+    augment: Augment | None
+    batch: int
+    training: TrainConfig
+    pretrained: bool = True
+    device: str | torch.device = "auto"
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+    log_every: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch that was best on val; of the last one where there is no val."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What `Training.resume` reads."""
+        return self.folder / "resume.safetensors"
+
+    @cached_property
+    def history(self) -> History:
+        return History(self.folder)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self.parts["train"].names
+        """The classes."""
+        return self.splits["train"].names
 
-    def finish(self, epoch: Epoch, measure: bool = False) -> str:
-        """After an epoch: evaluate if it is time or wanted, save, log; returns a line that says how it went."""
+    def build(self) -> Detector:
+        """A new detector on the CPU, as the seed has it."""
+        torch.manual_seed(self.training.seed)
+        return self.config.build(len(self.names), self.pretrained)
+
+    def begin(self, detector: Detector | None = None) -> Training:
+        """The training before its first step.
+
+        detector  of `build`, with other weights to start from
+        """
+        detector = self.build() if detector is None else detector
+        device = choose_device(self.device)
+        detector.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
+        batches = Batches(
+            self.splits["train"], self.preprocess, self.augment, self.batch // self.world, seed=self.training.seed,
+            workers=self.workers, rank=self.rank, world=self.world, device=device, propose=detector.propose,
+        )  # fmt: skip
+        return Training(detector, batches, self.training)
+
+    def train(
+        self, training: Training, until: int | None = None, report: Callable[[str], object] = print
+    ) -> int | None:
+        """Train to the end of epoch `until`, the last one if not given: evaluate, save and log after epochs.
+
+        The state is also saved every five minutes, and when Ctrl-C or SIGTERM stops the training after a whole step.
+        Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
+
+        report  takes a line about each epoch
+
+        Returns None at the end, else the signal that stopped the training.
+        """
+        until = until or training.total_epochs
+        if training.epoch >= until:
+            return None
+        measured = {until, *(row["epoch"] for row in self.history.epochs() if "val" in row)}
+        saved = time.monotonic()
+        with stopping(training) as caught:
+            for step in training.steps():
+                if self.rank == 0:
+                    if self.log_every and step.number % self.log_every == 0:
+                        self.history.step(step)
+                    if step.epoch is not None:
+                        report(self._finish(step.epoch, step.epoch.number in measured))
+                    if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
+                        training.save(self.state)
+                        saved = time.monotonic()
+                if training.epoch >= until:
+                    return None
+        return caught[0] if caught else signal.SIGTERM  # without one of its own: another process was stopped
+
+    def test(self, detector: Detector) -> tuple[int, Evaluation]:
+        """Evaluate the best checkpoint on the test split, log the result and add it to the checkpoint.
+
+        detector  gets the weights of that checkpoint
+
+        Returns the epoch of the checkpoint and its quality.
+        """
+        tensors, described = checkpoint.read(self.best)
+        checkpoint.fill(detector, tensors, self.best)
+        predictor = Predictor(detector, self.names, self.preprocess)
+        quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
+        self.history.test(quality)
+        described["metrics"]["test"] = summary(quality)
+        checkpoint.write(self.best, tensors, described)
+        return described["epoch"], quality
+
+    def _finish(self, epoch: Epoch, measure: bool) -> str:
+        """After an epoch: evaluate if it is time or asked for, save, log; returns a line about it."""
         metadata: dict[str, Any] = {
             "boxwright": __version__,
             "epoch": epoch.number,
@@ -66,95 +165,34 @@ class Run:
             "metrics": {},
             **self.about,
         }
-        quality, best = None, "val" not in self.parts
-        every = validate_every(len(self.parts["val"]), len(self.parts["train"])) if not best else 1
+        quality, best = None, "val" not in self.splits
+        every = validate_every(len(self.splits["val"]), len(self.splits["train"])) if not best else 1
         if not best and (measure or epoch.number % every == 0 or epoch.training.finished):
             with epoch.training.averaged() as detector:
                 quality, metadata["threshold"] = self._evaluate(detector)
             metadata["thresholds"] = {name: score for name, score in quality.thresholds.items() if score == score}
             metadata["metrics"]["val"] = summary(quality)
             best = rank(quality.ap) > self.history.best(epoch.number - 1) or not self.best.exists()
-        if best:
-            self._save(self.best, epoch, metadata)
-        self._save(self.last, epoch, metadata)
+        for path in (self.best, self.last) if best else (self.last,):
+            weights = epoch.training.weights()
+            checkpoint.save_detector(
+                path, epoch.training.detector, self.config, self.names, self.preprocess, metadata, weights=weights
+            )
         self.history.append(epoch, quality)
         return _line(epoch, quality, best)
 
     def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
-        """The quality on the validation part, and the score from which on detections should be shown."""
-        dataset = self.parts["val"]
+        """The quality on the validation split, and the score from which on detections should be shown."""
+        dataset = self.splits["val"]
         predictor = Predictor(detector, self.names, self.preprocess)
-        found = detect_dataset(predictor, dataset, self.batch, self.workers)
+        detections = detect_dataset(predictor, dataset, self.batch, self.workers)
         targets = targets_of(dataset)
-        return evaluate(found, targets, self.names), best_threshold(found, targets)
-
-    def _save(self, path: Path, epoch: Epoch, metadata: dict[str, Any]) -> None:
-        training = epoch.training
-        checkpoint.save_detector(
-            path,
-            training.detector,
-            self.config,
-            self.names,
-            self.preprocess,
-            metadata,
-            weights=training.weights(),
-        )
+        return evaluate(detections, targets, self.names), best_threshold(detections, targets)
 
 
 def validate_every(val: int, train: int) -> int:
-    """Epochs between looks at so many images of the validation part: they are to take a tenth of the time or so."""
+    """Epochs between evaluations on so many validation images, which are to take about a tenth of the time."""
     return math.ceil(val / train / 3 / _EVALUATION_SHARE)
-
-
-def begin(
-    config: Any,
-    dataset: Dataset,
-    preprocess: Preprocess,
-    augment: Augment | None,
-    batch: int,
-    options: TrainConfig,
-    pretrained: bool,
-    device: torch.device,
-    workers: int = 0,
-) -> Training:
-    """A detector's training from its beginning: all that chance decides depends on `options.seed`."""
-    torch.manual_seed(options.seed)
-    detector = config.build(len(dataset.names), pretrained)
-    detector.to(device, memory_format=torch.channels_last)
-    batches = Batches(
-        dataset,
-        preprocess,
-        augment,
-        batch,
-        seed=options.seed,
-        workers=workers,
-        device=device,
-        propose=detector.propose,
-    )
-    return Training(detector, batches, options)
-
-
-@contextmanager
-def stopping(training: Training) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C or SIGTERM stops the training after a whole step; a second Ctrl-C stops it at once.
-
-    Yields the signals that came.
-    """
-    caught: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-        training.stop = True
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _line(epoch: Epoch, quality: Evaluation | None, best: bool) -> str:

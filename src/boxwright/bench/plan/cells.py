@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import product
+from typing import Any
 
 from boxwright.backbones.build import BACKBONES
-from boxwright.bench.lineage import configure
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.detectors.config import DetectorConfig, name_of
@@ -92,3 +92,17 @@ def _check_backbone(name: str) -> None:
 def as_folder(name: str) -> str:
     """A name without characters that a folder's cannot have."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def configure(name: str, **options: Any) -> DetectorConfig:
+    """A detector's config with those of the options that it has."""
+    known = {field.name for field in fields(DETECTORS[name])}
+    return DETECTORS[name](**{option: value for option, value in options.items() if option in known})
+
+
+def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The fields of each config (a dataclass) that are not the same in all of them."""
+    options = {name: asdict(config) for name, config in configs.items()}
+    first = next(iter(options.values()), {})
+    common = {key for key, value in first.items() if all(key in of and of[key] == value for of in options.values())}
+    return {name: {key: value for key, value in of.items() if key not in common} for name, of in options.items()}

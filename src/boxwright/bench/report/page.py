@@ -14,9 +14,9 @@ from markupsafe import Markup, escape
 from boxwright.bench.report.disagreements import Disagreement
 from boxwright.bench.report.points import COLORS, IN_THE_DARK
 from boxwright.bench.result import Entry, Race, Speed, Standing
-from boxwright.bench.verdict import fastest
+from boxwright.bench.verdict import fastest, write_difference
 from boxwright.metrics.compare import Interval
-from boxwright.units import between, digits, fraction, signed
+from boxwright.units import between, digits, fraction
 
 
 class Drawing(NamedTuple):
@@ -160,11 +160,6 @@ def bracketed(interval: Interval, scale: float | None = None) -> str:
     return between(interval.low, interval.high, fraction if scale is None else lambda end: scaled(end, scale))
 
 
-def difference(interval: Interval) -> str:
-    """With signs: +0.012 [-0.003, +0.027]."""
-    return f"{signed(interval.value)} {between(interval.low, interval.high, signed)}".strip()
-
-
 def readable(value: Any) -> str:
     """A setting for people."""
     if isinstance(value, bool):
@@ -213,6 +208,6 @@ def _environment() -> Environment:
     )  # fmt: skip
     filters = {"ms": milliseconds, "scaled": scaled, "bracketed": bracketed, "fraction": fraction,
                "readable": readable, "breakable": breakable, "heat": heat, "best": best, "ratio": ratio,
-               "difference": difference}  # fmt: skip
+               "difference": write_difference}  # fmt: skip
     environment.filters |= filters
     return environment

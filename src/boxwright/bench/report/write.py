@@ -17,6 +17,7 @@ from boxwright.bench.report.svg import Link, inline
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import UNKNOWN
 from boxwright.files import write_atomically
+from boxwright.measure.speed import Quartiles
 from boxwright.metrics.compare import Interval
 
 
@@ -39,7 +40,7 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
 
 def plain(value: Any) -> Any:
     """Values for JSON: what is not known is null, and the numbers of an interval have names."""
-    if isinstance(value, Interval):
+    if isinstance(value, (Interval, Quartiles)):
         return plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}

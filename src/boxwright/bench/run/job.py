@@ -1,4 +1,4 @@
-"""A cell with a seed: trained as far as it is wanted, and measured on the test part, in a folder of its own.
+"""A cell with a seed: trained as far as it is wanted, and measured on the test split, in a folder of its own.
 
 A job knows nothing of the others, so that it may be done anywhere; what it has done is in its folder, from which it
 goes on.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,23 +20,24 @@ import torch
 
 from boxwright.bench.plan.cells import Cell
 from boxwright.bench.result import Learning
-from boxwright.bench.run.parallel import StoppedError
 from boxwright.checkpoint import load_detector
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.device import choose_device
 from boxwright.files import write_atomically
 from boxwright.measure.evaluate import detect_dataset
+from boxwright.measure.speed import bare
 from boxwright.predict.predictor import Predictor
-from boxwright.predict.propose import sources_of, warm
+from boxwright.predict.propose import propose_all, sources_of, warm
+from boxwright.progress import Progress, say
+from boxwright.proposals import CachedProposer, Propose
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
-from boxwright.train.loop import Training
-from boxwright.train.run import Run, begin, stopping
+from boxwright.train.run import Run
+from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
 
 _COLUMNS = ("boxes", "scores", "labels")
-_SAVE_EVERY = 300.0  # seconds
 _STEPS, _IMAGES = 4, 16  # that tell the pace; the first step and the first batch are not counted
 
 
@@ -46,14 +46,14 @@ class Job:
     """All that it takes; goes through pickle, so that another process can do it.
 
     folder    of this cell and this seed
-    parts     of the data: "train", "val" and "test"
+    splits    of the data: "train", "val" and "test"
     training  with its number of epochs and this job's seed
     device    as `choose_device` takes it, on the machine where the job is done
     """
 
     cell: Cell
     folder: Path
-    parts: Mapping[str, Dataset]
+    splits: Mapping[str, Dataset]
     training: TrainConfig
     augment: str
     batch: int
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def found(self) -> Path:
-        """The detections on the test part."""
+        """The detections on the test split."""
         return self.folder / "test.npz"
 
     @property
@@ -78,15 +78,13 @@ class Job:
     def __str__(self) -> str:
         return f"{self.cell.name}, seed {self.training.seed}"
 
-    def begin(self) -> Training:
-        cell, device = self.cell, choose_device(self.device)
-        return begin(
-            cell.config, self.parts["train"], cell.preprocess, PRESETS[self.augment], self.batch, self.training,
-            self.pretrained, device, self.workers,
-        )  # fmt: skip
-
+    @property
     def run(self) -> Run:
-        return Run(self.folder, self.cell.config, self.parts, self.cell.preprocess, self.batch, self.workers)
+        cell = self.cell
+        return Run(
+            self.folder, cell.config, self.splits, cell.preprocess, PRESETS[self.augment], self.batch, self.training,
+            self.pretrained, self.device, self.workers,
+        )  # fmt: skip
 
     def epochs(self) -> int:
         """That are done."""
@@ -94,11 +92,11 @@ class Job:
 
     def finished(self) -> bool:
         """Measured, and cleared away."""
-        return self.found.is_file() and not self.run().state.is_file()
+        return self.found.is_file() and not self.run.state.is_file()
 
     def progress(self) -> list[int]:
         """Larger, or later, whenever more is safe on disk."""
-        state = self.run().state
+        state = self.run.state
         return [self.epochs(), state.stat().st_mtime_ns if state.is_file() else 0]
 
     def ap(self) -> float:
@@ -128,57 +126,46 @@ class Effort(NamedTuple):
 
 
 def train(job: Job, until: int) -> None:
-    """Train to the end of epoch `until`, from wherever the job is, and look at the validation part there.
+    """Train to the end of epoch `until`, from wherever the job is, and evaluate it on val there.
 
-    Raises DivergedError, whatever the device raises when its memory does not do, and StoppedError.
+    Raises DivergedError, whatever the device raises when its memory does not suffice, and StoppedError.
     """
     if job.epochs() >= until:
         return
-    training, run = job.begin(), job.run()
+    run = job.run
+    training = run.begin()
     if run.state.is_file():
         training.resume(run.state)
-    if training.epoch >= until:
-        return
-    measured = {row["epoch"] for row in job.history.epochs() if "val" in row}  # before it was killed
-    with stopping(training) as caught:
-        saved = time.monotonic()
-        for step in training.steps():
-            if step.epoch is not None:
-                line = run.finish(step.epoch, measure=step.epoch.number in (until, *measured))
-                print(f"{job}: {line}", file=sys.stderr, flush=True)
-            if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
-                training.save(run.state)
-                saved = time.monotonic()
-            if step.epoch is not None and step.epoch.number == until:
-                return
-    raise StoppedError(f"stopped in epoch {training.epoch + 1} of {job}", caught[0])
+    if stopped_by := run.train(training, until, report=lambda line: say(f"{job}: {line}")):
+        raise StoppedError(f"stopped in epoch {training.epoch + 1} of {job}", stopped_by)
 
 
 def measure(job: Job) -> None:
-    """Detect on the test part with what was best on val, and keep what was found; clear away what training needs."""
+    """Detect on the test split with what was best on val, and keep what was found; clear away what training needs."""
     if not job.found.is_file():
         loaded = load_detector(job.best, choose_device(job.device))
         predictor = Predictor(loaded.detector, loaded.names, job.cell.preprocess)
-        found = detect_dataset(predictor, job.parts["test"], job.batch, job.workers)
+        found = detect_dataset(predictor, job.splits["test"], job.batch, job.workers)
         if not all(one.boxes.isfinite().all() and one.scores.isfinite().all() for one in found):
-            raise ValueError("it finds boxes or scores in the test part that are not finite")
+            raise ValueError("it finds boxes or scores in the test split that are not finite")
         save_found(job.found, found)
-    for path in (job.run().state, job.run().last):
+    for path in (job.run.state, job.run.last):
         path.unlink(missing_ok=True)
 
 
 def pace(job: Job) -> Effort:
     """How fast a job would go, from a few steps on a few images; nothing is written."""
-    few = {part: dataset.select(range(min(len(dataset), _IMAGES))) for part, dataset in job.parts.items()}
-    few["train"] = job.parts["train"].select(range(min(len(job.parts["train"]), _STEPS * job.batch)))
-    training = replace(job, parts=few, training=replace(job.training, epochs=_STEPS), workers=0).begin()
+    few = {split: dataset.select(range(min(len(dataset), _IMAGES))) for split, dataset in job.splits.items()}
+    few["train"] = job.splits["train"].select(range(min(len(job.splits["train"]), _STEPS * job.batch)))
+    training = replace(job, splits=few, training=replace(job.training, epochs=_STEPS), workers=0).run.begin()
     detector, proposing = training.detector, 0.0
     if detector.propose is not None:
-        sources = [source for dataset in few.values() for source in sources_of(dataset)]
-        warm(detector.propose, sources[:1])  # what is compiled at the first call is no image's time
+        warm(detector.propose, [source for dataset in few.values() for source in sources_of(dataset)])
+        images, propose = [source.read() for source in sources_of(few["val"])], bare(detector.propose)
         started = time.perf_counter()
-        warm(detector.propose, sources)
-        proposing = (time.perf_counter() - started) / len(sources)
+        for image in images:
+            propose(image)  # not from the cache: a user's new image is in none
+        proposing = (time.perf_counter() - started) / len(images)
     steps, last = [], time.perf_counter()
     for _ in islice(training.steps(progress=False), _STEPS):
         steps.append(time.perf_counter() - last)
@@ -190,6 +177,24 @@ def pace(job: Job) -> Effort:
         images.append((time.perf_counter() - started) / len(few["val"]))
     size = sum(value.numel() * value.element_size() for value in detector.state_dict().values())
     return Effort(statistics.median(steps[1:] or steps), images[-1], proposing, size)
+
+
+def propose_ahead(propose: Propose, splits: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
+    """Have a proposer that caches propose for every image, over all cores.
+
+    Returns of each split how many "images" it has, how many of them were "new" to the cache, and the "seconds".
+    """
+    if isinstance(propose, CachedProposer):
+        propose.propose(np.zeros((64, 64, 3), np.uint8))  # what is compiled at the first call is no image's time
+    taken = {}
+    for split, dataset in splits.items():
+        started, new = time.perf_counter(), 0
+        with Progress(f"proposals, {split}", len(dataset)) as bar:
+            for proposed in propose_all(propose, sources_of(dataset)):
+                new += not (proposed.known or proposed.error)
+                bar.update()
+        taken[split] = {"images": len(dataset), "new": new, "seconds": time.perf_counter() - started}
+    return taken
 
 
 def save_found(path: Path, found: Sequence[Detections]) -> None:

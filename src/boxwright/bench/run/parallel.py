@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from boxwright.train.stop import StoppedError, stoppable
+
 Task = TypeVar("Task")
 Pool = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]
 """From what is to be done and the tasks to (task, answer) as they are done; an answer may be the Exception raised.
 A task is asked for when somebody is free to do it."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_STOP = (signal.SIGINT, signal.SIGTERM)
 _TRIES = 3  # to start a worker
 _PATIENCE = 60.0  # seconds for workers to end their step and save
 
@@ -46,8 +47,9 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
         return
     local = address == "local"
     gpus = _gpus_each(workers, device, local)
-    before = {number: signal.getsignal(number) for number in _STOP}  # Ray sets one of its own and leaves it
-    with _environment(local), redirect_stdout(sys.stderr):  # Ray passes on to stdout what workers print
+    # Ray prints to stdout what workers print; and it sets a signal handler of its own, which the outer `stoppable`
+    # takes away again at the end.
+    with stoppable(), _environment(local), redirect_stdout(sys.stderr):
         ray = _import_ray()
         here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
@@ -56,8 +58,6 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
                 yield _Workers(ray, workers, gpus, local)
         finally:
             ray.shutdown()
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def one_by_one(work: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
@@ -69,17 +69,6 @@ def one_by_one(work: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[t
 def ends_it(error: Exception) -> bool:
     """Whether this is no fault of the one task."""
     return isinstance(error, OSError) and error.errno in _FULL or isinstance(error, StoppedError)
-
-
-class StoppedError(Exception):
-    """Ctrl-C or SIGTERM came; what was done is saved. `signal` is its number."""
-
-    def __init__(self, said: str, signal: int) -> None:
-        super().__init__(said, signal)
-        self.signal = signal
-
-    def __str__(self) -> str:
-        return self.args[0]
 
 
 class _Workers:
@@ -240,22 +229,3 @@ def _environment(local: bool) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """Within, SIGTERM is as good as Ctrl-C, and a StoppedError comes of either."""
-    caught: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt  # which nobody takes for a fault of what he was doing, and Ray lets through
-
-    before = {number: signal.signal(number, stop) for number in _STOP}
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise StoppedError("stopped", caught[0] if caught else signal.SIGINT) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

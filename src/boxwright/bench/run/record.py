@@ -70,5 +70,11 @@ def _refuse_changes(path: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys]
+    changes = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += _changes(before, after)
+        elif before != after:
+            changes.append(f"{key} was {before}, now {after}")
+    return changes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,26 +11,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boxwright.bench.lineage import propose_ahead
 from boxwright.bench.plan.budget import Pace, Plan, halve, make_plan, parse_budget
 from boxwright.bench.plan.cells import Cell, as_folder
 from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
-from boxwright.bench.run.job import Effort, Job, measure, pace, train
-from boxwright.bench.run.parallel import Pool, StoppedError
+from boxwright.bench.run.job import Effort, Job, measure, pace, propose_ahead, train
+from boxwright.bench.run.parallel import Pool
 from boxwright.bench.run.record import Record
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
-from boxwright.progress import Progress
+from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
+from boxwright.train.stop import StoppedError
 
-_PARTS = ("efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable")
+_PARTS = (
+    "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
+)  # fmt: skip
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
 _TRIES = 3
 
@@ -167,6 +168,8 @@ class RaceState:
     def prepare(self, pool: Pool) -> None:
         """Plan, once: a race that goes on keeps its plan. Raises OSError where the disk has no room for all of it."""
         if self.plan is None:
+            if not self.rules.budget:  # a budget may turn out to be too small for any of it
+                self._propose_ahead(self.running())
             efforts, plan = self.estimate(pool)
             need_room(self.folder, efforts.values(), self.rules.seeds)
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
@@ -234,10 +237,16 @@ class RaceState:
 
     def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
         waiting = [job for job in jobs if job.epochs() < until]
-        for config in {repr(job.cell.config): job.cell.config for job in waiting}.values():
-            if isinstance(config, ProposedFields):
-                propose_ahead(config.build_proposer(), self.parts.values())
+        self._propose_ahead([job.cell.name for job in waiting])
         self._do(pool, partial(train, until=until), waiting)
+
+    def _propose_ahead(self, names: Iterable[str]) -> None:
+        """Training finds proposals on disk: what computing them takes is a number of its own."""
+        configs = [self.cells[name].config for name in names]
+        for config in {repr(config): config for config in configs if isinstance(config, ProposedFields)}.values():
+            taken, known = propose_ahead(config.build_proposer(), self.parts), self.record.content["proposals"]
+            if config.proposer not in known or any(of["new"] for of in taken.values()):
+                self.keep("proposals", {**known, config.proposer: taken})
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
         try:
@@ -287,11 +296,6 @@ class RaceState:
         """A cell or an external model is out; the others go on."""
         say(f"{name} failed: {why}. The others go on")
         self.keep("failed", {**self.failed, name: why})
-
-
-def say(text: str) -> None:
-    """On stderr: stdout is for the table, or the JSON."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _rung(known: Mapping[str, Any]) -> Rung:

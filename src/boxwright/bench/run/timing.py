@@ -7,14 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boxwright.bench.lineage import sample
+import numpy as np
+
 from boxwright.bench.plan.cells import as_folder
 from boxwright.bench.run.job import save_found
-from boxwright.bench.run.state import RaceState, said, say
+from boxwright.bench.run.state import RaceState, said
+from boxwright.data.dataset import Dataset
+from boxwright.data.image import ImageError, read_image
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import PROGRAMS
+from boxwright.progress import say
 from boxwright.zoo import load
 
 CONTROL = "control"
@@ -64,6 +68,20 @@ def take_times(race_state: RaceState) -> None:
         "failures": {**rates.failures, **latencies.failures, **broken},
     }
     race_state.keep("times", times)
+
+
+def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
+    """Images of a dataset, drawn with the seed among those that can be read; fewer where there are no more."""
+    paths = []
+    for index in np.random.default_rng(seed).permutation(len(dataset)).tolist():
+        if len(paths) == count:
+            break
+        try:
+            read_image(dataset.path(index))
+        except ImageError:
+            continue  # evaluation has named it in a warning
+        paths.append(dataset.path(index))
+    return paths
 
 
 def as_key(name: str, runtime: str) -> str:
