@@ -83,6 +83,8 @@ def test_what_is_not_a_command(words: Sequence[str], status: int, message: str, 
         (["detect", "--bacth=3", "x.jpg"], "there is no option --bacth; did you mean --batch?\n"),
         (["evaluate", "--datas", "x"], "there is no option --datas; did you mean --data?\n"),
         (["models", "voc9"], "'voc9' is not understood; `boxwright models --help` explains"),
+        (["train", "r_fcn", "--hidden", "9"], "hidden is not read by r_fcn; it is read by localizer, spp_net, fast_r"),
+        (["train", "ssd", "--head-layers=7"], "--head-layers is not read by ssd; it is read by fast_rcnn (variant"),
     ],
 )
 def test_what_is_not_an_option_is_a_usage_error(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
