@@ -20,6 +20,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
 from boxwright import checkpoint
+from boxwright.backbones.features import Features
 from boxwright.bench import ExternalModel, Race, Rules, grid, race
 from boxwright.boxes.anchors import AnchorGrid
 from boxwright.data.augment import PRESETS
@@ -28,7 +29,6 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.formats import open_dataset
 from boxwright.data.image import read_image
 from boxwright.detectors import Detector, FasterRCNNConfig
-from boxwright.detectors.base import Features
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import train
 from boxwright.types import Images, Losses, Target

@@ -23,11 +23,10 @@ from boxwright.assign import (
     all_valid_anchors,
     match,
 )
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import AnchorGrid, DeltaCodec
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Dense
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Select
 from boxwright.losses import DeltaLoss, GIoULoss, binary_cross_entropy
 from boxwright.types import Target
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import DeltaCodec
 from boxwright.losses import (
     Centered,
     DeltaLoss,

@@ -25,7 +25,7 @@ from canvas import (
 )
 from matplotlib.axes import Axes
 
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import DeltaCodec
 from boxwright.boxes.geometry import iou
 from boxwright.detectors import FasterRCNNConfig
 from boxwright.metrics.precision import ap_interpolated_area, interpolate, precision_recall

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.codec import distances
+from boxwright.boxes.anchors import distances
 from boxwright.boxes.geometry import area, intersection, pairwise_iou, xyxy_to_cxcywh
 from boxwright.types import Target
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.codec import SMALLEST, Codec, DeltaCodec, distances
+from boxwright.boxes.anchors import SMALLEST, Codec, DeltaCodec, distances
 from boxwright.boxes.geometry import giou
 
 

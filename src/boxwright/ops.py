@@ -3,7 +3,7 @@
 What depends on values (survivors of suppression, regions of a level) is handled inside. On an accelerator such an
 operator waits for the device. Importing this file registers all of them, which an exported program needs:
 
-    boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`boxes/nms.py`)
+    boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`nms_mask`)
     boxwright::roi_align      bilinear samples, their mean per cell (He et al. 2017, "Mask R-CNN", section 3)
     boxwright::roi_pool       the maximum per cell of whole features (Girshick 2015, "Fast R-CNN", section 2.1)
     boxwright::ps_roi_align   as roi_align; every cell reads channels of its own (Dai et al. 2016, "R-FCN", section 3)
@@ -52,6 +52,37 @@ def load_compiled_ops() -> None:
             raise ImportError(
                 f"torch {torch.__version__} cannot load {library}: {error}; install the torchvision that belongs to it"
             ) from error
+
+
+def nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
+    """Which boxes of a batch survive greedy suppression among the boxes of their own image and group.
+
+    boxes   (N, K, 4) xyxy, K boxes for each of N images
+    scores  (N, K), in any order; of equal scores the first wins
+    groups  (N, K) int64: only boxes of one group suppress each other, e.g. their class; all 0 for class-agnostic NMS
+    valid   (N, K) bool: the others, and those that are not finite, are neither kept nor suppress anything
+    most    of the survivors of an image only so many are wanted, the best: the rest is not looked for, which saves time
+    returns (N, K) bool
+
+    Works in eager mode, `torch.compile(fullgraph=True)` and `torch.export`, where it is the opaque operator
+    `boxwright::nms_mask`. On an accelerator that operator waits for the device.
+    """
+    check_iou_threshold(iou_threshold)
+    expected = boxes.shape[:2]
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or not scores.shape == groups.shape == valid.shape == expected:
+        raise ValueError(
+            f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
+            f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
+        )
+    return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+
+
+def check_iou_threshold(iou_threshold: float) -> None:
+    """Raises ValueError for a number outside 0..1."""
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"an IoU threshold lies in 0..1, got {iou_threshold}")
 
 
 def _nms_mask(

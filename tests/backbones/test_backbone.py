@@ -183,7 +183,7 @@ def test_building_one_of_ours_imports_neither_timm_nor_torchvision() -> None:
     code = (
         "import sys, torch; before = set(sys.modules)\n"
         "from boxwright.backbones import build_backbone; build_backbone('mobilenet_v3_small')\n"
-        "import boxwright.layers.pyramid\n"
+        "import boxwright.backbones.features\n"
         "slow = {'timm', 'torchvision', 'matplotlib', 'torch.utils.data', 'torch._dynamo'}\n"
         "print(slow & (set(sys.modules) - before))"
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder, BoxLinearCoder
 
-from boxwright.boxes.codec import DeltaCodec, DistanceCodec, distances
+from boxwright.boxes.anchors import DeltaCodec, DistanceCodec, distances
 
 PROPOSAL = torch.tensor([[10.0, 20.0, 40.0, 60.0]])  # 30 wide, 40 high, centre (25, 40)
 

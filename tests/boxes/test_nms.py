@@ -13,8 +13,8 @@ import torchvision
 from torch import Tensor
 
 from boxwright.boxes.geometry import pairwise_iou
-from boxwright.boxes.nms import greedy_nms, nms_mask
-from boxwright.ops import load_compiled_ops
+from boxwright.boxes.nms import greedy_nms
+from boxwright.ops import load_compiled_ops, nms_mask
 
 # Two pairs of boxes: 100 x 100 with the upper 78 rows of it, and the same with 74 rows: overlaps .78 and .74.
 FOUR = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 78], [200, 0, 300, 100], [200, 0, 300, 74]])
@@ -211,7 +211,7 @@ def test_suppression_imports_neither_torchvision_nor_dynamo(tmp_path) -> None:
     script = f"""
         import importlib.machinery, importlib.util, sys
         import torch
-        from boxwright.boxes.nms import nms_mask
+        from boxwright.ops import nms_mask
         from boxwright.ops import load_compiled_ops
 
         def failure():

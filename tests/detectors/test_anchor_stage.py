@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.assign import BalancedSampler, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import AnchorGrid, DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Dense
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Select
 from boxwright.losses import DeltaLoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
 from boxwright.types import Target
 

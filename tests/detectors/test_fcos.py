@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from boxwright.boxes.codec import DistanceCodec
+from boxwright.boxes.anchors import DistanceCodec
 from boxwright.boxes.geometry import xyxy_to_cxcywh
 from boxwright.detectors import FCOS, FCOSConfig
 from boxwright.losses import Centered, GIoULoss

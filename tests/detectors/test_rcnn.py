@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.detectors import RCNN, RCNNConfig
+from boxwright.detectors.base import best, least_background
 from boxwright.detectors.rcnn import nothing_shared
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
-from boxwright.detectors.select import best, least_background
 from boxwright.layers.warp import WarpRegions
 from boxwright.types import Images, Target
 

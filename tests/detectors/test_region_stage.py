@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.assign import BalancedSampler, MaxIoUAssigner
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import DeltaCodec
+from boxwright.detectors.base import Select, least_background
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, RegionStage, mlp_head
-from boxwright.detectors.select import Select, least_background
 from boxwright.losses import DeltaLoss
 from boxwright.types import Slots, Target
 

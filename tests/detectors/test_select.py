@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from boxwright.detectors.select import Candidates, Select, best, best_of_each_class, gather
+from boxwright.detectors.base import Candidates, Select, best, best_of_each_class, gather
 
 LARGE = torch.tensor([[1000, 1000]])
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from boxwright.backbones import build_backbone
+from boxwright.backbones.features import Features
 from boxwright.detectors import SPPNet, SPPNetConfig
-from boxwright.detectors.base import Features
 from boxwright.detectors.spp_net import ImagePyramid
 from boxwright.proposals import SlidingWindow
 from boxwright.types import Images, Target

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from boxwright.assign import BalancedSampler, CenterAssigner, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
-from boxwright.boxes.codec import DeltaCodec, DistanceCodec
-from boxwright.boxes.nms import nms_mask
+from boxwright.backbones.features import Features
+from boxwright.boxes.anchors import DeltaCodec, DistanceCodec
 from boxwright.detectors import KINDS, Detector
 from boxwright.detectors.anchor_stage import AnchorStage
-from boxwright.detectors.base import Features
+from boxwright.detectors.base import best
 from boxwright.detectors.localizer import largest
 from boxwright.detectors.region_stage import RegionStage
-from boxwright.detectors.select import best
 from boxwright.losses import (
     Centered,
     DeltaLoss,
@@ -32,6 +31,7 @@ from boxwright.losses import (
     cross_entropy,
     focal,
 )
+from boxwright.ops import nms_mask
 from boxwright.types import Images, Target
 
 CLASSES = 3

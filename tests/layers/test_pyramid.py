@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.layers.pyramid import FeaturePyramid
+from boxwright.backbones.features import FeaturePyramid
 
 CHANNELS, STRIDES = (8, 12, 16), (8, 16, 32)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, SSDConfig
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Select
 from boxwright.device import machine
 from boxwright.measure.speed import (
     STAGES,

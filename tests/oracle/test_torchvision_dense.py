@@ -13,10 +13,9 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.ssd import SSD
 
 from boxwright.assign import MaxIoUAssigner, all_valid_anchors
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import Codec, DeltaCodec, DistanceCodec
+from boxwright.boxes.anchors import AnchorGrid, Codec, DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Select
 from boxwright.losses import DeltaLoss, focal
 from boxwright.types import Detections
 

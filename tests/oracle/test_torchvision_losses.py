@@ -28,11 +28,10 @@ from boxwright.assign import (
     Prediction,
     all_valid_anchors,
 )
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.boxes.codec import DeltaCodec, DistanceCodec
+from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, DistanceCodec
 from boxwright.detectors.anchor_stage import AnchorStage, Dense
+from boxwright.detectors.base import Select
 from boxwright.detectors.region_stage import RegionStage
-from boxwright.detectors.select import Select
 from boxwright.losses import DeltaLoss, GIoULoss, binary_cross_entropy, centerness_loss, cross_entropy, focal
 from boxwright.types import Losses, Slots, Target
 

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.assign import Assign, Prediction, match
-from boxwright.boxes.codec import Codec
+from boxwright.boxes.anchors import Codec
 from boxwright.boxes.geometry import at_least_float32
-from boxwright.detectors.base import Detector
-from boxwright.detectors.select import Candidates, Select, best, deltas_of
+from boxwright.detectors.base import Candidates, Detector, Select, best, deltas_of
 from boxwright.types import Images, Losses, Slots, Target
 
 Norm = Callable[[int], nn.Module] | None

@@ -1,44 +1,21 @@
-"""What every detector is: two verbs, `loss` and `detect`, over features of normalised images; and its parts."""
+"""What every detector is and how it ends: two verbs, `loss` and `slots`; scored boxes to a fixed number of slots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones import Backbone, build_backbone
-from boxwright.detectors.conventions import Convention
-from boxwright.detectors.fields import BackboneFields, LearningBackbone, SelectionFields
-from boxwright.detectors.select import Select
-from boxwright.layers.pyramid import FeaturePyramid, Neck
+from boxwright.backbones.features import FeaturePyramid, Features
+from boxwright.boxes.geometry import clip
+from boxwright.detectors.fields import BackboneFields, Convention, LearningBackbone, ScoreFields, SelectionFields
+from boxwright.ops import nms_mask
 from boxwright.types import Detections, Images, Losses, Slots, Target
-
-
-class Features(nn.Module):
-    """Pixels to maps: normalisation, backbone, and a neck such as a feature pyramid.
-
-    channels, strides  a number per map that comes out
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, backbone: Backbone, neck: Neck | None = None) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.neck = nn.Identity() if neck is None else neck
-        self.channels, self.strides = (neck or backbone).channels, (neck or backbone).strides
-        self.register_buffer("mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(backbone.pixel_std).view(3, 1, 1), persistent=False)
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """RGB 0..255 (N, 3, H, W) to a map (N, C, h, w) per level."""
-        return self.neck(self.backbone((pixels - self.mean) / self.std))
 
 
 class Detector(nn.Module):
@@ -91,6 +68,129 @@ class Network(nn.Module):
         return slots.boxes, slots.scores, slots.labels, slots.valid
 
 
+MIN_SIZE = 1e-3
+"""Pixels. By default a box narrower or lower than this, once clipped to its image, is dropped."""
+
+Suppress = Callable[[Tensor, Tensor, Tensor, Tensor, float, int], Tensor]
+"""Boxes (N, C, 4), scores, groups and valid (N, C), IoU threshold, most to keep: to a mask (N, C) of those kept."""
+
+
+class Candidates(NamedTuple):
+    """The best (row, class) pairs of the images of a batch, (N, C) each."""
+
+    rows: Tensor  # int64: of the anchors or proposals
+    labels: Tensor  # int64, 0..K-1
+    levels: Tensor  # int64: the feature map of the row, 0 where all rows are ranked together
+    scores: Tensor  # 0..1, or logits while only their order matters
+
+
+def gather(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows (N, C) of values (N, M, ...) to (N, C, ...)."""
+    index = rows.reshape(*rows.shape, *[1] * (values.ndim - 2)).expand(*rows.shape, *values.shape[2:])
+    return values.gather(1, index)
+
+
+def deltas_of(candidates: Candidates, deltas: Tensor) -> Tensor:
+    """The deltas (N, C, 4) of each candidate out of (N, M, B, 4): those of its class, or the only ones where B is 1."""
+    boxes = deltas.shape[2]
+    return gather(deltas.flatten(1, 2), candidates.rows * boxes + (candidates.labels if boxes > 1 else 0))
+
+
+def best(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
+    """The `count` highest of scores (N, M, K) over rows and classes; of each level, where `levels` has its rows."""
+    num_classes, of_levels, start = scores.shape[2], [], 0
+    for level, rows in enumerate(levels or [scores.shape[1]]):
+        flat = scores[:, start : start + rows].flatten(1)  # (N, rows * K)
+        top = flat.topk(min(count, rows * num_classes), dim=1)
+        row = start + top.indices // num_classes
+        of_levels.append((row, top.indices % num_classes, torch.full_like(row, level), top.values))
+        start += rows
+    return Candidates(*(torch.cat(column, 1) for column in zip(*of_levels, strict=True)))
+
+
+def best_of_each_class(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
+    """The `count` highest of scores (N, M, K) of each class, all levels together (SSD, section 2.2: "top 200")."""
+    top = scores.transpose(1, 2).topk(min(count, scores.shape[1]), dim=2)  # (N, K, count)
+    labels = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(top.indices)
+    rows, labels, values = (column.flatten(1) for column in (top.indices, labels, top.values))
+    return Candidates(rows, labels, torch.zeros_like(rows), values)
+
+
+def least_background(scores: Tensor, count: int, levels: Sequence[int] | None = None) -> Candidates:
+    """The `count` rows of scores (N, M, K) that are least likely background, each as its best class alone.
+
+    Their score is the sum over all classes: the probability that there is an object.
+    """
+    candidates = best(scores.sum(-1, keepdim=True), count)
+    return candidates._replace(labels=gather(scores.argmax(-1), candidates.rows))
+
+
+class Select(nn.Module):
+    """Which of the scored boxes become detections, in a fixed number of slots per image.
+
+    score_threshold  a detection scores more than this: one number, or one for each class
+    iou_threshold    overlap above which the lower-scored of two boxes is suppressed
+    pre_nms_top_k    how many of the best enter suppression (of each level, for a pyramid of anchors)
+    slots            how many come out
+    within           which boxes suppress each other: those of one class, of one level (as in region proposal
+                     networks), or all of the image
+    min_size         pixels; a box narrower or lower than this, once clipped to its image, is dropped
+    clip_after_nms   clip and measure the boxes that survive suppression rather than all that enter it (Detectron2's
+                     RetinaNet)
+    suppress         the suppression itself
+    """
+
+    def __init__(
+        self,
+        score_threshold: float | tuple[float, ...] = 0.05,
+        iou_threshold: float = 0.5,
+        pre_nms_top_k: int = 1000,
+        slots: int = 100,
+        within: Literal["class", "level", "image"] = "class",
+        min_size: float = MIN_SIZE,
+        clip_after_nms: bool = False,
+        suppress: Suppress = nms_mask,
+    ) -> None:
+        super().__init__()
+        if within not in ("class", "level", "image"):
+            raise ValueError(f"boxes suppress each other within class, level or image, got {within!r}")
+        self.score_threshold, self.iou_threshold, self.within = score_threshold, iou_threshold, within
+        self.pre_nms_top_k, self.slots, self.min_size = pre_nms_top_k, slots, min_size
+        self.clip_after_nms, self.suppress = clip_after_nms, suppress
+
+    def forward(self, boxes: Tensor, candidates: Candidates, sizes: Tensor) -> Slots:
+        """Boxes (N, C, 4) of candidates (N, C) and sizes (N, 2) of the images to slots (N, S), best first.
+
+        The boxes that come out are clipped to their image. A slot that is not valid holds zeros.
+        """
+        scores, labels, levels = candidates.scores, candidates.labels, candidates.levels
+        boxes = boxes if self.clip_after_nms else clip(boxes, sizes)
+        groups = {"class": labels, "level": levels, "image": torch.zeros_like(labels)}[self.within]
+        valid = (scores > self._thresholds(candidates)) & (self.clip_after_nms | self._is_large_enough(boxes))
+        kept = self.suppress(boxes, scores, groups, valid, self.iou_threshold, self.slots)
+
+        ranked = torch.where(kept, scores, -1.0)
+        ranked = F.pad(ranked, (0, max(0, self.slots - ranked.shape[1])), value=-1.0)  # (N, C or S if that is more)
+        top = ranked.topk(self.slots, dim=1)
+        valid = top.values >= 0
+        rows = top.indices.clamp(max=boxes.shape[1] - 1)
+        boxes = gather(boxes, rows)
+        if self.clip_after_nms:
+            boxes = clip(boxes, sizes)
+            valid &= self._is_large_enough(boxes)
+        boxes = torch.where(valid[..., None], boxes, 0.0)
+        labels = torch.where(valid, gather(labels, rows), 0)
+        return Slots(boxes, torch.where(valid, top.values, 0.0), labels, valid)
+
+    def _is_large_enough(self, boxes: Tensor) -> Tensor:
+        return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.min_size
+
+    def _thresholds(self, candidates: Candidates) -> float | Tensor:
+        if not isinstance(self.score_threshold, tuple):
+            return self.score_threshold
+        return candidates.scores.new_tensor(self.score_threshold)[candidates.labels]  # (N, C)
+
+
 def build_features(
     config: LearningBackbone, pretrained: bool, levels: Sequence[int] = (), dilated: bool = False
 ) -> Features:
@@ -127,12 +227,18 @@ def with_colors(config: BackboneFields, backbone: Backbone) -> Backbone:
 def build_select(
     config: SelectionFields, num_classes: int, min_size: float = Convention.min_size, clip_after_nms: bool = False
 ) -> Select:
-    """From scored boxes to slots.
-
-    min_size  pixels; a box that is narrower or lower is dropped
-    """
-    score = config.threshold(num_classes)
+    """The selection of a detector whose config has its numbers; `min_size` in pixels."""
     return Select(
-        score, config.nms_threshold, config.pre_nms_top_k, config.max_detections,
+        score_threshold(config, num_classes), config.nms_threshold, config.pre_nms_top_k, config.max_detections,
         min_size=min_size, clip_after_nms=clip_after_nms,
     )  # fmt: skip
+
+
+def score_threshold(config: ScoreFields, num_classes: int) -> float | tuple[float, ...]:
+    """One number, or one for each class."""
+    values = config.score_threshold
+    if len(values) not in (1, num_classes):
+        raise ValueError(
+            f"score_threshold takes one number or one for each of {num_classes} classes, got {len(values)}"
+        )
+    return values[0] if len(values) == 1 else values

@@ -8,14 +8,12 @@ import torch
 from torch import nn
 
 from boxwright.assign import BalancedSampler, MaxIoUAssigner
-from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.backbones.features import Features
+from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage
-from boxwright.detectors.base import Detector, Features
-from boxwright.detectors.fast_rcnn import build_regions, build_shared
-from boxwright.detectors.fields import RPNFields
-from boxwright.detectors.region_stage import RegionStage
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Detector, Select
+from boxwright.detectors.fields import CONVENTIONS, RPNFields
+from boxwright.detectors.region_stage import RegionStage, build_regions, build_shared
 from boxwright.losses import DeltaLoss, binary_cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -71,7 +69,7 @@ def build(config: FasterRCNNConfig, num_classes: int, pretrained: bool) -> Faste
 def build_rpn(config: RPNFields, features: Features) -> AnchorStage:
     """The region proposal network: is there an object, and where about?"""
     scales = config.anchor_scales or ((4.0, 5.7) if config.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
-    convention, codec = config.library_convention(), DeltaCodec()
+    convention, codec = CONVENTIONS[config.convention], DeltaCodec()
     anchors = AnchorGrid(
         anchor_sizes(features.strides, scales, config.anchor_sizes),
         config.aspect_ratios,

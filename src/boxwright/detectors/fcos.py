@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.assign import CenterAssigner, all_valid_anchors
-from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
-from boxwright.boxes.codec import DistanceCodec
+from boxwright.boxes.anchors import AnchorGrid, DistanceCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
 from boxwright.detectors.base import build_pyramid, build_select
+from boxwright.detectors.fields import CONVENTIONS
 from boxwright.losses import Centered, GIoULoss, centerness_loss, focal
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PointHead(AnchorHead):
 
 def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
     features = build_pyramid(config, pretrained, config.channels, extra=2, how="conv")
-    strides, convention = features.strides, config.library_convention()
+    strides, convention = features.strides, CONVENTIONS[config.convention]
     cells = AnchorGrid(
         anchor_sizes(strides, (1.0,)),
         (1.0,),

@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from boxwright.detectors.conventions import CONVENTIONS, Convention
-
 if TYPE_CHECKING:
     from boxwright.proposals import Propose
 
@@ -111,15 +109,6 @@ class ScoreFields:
         if not self.score_threshold or min(self.score_threshold) < 0:
             raise ValueError(f"score_threshold takes one or more numbers of at least 0, got {self.score_threshold}")
 
-    def threshold(self, num_classes: int) -> float | tuple[float, ...]:
-        """The score threshold: one number, or one for each class."""
-        given = self.score_threshold
-        if len(given) not in (1, num_classes):
-            raise ValueError(
-                f"score_threshold takes one number or one for each of {num_classes} classes, got {len(given)}"
-            )
-        return given[0] if len(given) == 1 else given
-
 
 @dataclass(frozen=True)
 class SelectionFields(ScoreFields):
@@ -146,11 +135,7 @@ class ConventionFields:
     """Where implementations of one paper differ."""
 
     convention: Literal["boxwright", "torchvision", "detectron2"] = "boxwright"
-    """The library whose details are followed (`boxwright.detectors.conventions`), for weights trained with it."""
-
-    def library_convention(self) -> Convention:
-        """The numbers of the convention."""
-        return CONVENTIONS[self.convention]
+    """The library whose details are followed (`boxwright.detectors.fields`), for weights trained with it."""
 
 
 @dataclass(frozen=True)
@@ -267,3 +252,39 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     def check(self) -> None:
         at_least(1, channels=self.channels)
         at_least(0, depth=self.depth)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The details of a library. They hardly matter in training; weights trained with one convention need that one.
+
+    round_anchors            anchors around (0, 0) are rounded to whole pixels
+    stride_from_feature_map  from one anchor to the next it is the side of the image over that of the map, rather than
+                             the stride; they differ where a map was rounded up
+    aligned                  RoI align places a feature in the middle of its cell
+    sampling_ratio           sample points of RoI align per cell and side; 0: as many as the cell has features
+    min_proposal_size, min_region_size, min_size
+                             pixels; a box that is narrower or lower once clipped is dropped: proposals of a region
+                             proposal network, detections of a region stage, detections of a single stage
+    clip_after_nms           detections of a single stage are clipped after NMS rather than before
+    """
+
+    round_anchors: bool = False
+    stride_from_feature_map: bool = False
+    aligned: bool = True
+    sampling_ratio: int = 2
+    min_proposal_size: float = 1e-3
+    min_region_size: float = 1e-3
+    min_size: float = 1e-3
+    clip_after_nms: bool = False
+
+
+CONVENTIONS = {
+    "boxwright": Convention(),
+    "torchvision": Convention(
+        round_anchors=True, stride_from_feature_map=True, aligned=False, min_region_size=1e-2, min_size=0.0
+    ),
+    "detectron2": Convention(
+        sampling_ratio=0, min_proposal_size=1e-9, min_region_size=1e-9, min_size=1e-9, clip_after_nms=True
+    ),
+}

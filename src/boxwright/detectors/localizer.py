@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.assign import BACKGROUND, IGNORED, BalancedSampler, Prediction
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import DeltaCodec
 from boxwright.boxes.geometry import area
-from boxwright.detectors.base import Detector, build_pyramid
+from boxwright.detectors.base import Detector, Select, build_pyramid, score_threshold
 from boxwright.detectors.region_stage import RegionHead, RegionStage, mlp_head
-from boxwright.detectors.select import Select
 from boxwright.layers.regions import RegionAlign
 from boxwright.losses import DeltaLoss
 from boxwright.types import Images, Losses, Slots, Target
@@ -74,7 +73,7 @@ def build(config: LocalizerConfig, num_classes: int, pretrained: bool) -> Locali
         assign=largest,
         sample=BalancedSampler(1, positive=1.0),
         box_loss=DeltaLoss(codec),
-        select=Select(config.threshold(num_classes), slots=config.max_detections),  # a class has one box: no NMS
+        select=Select(score_threshold(config, num_classes), slots=config.max_detections),  # a class has one box: no NMS
         box_weight=config.box_weight,
     )
     return Localizer(features, region)

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.boxes.geometry import clip
-from boxwright.detectors.base import Detector
+from boxwright.detectors.base import MIN_SIZE, Detector
 from boxwright.detectors.region_stage import RegionStage
-from boxwright.detectors.select import MIN_SIZE
 from boxwright.proposals import Propose
 from boxwright.types import Images, Losses, Slots, Target
 

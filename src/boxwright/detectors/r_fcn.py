@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from boxwright.detectors.base import Features
-from boxwright.detectors.fast_rcnn import build_shared, strides_read
+from boxwright.backbones.features import Features
 from boxwright.detectors.faster_rcnn import FasterRCNN, build_rpn
-from boxwright.detectors.region_stage import RegionStage, build_region_stage
+from boxwright.detectors.fields import CONVENTIONS
+from boxwright.detectors.region_stage import RegionStage, build_region_stage, build_shared, strides_read
 from boxwright.layers.regions import PositionSensitiveAlign, PositionSensitivePool
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def build_voting_regions(config: RFCNConfig, features: Features, num_classes: in
     pool = operator(strides_read(config, features), config.cells, canonical=config.canonical_size)
     boxes = 1 if config.class_agnostic else num_classes
     maps = ScoreMaps(features.channels[0], config.channels, num_classes, boxes, pool)
-    min_size = config.library_convention().min_region_size
+    min_size = CONVENTIONS[config.convention].min_region_size
     return build_region_stage(config, maps, Vote(num_classes), num_classes, min_size)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from boxwright.detectors.base import build_features
+from boxwright.detectors.base import Select, build_features, least_background
 from boxwright.detectors.proposed import ProposedDetector
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
-from boxwright.detectors.select import Select, least_background
 from boxwright.layers.warp import WarpRegions
 
 if TYPE_CHECKING:

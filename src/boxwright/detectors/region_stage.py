@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +26,28 @@ from boxwright.assign import (
     Prediction,
     matched_labels_and_boxes,
 )
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.backbones import build_tail
+from boxwright.backbones.features import Features
+from boxwright.boxes.anchors import DeltaCodec
 from boxwright.boxes.geometry import at_least_float32
-from boxwright.detectors.base import build_select
-from boxwright.detectors.conventions import Convention
-from boxwright.detectors.fields import RegionFields
-from boxwright.detectors.select import Candidates, Select, best, deltas_of, gather
+from boxwright.detectors.anchor_stage import tower
+from boxwright.detectors.base import (
+    Candidates,
+    Select,
+    best,
+    build_features,
+    build_pyramid,
+    build_select,
+    deltas_of,
+    gather,
+)  # fmt: skip
+from boxwright.detectors.fields import CONVENTIONS, Convention, RegionFields, SharedFields
+from boxwright.layers.regions import RegionAlign, RegionPool
 from boxwright.losses import DeltaLoss
 from boxwright.types import Losses, Slots, Target
+
+if TYPE_CHECKING:
+    from boxwright.detectors.config import FasterRCNNConfig, FastRCNNConfig
 
 
 class RegionHead(nn.Module):
@@ -180,3 +194,38 @@ def build_region_stage(
         "box_weight": config.box_weight,
     }
     return RegionStage(pool, head, **(defaults | parts))
+
+
+def build_shared(config: SharedFields, pretrained: bool) -> Features:
+    """What the regions of an image share: a pyramid, or one map."""
+    if config.variant == "fpn":
+        return build_pyramid(config, pretrained, config.channels, extra=1, how="pool")
+    if config.variant == "c4":
+        return build_features(config, pretrained, levels=(4,))
+    return build_features(config, pretrained, levels=(5,), dilated=True)
+
+
+def build_regions(
+    config: FastRCNNConfig | FasterRCNNConfig, features: Features, num_classes: int, pretrained: bool
+) -> RegionStage:
+    """Pooling from what is shared, and the head: fully connected layers, or the last stage of the backbone."""
+    if config.variant == "c4":
+        tail = build_tail(config.backbone, pretrained, config.norm)
+        size, width, hidden = tail.size, tail.channels, GlobalAveragePool(tail)
+    else:
+        size, width, channels = 7, config.hidden, features.channels[0]
+        hidden = mlp_head(channels * size * size, width, config.head_layers)
+        if config.head_convs:
+            hidden = nn.Sequential(tower(channels, config.head_convs), hidden)
+    strides, convention = strides_read(config, features), CONVENTIONS[config.convention]
+    if config.pool == "align":
+        pool = RegionAlign(strides, size, convention.sampling_ratio, config.canonical_size, convention.aligned)
+    else:
+        pool = RegionPool(strides, size, config.canonical_size)
+    head = RegionHead(hidden, width, num_classes, config.class_agnostic)
+    return build_region_stage(config, pool, head, num_classes, convention.min_region_size)
+
+
+def strides_read(config: SharedFields, features: Features) -> tuple[int, ...]:
+    """Strides of the maps that regions are pooled from: the backbone's, of two alike the first."""
+    return tuple(dict.fromkeys(features.strides[: len(config.levels)]))

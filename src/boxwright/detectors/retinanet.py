@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from boxwright.assign import MaxIoUAssigner, all_valid_anchors
-from boxwright.boxes.anchors import AnchorGrid, anchor_sizes
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm
 from boxwright.detectors.base import build_pyramid, build_select
+from boxwright.detectors.fields import CONVENTIONS
 from boxwright.losses import DeltaLoss, focal
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class RetinaNet(SingleStage):
 def build(config: RetinaNetConfig, num_classes: int, pretrained: bool) -> RetinaNet:
     how = "conv_c5" if config.extra_from == "backbone" else "conv"
     features = build_pyramid(config, pretrained, config.channels, extra=2, how=how)
-    convention, codec = config.library_convention(), DeltaCodec()
+    convention, codec = CONVENTIONS[config.convention], DeltaCodec()
     anchors = AnchorGrid(
         anchor_sizes(features.strides, config.anchor_scales, config.anchor_sizes),
         config.aspect_ratios,

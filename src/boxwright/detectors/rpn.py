@@ -9,8 +9,8 @@ from torch import nn
 
 from boxwright.detectors.anchor_stage import AnchorStage
 from boxwright.detectors.base import Detector
-from boxwright.detectors.fast_rcnn import build_shared
 from boxwright.detectors.faster_rcnn import build_rpn
+from boxwright.detectors.region_stage import build_shared
 from boxwright.types import Images, Losses, Slots, Target
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.assign import IGNORED, Assign, BalancedSampler, MaxIoUAssigner, Prediction, match
+from boxwright.backbones.features import Features
 from boxwright.boxes.geometry import at_least_float32, clip
-from boxwright.detectors.base import Detector, Features, build_pyramid, build_select
-from boxwright.detectors.select import Select, best, gather
+from boxwright.detectors.base import Detector, Select, best, build_pyramid, build_select, gather
 from boxwright.losses import cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
 

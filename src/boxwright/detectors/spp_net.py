@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones import build_backbone
-from boxwright.detectors.base import Features, with_colors
+from boxwright.backbones.features import Features
+from boxwright.detectors.base import with_colors
 from boxwright.detectors.proposed import ProposedDetector
 from boxwright.detectors.region_stage import RegionHead, RegionStage, build_region_stage, mlp_head
 from boxwright.layers.regions import PyramidPool

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from boxwright.assign import HardNegativeMining, MaxIoUAssigner
 from boxwright.backbones import Backbone
-from boxwright.boxes.anchors import DefaultBoxes
-from boxwright.boxes.codec import DeltaCodec
+from boxwright.backbones.features import Features, Neck
+from boxwright.boxes.anchors import DefaultBoxes, DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
-from boxwright.detectors.base import Features, build_features, build_select
-from boxwright.detectors.select import best, best_of_each_class
+from boxwright.detectors.base import best, best_of_each_class, build_features, build_select
+from boxwright.detectors.fields import CONVENTIONS
 from boxwright.layers.conv import init_convs
-from boxwright.layers.pyramid import Neck
 from boxwright.losses import DeltaLoss, cross_entropy
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class LevelHeads(nn.ModuleList):
 def build(config: SSDConfig, num_classes: int, pretrained: bool) -> SSD:
     backbone, norm = build_features(config, pretrained).backbone, NORMS[config.head_norm]
     maps = ExtraLevels(backbone, config.extra, config.unstrided, norm, config.lite, config.lengths)
-    anchors, convention = build_default_boxes(config, maps), config.library_convention()
+    anchors, convention = build_default_boxes(config, maps), CONVENTIONS[config.convention]
     codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
     boxes, depth = 1 if config.class_agnostic else num_classes, 1 if config.lite else 0
     stage = AnchorStage(
@@ -119,5 +118,5 @@ def build_default_boxes(config: SSDConfig, maps: ExtraLevels) -> DefaultBoxes:
         tuple(config.end_aspect_ratios if level in ends else config.aspect_ratios for level in range(levels)),
         config.box_steps or maps.strides,
         limit=math.inf if config.box_limit is None else config.box_limit,
-        stride_from_feature_map=config.library_convention().stride_from_feature_map and not config.box_steps,
+        stride_from_feature_map=CONVENTIONS[config.convention].stride_from_feature_map and not config.box_steps,
     )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from boxwright.detectors import Detector
-from boxwright.detectors.select import Select
+from boxwright.detectors.base import Select
 from boxwright.metrics.compare import Interval
 from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.predict.program import Eager, Program

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from boxwright.backbones.features import Features
 from boxwright.checkpoint import Loaded
 from boxwright.detectors import Detector, FasterRCNN
 from boxwright.detectors.anchor_stage import AnchorHead
-from boxwright.detectors.base import Features
 from boxwright.detectors.r_fcn import ScoreMaps
 from boxwright.detectors.region_stage import RegionHead
 from boxwright.detectors.sliding_window import WindowHead

@@ -1,12 +1,18 @@
-"""Feature pyramid network (Lin et al. 2017, https://arxiv.org/abs/1612.03144)."""
+"""Pixels to the maps that heads read: normalisation, backbone, and a neck such as a feature pyramid.
+
+Feature pyramid network: Lin et al. 2017, https://arxiv.org/abs/1612.03144.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from boxwright.backbones.base import Backbone
 
 
 class Neck(nn.Module):
@@ -62,6 +68,7 @@ class FeaturePyramid(Neck):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (N, C, h, w) of the backbone to maps (N, out_channels, h, w), `extra` of them behind."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]  # (N, out_channels, H / s, W / s)
         for fine in range(len(merged) - 2, -1, -1):
             merged[fine] = merged[fine] + F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:])
@@ -73,3 +80,27 @@ class FeaturePyramid(Neck):
             x = conv(F.relu(x) if step else x)
             out.append(x)
         return out
+
+
+class Features(nn.Module):
+    """Pixels to maps: normalisation, backbone, and a neck such as a feature pyramid.
+
+    channels, strides  a number per map that comes out
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, neck: Neck | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = nn.Identity() if neck is None else neck
+        self.channels, self.strides = (neck or backbone).channels, (neck or backbone).strides
+        self.register_buffer("mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.pixel_std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """RGB 0..255 (N, 3, H, W) to a map (N, C, h, w) per level."""
+        return self.neck(self.backbone((pixels - self.mean) / self.std))
