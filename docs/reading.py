@@ -47,13 +47,16 @@ class Reading(NamedTuple):
 
 
 def read(name: str) -> Reading:
-    """Trace the construction, one loss and one detection of a detector of `DETECTORS` with its default options."""
+    """Trace what a detector of `DETECTORS`, with its default options, runs: construction, one loss, one detection."""
     images = Images(torch.rand(2, 3, 320, 416) * 255, torch.tensor([[320, 416], [300, 400]]))
     images = images.replace(proposals=torch.tensor([[[10.0, 20, 100, 200], [40, 50, 160, 170]]] * 2))
     targets = [Target(torch.tensor([[10.0, 20, 100, 200], [50, 60, 150, 160]]), torch.tensor([0, 1])), Target.empty()]
 
+    config = DETECTORS[name]()
+    config.build(NUM_CLASSES)  # imports the modules: class bodies are not functions that run
+
     def run() -> None:
-        detector = DETECTORS[name]().build(NUM_CLASSES)
+        detector = config.build(NUM_CLASSES)
         detector.loss(images, targets)
         detector.eval().detect(images)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from boxwright.backbones import build_backbone, build_tail
-from boxwright.detectors import KINDS, base, fast_rcnn, spp_net
+from boxwright.detectors import KINDS, base, region_stage, spp_net
 from boxwright.detectors.config import DetectorConfig, readers_of
 
 NARROW: dict[str, Any] = {"backbone": "mobilenet_v3_small", "channels": 8, "hidden": 8, "grid": 2, "extra": (16, 8)}
@@ -90,7 +90,7 @@ def light(networks: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             module, "build_backbone", lambda *args, **options: copy.deepcopy(backbone(*args, **options))
         )
-    monkeypatch.setattr(fast_rcnn, "build_tail", lambda *args, **options: copy.deepcopy(tail(*args, **options)))
+    monkeypatch.setattr(region_stage, "build_tail", lambda *args, **options: copy.deepcopy(tail(*args, **options)))
 
 
 def fingerprint(config: DetectorConfig) -> dict[str, Any]:
