@@ -54,12 +54,12 @@ _LAST_LEVEL = ("rcnn", "spp_net")
 
 
 class CheckpointError(ValueError):
-    """The file is not a checkpoint that can be used; the message says why and what would be."""
+    """The file is no usable checkpoint; the message names the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint rebuilds; `config` is the value of `KINDS` that built the detector."""
+    """The content of a checkpoint; `config` is the value of `KINDS` that built the detector."""
 
     detector: Detector
     names: tuple[str, ...]
@@ -116,7 +116,7 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
     if kind is None:
         raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
     if kind not in KINDS:
-        raise CheckpointError(f"{path} holds a {kind!r}; this boxwright knows {', '.join(KINDS)}; update it")
+        raise CheckpointError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}; update boxwright")
     return read_config(kind, described["config"])
 
 
@@ -178,7 +178,7 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
     """A config dataclass from what JSON left of it: lists are tuples again."""
     known = {field.name for field in fields(kind)}
     if unknown := sorted(values.keys() - known):
-        raise CheckpointError(f"{kind.__name__} knows no {', '.join(unknown)}; update boxwright")
+        raise CheckpointError(f"{kind.__name__} has no option {', '.join(unknown)}; update boxwright")
     return kind(**{key: _tuples(value) for key, value in values.items()})
 
 

@@ -11,7 +11,7 @@ import pytest
 from boxwright.bench.plan.cells import configure, differences
 from boxwright.bench.run.job import propose_ahead
 from boxwright.bench.run.timing import sample
-from boxwright.cli.lineage import subset
+from boxwright.cli.lineage_race import subset
 from boxwright.data.formats import open_dataset
 from boxwright.detectors import DETECTORS
 from boxwright.predict.propose import sources_of

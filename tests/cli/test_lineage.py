@@ -174,8 +174,8 @@ def test_without_matplotlib_there_is_no_image(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--steps", "rnn"], "--steps takes different ones of .*; got rnn"),
-        (["--steps", "fast_rcnn", "fast_rcnn"], "different ones"),
+        (["--steps", "rnn"], "there is no detector 'rnn'; did you mean rcnn"),
+        (["--steps", "fast_rcnn", "fast_rcnn"], "takes different detectors"),
         (["--images", "7"], "--images asks for 7 images; the train split has 6"),
         (["--test-images", "0"], "--test-images is 1 or more, got 0"),
         (["--device", "gpu"], "there is no device 'gpu'"),

@@ -12,6 +12,7 @@ import pytest
 
 import boxwright
 from boxwright import cli
+from boxwright.detectors.config import DETECTORS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "hotcoco", "rich")
 SLOW = {"torch", "torchvision", "timm", "matplotlib", "hotcoco", "rich"}
@@ -82,6 +83,8 @@ def test_what_is_not_a_command(words: Sequence[str], status: int, message: str, 
         (["detect", "--bacth=3", "x.jpg"], "there is no option --bacth; did you mean --batch?\n"),
         (["evaluate", "--datas", "x"], "there is no option --datas; did you mean --data?\n"),
         (["models", "voc9"], "'voc9' is not understood; `boxwright models --help` explains"),
+        (["train", "r_fcn", "--hidden", "9"], "hidden is not read by r_fcn; it is read by localizer, spp_net, fast_r"),
+        (["train", "ssd", "--head-layers=7"], "--head-layers is not read by ssd; it is read by fast_rcnn (variant"),
     ],
 )
 def test_what_is_not_an_option_is_a_usage_error(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
@@ -150,16 +153,43 @@ def test_help_of_all_commands_imports_nothing():
     assert run("--version")[2] == set()
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in ("train", "bench", "lineage")])
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_each_command_imports_no_torch(name: str):
     status, shown, imported = run(*name.split(), "--help")
     assert (status, imported) == (0, set()), f"boxwright {name} --help imports {imported}"
     assert f"boxwright {name}" in shown
 
 
+@pytest.mark.parametrize("name", [*DETECTORS, "--from voc9"])
+def test_help_of_each_detector_imports_no_torch(name: str):
+    """That of a model to start from has the model's options as defaults, from the header of its checkpoint."""
+    status, shown, imported = run("train", *name.split(), "--help")
+    assert (status, imported) == (0, set()), f"boxwright train {name} --help imports {imported}"
+    assert "--backbone" in shown and "--epochs" in shown
+
+
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
+        ("train", 1, "say what to train on what: boxwright train localizer|"),
+        ("train faster_rcn --data {folder}", 2, "there is no detector 'faster_rcn'; did you mean faster_rcnn?"),
+        ("train faster_rcnn --data missing", 1, "at missing, which does not exist"),
+        ("train faster_rcnn --data {folder} --lr fast", 2, "--lr"),
+        ("train faster_rcnn --data {folder} --lr -1", 2, "lr is greater than 0"),
+        ("train faster_rcnn --data {folder} --bacth 4", 2, "there is no option --bacth; did you mean --batch"),
+        ("train faster_rcnn --data {folder} --variant c4 --head-layers 7", 2, "head_layers is not read by faster_rcnn"),
+        ("train r_fcn --data {folder} --hidden 9", 2, "--hidden is not read by r_fcn; it is read by localizer,"),
+        ("train --data {folder} --hidden 9", 2, "--hidden is an option of localizer,"),
+        ("train --from voc9 --data {folder} --grids 9", 2, "--grids is not read by faster_rcnn; it is read by spp_net"),
+        ("train --from nosuch --data {folder}", 1, "there is no model 'nosuch': expected voc9"),
+        ("train --resume {folder}", 1, "is no folder of a run: it has no config.json"),
+        ("bench", 1, "Name a dataset with --data"),
+        ("bench --data missing", 1, "at missing, which does not exist"),
+        ("bench --data {folder} --detectors ssdd", 1, "there is no detector 'ssdd'; did you mean ssd?"),
+        ("bench --data {folder} --seeds 0", 2, "seeds is 1 or more, got 0"),
+        ("bench --data {folder} --bugdet 3h", 2, "did you mean --budget"),
+        ("lineage --data missing", 1, "at missing, which does not exist"),
+        ("lineage --data {folder} --steps rcnn fasterrcnn", 1, "did you mean faster_rcnn?"),
         ("detect", 1, "which images?"),
         ("detect missing.jpg", 1, "missing.jpg: there is no such file or folder"),
         ("detect {file} --model nosuch", 1, "there is no model 'nosuch': expected voc9"),

@@ -164,7 +164,7 @@ def test_fine_tuning_takes_what_it_knows_from_the_model_and_needs_it_no_more(
 
 
 def test_a_detector_that_is_named_begins_with_the_options_of_the_model(model: Path) -> None:
-    defaults = Train(start=str(model)).defaults()
+    defaults = Train.defaults(["--from", str(model)])
 
     def read(words: str) -> Any:
         return tyro.cli(Train, args=shlex.split(words), default=defaults).detector

@@ -103,5 +103,5 @@ def test_detections_come_from_the_proposals_there_are() -> None:
 
 
 def test_no_proposal_is_no_faster_rcnn() -> None:
-    with pytest.raises(ValueError, match="one proposal an image at least, got 0"):
+    with pytest.raises(ValueError, match="one proposal per image at least, got 0"):
         FasterRCNNConfig(**SMALL).build(2).proposals = 0

@@ -1,7 +1,8 @@
 """The table of commands: `boxwright --help` answers from here, and a command's module is imported when it is chosen.
 
 A command is a frozen dataclass: each field is one option, declared once with its type, default and help, and `run()`
-does the work and returns the exit status (None is 0).
+does the work and returns the exit status (None is 0). It may have two more functions of the words of the command line:
+`defaults(words)`, the options that are not given, and `explain(word, words)`, why a word is not understood.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from typing import NamedTuple
 
 from boxwright.version import __version__
@@ -105,22 +107,23 @@ def _run(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     kind = getattr(import_module(command.module), command.name)
     read = partial(tyro.cli, kind, prog=f"boxwright {name}", config=(tyro.conf.FlagCreatePairsOff,))
+    if hasattr(kind, "defaults"):
+        read = partial(read, default=kind.defaults(arguments))
     options, unknown = read(args=arguments, return_unknown_args=True)
-    if getattr(options, "start", None) is not None:  # what is not given is as in that model: read again, knowing it
-        options, unknown = read(args=arguments, default=options.defaults(), return_unknown_args=True)
     if unknown:
-        raise UsageError(_not_understood(name, unknown, read))
+        word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+        reason = kind.explain(word, arguments) if hasattr(kind, "explain") else None
+        raise UsageError(reason or _not_understood(name, word, arguments, read))
     return options.run() or 0
 
 
-def _not_understood(name: str, unknown: list[str], read: Callable[..., object]) -> str:
-    """Which word is not understood, and the options with a name like it."""
-    word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+def _not_understood(name: str, word: str, arguments: list[str], read: Callable[..., object]) -> str:
+    """That a word is not understood, and the options with a name like it."""
     if not word.startswith("-"):
         return f"'{word}' is not understood; `boxwright {name} --help` explains what the command takes"
     shown = io.StringIO()
     with redirect_stdout(shown), suppress(SystemExit):
-        read(args=["--help"])
+        read(args=[*takewhile(lambda word: not word.startswith("-"), arguments), "--help"])
     options = sorted(set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue())))
     near = get_close_matches(word, options, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"`boxwright {name} --help` lists the options"

@@ -1,16 +1,21 @@
-"""The options of `boxwright train`."""
+"""`boxwright train`: its options. The work is in `training`, which imports torch; --help and these checks do not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from boxwright.cli.arguments import check_at_least, dataset_path, no_detector
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DETECTORS
+from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
+from boxwright.zoo import describe, find
+from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
     from boxwright.detectors.config import DetectorConfig
@@ -71,13 +76,50 @@ class Train:
 
     def run(self) -> int:
         """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
-        from boxwright.cli.training import train  # lazily, as below: --help needs no torch
+        if self.resume is not None:
+            if self != replace(Train(), resume=self.resume, device=self.device, workers=self.workers):
+                raise ValueError("--resume goes on with the options of the run; only --device and --workers may change")
+            if not (self.resume / "config.json").is_file():
+                raise ValueError(f"{self.resume} is no folder of a run: it has no config.json")
+        elif self.data is None or (self.detector is None and self.start is None):
+            kinds = "|".join(DETECTORS)
+            raise ValueError(f"say what to train on what: boxwright train {kinds} --data PATH, or --from MODEL")
+        else:
+            dataset_path(self.data)
+            check_at_least(1, batch=self.batch, log_every=self.log_every)
+        check_at_least(0, workers=self.workers)
+        from boxwright.cli.training import train  # here, because it imports torch
 
         return train(self)
 
-    def defaults(self) -> Train:
-        """The options that are not given, once `start` is known: the detector's are those of the model."""
-        from boxwright.checkpoint import load_detector
-        from boxwright.zoo import find
+    @classmethod
+    def defaults(cls, words: Sequence[str]) -> Train:
+        """The options that are not given; with --from MODEL, the detector's are those of the checkpoint's header."""
+        model = _model_of(words)
+        if model is None or ({"-h", "--help"} & set(words) and (is_foreign(model) or model.startswith("hf:"))):
+            return cls()  # a help text is no reason to fetch or convert a model
+        from boxwright.checkpoint import config_of
 
-        return Train() if self.start is None else Train(detector=load_detector(find(self.start)).config)
+        path = find(model)
+        return cls(detector=config_of(describe(path), path))
+
+    @classmethod
+    def explain(cls, word: str, words: Sequence[str]) -> str | None:
+        """Why a word is not understood: a detector's name misspelt, or an option that this detector does not read."""
+        detector = next((name for name in words if name in DETECTORS), None)
+        if not word.startswith("-"):
+            return None if detector else no_detector(word)
+        readers = ", ".join(readers_of(word.removeprefix("--").removeprefix("no-").replace("-", "_")))
+        if not readers:
+            return None
+        config = cls.defaults(words).detector
+        reader = detector or (None if config is None else name_of(config))
+        if reader is None:
+            return f"{word} is an option of {readers}; name the detector first: boxwright train DETECTOR"
+        return f"{word} is not read by {reader}; it is read by {readers}"
+
+
+def _model_of(words: Sequence[str]) -> str | None:
+    """The value of --from."""
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--from=") else [word])]
+    return next((value for option, value in pairwise(split) if option == "--from"), None)

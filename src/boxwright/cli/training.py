@@ -16,7 +16,7 @@ from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DETECTORS, Detector
+from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
@@ -39,13 +39,8 @@ def train(options: Train) -> int:
     """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
     source, resume = None, options.resume
     if resume is not None:
-        if options != replace(Train(), resume=resume, device=options.device, workers=options.workers):
-            raise ValueError("--resume goes on with the options of the run; only --device and --workers may change")
         options = replace(read_options(resume / "config.json"), device=options.device, workers=options.workers)
     else:
-        if options.data is None or (options.detector is None and options.start is None):
-            kinds = "|".join(DETECTORS)
-            raise ValueError(f"say what to train on what: boxwright train {kinds} --data PATH, or --from MODEL")
         if options.start is not None:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)

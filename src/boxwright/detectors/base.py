@@ -1,4 +1,4 @@
-"""What every detector is: two verbs, `loss` and `detect`, over features of normalised images."""
+"""What every detector is: two verbs, `loss` and `detect`, over features of normalised images; and its parts."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ class Features(nn.Module):
 
 
 class Detector(nn.Module):
-    """A detector learns with `loss`, answers with `detect`; the mode is in the call, not in `self.training`.
+    """A detector is trained with `loss` and predicts with `detect`; the mode is in the call, not in `self.training`.
 
     A subclass writes `loss` and `slots`. All shapes between pixels and slots depend on the shape of the input only, so
     `slots` compiles and exports (see `Network`); `detect` trims it.
 
-    propose  from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that is told
-             where to look: whoever makes the `Images` fills their proposals with it. None where it looks for itself
+    propose  from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that takes
+             external proposals: the code that makes the `Images` calls it. None for all other detectors
     """
 
     propose: Callable[[np.ndarray], np.ndarray] | None = None
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Named, weighted losses whose sum is to be minimised. An image without objects is fine."""
+        """Named scalar losses of the batch, weighted; their sum is minimised. An image may have no objects."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(images, targets)")
 
     def slots(self, images: Images) -> Slots:
-        """A fixed number of slots per image."""
+        """Slots (N, S): boxes in pixels of the batch, scores from 0 to 1, labels 0..K-1; S depends on no value."""
         raise NotImplementedError(f"{type(self).__name__} must define slots(images)")
 
     @torch.inference_mode()
     def detect(self, images: Images) -> list[Detections]:
-        """The objects of each image, best first, in pixels of the batch."""
+        """The detections of each of N images, best first, boxes in pixels of the batch."""
         return self.slots(images).trim()
 
     def forward(self, images: Images, targets: list[Target] | None = None) -> Losses | list[Detections]:
-        """The door for DistributedDataParallel and torch.compile: `loss` with targets, `detect` without."""
+        """What DistributedDataParallel calls: `loss` with targets, `detect` without."""
         return self.detect(images) if targets is None else self.loss(images, targets)
 
 
@@ -85,9 +85,9 @@ class Network(nn.Module):
     def forward(
         self, pixels: Tensor, sizes: Tensor, proposals: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Boxes (N, S, 4), scores, labels and valid (N, S) of pixels (N, 3, H, W), sizes (N, 2) and, for a detector
-        that is told where to look, proposals (N, P, 4)."""
-        slots = self.detector.slots(Images(pixels, sizes, proposals))  # type: ignore[arg-type]
+        """Pixels (N, 3, H, W), sizes (N, 2) and, for a detector that takes them, proposals (N, P, 4) to boxes
+        (N, S, 4), scores, labels and valid (N, S)."""
+        slots = self.detector.slots(Images(pixels, sizes, proposals))
         return slots.boxes, slots.scores, slots.labels, slots.valid
 
 

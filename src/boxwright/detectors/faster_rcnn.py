@@ -32,17 +32,17 @@ class FasterRCNN(Detector):
 
     @property
     def proposals(self) -> int:
-        """Proposals an image, to be set at any time: more find more, fewer are faster (Ren et al., table 2)."""
+        """Proposals per image; may be set at any time: more detect more, fewer are faster (Ren et al., table 2)."""
         return self.proposer.select.slots
 
     @proposals.setter
     def proposals(self, count: int) -> None:
         if count < 1:
-            raise ValueError(f"a Faster R-CNN takes one proposal an image at least, got {count}")
+            raise ValueError(f"a Faster R-CNN takes one proposal per image at least, got {count}")
         self.proposer.select.slots = count
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Objectness and proposal box of the RPN; class and box of the regions."""
+        """Scalars `objectness` and `proposal_box` of the RPN, `class` and `box` of the region stage."""
         maps = self.features(images.pixels)
         dense = self.proposer(maps)
         of_proposals = self.proposer.loss(dense, [t.replace(labels=torch.zeros_like(t.labels)) for t in targets])
@@ -57,6 +57,7 @@ class FasterRCNN(Detector):
         }
 
     def slots(self, images: Images) -> Slots:
+        """Slots (N, S), boxes in pixels of the batch."""
         maps = self.features(images.pixels)
         proposals = self.proposer.detect(self.proposer(maps), images.sizes)
         return self.regions.detect(maps, proposals, images.sizes)

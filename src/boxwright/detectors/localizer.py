@@ -33,10 +33,11 @@ class Localizer(Detector):
         self.features, self.region = features, region
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Class and box of the largest object."""
+        """Scalars `class` and `box`, of the largest object of each image."""
         return self.region.loss(self.features(images.pixels), whole(images), targets)
 
     def slots(self, images: Images) -> Slots:
+        """Slots (N, S), each of another class, boxes in pixels of the batch."""
         return self.region.detect(self.features(images.pixels), whole(images), images.sizes)
 
 
@@ -73,7 +74,7 @@ def build(config: LocalizerConfig, num_classes: int, pretrained: bool) -> Locali
         assign=largest,
         sample=BalancedSampler(1, positive=1.0),
         box_loss=DeltaLoss(codec),
-        select=Select(config.threshold(num_classes), slots=config.max_detections),  # NMS has one box per class
+        select=Select(config.threshold(num_classes), slots=config.max_detections),  # a class has one box: no NMS
         box_weight=config.box_weight,
     )
     return Localizer(features, region)

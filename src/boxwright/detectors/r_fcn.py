@@ -1,4 +1,4 @@
-"""R-FCN: Faster R-CNN without layers of a region's own; the cells of a region vote on maps of scores (Dai et al. 2016).
+"""R-FCN: Faster R-CNN without layers that run per region; the cells of a region vote (Dai et al. 2016).
 
 Not built: the paper's online mining of hard examples (its section 3, OHEM), which was worth 2 points of AP there.
 """
@@ -25,7 +25,7 @@ class RFCN(FasterRCNN):
 
 
 class ScoreMaps(nn.Module):
-    """Maps of what each part of an object would say, by convolution, and the parts of every region pooled from them."""
+    """Maps of scores for each part of an object, by convolution, and the parts of every region pooled from them."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ScoreMaps(nn.Module):
 
 
 class Vote(nn.Module):
-    """The mean over the cells of a region, and nothing that could learn."""
+    """The mean over the cells of a region; it has no parameters."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

@@ -25,11 +25,12 @@ class RPN(Detector):
         self.features, self.proposer = features, proposer
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Objectness and box."""
+        """Scalars `class`, the objectness, and `box`."""
         dense = self.proposer(self.features(images.pixels))
         return self.proposer.loss(dense, [t.replace(labels=torch.zeros_like(t.labels)) for t in targets])
 
     def slots(self, images: Images) -> Slots:
+        """Proposals (N, S) as detections of label 0, boxes in pixels of the batch."""
         return self.proposer.detect(self.proposer(self.features(images.pixels)), images.sizes)
 
 

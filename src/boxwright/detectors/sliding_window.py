@@ -1,4 +1,4 @@
-"""Sliding window: a classifier at every place, in several sizes and shapes, as one convolution over shared features.
+"""Sliding window: a classifier at every position, in several sizes and shapes, as one convolution of shared features.
 
 Sermanet et al. 2014, "OverFeat", section 3.5: a fully connected layer that moves over an image is a convolution.
 """
@@ -38,19 +38,19 @@ class WindowHead(nn.Module):
         self.logits = nn.Conv2d(hidden, num_classes + 1, 1)
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each place."""
+        """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each position."""
         hidden = [self.hidden(window(features).relu()).relu() for window in self.windows]
         return [at_least_float32(self.logits(of_shape)) for of_shape in hidden]
 
 
-def windows_at(places: Shape, shape: Shape, stride: tuple[float, float], device: torch.device) -> Tensor:
-    """The windows of one shape at rows x columns places, (rows * columns, 4); the first ones are half outside.
+def windows_at(positions: Shape, shape: Shape, stride: tuple[float, float], device: torch.device) -> Tensor:
+    """The windows of one shape at rows x columns positions, (rows * columns, 4); the first ones are half outside.
 
     stride  from one cell of the map to the next, down and right, in pixels
     """
     top, left = (
         (torch.arange(count, device=device) - cells // 2) * step
-        for count, cells, step in zip(places, shape, stride, strict=True)
+        for count, cells, step in zip(positions, shape, stride, strict=True)
     )
     top, left = torch.meshgrid(top, left, indexing="ij")
     corners = left, top, left + shape[1] * stride[1], top + shape[0] * stride[0]
@@ -99,7 +99,7 @@ class SlidingWindowDetector(Detector):
         return torch.cat(logits, 1), clip(windows, images.sizes)
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Cross entropy over the sampled windows; those in the padding are none."""
+        """Scalar `class`: cross entropy over the sampled windows; a window in the padding is never sampled."""
         logits, windows = self.classify(images)
         assigned, labels, _ = match(self.assign, map(Prediction, windows, logits.detach()), targets)  # (N, A) each
         outside = (windows[..., 2:] <= windows[..., :2]).any(-1)
@@ -108,9 +108,10 @@ class SlidingWindowDetector(Detector):
         return {"class": (of_class * counts).sum() / counts.sum().clamp(min=1)}
 
     def slots(self, images: Images) -> Slots:
+        """Slots (N, S), boxes in pixels of the batch."""
         logits, windows = self.classify(images)
-        found = best(logits.softmax(-1)[..., :-1], self.select.pre_nms_top_k)
-        return self.select(gather(windows, found.rows), found, images.sizes)
+        candidates = best(logits.softmax(-1)[..., :-1], self.select.pre_nms_top_k)
+        return self.select(gather(windows, candidates.rows), candidates, images.sizes)
 
 
 def build(config: SlidingWindowConfig, num_classes: int, pretrained: bool) -> SlidingWindowDetector:

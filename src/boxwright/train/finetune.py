@@ -62,7 +62,7 @@ class Rows(NamedTuple):
     """How the output channels of a layer lie: `outer` times `columns` times `inner`.
 
     A column is a class, background (the last), or all classes at once. Outer are the anchors of a cell; inner are the
-    numbers that are said of a class: 1 logit or 4 deltas, times the cells of a region in R-FCN.
+    numbers of a class: 1 logit or 4 deltas, times the cells of a region in R-FCN.
     """
 
     outer: int
@@ -71,9 +71,9 @@ class Rows(NamedTuple):
 
 
 def class_rows(detector: Detector) -> dict[str, Rows]:
-    """The layers that say something of classes, by name. A region proposal network knows none."""
+    """The layers with outputs per class, by name. Those of a region proposal network are none of them."""
     of_proposals = detector.proposer.head if isinstance(detector, FasterRCNN) else None
-    found: dict[str, Rows] = {}
+    layers: dict[str, Rows] = {}
     for name, module in detector.named_modules():
         if module is of_proposals:
             continue
@@ -91,8 +91,8 @@ def class_rows(detector: Detector) -> dict[str, Rows]:
                 rows = (Rows(1, module.logits.out_channels, 1),)
             case _:
                 continue
-        found |= {f"{name}.{layer}": each for layer, each in zip(("logits", "deltas"), rows, strict=False)}
-    return found
+        layers |= {f"{name}.{layer}": outputs for layer, outputs in zip(("logits", "deltas"), rows, strict=False)}
+    return layers
 
 
 @torch.no_grad()
