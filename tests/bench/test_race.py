@@ -181,6 +181,24 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
     assert (folder / "bench.json").read_bytes() == before
 
 
+def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: Race, tmp_path: Path):
+    """As it was written before images, splits and options got the names of today."""
+    text = (folder / "bench.json").read_text()
+    for today, before in {
+        "train images": "train pictures", "val images": "val pictures", "test images": "test pictures",
+        "splits": "parts", "class_agnostic": "agnostic", "canonical_size": "canonical",
+    }.items():  # fmt: skip
+        assert f'"{today}": ' in text
+        text = text.replace(f'"{today}": ', f'"{before}": ')
+    content = json.loads(text)
+    del content["proposals"]
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    state = race_state.RaceState(CELLS, data, RULES, TRAINING, tmp_path)
+    assert state.record.content["settings"] == read(folder)["settings"]
+    assert state.record.content["configs"] == read(folder)["configs"]
+    assert state.plan and [rung.epoch for rung in state.rungs] == [1]
+
+
 def test_a_cell_that_fails_is_told_and_the_rest_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     train = race_state.train
 

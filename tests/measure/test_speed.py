@@ -21,7 +21,6 @@ from boxwright.measure.speed import (
     STAGES,
     Quartiles,
     flops,
-    in_turn,
     parameters,
     percentile,
     stages,
@@ -73,15 +72,6 @@ def hooks(detector: Detector) -> list[int]:
 def test_the_quartiles_of_five_numbers():
     assert Quartiles.of([50.0, 10.0, 40.0, 20.0, 30.0]) == (30, 20, 40)
     assert Quartiles.of([3.0]) == (3, 3, 3)
-
-
-def test_every_task_has_its_turn_at_a_place_before_the_next():
-    done: list[tuple[str, int]] = []
-    seconds = in_turn(
-        {"a": lambda place: done.append(("a", place)), "b": lambda place: done.append(("b", place))}, 2, 3
-    )
-    assert done == [("a", 0), ("b", 0), ("a", 1), ("b", 1)] * 4  # the first round is not counted
-    assert {name: len(times) for name, times in seconds.items()} == {"a": 6, "b": 6}
 
 
 @pytest.fixture

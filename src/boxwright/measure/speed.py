@@ -135,21 +135,6 @@ def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch
     return Throughput({name: batch * len(seconds) / sum(seconds) for name, seconds in measured.items()}, failures)
 
 
-def in_turn(tasks: Mapping[Any, Callable[[int], object]], places: int, rounds: int) -> dict[Any, list[float]]:
-    """Seconds that each task takes at each place, all at one place before the next; a first round is warm-up."""
-    seconds: dict[Any, list[float]] = {name: [] for name in tasks}
-    with Progress("test time", (rounds + 1) * places * len(tasks)) as bar:
-        for turn in range(rounds + 1):
-            for place in range(places):
-                for name, task in tasks.items():
-                    started = time.perf_counter()
-                    task(place)
-                    if turn:
-                        seconds[name].append(time.perf_counter() - started)
-                    bar.update()
-    return seconds
-
-
 def _race(
     title: str,
     models: Mapping[str, Callable[[Item], Answer]],

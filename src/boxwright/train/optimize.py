@@ -53,6 +53,8 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 class Average:
     """The exponential moving average of a module's weights and statistics, which follows fast while young.
 
+    `torch.optim.swa_utils.AveragedModel` would copy the first step whole, and average whole numbers too.
+
     weights  as the module's `state_dict`, tensors of their own
     """
 

@@ -9,6 +9,7 @@ import pickle
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import islice
@@ -26,10 +27,16 @@ A task is asked for when somebody is free to do it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3  # to start a worker
 _PATIENCE = 60.0  # seconds for workers to end their step and save
+_START = 300.0  # seconds for Ray to start on a slow, busy machine
 
 # Ray takes these from the environment. What the user has set stays.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
 _EQUAL = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get what all others on the machine leave over
+_SLOW = {  # what Ray's own processes wait for each other: a machine may be slow, or busy
+    "RAY_agent_register_timeout_ms": "300000", "RAY_worker_register_timeout_seconds": "300",
+    "RAY_gcs_server_request_timeout_seconds": "300", "RAY_health_check_initial_delay_ms": "60000",
+    "RAY_health_check_timeout_ms": "60000",
+}  # fmt: skip
 _CLOSED = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  # the first: listen to 127.0.0.1 only
 
 
@@ -53,7 +60,8 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
         ray = _import_ray()
         here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
-            ray.init(address, logging_level="warning", **here)
+            with _patient(ray):
+                ray.init(address, logging_level="warning", **here)
             with stoppable():
                 yield _Workers(ray, workers, gpus, local)
         finally:
@@ -211,6 +219,28 @@ def _import_ray() -> Any:
 
 
 @contextmanager
+def _patient(ray: Any) -> Iterator[None]:
+    """Within, Ray waits `_START` seconds for the node that it starts; its own 30 seconds are no setting."""
+    services = ray._private.services
+    get_node, deadline = services.get_node, time.monotonic() + _START
+
+    def get_started_node(*arguments: Any) -> Any:
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:  # it is not known yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    services.get_node = get_started_node
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+@contextmanager
 def _environment(local: bool) -> Iterator[None]:
     """Within, Ray finds what it should; what it reads only when it is imported is there for good.
 
@@ -218,7 +248,8 @@ def _environment(local: bool) -> Iterator[None]:
     """
     settings = dict(_QUIET)
     if local:
-        settings |= {**_EQUAL, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Ray would have a number of its own
+        threads = str(torch.get_num_threads())  # Ray would set a number of its own
+        settings |= {**_EQUAL, **_SLOW, "OMP_NUM_THREADS": threads}
         if "ray" not in sys.modules:
             for name, value in {**_CLOSED, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
                 os.environ.setdefault(name, value)

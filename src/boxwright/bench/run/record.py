@@ -1,11 +1,11 @@
-"""What a long command has found out so far: one JSON file, whole on disk after every change, to go on from."""
+"""The results of a race so far: one JSON file, whole on disk after every change, from which it goes on."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,24 +24,26 @@ class Record:
         settings: Mapping[str, Any],
         configs: Mapping[str, Any],
         parts: Iterable[str],
-        said: str = "",
+        typed: str = "",
+        translate: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     ) -> None:
-        """Goes on from what is there. Raises ValueError where that was made otherwise.
+        """Goes on from an existing file. Raises ValueError where it was made with other settings.
 
-        command   of boxwright, that writes such files: "lineage"
-        settings  what must be the same for results to stand side by side
-        configs   dataclasses; of one that is there already no number may have changed
-        said      how the user called it; what he typed, if not given
+        command    of boxwright, that writes such files: "bench"
+        settings   what must be the same for results to stand side by side
+        configs    dataclasses; of one that is in the file already no number may have changed
+        typed      the user's command; that of this process if not given
+        translate  from the content of a file of any version to that of today
         """
         self.path = path
         made = {"settings": dict(settings), "configs": {name: asdict(config) for name, config in configs.items()}}
         made = json.loads(json.dumps(made))  # as it comes back from disk: lists for tuples
         self.content: dict[str, Any] = {**made, **{part: {} for part in parts}}
         if path.is_file():
-            old = _read(path, command, self.content.keys())
+            old = translate(_read(path, command))
             _refuse_changes(path, old, made)
-            self.content = {**old, "configs": old["configs"] | made["configs"]}
-        self.content |= {"command": said or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
+            self.content = {**self.content, **old, "configs": old["configs"] | made["configs"]}
+        self.content |= {"command": typed or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
 
     def set(self, part: str, value: Any) -> None:
         """All or nothing: until the new file is whole, the old one stays."""
@@ -49,12 +51,12 @@ class Record:
         write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
-def _read(path: Path, command: str, expected: Iterable[str]) -> dict[str, Any]:
+def _read(path: Path, command: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); move it away, or give another --out") from error
-    if not isinstance(content, dict) or not content.keys() >= set(expected):
+    if not isinstance(content, dict) or not content.keys() >= {"settings", "configs"}:
         raise ValueError(f"{path} was not written by boxwright {command}; move it away, or give another --out")
     return content
 

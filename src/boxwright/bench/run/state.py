@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +22,11 @@ from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, Job, measure, pace, propose_ahead, train
 from boxwright.bench.run.parallel import Pool
 from boxwright.bench.run.record import Record
+from boxwright.checkpoint import read_config
 from boxwright.data.batch import Batches
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
+from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress, say
@@ -33,6 +37,11 @@ from boxwright.train.stop import StoppedError
 _PARTS = (
     "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
 )  # fmt: skip
+_RENAMED = {  # keys and values of settings, from earlier versions to today's
+    "train pictures": "train images", "val pictures": "val images", "test pictures": "test images", "parts": "splits",
+    "val, for there is no test part: it has also chosen the epochs":
+        "val, for there is no test split; the epochs are chosen on it too",
+}  # fmt: skip
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
 _TRIES = 3
 
@@ -77,7 +86,9 @@ class RaceState:
         if not existing(self.folder).is_dir():
             raise ValueError(f"the folder of the results cannot be {self.folder}: {existing(self.folder)} is a file")
         configs = {name: _Settings(cell.config, cell.preprocess) for name, cell in self.cells.items()}
-        self.record = Record(self.folder / "bench.json", "bench", self._settings(), configs, _PARTS, command)
+        self.record = Record(
+            self.folder / "bench.json", "bench", self._settings(), configs, _PARTS, command, self._translate
+        )
         self._since = time.monotonic()
 
     @property
@@ -212,7 +223,7 @@ class RaceState:
         return {
             "data": str(self.data.resolve()),
             **{f"{part} images": len(dataset) for part, dataset in self.parts.items()},
-            "parts": f"drawn with seed {self.training.seed}" if self.splits.drawn else "as the data has them",
+            "splits": f"drawn with seed {self.training.seed}" if self.splits.drawn else "as the data has them",
             "fingerprint": fingerprint(self.parts),
             "tested on": self.tested,
             "classes": self.names,
@@ -221,6 +232,18 @@ class RaceState:
             **asdict(self.training),
             **machine(self.device),
         }
+
+    def _translate(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content of a bench.json of an earlier version in today's names."""
+        settings = {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
+        tested = settings.get("tested on", "")
+        settings["tested on"] = _RENAMED.get(tested, tested)
+        configs = dict(content["configs"])
+        for name in configs.keys() & self.cells.keys():
+            with suppress(ValueError):  # of another detector: the difference is told
+                config = read_config(name_of(self.cells[name].config), configs[name]["config"])
+                configs[name] = {**configs[name], "config": json.loads(json.dumps(asdict(config)))}
+        return {**content, "settings": settings, "configs": configs}
 
     def _pace(self, effort: Effort) -> Pace:
         """For all images what a few took."""
