@@ -118,7 +118,7 @@ def _survivors(
 
 
 def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Boxes (C, 4) with every group shifted to a place of its own, so that those of different groups never overlap.
+    """Boxes (C, 4) with every group shifted apart, so that boxes of different groups never overlap.
 
     In float64: in float32 the shift would cost the boxes of the last groups of a large image several bits.
     """

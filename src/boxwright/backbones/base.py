@@ -40,7 +40,7 @@ class Head(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A classification network that says where its stages are. Its `state_dict` is the original's.
+    """A classification network cut into stages. Its `state_dict` is the original's.
 
     Takes normalised images (N, 3, H, W), gives class logits (N, num_classes) before the softmax.
     """
@@ -181,7 +181,7 @@ def keep_stride(network: Classifier) -> None:
 def pad_same(module: nn.Module) -> None:
     """Convolutions and poolings that leave out the border get it padded, for maps of ceil(H / stride) cells.
 
-    Without it a map is cells short of what its stride says, and those it has lie elsewhere than anchors and RoI align
+    Without it a map is cells short of what its stride gives, and its cells lie elsewhere than anchors and RoI align
     take them to be: by a whole cell at stride 8 of an Inception.
     """
     layer: Any

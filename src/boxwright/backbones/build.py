@@ -77,8 +77,8 @@ def build_backbone(
                    4 in a ResNet), 2 the stem and the next stage, ... (a stage is a run of layers of one stride; of a
                    plain transformer, a block)
     norm           "frozen": batch norms keep statistics, scale and shift; "batch": they learn as usual
-    dilated        level 5 has stride 16, with dilated kernels, as R-FCN and DC5 want it: levels=(5,) is then one map
-                   of stride 16, levels=(4, 5) are two; `.strides` says so. Where timm cannot dilate a network (Swin,
+    dilated        level 5 has stride 16, with dilated kernels, as in R-FCN and DC5: levels=(5,) is then one map
+                   of stride 16, levels=(4, 5) are two; see `.strides`. Where timm cannot dilate a network (Swin,
                    Inception), its level 5 is interpolated to stride 16
     options        of the network's class, such as `stride_in_1x1=True` of a ResNet, or of `timm.create_model`
     """
