@@ -78,8 +78,8 @@ def corners(race: Race, known: Sequence[Point], right: float, bottom: float) -> 
 
 
 def span(values: Iterable[float]) -> tuple[float, float]:
-    """The least and the greatest of the known values."""
-    known = [value for value in values if math.isfinite(value)]
+    """The least and the greatest of the known values; zeros where none is known."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
     return min(known), max(known)
 
 
@@ -89,8 +89,8 @@ def styles(entries: Iterable[Entry]) -> dict[str, Style]:
     cells = [entry for entry in entries if entry.state != "external"]
     colors = dict(zip(dict.fromkeys(entry.backbone for entry in cells), cycle(COLORS), strict=False))
     markers = dict(zip(dict.fromkeys(entry.detector for entry in cells), cycle(_MARKERS), strict=False))
-    looks = {entry.name: Style(INK, EXTERNAL) for entry in entries}
-    return looks | {entry.name: Style(colors[entry.backbone], markers[entry.detector]) for entry in cells}
+    external = {entry.name: Style(INK, EXTERNAL) for entry in entries}
+    return external | {entry.name: Style(colors[entry.backbone], markers[entry.detector]) for entry in cells}
 
 
 def label(race: Race, entry: Entry) -> str:

@@ -37,7 +37,9 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
     kind   "wide" or "narrow": the page shows one of them
     """
     root = ElementTree.fromstring(text)
-    _remove(root, {f"{_SVG}metadata", f"{_SVG}style"})
+    for parent in root.iter():
+        for child in [child for child in parent if child.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
+            parent.remove(child)
     kept = set(links) | _referred(root)
     for element in root.iter():
         _adapt(element, name, kept)
@@ -48,12 +50,6 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
     root.attrib |= {"class": f"plot {kind}", "role": "group" if links else "img", "aria-label": alt}
     ElementTree.register_namespace("", _SVG[1:-1])
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _remove(root: Element, tags: set[str]) -> None:
-    for parent in root.iter():
-        for child in [child for child in parent if child.tag in tags]:
-            parent.remove(child)
 
 
 def _referred(root: Element) -> set[str]:
