@@ -48,14 +48,15 @@ def targets_of(dataset: AnnotatedImages) -> list[Target]:
     return [dataset.target(index) for index in range(len(dataset))]
 
 
-def best_threshold(found: Sequence[Detections], targets: Sequence[Target], default: float = 0.5) -> float:
+def best_threshold(detections: Sequence[Detections], targets: Sequence[Target], default: float = 0.5) -> float:
     """The score threshold with the best F1 at IoU .5, over all classes together.
 
     It lies halfway to the next lower score, so that the same detections pass again despite rounding; `default` if no
     detection is a hit.
     """
-    matches = [match(*pair) for pair in zip(found, targets, strict=True)]
-    scores = torch.cat([torch.zeros(0), *(f.scores[m.counted].float() for f, m in zip(found, matches, strict=True))])
+    matches = [match(*pair) for pair in zip(detections, targets, strict=True)]
+    counted = (found.scores[m.counted].float() for found, m in zip(detections, matches, strict=True))
+    scores = torch.cat([torch.zeros(0), *counted])
     hits = torch.cat([torch.zeros(0, dtype=torch.bool), *(m.true_positive[m.counted] for m in matches)])
     objects = sum(int((~target.crowd).sum()) for target in targets)
     if not hits.any():

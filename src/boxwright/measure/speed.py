@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -98,7 +98,7 @@ def take_latencies(
 
     So that the order of the models does not matter, each turn begins with a detection that is not counted, which loads
     the model's weights into the processor's caches, and the files are read before the turns. A model that raises has
-    no more turns; the others go on.
+    no more turns.
     """
     measured, failures = _race("latency", models, paths, rounds, before=Path.read_bytes)
     seconds = {name: [dict(of_image) for of_image in of_images] for name, of_images in measured.items()}
@@ -133,42 +133,31 @@ def _race(
     title: str, models: Mapping[str, Callable[[Item], Answer]], items: Sequence[Item], rounds: int,
     before: Callable[[Item], object],
 ) -> tuple[dict[str, list[Answer]], dict[str, str]]:  # fmt: skip
-    """The answers of each model that did not fail, without the warm-up; and the reasons why the others failed."""
+    """The answers of each model that did not fail, without the warm-up; and the reasons why the others failed.
+
+    before  is called with each item of a row before the first turn of that row
+    """
     if not items or rounds < 1:
         raise ValueError(f"times are taken on one image and in one round at least, got {len(items)} and {rounds}")
     answers: dict[str, list[Answer]] = {name: [] for name in models}
     failures = {}
-    turns = (rounds + 1) * (len(items) + math.ceil(len(items) / _ROW))  # of each model
-    with Progress(title, turns * len(models)) as bar:
-        for name, item, counted in _turns(answers, items, rounds, before):
-            try:
-                answer = models[name](item)
-            except Exception as error:  # out of memory, an operator that the device lacks, an external model's own
-                failures[name] = _reason(error)
-                del answers[name]
-                continue
-            if counted:
-                answers[name].append(answer)
-            bar.update()
-    return answers, failures
-
-
-def _turns(
-    names: Collection[Any], items: Sequence[Item], rounds: int, before: Callable[[Item], object]
-) -> Iterator[tuple[Any, Item, bool]]:
-    """The name whose turn it is, its item, and whether the turn counts. A name that leaves `names` has no more turns.
-
-    before  is called with each item of a row before the first turn of that row
-    """
-    for turn in range(rounds + 1):
-        for start in range(0, len(items), _ROW):
-            row = items[start : start + _ROW]
+    rows = [items[start : start + _ROW] for start in range(0, len(items), _ROW)]
+    with Progress(title, (rounds + 1) * (len(items) + len(rows)) * len(models)) as bar:
+        for number, row in product(range(rounds + 1), rows):
             for item in row:
                 before(item)
-            for name in list(names):
-                for item, counted in ((row[0], False), *((item, turn > 0) for item in row)):
-                    if name in names:
-                        yield name, item, counted
+            for name in list(answers):
+                for item, counted in ((row[0], False), *((item, number > 0) for item in row)):
+                    try:
+                        answer = models[name](item)
+                    except Exception as error:  # out of memory, an operator that the device lacks, an external model's
+                        failures[name] = _reason(error)
+                        del answers[name]
+                        break
+                    if counted:
+                        answers[name].append(answer)
+                    bar.update()
+    return answers, failures
 
 
 def _reason(error: Exception) -> str:

@@ -135,7 +135,7 @@ class Predictor:
         propose: Propose | None = None,
     ) -> None:
         if isinstance(program, Detector):
-            device = _device_of(program) if device is None else choose_device(device)
+            device = choose_device(device or next((weight.device for weight in program.parameters()), "cpu"))
             propose = propose or program.propose
             program = Eager(program.to(device))
         self.program: Program = program
@@ -257,10 +257,6 @@ class Predictor:
         if unknown:
             raise ValueError(f"no class is called {', '.join(unknown)}; this model has {', '.join(self.names)}")
         return torch.tensor([self.names.index(name) for name in chosen])
-
-
-def _device_of(detector: Detector) -> torch.device:
-    return next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
 
 
 def _fraction(threshold: float) -> float:

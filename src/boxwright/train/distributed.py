@@ -20,7 +20,7 @@ _TIMEOUT = timedelta(hours=4)  # the others wait while the first evaluates
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """Process `rank` of `world`, on its own device; `neighbours` are the processes on this machine, itself included."""
 
     rank: int
@@ -35,14 +35,14 @@ class Place:
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[Place]:
+def join(device: str = "auto") -> Iterator[Process]:
     """Join the process group of torchrun (gloo on the CPU, nccl on CUDA), and leave it at the end.
 
     Without torchrun this process is the only one. "auto" and "cuda" mean the GPU of its local rank.
     """
     chosen = choose_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Place(0, 1, chosen)
+        yield Process(0, 1, chosen)
         return
     if chosen.type == "mps":
         raise ValueError("several processes train on cpu or cuda, not on mps; run boxwright without torchrun")
@@ -51,7 +51,7 @@ def join(device: str = "auto") -> Iterator[Place]:
         torch.cuda.set_device(chosen)
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Place(dist.get_rank(), dist.get_world_size(), chosen, int(os.environ["LOCAL_WORLD_SIZE"]))
+        yield Process(dist.get_rank(), dist.get_world_size(), chosen, int(os.environ["LOCAL_WORLD_SIZE"]))
     finally:
         dist.destroy_process_group()
 

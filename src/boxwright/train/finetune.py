@@ -27,7 +27,7 @@ class Transfer:
 
     kept      classes whose rows were copied
     started   classes that keep their initial values
-    dropped   classes of the source that are not learnt here
+    dropped   classes of the source that are not among the new ones
     renamed   the source's spelling of a kept class, where it differs
     taken     tensors copied, whole or in rows
     left      tensors that keep their initial values

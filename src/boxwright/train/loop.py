@@ -244,8 +244,7 @@ class Training:
         if changed:
             differences = "; ".join(f"{key} was {was.get(key)}, now {now.get(key)}" for key in changed)
             raise checkpoint.CheckpointError(
-                f"{path} is the state of another run ({differences}); go on with the same options and data, "
-                "or start a new run"
+                f"{path} is the state of another run ({differences}); use the same options and data, or start a new run"
             )
         checkpoint.fill(self.detector, _below("model.", tensors), path)
         if self.average is not None:

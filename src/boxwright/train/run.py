@@ -39,9 +39,7 @@ class Run:
     """What a training's result depends on, and its folder. Making a `Run` trains and writes nothing.
 
     folder     gets best.safetensors and last.safetensors, resume.safetensors, log.jsonl
-    config     builds the detector
     splits     of the dataset, of the same classes: "train", and "val" and "test" if there are such
-    augment    of training images
     batch      images in a step, over all processes
     rank, world  of this process; only the first one evaluates and writes
     log_every  steps between lines of log.jsonl; 0 for none
@@ -156,11 +154,9 @@ class Run:
             metadata["thresholds"] = {name: score for name, score in quality.thresholds.items() if score == score}
             metadata["metrics"]["val"] = summary(quality)
             best = rank(quality.ap) > self.history.best(epoch.number - 1) or not self.best.exists()
+        model, weights = epoch.training.detector, epoch.training.weights()
         for path in (self.best, self.last) if best else (self.last,):
-            weights = epoch.training.weights()
-            checkpoint.save_detector(
-                path, epoch.training.detector, self.config, self.names, self.preprocess, metadata, weights=weights
-            )
+            checkpoint.save_detector(path, model, self.config, self.names, self.preprocess, metadata, weights=weights)
         self.history.append(epoch, quality)
         return _line(epoch, quality, best)
 
