@@ -65,14 +65,9 @@ def build_classifier(name: str, pretrained: bool | str | Path = False, **options
 
 
 def build_backbone(
-    name: str,
-    levels: Sequence[int] = (3, 4, 5),
-    pretrained: bool | str | Path = False,
-    frozen_stages: int = 0,
-    norm: str = "frozen",
-    dilated: bool = False,
-    **options: Any,
-) -> Backbone:
+    name: str, levels: Sequence[int] = (3, 4, 5), pretrained: bool | str | Path = False, frozen_stages: int = 0,
+    norm: str = "frozen", dilated: bool = False, **options: Any,
+) -> Backbone:  # fmt: skip
     """A backbone by name: one of `BACKBONES`, or a network of timm that gives feature maps (`timm:NAME`, or the name).
 
     levels         which maps come out, ascending; level l has stride 2**l, but level 6 of `mobilenet_v3_large_fpn` has
