@@ -34,8 +34,9 @@ from torchvision.transforms import v2
 
 from boxwright.data.augment import PRESETS
 from boxwright.data.batch import Batches
-from boxwright.data.dataset import Dataset, Strings, write_coco
+from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import open_dataset
+from boxwright.data.formats.coco import write_coco
 from boxwright.data.preprocess import Preprocess
 
 BATCH = 8

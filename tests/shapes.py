@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from boxwright.data.dataset import Dataset, Strings, write_coco
+from boxwright.data.dataset import Dataset, Strings
+from boxwright.data.formats.coco import write_coco
 from boxwright.types import Size, Target
 
 NAMES = ("circle", "square", "triangle")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
 Losses = dict[str, "Tensor"]
 """Named scalar losses, already weighted; the training loss is their sum."""
+
+Propose = Callable[["np.ndarray"], "np.ndarray"]
+"""A proposer: from a uint8 RGB image (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
 
 
 class Size(NamedTuple):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.dataset import Dataset, Strings, write_coco
+from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import open_dataset
+from boxwright.data.formats.coco import write_coco
 from boxwright.types import Size
 
 

@@ -276,10 +276,7 @@ class Augment:
             raise ValueError(f"scale is (least, greatest), both above 0; got {self.scale}")
 
     def __call__(
-        self,
-        sample: Sample,
-        rng: np.random.Generator,
-        others: Callable[[np.random.Generator], Sample] | None = None,
+        self, sample: Sample, rng: np.random.Generator, others: Callable[[np.random.Generator], Sample] | None = None
     ) -> Sample:
         """`others` draws another sample for the mosaic, which is left out without it."""
         if others is not None and rng.random() < self.mosaic:

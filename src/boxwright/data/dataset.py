@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -144,36 +143,6 @@ class Dataset:
         if not 0 <= index < len(self):
             raise IndexError(f"image index {index} is not in 0..{len(self) - 1}")
         return index
-
-
-def write_coco(dataset: Dataset, path: str | Path) -> None:
-    """Write a dataset as COCO JSON with `file_name`s relative to the JSON's folder.
-
-    Reading it again gives the same columns: image ids, class order, boxes to the last bit, crowd, difficult, area.
-    """
-    path = Path(path)
-    root = path.resolve().parent
-    images, annotations = [], []
-    for i in range(len(dataset)):
-        name = Path(os.path.relpath(dataset.path(i).resolve(), root)).as_posix()
-        height, width = dataset.size(i)
-        images.append({"id": dataset.image_id(i), "file_name": name, "width": width, "height": height})
-    owners = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets)).tolist()
-    boxes = dataset.boxes.astype(np.float64)  # the float64 difference of two float32 adds up again exactly
-    boxes[:, 2:] -= boxes[:, :2]
-    for row, owner in enumerate(owners):
-        annotation = {
-            "id": row + 1,
-            "image_id": images[owner]["id"],
-            "category_id": int(dataset.labels[row]) + 1,
-            "bbox": boxes[row].tolist(),
-            "area": float(dataset.area[row]),
-            "iscrowd": int(dataset.crowd[row]),
-        }
-        annotations.append(annotation | ({"difficult": 1} if dataset.difficult[row] else {}))
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.names)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _ragged_rows(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

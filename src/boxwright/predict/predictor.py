@@ -18,9 +18,8 @@ from torch import Tensor
 
 from boxwright.boxes.geometry import clip, xyxy_to_xywh
 from boxwright.boxes.view import View
-from boxwright.data.batch import to_images
+from boxwright.data.batch import as_boxes, to_images
 from boxwright.data.image import read_image, to_rgb
-from boxwright.data.load import as_boxes
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.device import choose_device

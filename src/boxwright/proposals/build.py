@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boxwright.proposals.cache import CachedProposer, Propose
+from boxwright.proposals.cache import CachedProposer
 from boxwright.proposals.file import ProposalsFromFile
 from boxwright.proposals.selective_search import SelectiveSearch
 from boxwright.proposals.sliding_window import SlidingWindow
+from boxwright.types import Propose
 
 NAMES = ("selective_search", "selective_search_quality", "sliding_window")
 

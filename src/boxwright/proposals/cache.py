@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from hashlib import blake2b
@@ -12,9 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.files import cache_folder, write_atomically
-
-Propose = Callable[[np.ndarray], np.ndarray]
-"""A proposer: from a uint8 RGB image (H, W, 3) to boxes (P, 4) float32 xyxy in its pixels, best first."""
+from boxwright.types import Propose
 
 
 def check_image(image: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from boxwright.data.dataset import Dataset
+from boxwright.files import write_atomically
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -44,7 +45,7 @@ class Splits(dict[str, Dataset]):
             **{split: [Path(os.path.relpath(data.paths[i], root)).as_posix() for i in range(len(data))]
                for split, data in self.items()},
         }  # fmt: skip
-        Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_atomically(path, json.dumps(content, indent=1))
 
 
 def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = None) -> dict[str, Dataset]:

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.reading import (
-    SPLIT_NAMES,
-    BoxRow,
-    ImageRow,
-    Reading,
-    drop_missing,
-    names_from_file,
-)
+from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, ImageRow, Reading, drop_missing, names_from_file
 from boxwright.data.image import IMAGE_SUFFIXES, is_image
 from boxwright.types import Size
 
