@@ -239,12 +239,11 @@ def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: floa
 
 def _lacking(known: Sequence[Entry]) -> tuple[str, ...]:
     trained = [entry for entry in known if entry.state == "finished"]
-    return too_little_evidence(
-        max(sum(of_class.objects for of_class in entry.quality.classes.values()) for entry in known if entry.quality),
-        min((len(entry.quality.seeds) for entry in trained if entry.quality), default=math.inf),
-        min((entry.epochs for entry in trained), default=math.inf),
-        _ap(_best(known)).value,
-    )
+    qualities = [entry.quality for entry in known if entry.quality]
+    objects = max(sum(of_class.objects for of_class in quality.classes.values()) for quality in qualities)
+    seeds = min((len(entry.quality.seeds) for entry in trained if entry.quality), default=math.inf)
+    epochs = min((entry.epochs for entry in trained), default=math.inf)
+    return too_little_evidence(objects, seeds, epochs, _ap(_best(known)).value)
 
 
 def _best(entries: Iterable[Entry]) -> Entry:
@@ -272,10 +271,9 @@ def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
         rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
         return f"{leader.name} has the best AP, {_write(_ap(leader))}, and {rest}."
-    tie = (
-        f"{leader.name} is tied in AP with the best, {best.name} ({fraction(_ap(leader).value)} and "
-        f"{fraction(_ap(best).value)}, difference {write_difference(difference(leader.name, best.name))})"
-    )
+    aps = f"{fraction(_ap(leader).value)} and {fraction(_ap(best).value)}"
+    gap = write_difference(difference(leader.name, best.name))
+    tie = f"{leader.name} is tied in AP with the best, {best.name} ({aps}, difference {gap})"
     unit = Unit.of((seconds(leader), seconds(best)))
     takes = f"and takes {unit.write(seconds(leader))} {_short(unit)} an image"
     if math.isnan(seconds(best)):

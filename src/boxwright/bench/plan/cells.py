@@ -98,5 +98,6 @@ def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The fields of each config (a dataclass) that are not the same in all of them."""
     options = {name: asdict(config) for name, config in configs.items()}
     first = next(iter(options.values()), {})
-    common = {key for key, value in first.items() if all(key in of and of[key] == value for of in options.values())}
-    return {name: {key: value for key, value in of.items() if key not in common} for name, of in options.items()}
+    common = {key for key in first if all(key in fields and fields[key] == first[key] for fields in options.values())}
+    return {name: {key: value for key, value in fields.items() if key not in common}
+            for name, fields in options.items()}  # fmt: skip

@@ -84,9 +84,8 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     training, test, quality = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1.5, 0.9))
 
     unit = Unit.of(cost.training for cost in costs)
-    _bars(
-        training, [unit.write(cost.training) for cost in costs], {"": [cost.training / unit.seconds for cost in costs]}
-    )
+    times = {"": [cost.training / unit.seconds for cost in costs]}
+    _bars(training, [unit.write(cost.training) for cost in costs], times)
     finish(training, f"training time, {unit.name}", grid="x")
 
     unit = Unit.of(cost.whole for cost in costs)

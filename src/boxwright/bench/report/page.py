@@ -87,9 +87,9 @@ def ranked(race: Race) -> list[Row]:
         rows.append(Row(index, entry, runtime, speed, tuple(mark for mark, holds in marks.items() if holds)))
 
     def rank(row: Row) -> tuple[float, ...]:
-        entry, known = row.entry, row.entry.quality.ap.value if row.entry.quality else math.nan
-        if math.isfinite(known):
-            return 0, -known
+        entry = row.entry
+        if entry.quality and math.isfinite(entry.quality.ap.value):
+            return 0, -entry.quality.ap.value
         state, ap = ("finished", "external", "stopped", "failed").index(entry.state), last.get(entry.name, math.nan)
         return 1 + state, -entry.epochs, -ap if math.isfinite(ap) else math.inf
 
@@ -115,10 +115,10 @@ def headline(race: Race) -> tuple[str, str]:
 def references(race: Race) -> list[Reference]:
     """The best cell, and the leader where that is another; none where no AP is known."""
     verdict = race.verdict
-    found = [Reference(verdict.best, "the best", verdict.to_best)] if verdict.best else []
+    chosen = [Reference(verdict.best, "the best", verdict.to_best)] if verdict.best else []
     if verdict.leader and verdict.leader != verdict.best:
-        found.append(Reference(verdict.leader, "the winner" if verdict.winner else "the leader", verdict.to_leader))
-    return found
+        chosen.append(Reference(verdict.leader, "the winner" if verdict.winner else "the leader", verdict.to_leader))
+    return chosen
 
 
 def numbers(entry: Entry) -> str:
@@ -147,7 +147,7 @@ def halving(race: Race) -> list[tuple[str, list[Standing | None]]]:
 
 
 def scaled(value: float | None, scale: float) -> str:
-    """In units of `scale`; a dash for what is not known."""
+    """In units of `scale`; a dash where it is None or nan."""
     return "–" if value is None else digits(value / scale)
 
 

@@ -54,11 +54,11 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
 
 def _referred(root: Element) -> set[str]:
     """The ids that are referred to in the drawing."""
-    found = set()
+    ids = set()
     for element in root.iter():
-        found |= {element.get(_LINK, "").removeprefix("#")}
-        found |= {name for value in element.attrib.values() for name in _REFERENCE.findall(value)}
-    return found
+        ids |= {element.get(_LINK, "").removeprefix("#")}
+        ids |= {name for value in element.attrib.values() for name in _REFERENCE.findall(value)}
+    return ids
 
 
 def _adapt(element: Element, name: str, kept: set[str]) -> None:

@@ -47,24 +47,22 @@ class ExternalModel:
         return detections
 
     def _checked(self, answer: Any, path: Path, num_classes: int) -> Detections:
+        where = f"{self.name} on {path}"
         if isinstance(answer, Detections):
             answer = [getattr(answer, column) for column in COLUMNS]
         elif isinstance(answer, Mapping) and answer.keys() >= set(COLUMNS):
             answer = [answer[column] for column in COLUMNS]
         if not isinstance(answer, list | tuple) or len(answer) != 3:
-            raise ValueError(
-                f"{self.name} on {path}: expected Detections, or boxes, scores and labels; got {type(answer).__name__}"
-            )
+            got = type(answer).__name__
+            raise ValueError(f"{where}: expected Detections, or boxes, scores and labels; got {got}")
         boxes, scores, labels = (torch.as_tensor(column).detach().cpu() for column in answer)
         boxes = boxes if boxes.numel() else boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not len(boxes) == scores.numel() == labels.numel():
             shapes = ", ".join(str(tuple(column.shape)) for column in (boxes, scores, labels))
-            raise ValueError(f"{self.name} on {path}: expected boxes (D, 4), scores (D,) and labels (D,); got {shapes}")
+            raise ValueError(f"{where}: expected boxes (D, 4), scores (D,) and labels (D,); got {shapes}")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-            raise ValueError(
-                f"{self.name} on {path}: expected labels 0 to {num_classes - 1}, indices into the names of the "
-                f"data's classes; got {int(labels.min())} to {int(labels.max())}"
-            )
+            labelled = f"expected labels 0 to {num_classes - 1}, indices into the names of the data's classes"
+            raise ValueError(f"{where}: {labelled}; got {int(labels.min())} to {int(labels.max())}")
         if not (boxes.isfinite().all() and scores.isfinite().all()):
-            raise ValueError(f"{self.name} on {path}: expected finite boxes and scores, got some that are not")
+            raise ValueError(f"{where}: expected finite boxes and scores, got some that are not")
         return Detections(boxes.float(), scores.float().reshape(-1), labels.long().reshape(-1))

@@ -31,7 +31,6 @@ from boxwright.predict.propose import propose_all, sources_of, warm
 from boxwright.progress import Progress, say
 from boxwright.proposals import CachedProposer, Propose
 from boxwright.train.config import TrainConfig
-from boxwright.train.history import History
 from boxwright.train.run import Run
 from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
@@ -70,10 +69,6 @@ class Job:
         """The detections on the test split."""
         return self.folder / "test.npz"
 
-    @property
-    def history(self) -> History:
-        return History(self.folder)
-
     def __str__(self) -> str:
         return f"{self.cell.name}, seed {self.training.seed}"
 
@@ -87,7 +82,7 @@ class Job:
 
     def epochs(self) -> int:
         """The number of finished epochs."""
-        return max((row["epoch"] for row in self.history.epochs()), default=0)
+        return max((row["epoch"] for row in self.run.history.epochs()), default=0)
 
     def finished(self) -> bool:
         """Whether it is measured, and what only training needs is deleted."""
@@ -100,19 +95,17 @@ class Job:
 
     def ap(self) -> float:
         """The best on val so far; minus infinity where it was not measured."""
-        return self.history.best(self.epochs())
+        return self.run.history.best(self.epochs())
 
     def seconds(self) -> float:
         """Of training, without the evaluations on val."""
-        return sum(row["seconds"] for row in self.history.epochs())
+        return sum(row["seconds"] for row in self.run.history.epochs())
 
     def learning(self) -> Learning:
-        rows = self.history.epochs()
+        rows = self.run.history.epochs()
         val = {row["epoch"]: row["val"]["ap"] for row in rows if "val" in row}
-        return Learning(
-            tuple(row["losses"]["total"] for row in rows),
-            {epoch: math.nan if ap is None else ap for epoch, ap in val.items()},
-        )
+        losses = tuple(row["losses"]["total"] for row in rows)
+        return Learning(losses, {epoch: math.nan if ap is None else ap for epoch, ap in val.items()})
 
 
 class Effort(NamedTuple):
@@ -199,10 +192,10 @@ def propose_ahead(propose: Propose, splits: Mapping[str, Dataset]) -> dict[str, 
 def save_detections(path: Path, detections: Sequence[Detections]) -> None:
     """Write the detections of each image to a file, as a whole or not at all."""
     columns: dict[str, Any] = {
-        name: torch.cat([getattr(of_image, name) for of_image in detections]).numpy() for name in COLUMNS
+        name: torch.cat([getattr(image, name) for image in detections]).numpy() for name in COLUMNS
     }
-    counts = np.array([len(of_image) for of_image in detections])
-    write_atomically(path, lambda file: np.savez_compressed(file, counts=counts, **columns))
+    columns["counts"] = np.array([len(image) for image in detections])
+    write_atomically(path, lambda file: np.savez_compressed(file, **columns))
 
 
 def load_detections(path: Path) -> list[Detections]:

@@ -33,13 +33,11 @@ class Record:
         if path.is_file():
             old = translate(_read(path))
             changes = _changes(old["settings"], made["settings"])
-            for name in made["configs"].keys() & old["configs"].keys():
+            for name in (name for name in made["configs"] if name in old["configs"]):
                 changes += [f"{name} {change}" for change in _changes(old["configs"][name], made["configs"][name])]
             if changes:
-                changed = "; ".join(changes)
-                raise ValueError(
-                    f"{path} was made with other settings: {changed}. Give the same ones, or another --out"
-                )
+                message = f"{path} was made with other settings: {'; '.join(changes)}"
+                raise ValueError(f"{message}. Give the same ones, or another --out")
             self.content = {**self.content, **old, "configs": old["configs"] | made["configs"]}
         self.content |= {"command": command or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
 

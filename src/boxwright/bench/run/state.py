@@ -105,10 +105,8 @@ class RaceState:
     @property
     def rungs(self) -> list[Rung]:
         """The halvings so far."""
-        return [
-            Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
-            for known in self.record.content["rungs"] or []
-        ]
+        return [Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
+                for known in self.record.content["rungs"] or []]  # fmt: skip
 
     @property
     def epochs(self) -> int:
@@ -121,18 +119,12 @@ class RaceState:
         rules, first = self.rules, self.training.seed
         return [
             Job(
-                self.cells[name],
-                self.folder / "cells" / as_folder(name) / f"seed{seed}",
-                self.splits,
-                replace(self.training, seed=seed, epochs=self.epochs),
-                rules.augment,
-                rules.batch,
-                rules.pretrained,
-                rules.device,
-                self.settings["workers"],
-            )  # fmt: skip
+                self.cells[name], self.folder / "cells" / as_folder(name) / f"seed{seed}", self.splits,
+                replace(self.training, seed=seed, epochs=self.epochs), rules.augment, rules.batch, rules.pretrained,
+                rules.device, self.settings["workers"],
+            )
             for seed in range(first, first + rules.seeds)
-        ]
+        ]  # fmt: skip
 
     def retry(self) -> None:
         """Forget failures, so that failed cells are tried again."""
@@ -179,9 +171,8 @@ class RaceState:
                 self.dataset.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
         if late and self.plan is not None and self.plan.rungs:
-            raise ValueError(
-                f"{self.record.path} is of a race with a budget, planned without {', '.join(late)}; give another --out"
-            )
+            planned = f"{self.record.path} is of a race with a budget, planned without {', '.join(late)}"
+            raise ValueError(f"{planned}; give another --out")
 
     def learn(self, pool: Pool) -> None:
         """Train all cells to the end, or to the rung where they are stopped; then detect on the test split."""
@@ -239,13 +230,12 @@ class RaceState:
         """Extrapolated from a few images to all of them."""
         count = {split: len(dataset) for split, dataset in self.splits.items()}
         detections = min(self.rules.timed, count["test"]) * (self.rules.rounds + 1) * 2  # one by one, and many together
+        timing = detections * (effort.image + effort.propose) * len(self.rules.runtimes)
         return Pace(
             epoch=max(1, count["train"] // self.rules.batch) * effort.step,
             validation=count["val"] * effort.image,
             seed=count["test"] * effort.image + _START,
-            cell=detections * (effort.image + effort.propose) * len(self.rules.runtimes)
-            + sum(count.values()) * effort.propose / cores()
-            + _START,
+            cell=timing + sum(count.values()) * effort.propose / cores() + _START,
         )
 
     def _propose_ahead(self, names: Iterable[str]) -> None:
@@ -253,30 +243,29 @@ class RaceState:
         configs = [self.cells[name].config for name in names]
         for config in {repr(config): config for config in configs if isinstance(config, ProposedFields)}.values():
             taken, known = propose_ahead(config.build_proposer(), self.splits), self.record.content["proposals"]
-            if config.proposer not in known or any(of["new"] for of in taken.values()):
+            if config.proposer not in known or any(of_split["new"] for of_split in taken.values()):
                 self.keep("proposals", {**known, config.proposer: taken})
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
         try:
             for job, answer in pool(work, self._in_turn(jobs)):
-                self._note(job, answer)
+                others = {name: tried for name, tried in self.record.content["tries"].items() if name != str(job)}
+                self.keep("tries", others)
+                if isinstance(answer, Exception):
+                    self.fail(job.cell.name, f"seed {job.training.seed}: {one_line(answer)}")
         except (StoppedError, KeyboardInterrupt):
             self.keep("tries", {})  # the user stopped it: this is no crash
             raise
 
     def _halve(self, epoch: int) -> None:
-        efforts = {name: Effort(**known) for name, known in self.record.content["efforts"].items()}
-        measured = {
-            name: (
-                statistics.fmean(job.ap() for job in self.jobs(name)),
-                efforts[name].image + efforts[name].propose,
-            )
-            for name in self.running(self.rungs)
-        }
+        measured = {}
+        for name in self.running(self.rungs):
+            effort = Effort(**self.record.content["efforts"][name])
+            measured[name] = statistics.fmean(job.ap() for job in self.jobs(name)), effort.image + effort.propose
         rung = halve(epoch, measured)
         for standing in rung.standings:
-            going = "goes on" if standing.kept else "is out"
-            say(f"after epoch {epoch}: {standing.name} {going}, AP {standing.ap:.3f} on val")
+            outcome = "continues" if standing.kept else "is stopped"
+            say(f"after epoch {epoch}: {standing.name} {outcome}, AP {standing.ap:.3f} on val")
         self.keep("rungs", [*(self.record.content["rungs"] or []), asdict(rung)])
 
     def _in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -294,15 +283,9 @@ class RaceState:
             self.keep("tries", {**tries, str(job): [job.progress(), tried]})
             yield job
 
-    def _note(self, job: Job, answer: object) -> None:
-        """Record the outcome of a job."""
-        self.keep("tries", {name: tried for name, tried in self.record.content["tries"].items() if name != str(job)})
-        if isinstance(answer, Exception):
-            self.fail(job.cell.name, f"seed {job.training.seed}: {one_line(answer)}")
-
     def fail(self, name: str, why: str) -> None:
         """Take a cell or an external model out of the race."""
-        say(f"{name} failed: {why}. The others go on")
+        say(f"{name} failed: {why}. The others continue")
         self.keep("failed", {**self.failed, name: why})
 
 

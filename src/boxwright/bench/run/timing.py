@@ -54,18 +54,11 @@ def take_times(race_state: RaceState) -> None:
     first = next(iter(models))
     latencies = take_latencies({**models, CONTROL: models[first]}, paths, race_state.rules.rounds)
     rates = throughput(predictors, paths, race_state.rules.batch, race_state.rules.rounds)
-    times = {
-        "key": key,
-        "images": len(paths),
-        "first": first,
-        "seconds": {
-            name: [{stage: round(seconds, 7) for stage, seconds in of_image.items()} for of_image in measured]
-            for name, measured in latencies.seconds.items()
-        },
-        "throughput": rates.rates,
-        "failures": {**rates.failures, **latencies.failures, **broken},
-    }
-    race_state.keep("times", times)
+    seconds = {name: [{stage: round(time, 7) for stage, time in of_image.items()} for of_image in measured]
+               for name, measured in latencies.seconds.items()}  # fmt: skip
+    failures = {**rates.failures, **latencies.failures, **broken}
+    race_state.keep("times", {"key": key, "images": len(paths), "first": first, "seconds": seconds,
+                              "throughput": rates.rates, "failures": failures})  # fmt: skip
 
 
 def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
