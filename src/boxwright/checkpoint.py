@@ -69,15 +69,9 @@ class Loaded:
 
 
 def save_detector(
-    path: str | Path,
-    detector: Detector,
-    config: DetectorConfig,
-    names: tuple[str, ...],
-    preprocess: Preprocess,
-    metadata: dict[str, Any] | None = None,
-    half: bool = False,
-    weights: dict[str, Tensor] | None = None,
-) -> None:
+    path: str | Path, detector: Detector, config: DetectorConfig, names: tuple[str, ...], preprocess: Preprocess,
+    metadata: dict[str, Any] | None = None, half: bool = False, weights: dict[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Write a detector built by `config`, one of the values of `KINDS`.
 
     half     store the weights as float16, half the size; they are float32 again when loaded

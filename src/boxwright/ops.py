@@ -26,10 +26,7 @@ _library = torch.library.Library("boxwright", "FRAGMENT")
 
 @functools.cache
 def load_compiled_ops() -> None:
-    """Register torchvision's compiled operators, `torch.ops.torchvision.*`, without importing its package.
-
-    `import torchvision` takes seconds (it pulls in torch._dynamo), its library of operators takes milliseconds.
-    Calling this again, or importing torchvision before or after, does no harm.
+    """Register `torch.ops.torchvision.*` without `import torchvision`, which takes seconds (it imports torch._dynamo).
 
     Raises ImportError when torchvision is missing, has no compiled operators, or was built for another torch.
     """
@@ -63,7 +60,7 @@ def nms_mask(
     scores  (N, K), in any order; of equal scores the first wins
     groups  (N, K) int64: only boxes of one group suppress each other, e.g. their class; all 0 for class-agnostic NMS
     valid   (N, K) bool: the others, and those that are not finite, are neither kept nor suppress anything
-    most    of the survivors of an image only so many are wanted, the best: the rest is not looked for, which saves time
+    most    of the survivors of an image keep only so many, the best; the others are not computed, which saves time
     returns (N, K) bool
 
     Works in eager mode, `torch.compile(fullgraph=True)` and `torch.export`, where it is the opaque operator
@@ -121,7 +118,7 @@ def _survivors(
 
 
 def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Boxes (C, 4) with every group shifted to a place of its own, so that those of different groups never overlap.
+    """Boxes (C, 4) with every group shifted apart, so that boxes of different groups never overlap.
 
     In float64: in float32 the shift would cost the boxes of the last groups of a large image several bits.
     """

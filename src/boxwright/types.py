@@ -62,28 +62,20 @@ class Target(_Rows):
     area: Tensor
 
     def __init__(
-        self,
-        boxes: Tensor,
-        labels: Tensor,
-        crowd: Tensor | None = None,
-        difficult: Tensor | None = None,
+        self, boxes: Tensor, labels: Tensor, crowd: Tensor | None = None, difficult: Tensor | None = None,
         area: Tensor | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             raise ValueError(
                 f"a Target takes boxes (G, 4) and labels (G,), got {tuple(boxes.shape)} and {tuple(labels.shape)}; "
                 "no objects are torch.zeros(0, 4) and torch.zeros(0, dtype=torch.int64)"
             )
         none = labels != labels  # (G,) bool, all False
-        columns = {
-            "boxes": boxes,
-            "labels": labels,
-            "crowd": none if crowd is None else crowd,
-            "difficult": none if difficult is None else difficult,
-            "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) if area is None else area,
-        }
-        for name, column in columns.items():
-            object.__setattr__(self, name, column)
+        if area is None:
+            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        columns = boxes, labels, none if crowd is None else crowd, none if difficult is None else difficult, area
+        for field, column in zip(fields(self), columns, strict=True):
+            object.__setattr__(self, field.name, column)
 
     @classmethod
     def empty(cls) -> Target:

@@ -28,7 +28,7 @@ from boxwright.bench.result import Race
 from boxwright.bench.run import job
 from boxwright.bench.run import state as race_state
 from boxwright.bench.run.external import ExternalModel
-from boxwright.bench.run.job import Effort, load_found
+from boxwright.bench.run.job import Effort, load_detections
 from boxwright.cli.train import Train
 from boxwright.data.formats import open_dataset
 from boxwright.measure.evaluate import targets_of
@@ -147,7 +147,7 @@ def test_killed_in_the_middle_it_comes_to_the_same(data: Path, whole: Race, fold
     for cell in CELLS:
         for seed in (0, 1):
             path = Path("cells") / cell.name / f"seed{seed}" / "test.npz"
-            one, other = load_found(folder / path), load_found(tmp_path / "out" / path)
+            one, other = load_detections(folder / path), load_detections(tmp_path / "out" / path)
             assert all(
                 torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
                 for a, b in zip(one, other, strict=True)
@@ -393,7 +393,7 @@ def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Pat
     entry = whole.entries[0]
     assert entry.quality
     for seed, ap in enumerate(entry.quality.seeds):
-        found = load_found(folder / "cells" / entry.name / f"seed{seed}" / "test.npz")
+        found = load_detections(folder / "cells" / entry.name / f"seed{seed}" / "test.npz")
         assert ap == evaluate(found, targets_of(test), test.names).ap
 
 

@@ -110,7 +110,7 @@ def test_a_cell_that_failed_is_exit_status_1(
     assert run(data, tmp_path) == 1
     shown = capsys.readouterr()
     assert f"{NAMES[0]} failed: seed 0: RuntimeError: out of memory" in shown.out
-    assert "The others go on" in shown.err
+    assert "The others continue" in shown.err
 
 
 def test_stopped_it_says_how_to_go_on(

@@ -163,11 +163,11 @@ def test_an_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "which images?"),
+        ([], "no images. Name files"),
         (["cat.jpg", "--classes", "dog"], "no class is called dog; this model has whole, half"),
         (["cat.jpg", "--threshold", "50"], "between 0 and 1, got 50"),
         (["cat.jpg", "--batch", "0"], "1 or more, got 0"),
-        (["--classes", "half", "cat.jpg"], "which images?"),
+        (["--classes", "half", "cat.jpg"], "no images. Name files"),
         (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the images before it"),
         (["missing.jpg"], "no such file"),
         (["cat.jpg", "--out", "found.jsonl"], "--out names a folder, and found.jsonl is a file"),

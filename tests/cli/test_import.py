@@ -73,9 +73,9 @@ def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
 
 def test_verify_holds(imported: Path, photos: Path, weights: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["verify", str(imported), "--photos", str(photos), "--weights", str(weights), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["same"] and len(said["measured"]) == 8  # against the kept answers, and against torchvision again
-    assert said["source"]["file"] == str(weights)
+    report = json.loads(capsys.readouterr().out)
+    assert report["same"] and len(report["measured"]) == 8  # against the kept answers, and against torchvision again
+    assert report["source"]["file"] == str(weights)
 
 
 def test_verify_sees_a_changed_weight(imported: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -119,23 +119,23 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     out = tmp_path / "new.safetensors"
     state = torch.load(weights, weights_only=True)["model"]
 
-    def said(content: object) -> str:
+    def error_of(content: object) -> str:
         path = tmp_path / "bad.pth"
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         return refused([FULL, str(path)], out, capsys)
 
-    assert "nothing in it was executed" in said(pickle.dumps({"model": Evil()}))
-    assert "nothing in it was executed" in said({"model": Evil()})
+    assert "nothing in it was executed" in error_of(pickle.dumps({"model": Evil()}))
+    assert "nothing in it was executed" in error_of({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
-    assert "not a whole file" in said(weights.read_bytes()[:100_000])
-    assert "has no state dict" in said([1, 2, 3])
+    assert "not a whole file" in error_of(weights.read_bytes()[:100_000])
+    assert "has no state dict" in error_of([1, 2, 3])
     key = "backbone.features.0.0.0.weight"
-    assert f"1 missing ({key})" in said({name: value for name, value in state.items() if name != key})
-    assert "1 not expected (head.more)" in said(state | {"head.more": torch.zeros(2)})
-    assert f"1 of another shape ({key} of (16, 3, 5, 5) rather than (16, 3, 3, 3))" in said(
+    assert f"1 missing ({key})" in error_of({name: value for name, value in state.items() if name != key})
+    assert "1 not expected (head.more)" in error_of(state | {"head.more": torch.zeros(2)})
+    assert f"1 of another shape ({key} of (16, 3, 5, 5) rather than (16, 3, 3, 3))" in error_of(
         state | {key: torch.zeros(16, 3, 5, 5)}
     )
-    assert "not the weights of torchvision's ssdlite" in said(source.build("ssd300_vgg16", 3, "cpu").state_dict())
+    assert "not the weights of torchvision's ssdlite" in error_of(source.build("ssd300_vgg16", 3, "cpu").state_dict())
 
 
 def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]):

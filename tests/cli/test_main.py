@@ -171,7 +171,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
 @pytest.mark.parametrize(
     ("command", "status", "message"),
     [
-        ("train", 1, "say what to train on what: boxwright train localizer|"),
+        ("train", 1, "name a detector and data: boxwright train localizer|"),
         ("train faster_rcn --data {folder}", 2, "there is no detector 'faster_rcn'; did you mean faster_rcnn?"),
         ("train faster_rcnn --data missing", 1, "at missing, which does not exist"),
         ("train faster_rcnn --data {folder} --lr fast", 2, "--lr"),
@@ -190,7 +190,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("bench --data {folder} --bugdet 3h", 2, "did you mean --budget"),
         ("lineage --data missing", 1, "at missing, which does not exist"),
         ("lineage --data {folder} --steps rcnn fasterrcnn", 1, "did you mean faster_rcnn?"),
-        ("detect", 1, "which images?"),
+        ("detect", 1, "no images. Name files"),
         ("detect missing.jpg", 1, "missing.jpg: there is no such file or folder"),
         ("detect {file} --model nosuch", 1, "there is no model 'nosuch': expected voc9"),
         ("detect {file} --threshold 50", 1, "--threshold is between 0 and 1, got 50"),
@@ -206,7 +206,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("data check", 2, "PATH"),
         ("data show missing", 1, "missing, which does not exist"),
         ("data show {folder} --augmented much", 2, "invalid choice 'much'"),
-        ("propose", 1, "propose for which images?"),
+        ("propose", 1, "no images. Name a dataset"),
         ("propose missing.jpg", 1, "missing.jpg: there is no such file or folder"),
         ("propose {file} --count 0", 1, "--count is 1 or more, got 0"),
         ("import torchvision:fcos missing.pth", 1, "did you mean torchvision:fcos_resnet50_fpn"),

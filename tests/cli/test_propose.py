@@ -93,7 +93,7 @@ def test_a_file_grows(folder: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "propose for which images?"),
+        ([], "no images. Name a dataset"),
         (["photos", "--draw", "drawn", "--top", "0"], "--top is 1 or more, got 0"),
         (["missing.jpg"], "missing.jpg: there is no such file or folder"),
         (["photos", "--count", "0"], "--count is 1 or more, got 0"),

@@ -57,7 +57,7 @@ def test_the_folder_of_a_run(whole: Path, data: Path) -> None:
     assert not any(name.endswith(".partial") for name in names)
     assert "splits.json" not in names  # the dataset has parts of its own
     history = History(whole)
-    assert [row["step"] for row in history.steps()] == [2, 4, 6, 8]
+    assert [row["step"] for row in history.rows("step")] == [2, 4, 6, 8]
     assert [row["epoch"] for row in history.epochs()] == [1, 2]
     assert history.epochs()[1]["losses"].keys() == {"objectness", "proposal_box", "class", "box", "total"}
 

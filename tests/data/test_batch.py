@@ -124,13 +124,13 @@ def test_training_works_with_every_way_to_resample(dataset: Folder, preset: str)
     usual = list(Batches(dataset, FIXED, PRESETS[preset], 3))
     for options in ({"resample": "plain"}, {"resample": "pillow"}, {"fill": (114.0, 114.5, 114.0)}):
         other = Batches(dataset, replace(FIXED, **options), PRESETS[preset], 3)
-        for one, two in zip(usual, other, strict=True):
-            assert one.indices == two.indices and torch.equal(one.images.sizes, two.images.sizes)
+        for first, second in zip(usual, other, strict=True):
+            assert first.indices == second.indices and torch.equal(first.images.sizes, second.images.sizes)
             assert all(
-                torch.equal(left.boxes, right.boxes) for left, right in zip(one.targets, two.targets, strict=True)
+                torch.equal(left.boxes, right.boxes) for left, right in zip(first.targets, second.targets, strict=True)
             )
-            assert two.images.pixels.dtype == torch.float32
-            assert (one.images.pixels - two.images.pixels).abs().mean() < 6
+            assert second.images.pixels.dtype == torch.float32
+            assert (first.images.pixels - second.images.pixels).abs().mean() < 6
 
 
 def test_an_epoch_is_every_image_once_in_an_order_of_its_own(dataset: Folder) -> None:
@@ -151,7 +151,7 @@ def test_drop_last(dataset: Folder) -> None:
 def test_like_shapes_share_a_batch(dataset: Folder) -> None:
     def mixed(group: bool) -> int:
         batches = Batches(dataset, SMALL, batch_size=2, group=group)
-        return sum(one % 2 != two % 2 for epoch in range(5) for one, two in indices(batches, epoch))
+        return sum(first % 2 != second % 2 for epoch in range(5) for first, second in indices(batches, epoch))
 
     assert mixed(group=True) <= 5 < mixed(group=False)  # one per epoch, where the wide ones end and the tall begin
 
@@ -177,8 +177,8 @@ def test_starting_late_equals_having_gone_there_and_loads_nothing_before(dataset
     dataset.opened.clear()
     rest = list(batches.epoch(3, start=3))
     assert dataset.opened == [index for batch in whole[3:] for index in batch.indices]
-    for one, two in zip(whole[3:], rest, strict=True):
-        assert_same(one, two)
+    for first, second in zip(whole[3:], rest, strict=True):
+        assert_same(first, second)
 
 
 def test_what_happens_to_a_sample_does_not_depend_on_its_company(dataset: Folder) -> None:
@@ -203,8 +203,8 @@ def test_workers_change_nothing(dataset: Folder) -> None:
     state = torch.get_rng_state()
     next(there.epoch(0))  # an epoch given up leaves nothing behind
     for epoch, start in ((0, 0), (1, 1)):
-        for one, two in zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True):
-            assert_same(one, two)
+        for first, second in zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True):
+            assert_same(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -341,10 +341,10 @@ def test_proposals_move_as_objects_do(dataset: Folder, preset: str) -> None:
                 assert (target.labels >= 0).all() and not target.crowd.any()
                 for box in target.boxes:
                     assert (proposals - box).abs().amax(1).min() < 1e-3
-        for one, two in zip(batches.epoch(epoch), plain.epoch(epoch), strict=True):
-            assert one.indices == two.indices
-            assert two.images.proposals.shape == (len(two.images), 0, 4)
-            for left, right in zip(one.targets, two.targets, strict=True):
+        for first, second in zip(batches.epoch(epoch), plain.epoch(epoch), strict=True):
+            assert first.indices == second.indices
+            assert second.images.proposals.shape == (len(second.images), 0, 4)
+            for left, right in zip(first.targets, second.targets, strict=True):
                 assert torch.equal(left.boxes, right.boxes) and torch.equal(left.labels, right.labels)
 
 
@@ -356,15 +356,15 @@ def test_proposals_end_in_rows_of_zeros(dataset: Folder) -> None:
     assert batch.images.proposals[1, 1].tolist() == [0, 0, 48, 32]
 
 
-def test_a_image_without_proposals(dataset: Folder) -> None:
+def test_an_image_without_proposals(dataset: Folder) -> None:
     batch = next(iter(Batches(dataset, SMALL, Augment(), 4, propose=lambda image: np.zeros((0, 4), np.float32))))
     assert batch.images.proposals.shape == (4, 0, 4) and all(len(target) for target in batch.targets)
 
 
 def test_images_to_images_with_proposals() -> None:
     arrays = [np.zeros((20, 40, 3), np.uint8)] * 2
-    one = torch.tensor([[1.0, 2, 3, 4]])
+    boxes = torch.tensor([[1.0, 2, 3, 4]])
     assert to_images(arrays, SMALL).proposals.shape == (2, 0, 4)
-    images = to_images(arrays, SMALL, [one, torch.zeros(0, 4)])
+    images = to_images(arrays, SMALL, [boxes, torch.zeros(0, 4)])
     assert images.proposals.tolist() == [[[1, 2, 3, 4]], [[0, 0, 0, 0]]]
     assert images[1:].proposals.shape == (1, 1, 4) and images.to("cpu").proposals.shape == (2, 1, 4)

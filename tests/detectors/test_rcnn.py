@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.detectors import RCNN, RCNNConfig
-from boxwright.detectors.base import best, least_background
+from boxwright.detectors.base import best, build_select, least_background
 from boxwright.detectors.rcnn import nothing_shared
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
 from boxwright.layers.warp import WarpRegions
@@ -31,7 +31,8 @@ def test_a_region_is_what_lies_in_its_box() -> None:
     pixels[:, 0, :, :40], pixels[:, 2, :, 40:] = 200.0, 100.0
     boxes = torch.tensor([[[4.0, 4.0, 36.0, 36.0], [44.0, 4.0, 76.0, 36.0], [0.0, 0.0, 80.0, 40.0]]])
     head = RegionHead(GlobalAveragePool(Colours()), 3, 2, class_agnostic=True)
-    regions = build_region_stage(RCNNConfig(**SMALL), WarpRegions(16, context=0), head, num_classes=2)
+    config = RCNNConfig(**SMALL)
+    regions = build_region_stage(config, WarpRegions(16, context=0), head, build_select(config, 2))
     pooled = GlobalAveragePool(Colours())(regions.pool(nothing_shared(pixels), boxes))
     colours = torch.tensor([[200.0, 0.0, 0.0], [0.0, 0.0, 100.0], [100.0, 0.0, 50.0]])
     torch.testing.assert_close(pooled, colours, atol=0.5, rtol=0)  # the border between them is sampled unevenly

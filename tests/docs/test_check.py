@@ -153,7 +153,8 @@ def test_the_commands_on_the_pages_are_parsed(command: str, monkeypatch: pytest.
     name = next(name for name in COMMANDS if words[: len(name.split())] == name.split())
     kind = getattr(import_module(COMMANDS[name].module), COMMANDS[name].name)
     monkeypatch.setattr(kind, "run", lambda options: 0)
-    monkeypatch.setattr(kind, "defaults", lambda options: kind(), raising=False)  # these read a file of the user
+    if hasattr(kind, "defaults"):
+        monkeypatch.setattr(kind, "defaults", lambda options: kind())  # these read a file of the user
     assert main(words) == 0
 
 

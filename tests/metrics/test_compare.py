@@ -148,7 +148,7 @@ class TestAgainstCoco:
     def test_the_mean_over_seeds(self):
         targets = scene(0)[1]
         found = [scene(0)[0], scene(1)[0]]
-        expected = np.mean([evaluate(one, targets, NAMES).ap for one in found])
+        expected = np.mean([evaluate(of_run, targets, NAMES).ap for of_run in found])
         assert ap_interval(found, targets, NAMES, replicates=2).ap.value == pytest.approx(expected, abs=1e-12)
 
     @pytest.mark.parametrize(("boxes", "right"), [("ab", 2), ("ba", 1)])
@@ -320,7 +320,7 @@ class TestPairedDifference:
         )  # fmt: skip
         evaluators = []
         for found in runs:
-            images = [index for index, one in enumerate(found) if len(one)]
+            images = [index for index, of_image in enumerate(found) if len(of_image)]
             results = truth.load_res(np.array([[index, 0, 0, 10, 10, 0.9, 0] for index in images]))
             evaluators.append(hotcoco.COCOeval(truth, results, "bbox"))
             evaluators[-1].evaluate()
@@ -355,7 +355,7 @@ class TestBadInput:
             ([], targets, "expected detections for each of 1 images, got 0"),
             ([detections([HERE], [0.5], [1])], targets, r"detections\[0\] has a label outside 0..0"),
             ([NOTHING], [target([HERE], [-1])], r"targets\[0\] has a label outside 0..0"),
-            ([detections([HERE], [math.nan])], targets, r"detections\[0\] has a box or score that is not finite"),
+            ([detections([HERE], [math.nan])], targets, r"detections\[0\] has a score that is not finite"),
             ([detections([[0.0, 0.0, math.inf, 1.0]], [0.5])], targets, "did training diverge"),
         ],
     )

@@ -254,13 +254,12 @@ def test_annotation_number_zero_can_be_found(tmp_path):
     assert pycocotools_of(annotations, results).stats[0] == 0
 
 
-def test_a_round_trip_through_json():
+def test_its_dict_survives_json():
     evaluation = evaluate(*random_scene(3), NAMES)
     values = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
-    back = Evaluation.from_dict(values)
-    assert back.to_dict() == evaluation.to_dict()
-    assert back.ap == evaluation.ap and math.isnan(back.classes["never"].ap)
-    assert back.classes["often"] == evaluation.classes["often"]
+    assert values == evaluation.to_dict()
+    assert values["ap"] == evaluation.ap and values["classes"]["never"]["ap"] is None
+    assert tuple(values["classes"]["often"]["precision"]) == evaluation.classes["often"].precision
 
 
 def test_table_names_every_class_and_its_ap():

@@ -35,7 +35,7 @@ def test_lines_are_added_and_the_later_one_counts(tmp_path: Path) -> None:
         history.append(epoch(1, total))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
     assert [(row["epoch"], row["losses"]) for row in history.epochs()] == [(1, {"total": 2.0})]
-    assert [(row["step"], row["losses"]) for row in history.steps()] == [(10, {"box": 2.0})]
+    assert [(row["step"], row["losses"]) for row in history.rows("step")] == [(10, {"box": 2.0})]
 
 
 def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector, FasterRCNNConfig, RetinaNetConfig
 from boxwright.train.config import TrainConfig
-from boxwright.train.distributed import Place, join
+from boxwright.train.distributed import Process, join
 from boxwright.train.loop import DivergedError, Training
 from boxwright.types import Images, Losses, Target
 
@@ -87,14 +87,14 @@ def _slow(data: Path, folder: Path) -> None:
 
 
 def _pair(folder: Path) -> None:
-    with join("cpu") as place:
+    with join("cpu") as process:
         told = {
-            "faster_rcnn": one_epoch_and_a_step(lambda: CONFIG.build(3), place.rank, place.world),
-            "retinanet": one_epoch_and_a_step(lambda: RETINANET.build(3), place.rank, place.world),
-            "counter": one_epoch_and_a_step(Counter, place.rank, place.world),
-            "diverged": _diverged(place),
+            "faster_rcnn": one_epoch_and_a_step(lambda: CONFIG.build(3), process.rank, process.world),
+            "retinanet": one_epoch_and_a_step(lambda: RETINANET.build(3), process.rank, process.world),
+            "counter": one_epoch_and_a_step(Counter, process.rank, process.world),
+            "diverged": _diverged(process),
         }
-        (folder / f"{place.rank}.json").write_text(json.dumps(told))
+        (folder / f"{process.rank}.json").write_text(json.dumps(told))
 
 
 def one_epoch_and_a_step(
@@ -115,10 +115,10 @@ def one_epoch_and_a_step(
     return {"steps": run.step, "losses": losses, **sums}
 
 
-def _diverged(place: Place) -> str:
+def _diverged(process: Process) -> str:
     detector = Counter()
-    run = Training(detector, Noise([0] * 4, 1, place.rank, place.world), TrainConfig(epochs=1, precision="fp32"))  # type: ignore[arg-type]
-    if place.rank == 1:
+    run = Training(detector, Noise([0] * 4, 1, process.rank, process.world), TrainConfig(epochs=1, precision="fp32"))  # type: ignore[arg-type]
+    if process.rank == 1:
         loss = detector.loss
         detector.loss = lambda images, targets: {"count": loss(images, targets)["count"] * torch.inf}
     try:

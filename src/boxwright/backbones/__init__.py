@@ -1,4 +1,4 @@
-"""Backbones by name: `build_backbone` is the one way in, `build_tail` gives what comes behind its level 4."""
+"""Backbones by name: `build_backbone` builds one, `build_tail` the layers behind its level 4."""
 
 from __future__ import annotations
 

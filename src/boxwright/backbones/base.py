@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from boxwright.layers.conv import freeze_norms, run
 
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-IMAGENET_STD: Triple = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 NORMS = ("frozen", "batch")
 
@@ -33,7 +31,7 @@ class Stage(NamedTuple):
 class Head(NamedTuple):
     """What a network has between its last map and the layer of its class scores, named as in its state dict.
 
-    cells  side of the map that fully connected layers want; 0: convolutions, which take any
+    cells  side of the map that fully connected layers take; 0: convolutions, which take any
     """
 
     channels: int
@@ -42,18 +40,18 @@ class Head(NamedTuple):
 
 
 class Classifier(nn.Module):
-    """A classification network that says where its stages are. Its `state_dict` is the original's.
+    """A classification network cut into stages. Its `state_dict` is the original's.
 
     Takes normalised images (N, 3, H, W), gives class logits (N, num_classes) before the softmax.
     """
 
     stages: tuple[Stage, ...]
     head: Head | None = None
-    pixel_mean: Triple = IMAGENET_MEAN
-    pixel_std: Triple = IMAGENET_STD
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN
+    pixel_std: tuple[float, ...] = IMAGENET_STD
 
     def last_map(self, x: Tensor) -> Tensor:
-        """The last stage's map: what the classifier looks at."""
+        """The last stage's map, the input of the classifier's head."""
         for stage in self.stages:
             x = run_stage(self, stage, x)
         return x
@@ -82,13 +80,13 @@ class Backbone(nn.Module):
 
     channels    one number per level
     strides     one number per level, as a rule 2**level (dilated, level 5 has 16)
-    pixel_mean, pixel_std    what `normalised` means: (pixels - mean) / std, on RGB in 0..255
+    pixel_mean, pixel_std    what `normalised` means: (pixels - mean) / std, on RGB in 0..255, three numbers each
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    pixel_mean: Triple
-    pixel_std: Triple
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
 
 class StagedBackbone(Backbone):
@@ -100,13 +98,9 @@ class StagedBackbone(Backbone):
     """
 
     def __init__(
-        self,
-        network: Classifier,
-        levels: Sequence[int] = (3, 4, 5),
-        frozen_stages: int = 0,
-        norm: str = "frozen",
+        self, network: Classifier, levels: Sequence[int] = (3, 4, 5), frozen_stages: int = 0, norm: str = "frozen",
         dilated: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         pad_same(network)
         if dilated:
@@ -121,7 +115,7 @@ class StagedBackbone(Backbone):
         self.body = freeze_norms(network) if norm == "frozen" else network
         for stage in self.stages[:frozen_stages]:
             for name in stage.modules:
-                # Neither parameters nor the image want a gradient, so autograd records nothing of this part.
+                # Neither parameters nor the image need a gradient, so autograd records nothing of this part.
                 self.body.set_submodule(name, freeze_norms(self.body.get_submodule(name)).requires_grad_(False))
         self._outputs = frozenset(outputs)
         self.channels = tuple(network.stages[index].channels for index in outputs)
@@ -187,14 +181,14 @@ def keep_stride(network: Classifier) -> None:
 def pad_same(module: nn.Module) -> None:
     """Convolutions and poolings that leave out the border get it padded, for maps of ceil(H / stride) cells.
 
-    Without it a map is cells short of what its stride says, and those it has lie elsewhere than anchors and RoI align
+    Without it a map is cells short of what its stride gives, and its cells lie elsewhere than anchors and RoI align
     take them to be: by a whole cell at stride 8 of an Inception.
     """
     layer: Any
     for layer in module.modules():
         if type(layer) not in (nn.Conv2d, nn.MaxPool2d):  # a subclass may pad by itself
             continue
-        if isinstance(layer.padding, str) or getattr(layer, "ceil_mode", False):  # this does
+        if isinstance(layer.padding, str) or getattr(layer, "ceil_mode", False):  # pads by itself
             continue
         sizes = zip(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), strict=True)
         layer.padding = tuple((k - 1) // 2 if k - 2 * p > s else p for k, s, p in sizes)

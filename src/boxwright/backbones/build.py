@@ -65,14 +65,9 @@ def build_classifier(name: str, pretrained: bool | str | Path = False, **options
 
 
 def build_backbone(
-    name: str,
-    levels: Sequence[int] = (3, 4, 5),
-    pretrained: bool | str | Path = False,
-    frozen_stages: int = 0,
-    norm: str = "frozen",
-    dilated: bool = False,
-    **options: Any,
-) -> Backbone:
+    name: str, levels: Sequence[int] = (3, 4, 5), pretrained: bool | str | Path = False, frozen_stages: int = 0,
+    norm: str = "frozen", dilated: bool = False, **options: Any,
+) -> Backbone:  # fmt: skip
     """A backbone by name: one of `BACKBONES`, or a network of timm that gives feature maps (`timm:NAME`, or the name).
 
     levels         which maps come out, ascending; level l has stride 2**l, but level 6 of `mobilenet_v3_large_fpn` has
@@ -82,8 +77,8 @@ def build_backbone(
                    4 in a ResNet), 2 the stem and the next stage, ... (a stage is a run of layers of one stride; of a
                    plain transformer, a block)
     norm           "frozen": batch norms keep statistics, scale and shift; "batch": they learn as usual
-    dilated        level 5 has stride 16, with dilated kernels, as R-FCN and DC5 want it: levels=(5,) is then one map
-                   of stride 16, levels=(4, 5) are two; `.strides` says so. Where timm cannot dilate a network (Swin,
+    dilated        level 5 has stride 16, with dilated kernels, as in R-FCN and DC5: levels=(5,) is then one map
+                   of stride 16, levels=(4, 5) are two; see `.strides`. Where timm cannot dilate a network (Swin,
                    Inception), its level 5 is interpolated to stride 16
     options        of the network's class, such as `stride_in_1x1=True` of a ResNet, or of `timm.create_model`
     """

@@ -39,13 +39,9 @@ class FeaturePyramid(Neck):
     """
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        out_channels: int,
-        strides: Sequence[int],
-        extra: int = 0,
+        self, in_channels: Sequence[int], out_channels: int, strides: Sequence[int], extra: int = 0,
         how: Literal["pool", "conv", "conv_c5"] = "pool",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if how not in ("pool", "conv", "conv_c5"):
             raise ValueError(f"how must be pool, conv or conv_c5, got {how!r}")

@@ -28,16 +28,16 @@ def as_own(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tenso
     MobileNets have the names of the others and pad otherwise: their weights load and give other scores.) `vgg16_ssd`
     takes fc6 and fc7 of a plain VGG-16 (`reduce_fc`); of a file without those, its own stay at their initialisation.
     """
-    own = network.state_dict()
+    state = network.state_dict()
     if "pre_logits.fc1.weight" in weights:
         weights = _renamed(weights, _VGG)
-    elif "conv_stem.weight" in weights and "features.0.0.weight" in own:
-        weights = _renamed(weights, _mobilenet_names(weights, own))
+    elif "conv_stem.weight" in weights and "features.0.0.weight" in state:
+        weights = _renamed(weights, _mobilenet_names(weights, state))
         weights = fold_epsilon(weights, network, TIMM_EPSILON)
-    if "fc6.weight" in own and "fc6.weight" not in weights:
-        weights = _with_reduced_fc(weights, own)
+    if "fc6.weight" in state and "fc6.weight" not in weights:
+        weights = _with_reduced_fc(weights, state)
     return {
-        key: value.flatten(1) if value.ndim == 4 and key in own and own[key].ndim == 2 else value
+        key: value.flatten(1) if value.ndim == 4 and key in state and state[key].ndim == 2 else value
         for key, value in weights.items()
     }
 
@@ -57,12 +57,12 @@ def _renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[st
     return {f"{names.get(module, module)}.{part}": weights[key] for key, (module, _, part) in split.items()}
 
 
-def _mobilenet_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+def _mobilenet_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str]:
     """timm's modules to ours, both in the order in which they run; nothing if these are no MobileNet's.
 
     The order is made from the names, because a .safetensors file keeps none.
     """
-    theirs, ours = (list(dict.fromkeys(key.rpartition(".")[0] for key in keys)) for keys in (weights, own))
+    theirs, ours = (list(dict.fromkeys(key.rpartition(".")[0] for key in keys)) for keys in (weights, state))
     try:
         theirs.sort(key=lambda module: _place(module, weights))
     except ValueError:  # a part that these networks have not
@@ -80,11 +80,11 @@ def _place(module: str, weights: Mapping[str, Tensor]) -> tuple[int, ...]:
     return _NETWORK.index(whole), int(stage), int(index), (_EXPANDING if expands else _DIRECT).index(part)
 
 
-def _with_reduced_fc(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_reduced_fc(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A plain VGG-16's weights with fc6 and fc7 for SSD, and without its classifier."""
     reduced = {key: value for key, value in weights.items() if not key.startswith("classifier.")}
     for part in ("weight", "bias"):
         fc6, fc7 = weights.get(f"classifier.0.{part}"), weights.get(f"classifier.3.{part}")
-        hidden = (own[f"fc6.{part}"], own[f"fc7.{part}"]) if fc6 is None or fc7 is None else reduce_fc(fc6, fc7)
+        hidden = (state[f"fc6.{part}"], state[f"fc7.{part}"]) if fc6 is None or fc7 is None else reduce_fc(fc6, fc7)
         reduced[f"fc6.{part}"], reduced[f"fc7.{part}"] = hidden
     return reduced

@@ -111,12 +111,9 @@ class MobileNetV3(Classifier):
     """
 
     def __init__(
-        self,
-        size: Literal["large", "small"],
-        cut: Literal["classifier", "pyramid", "ssd"] = "classifier",
-        reduced_tail: bool = False,
-        num_classes: int = 1000,
-    ) -> None:
+        self, size: Literal["large", "small"], cut: Literal["classifier", "pyramid", "ssd"] = "classifier",
+        reduced_tail: bool = False, num_classes: int = 1000,
+    ) -> None:  # fmt: skip
         super().__init__()
         if size not in _V3:
             raise ValueError(f"size must be large or small, got {size!r}")
@@ -212,14 +209,9 @@ class SqueezeExcite(nn.Module):
 
 
 def _unit(
-    channels: int,
-    out: int,
-    kernel: int = 1,
-    stride: int = 1,
-    groups: int = 1,
-    act: type[nn.Module] | None = None,
+    channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = None,
     eps: float = 1e-5,
-) -> ConvSequential:
+) -> ConvSequential:  # fmt: skip
     """Convolution, batch norm and, where there is one, the activation."""
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
     return ConvSequential(conv, nn.BatchNorm2d(out, eps), *([] if act is None else [act(inplace=True)]))

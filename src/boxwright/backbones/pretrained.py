@@ -31,13 +31,14 @@ def load_pretrained(network: nn.Module, name: str, source: bool | str | Path, ne
     path = packaged_weights(name) if packaged else Path(source)
     weights = {key: value for key, value in read_weights(path).items() if value.isfinite().all()}
     weights = in_order(weights, network) if packaged else as_own(weights, network)
-    own = network.state_dict()
-    heads = [key for key in own if key.split(".")[0] in ("fc", "classifier")]
+    state = network.state_dict()
+    heads = [key for key in state if key.split(".")[0] in ("fc", "classifier")]
     head = [key for key in heads if key.rpartition(".")[0] not in needed]
-    usable = {key: value for key, value in weights.items() if key not in head or value.shape == own[key].shape}
-    missing = [key for key in own if key not in usable and key not in head and not key.endswith("num_batches_tracked")]
-    extra = [key for key in usable if key not in own]
-    wrong = [key for key in usable if key in own and usable[key].shape != own[key].shape]
+    usable = {key: value for key, value in weights.items() if key not in head or value.shape == state[key].shape}
+    needless = {*head, *(key for key in state if key.endswith("num_batches_tracked"))}
+    missing = [key for key in state if key not in usable and key not in needless]
+    extra = [key for key in usable if key not in state]
+    wrong = [key for key in usable if key in state and usable[key].shape != state[key].shape]
     if missing or extra or wrong:
         raise ValueError(
             f"{path}: these are not the weights of {name}: "
@@ -85,7 +86,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
-    wanted = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
+    expected = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -94,23 +95,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises whatever it runs into
         raise ValueError(
-            f"{path}: {wanted}, got a file that is truncated, of another format, or a pickle of more than tensors, "
+            f"{path}: {expected}, got a file that is truncated, of another format, or a pickle of more than tensors, "
             f"which is not run ({type(error).__name__})"
         ) from error
     if not isinstance(weights, Mapping):
-        raise ValueError(f"{path}: {wanted}, got {type(weights).__name__}")
+        raise ValueError(f"{path}: {expected}, got {type(weights).__name__}")
     other = [key for key, value in weights.items() if not isinstance(value, Tensor)]
     if other:
-        raise ValueError(f"{path}: {wanted}, got one with {type(weights[other[0]]).__name__} under {other[0]!r}")
+        raise ValueError(f"{path}: {expected}, got one with {type(weights[other[0]]).__name__} under {other[0]!r}")
     return dict(weights)
 
 
 def in_order(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Weights of the same network under other names, in the same order: renamed to the network's."""
-    own = network.state_dict()
-    if len(weights) != len(own):
-        raise ValueError(f"{len(weights)} packaged parameters do not fit the {len(own)} of {type(network).__name__}")
-    return dict(zip(own, weights.values(), strict=True))
+    state = network.state_dict()
+    if len(weights) != len(state):
+        raise ValueError(f"{len(weights)} packaged parameters do not fit the {len(state)} of {type(network).__name__}")
+    return dict(zip(state, weights.values(), strict=True))
 
 
 def _first(keys: list[str]) -> str:

@@ -29,13 +29,8 @@ class ResNet(Classifier):
     """
 
     def __init__(
-        self,
-        depth: int,
-        groups: int = 1,
-        group_width: int = 64,
-        stride_in_1x1: bool = False,
-        num_classes: int = 1000,
-    ) -> None:
+        self, depth: int, groups: int = 1, group_width: int = 64, stride_in_1x1: bool = False, num_classes: int = 1000,
+    ) -> None:  # fmt: skip
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}")

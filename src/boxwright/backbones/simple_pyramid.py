@@ -19,8 +19,8 @@ class SimplePyramid(nn.Module):
         super().__init__()
         if not set(levels) <= set(range(level - 2, level + 2)):
             raise ValueError(f"levels must be among {level - 2}..{level + 1} over level {level}, got {tuple(levels)}")
-        self.channels = tuple(channels // 2 ** max(level - wanted, 0) for wanted in levels)
-        self.scales = nn.ModuleList(_scale(channels, wanted - level) for wanted in levels)
+        self.channels = tuple(channels // 2 ** max(level - target, 0) for target in levels)
+        self.scales = nn.ModuleList(_scale(channels, target - level) for target in levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """One map (N, C, H, W) to a map (N, channels, h, w) per level."""

@@ -11,22 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.backbones.base import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Backbone,
-    Triple,
-    check_freezing,
-    check_levels,
-    check_norm,
-    pad_same,
-)
+from boxwright.backbones.base import Backbone, Classifier, check_freezing, check_levels, check_norm, pad_same
 from boxwright.backbones.pretrained import read_weights
 from boxwright.backbones.simple_pyramid import SimplePyramid
 from boxwright.backbones.tail import REGION, Tail
 
 ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-"""How a network is told to take inputs of any size: plain transformers, those with windows, convolutions anyway."""
+"""Options that let a network take inputs of any size: plain transformers, those with windows, convolutions anyway."""
 
 
 class TimmBackbone(Backbone):
@@ -42,16 +33,9 @@ class TimmBackbone(Backbone):
     """
 
     def __init__(
-        self,
-        name: str,
-        levels: Sequence[int] = (3, 4, 5),
-        pretrained: bool | str | Path = False,
-        frozen_stages: int = 0,
-        norm: str = "frozen",
-        dilated: bool = False,
-        others: Iterable[str] = (),
-        **options: Any,
-    ) -> None:
+        self, name: str, levels: Sequence[int] = (3, 4, 5), pretrained: bool | str | Path = False,
+        frozen_stages: int = 0, norm: str = "frozen", dilated: bool = False, others: Iterable[str] = (), **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__()
         check_norm(norm)
         network = _Plan(name, pretrained, others, options)
@@ -74,11 +58,11 @@ class TimmBackbone(Backbone):
         self.strides = tuple(2 ** (min(level, 4) if dilated else level) for level in levels)
         self.neck: nn.Module = nn.Identity()
         if network.plain is not None:
-            wanted = [stride.bit_length() - 1 for stride in self.strides]
-            self.neck = SimplePyramid(self.channels[0], network.plain, wanted)
+            self.neck = SimplePyramid(self.channels[0], network.plain, [s.bit_length() - 1 for s in self.strides])
             self.channels = self.neck.channels
-        self.pixel_mean = _triple(body.pretrained_cfg.get("mean")) or IMAGENET_MEAN
-        self.pixel_std = _triple(body.pretrained_cfg.get("std")) or IMAGENET_STD
+        mean, std = (body.pretrained_cfg.get(key) or () for key in ("mean", "std"))  # of pixels in 0..1
+        self.pixel_mean = tuple(255 * value for value in mean) or Classifier.pixel_mean
+        self.pixel_std = tuple(255 * value for value in std) or Classifier.pixel_std
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images (N, 3, H, W) to a map (N, channels, H / stride, W / stride) per level, sizes rounded up."""
@@ -95,13 +79,9 @@ class TimmTail(Tail):
     """The modules of a timm network behind its level 4, where timm runs its modules one after the other."""
 
     def __init__(
-        self,
-        name: str,
-        pretrained: bool | str | Path = False,
-        norm: str = "frozen",
-        others: Iterable[str] = (),
+        self, name: str, pretrained: bool | str | Path = False, norm: str = "frozen", others: Iterable[str] = (),
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         from timm.models import FeatureListNet
 
@@ -131,7 +111,7 @@ class TimmTail(Tail):
 
 
 class _Plan:
-    """What timm says of a network before it is built for good.
+    """A network's strides and levels by timm's description, before it is built for good.
 
     strides  of all its maps, in order
     last     level to the index of its last map
@@ -170,18 +150,18 @@ class _Plan:
             return False
         return True
 
-    def _sketch(self, options: dict[str, Any], ways: Sequence[dict[str, Any]] = ANY_SIZE) -> Any:
-        """The network without numbers, with the first of these further options that its class knows."""
-        for way in ways:
+    def _sketch(self, options: dict[str, Any], variants: Sequence[dict[str, Any]] = ANY_SIZE) -> Any:
+        """The network without numbers, with the first of these further options that its class accepts."""
+        for further in variants:
             try:
                 with torch.device("meta"):
-                    body = self._create(features_only=True, **way | options)
+                    body = self._create(features_only=True, **further | options)
             except ValueError:
-                if way is ways[-1]:
+                if further is variants[-1]:
                     raise
-                continue
-            self.options = way | options
-            return body
+            else:
+                self.options = further | options
+                return body
 
     def build(self, outputs: Sequence[int], norm: str) -> Any:
         """The network for maps of these indices, with its weights."""
@@ -223,14 +203,6 @@ def _last_channel(body: nn.Module) -> bool:
     return str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
 
 
-def _triple(values: Sequence[float] | None) -> Triple | None:
-    """timm's numbers for 0..1 on our scale of 0..255."""
-    if not values:
-        return None
-    red, green, blue = (255 * value for value in values)
-    return red, green, blue
-
-
 def _weights(name: str, pretrained: bool | str | Path) -> dict[str, Any]:
     """timm's arguments for weights from a file."""
     if pretrained is True:
@@ -240,7 +212,7 @@ def _weights(name: str, pretrained: bool | str | Path) -> dict[str, Any]:
         )
     if not pretrained:
         return {"pretrained": False}
-    read_weights(Path(pretrained))  # admits tensors only, where timm 1.0.15 runs what a pickle says
+    read_weights(Path(pretrained))  # admits tensors only; timm 1.0.15 would run the code in a pickle
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
 
 

@@ -1,4 +1,4 @@
-"""From the record of a race to its result: an entry for each cell, the verdict, commands for its leader."""
+"""From the record of a race to its result: an entry for each cell, the verdict, commands for the leader."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from boxwright.bench.plan.cells import Cell, differences
 from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
-from boxwright.bench.run.job import Job, load_found
+from boxwright.bench.run.job import Job, load_detections
 from boxwright.bench.run.state import RaceState
-from boxwright.bench.run.timing import CONTROL, OWN, as_key, found_by
+from boxwright.bench.run.timing import CONTROL, OWN, as_key, detections_of
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
 from boxwright.measure.evaluate import targets_of
@@ -48,39 +48,33 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
     entries = [_cell(race_state, cell) for cell in race_state.cells.values()]
     entries += [_external(race_state, name) for name in race_state.external_models]
     sides = {entry.name: _sides(race_state, entry.name) for entry in entries if entry.state != "failed"}
-    targets, names = targets_of(race_state.parts["test"]), race_state.names
+    targets, names = targets_of(race_state.splits["test"]), race_state.names
     seed = race_state.training.seed
-    aps = {
-        name: bootstrap_ap([side.detections for side in seeds], targets, names, seed=seed)
-        for name, seeds in sides.items()
-    }
-    entries = [
-        replace(entry, quality=_quality(sides[entry.name], targets, names, aps[entry.name]))
-        if entry.name in sides
-        else entry
-        for entry in entries
-    ]
+    aps = {name: bootstrap_ap([side.detections for side in seeds], targets, names, seed=seed)
+           for name, seeds in sides.items()}  # fmt: skip
+    qualities = {name: _quality(seeds, targets, names, aps[name]) for name, seeds in sides.items()}
+    entries = [replace(entry, quality=qualities.get(entry.name)) for entry in entries]
     verdict = judge(entries, constraints, lambda name, other: paired_difference(aps[name], aps[other]))
     chosen = verdict.leader or verdict.nearest
+    content = race_state.record.content
+    if not content["made"]:  # the day of the measurements stays when the report is written again
+        race_state.keep("made", date.today().isoformat())
     race = Race(
-        title=race_state.data.resolve().stem,
-        command=race_state.record.content["command"],
-        made=_made(race_state),
-        settings=_settings(race_state),
-        differences=_differences(race_state),
-        entries=tuple(entries),
-        rungs=tuple(race_state.rungs),
-        verdict=verdict,
-        control=_control(race_state),
-        constraints=tuple(map(str, constraints)),
-        plan=_plan(race_state),
-        proposals=race_state.record.content["proposals"],
+        title=race_state.data.resolve().stem, command=content["command"],
+        made=f"{content['made']}, boxwright {__version__}", settings=_settings(race_state),
+        differences=_differences(race_state), entries=tuple(entries), rungs=tuple(race_state.rungs), verdict=verdict,
+        control=_control(race_state), constraints=tuple(map(str, constraints)), plan=_plan(race_state),
+        proposals=content["proposals"],
         commands=_commands(race_state, chosen) if chosen in race_state.cells else {},
-    )
+    )  # fmt: skip
     shown = []
     if report_images and verdict.leader and verdict.runner_up:
-        first, second = (_shown(race_state, sides[name][0]) for name in (verdict.leader, verdict.runner_up))
-        shown = show(first, second, race_state.parts["test"], report_images)
+        fixed = [0.5] * len(names)  # scores from which on an external model's detections are drawn
+        first, second = (
+            sides[name][0]._replace(thresholds=fixed) if name in race_state.external_models else sides[name][0]
+            for name in (verdict.leader, verdict.runner_up)
+        )
+        shown = show(first, second, race_state.splits["test"], report_images)
     write(race, race_state.folder, shown)
     return race
 
@@ -110,10 +104,8 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
 def _why_stopped(rung: Rung, name: str) -> str:
     rank, standing = next((rank, row) for rank, row in enumerate(rung.standings, 1) if row.name == name)
     kept = sum(row.kept for row in rung.standings)
-    return (
-        f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with AP {fraction(standing.ap)} on val and "
-        f"{digits(1000 * standing.seconds)} ms an image; {kept} went on"
-    )
+    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image"
+    return f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with {numbers}; {kept} went on"
 
 
 def _external(race_state: RaceState, name: str) -> Entry:
@@ -127,28 +119,21 @@ def _external(race_state: RaceState, name: str) -> Entry:
 def _sides(race_state: RaceState, name: str) -> list[Side]:
     """For each seed the detections on the test split, and the thresholds where F1 was best on val; nan if not known."""
     if name in race_state.external_models:
-        return [Side(name, load_found(found_by(race_state, name)), [math.nan] * len(race_state.names))]
-    sides = []
+        return [Side(name, load_detections(detections_of(race_state, name)), [math.nan] * len(race_state.names))]
+    sides, names = [], race_state.names
     for job in race_state.jobs(name):
-        thresholds = read(job.best)[1].get("thresholds", {})
-        sides.append(Side(name, load_found(job.found), [thresholds.get(label, math.nan) for label in race_state.names]))
+        known = read(job.best)[1].get("thresholds", {})
+        thresholds = [known.get(label, math.nan) for label in names]
+        sides.append(Side(name, load_detections(job.detections), thresholds))
     return sides
-
-
-def _shown(race_state: RaceState, side: Side) -> Side:
-    """With the scores from which on detections are drawn."""
-    external = side.name in race_state.external_models
-    return side._replace(thresholds=[0.5] * len(race_state.names)) if external else side
 
 
 def _quality(sides: Sequence[Side], targets: Sequence[Target], names: Sequence[str], aps: np.ndarray) -> Quality:
     """From each seed's detections on the test split, and their `bootstrap_ap`."""
     evaluated = [evaluate(side.detections, targets, names) for side in sides]
     thresholds = [dict(zip(names, side.thresholds, strict=True)) for side in sides]
-    points = [
-        recall_precision(side.detections, targets, names, scores)
-        for side, scores in zip(sides, thresholds, strict=True)
-    ]
+    points = [recall_precision(side.detections, targets, names, scores)
+              for side, scores in zip(sides, thresholds, strict=True)]  # fmt: skip
     classes = {
         name: ClassQuality(
             objects=evaluated[0].classes[name].objects,
@@ -167,21 +152,18 @@ def _quality(sides: Sequence[Side], targets: Sequence[Target], names: Sequence[s
 def _speeds(race_state: RaceState, name: str, runtimes: Sequence[str]) -> dict[str, Speed]:
     times = race_state.record.content["times"]
     keys = {runtime: as_key(name, runtime) for runtime in runtimes}
-    return {
-        runtime: _speed(times["seconds"][key], times["images"], times["throughput"].get(key))
-        for runtime, key in keys.items()
-        if key in times.get("seconds", {})
-    }
+    return {runtime: _speed(times["seconds"][key], times["images"], times["throughput"].get(key))
+            for runtime, key in keys.items() if key in times.get("seconds", {})}  # fmt: skip
 
 
-def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | None) -> Speed:
+def _speed(measured: Sequence[Mapping[str, float]], images: int, rate: float | None = None) -> Speed:
     """From the seconds of each stage, round after round over the images."""
     seconds = np.array([sum(stages.values()) for stages in measured]).reshape(-1, images)
     means = {stage: statistics.fmean(stages[stage] for stages in measured) for stage in measured[0]}
     quartiles = {
-        name: Quartiles.of([sum(stages[stage] for stage in parts) for stages in measured])
-        for name, parts in (("propose", ("propose",)), ("network", ("network", "nms")))
-        if means.keys() >= set(parts)
+        name: Quartiles.of([sum(stages[stage] for stage in summed) for stages in measured])
+        for name, summed in (("propose", ("propose",)), ("network", ("network", "nms")))
+        if means.keys() >= set(summed)
     }
     rate = math.nan if rate is None else rate
     return Speed(percentile(seconds, 50), percentile(seconds, 95), means, rate, quartiles)
@@ -192,22 +174,19 @@ def _control(race_state: RaceState) -> tuple[Interval, Interval] | None:
     seconds, first = times.get("seconds", {}), times.get("first")
     if first not in seconds or CONTROL not in seconds:
         return None
-    before, after = (_speed(seconds[key], times["images"], None).p50 for key in (first, CONTROL))
-    return before, after
+    return _speed(seconds[first], times["images"]).p50, _speed(seconds[CONTROL], times["images"]).p50
 
 
 def _settings(race_state: RaceState) -> dict[str, Any]:
-    """What all cells share, for people."""
-    known = dict(race_state.settings)
-    machine = {key: known.pop(key) for key in _MACHINE}
-    rules = race_state.rules
+    """The settings of all cells, for the report."""
+    settings, images = race_state.settings, race_state.record.content["times"].get("images", 0)
     return {
-        **known,
+        **{key: value for key, value in settings.items() if key not in _MACHINE},
         "epochs": race_state.epochs,
         "learning rate rule": "linear warm-up, then a cosine to the end of the epochs",
-        "times are of": f"{race_state.record.content['times'].get('images', 0)} images; counted rounds: {rules.rounds}",
+        "times are of": f"{images} images; counted rounds: {race_state.rules.rounds}",
         "test images that cannot be read": "; ".join(race_state.record.content["unreadable"]) or "none",
-        "machine": machine,
+        "machine": {key: settings[key] for key in _MACHINE},
     }
 
 
@@ -230,45 +209,31 @@ def _plan(race_state: RaceState) -> tuple[str, ...]:
     )
 
 
-def _made(race_state: RaceState) -> str:
-    """The day the times were taken, which stays when the report is written again."""
-    day = race_state.record.content["made"] or date.today().isoformat()
-    if not race_state.record.content["made"]:
-        race_state.keep("made", day)
-    return f"{day}, boxwright {__version__}"
-
-
 def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     """What to do next with a cell."""
     jobs = race_state.jobs(name)
     job = max(jobs, key=lambda job: job.ap())
-    drawn = race_state.splits.drawn  # then the seed also decides which images are in which split
+    drawn = race_state.dataset.drawn  # with the training's seed
     data, best = shlex.quote(str(race_state.data)), shlex.quote(str(job.best))
-    height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.parts["test"].size(0))])
+    height, width = job.cell.preprocess.canvas([job.cell.preprocess.size(race_state.splits["test"].size(0))])
     return {
         "train it again": train_command(jobs[0] if drawn else job, race_state.data),
         "detect": f"boxwright detect photo.jpg --model {best}",
         "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * drawn,
         "fine-tune": f"boxwright train --from {best} --data more_data/",
-        "export (Python)": "\n".join(
-            [
-                "import torch",
-                "from boxwright.detectors.base import Network",
-                "from boxwright.checkpoint import load_detector",
-                f"detector = load_detector({str(job.best)!r}).detector",
-                f"image = torch.zeros(1, 3, {height}, {width}), torch.tensor([[{height}, {width}]])",
-                'torch.export.save(torch.export.export(Network(detector), image), "detector.pt2")',
-            ]
-        ),
+        "export (Python)": "import torch\nfrom boxwright.detectors.base import Network\n"
+        "from boxwright.checkpoint import load_detector\n"
+        f"detector = load_detector({str(job.best)!r}).detector\n"
+        f"image = torch.zeros(1, 3, {height}, {width}), torch.tensor([[{height}, {width}]])\n"
+        'torch.export.save(torch.export.export(Network(detector), image), "detector.pt2")',
     }
 
 
 def train_command(job: Job, data: Path) -> str:
     """The `boxwright train` command that repeats the job."""
-    config, training = job.cell.config, job.training
-    size = (job.cell.preprocess.short, job.cell.preprocess.long)
+    config, size = job.cell.config, (job.cell.preprocess.short, job.cell.preprocess.long)
     words = ["boxwright", "train", job.cell.detector, "--data", str(data), "--size", *map(str, size)]
-    words += _flags(config, type(config)()) + _flags(training, TrainConfig())
+    words += _flags(config, type(config)()) + _flags(job.training, TrainConfig())
     words += ["--batch", str(job.batch), "--augment", job.augment, *([] if job.pretrained else ["--no-pretrained"])]
     return shlex.join(words)
 

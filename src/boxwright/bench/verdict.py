@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from typing import NamedTuple
 
-from boxwright.bench.result import Entry, Quality, Speed, Verdict
+from boxwright.bench.result import Entry, Speed, Verdict
 from boxwright.metrics.compare import Interval
 from boxwright.units import Unit, between, digits, fraction, signed
 
@@ -39,10 +42,8 @@ def frontier(entries: Iterable[Entry]) -> tuple[str, ...]:
 
     Only cells trained to the end and external models are considered, where both numbers are known.
     """
-    known = sorted(
-        (entry for entry in entries if _measured(entry) and not math.isnan(seconds(entry))),
-        key=lambda entry: (seconds(entry), -_ap(entry).value),
-    )
+    known = [entry for entry in entries if _measured(entry) and not math.isnan(seconds(entry))]
+    known.sort(key=lambda entry: (seconds(entry), -_ap(entry).value))
     return tuple(entry.name for entry in known if not any(_beats(other, entry) for other in known))
 
 
@@ -61,40 +62,28 @@ _RATE = {"": 1.0, "/s": 1.0}
 _FRACTION = {"": 1.0, "%": 0.01}
 
 
-def _of_speed(read: Callable[[Speed], float]) -> Callable[[Entry], float | None]:
-    return lambda entry: None if (timed := fastest(entry)) is None else read(timed[1])
+def _of_speed(name: str) -> Callable[[Entry], float | None]:
+    return lambda entry: None if (timed := fastest(entry)) is None else attrgetter(name)(timed[1])
 
 
-def _of_quality(read: Callable[[Quality], float | None]) -> Callable[[Entry], float | None]:
-    return lambda entry: None if entry.quality is None else read(entry.quality)
+def _of_size(size: str) -> Callable[[Entry], float | None]:
+    return lambda entry: entry.quality.sizes.get(size) if entry.quality else None
 
 
 QUANTITIES = {
-    "ap": _Quantity(_FRACTION, _of_quality(lambda quality: quality.ap.value), by_class=True),
-    "ap50": _Quantity(_FRACTION, _of_quality(lambda quality: quality.ap50.value), by_class=True),
-    "ap_small": _Quantity(_FRACTION, _of_quality(lambda quality: quality.sizes.get("small"))),
-    "ap_medium": _Quantity(_FRACTION, _of_quality(lambda quality: quality.sizes.get("medium"))),
-    "ap_large": _Quantity(_FRACTION, _of_quality(lambda quality: quality.sizes.get("large"))),
-    "recall": _Quantity(_FRACTION, None, by_class=True),
-    "precision": _Quantity(_FRACTION, None, by_class=True),
-    "p50": _Quantity(_TIME, _of_speed(lambda speed: speed.p50.value)),
-    "p95": _Quantity(_TIME, _of_speed(lambda speed: speed.p95.value)),
-    "throughput": _Quantity(_RATE, _of_speed(lambda speed: speed.throughput)),
-    "first": _Quantity(_TIME, lambda entry: entry.first),
-    "memory": _Quantity(_BYTES, lambda entry: entry.memory),
-    "device_memory": _Quantity(_BYTES, lambda entry: entry.device_memory),
-    "file": _Quantity(_BYTES, lambda entry: entry.file),
-    "parameters": _Quantity(_COUNT, lambda entry: entry.parameters),
-    "flops": _Quantity(_COUNT, lambda entry: entry.flops),
+    "ap": _Quantity(_FRACTION, lambda entry: _ap(entry).value, by_class=True),
+    "ap50": _Quantity(_FRACTION, lambda entry: entry.quality.ap50.value if entry.quality else None, by_class=True),
+    **{f"ap_{size}": _Quantity(_FRACTION, _of_size(size)) for size in ("small", "medium", "large")},
+    **{name: _Quantity(_FRACTION, None, by_class=True) for name in ("recall", "precision")},
+    **{name: _Quantity(_TIME, _of_speed(f"{name}.value")) for name in ("p50", "p95")},
+    "throughput": _Quantity(_RATE, _of_speed("throughput")),
+    "first": _Quantity(_TIME, attrgetter("first")),
+    **{name: _Quantity(_BYTES, attrgetter(name)) for name in ("memory", "device_memory", "file")},
+    **{name: _Quantity(_COUNT, attrgetter(name)) for name in ("parameters", "flops")},
 }
 """What can be constrained. Times and throughput are those of an entry's fastest runtime."""
 
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda value, bound: value < bound,
-    "<=": lambda value, bound: value <= bound,
-    ">": lambda value, bound: value > bound,
-    ">=": lambda value, bound: value >= bound,
-}
+_OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _TEXT = re.compile(
     r"\s*(?P<quantity>\w+)\s*(\[(?P<label>.*)\])?\s*(?P<operator>[<>]=?)"
     r"\s*(?P<number>(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)\s*(?P<unit>\S*)\s*"
@@ -204,7 +193,10 @@ def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], differenc
     entries = tuple(entries)
     known = [entry for entry in entries if _measured(entry)]
     if not known:
-        return Verdict(reasons=(_nobody(entries),))
+        states = Counter(entry.state for entry in entries)
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        unknown = f"No cell can be chosen, for the AP of none is known: {counts}."
+        return Verdict(reasons=(unknown if entries else "The race has no cells.",))
     meeting = [entry for entry in known if all(constraint.met(entry) for constraint in constraints)]
     best = _best(meeting or known)
     leader = _leader(meeting, difference) if meeting else None
@@ -215,25 +207,18 @@ def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], differenc
     if leader is None:
         nearest, reasons = _nothing_meets(known, constraints)
     else:
-        nearest, reasons = None, [
-            *_who_meets(known, meeting, constraints),
-            _why(leader, others, difference),
-            *([f"{runner_up.name} comes next: {_numbers(runner_up)}."] if runner_up else []),
-            *_better_but(leader, known, constraints, difference),
-        ]  # fmt: skip
+        nearest, reasons = None, [*_who_meets(known, meeting, constraints), _why(leader, others, difference)]
+        reasons += [f"{runner_up.name} comes next: {_numbers(runner_up)}."] if runner_up else []
+        reasons += _better_but(leader, known, constraints, difference)
     return Verdict(
-        too_little_evidence=lacking,
+        lacking,
         winner=leader.name if leader and not lacking else None,
-        leader=leader.name if leader else None,
-        runner_up=runner_up.name if runner_up else None,
+        leader=leader.name if leader else None, runner_up=runner_up.name if runner_up else None,
         tied=tuple(entry.name for entry in others if leader and _tied(entry, leader, difference)),
-        nearest=nearest.name if nearest else None,
-        frontier=frontier(known),
-        reasons=tuple(reasons),
-        best=best.name,
+        nearest=nearest.name if nearest else None, frontier=frontier(known), reasons=tuple(reasons), best=best.name,
         to_best={entry.name: difference(entry.name, best.name) for entry in comparable},
         to_leader={entry.name: difference(entry.name, leader.name) for entry in comparable if leader},
-    )
+    )  # fmt: skip
 
 
 def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: float) -> tuple[str, ...]:
@@ -254,12 +239,11 @@ def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: floa
 
 def _lacking(known: Sequence[Entry]) -> tuple[str, ...]:
     trained = [entry for entry in known if entry.state == "finished"]
-    return too_little_evidence(
-        max(sum(of_class.objects for of_class in entry.quality.classes.values()) for entry in known if entry.quality),
-        min((len(entry.quality.seeds) for entry in trained if entry.quality), default=math.inf),
-        min((entry.epochs for entry in trained), default=math.inf),
-        _ap(_best(known)).value,
-    )
+    qualities = [entry.quality for entry in known if entry.quality]
+    objects = max(sum(of_class.objects for of_class in quality.classes.values()) for quality in qualities)
+    seeds = min((len(entry.quality.seeds) for entry in trained if entry.quality), default=math.inf)
+    epochs = min((entry.epochs for entry in trained), default=math.inf)
+    return too_little_evidence(objects, seeds, epochs, _ap(_best(known)).value)
 
 
 def _best(entries: Iterable[Entry]) -> Entry:
@@ -287,15 +271,14 @@ def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
         rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
         return f"{leader.name} has the best AP, {_write(_ap(leader))}, and {rest}."
-    tie = (
-        f"{leader.name} is tied in AP with the best, {best.name} ({fraction(_ap(leader).value)} and "
-        f"{fraction(_ap(best).value)}, difference {write_difference(difference(leader.name, best.name))})"
-    )
-    times = (seconds(leader), seconds(best))
-    unit = Unit.of(times)
-    if math.isnan(times[1]):
-        return f"{tie}, whose time is not known, and takes {unit.write(times[0])} {_short(unit)} an image."
-    return f"{tie}, and takes {unit.write(times[0])} {_short(unit)} an image instead of {unit.write(times[1])}."
+    aps = f"{fraction(_ap(leader).value)} and {fraction(_ap(best).value)}"
+    gap = write_difference(difference(leader.name, best.name))
+    tie = f"{leader.name} is tied in AP with the best, {best.name} ({aps}, difference {gap})"
+    unit = Unit.of((seconds(leader), seconds(best)))
+    takes = f"and takes {unit.write(seconds(leader))} {_short(unit)} an image"
+    if math.isnan(seconds(best)):
+        return f"{tie}, whose time is not known, {takes}."
+    return f"{tie}, {takes} instead of {unit.write(seconds(best))}."
 
 
 def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Sequence[Constraint]) -> list[str]:
@@ -330,14 +313,6 @@ def _nothing_meets(known: Sequence[Entry], constraints: Sequence[Constraint]) ->
     ]
 
 
-def _nobody(entries: Sequence[Entry]) -> str:
-    if not entries:
-        return "The race has no cells."
-    states = [entry.state for entry in entries]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"No cell can be chosen, for the AP of none is known: {counts}."
-
-
 def _measured(entry: Entry) -> bool:
     return entry.state in ("finished", "external") and not math.isnan(_ap(entry).value)
 
@@ -347,8 +322,7 @@ def _ap(entry: Entry) -> Interval:
 
 
 def _p50(entry: Entry) -> Interval:
-    timed = fastest(entry)
-    return timed[1].p50 if timed else UNKNOWN
+    return timed[1].p50 if (timed := fastest(entry)) else UNKNOWN
 
 
 def _beats(entry: Entry, other: Entry) -> bool:

@@ -197,7 +197,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class DeltaCodec:
-    """Encodes boxes as (t_x, t_y, t_w, t_h) and back, in float32 at least whatever autocast says.
+    """Encodes boxes as (t_x, t_y, t_w, t_h) and back, in float32 at least, also under autocast.
 
     weights  factors on the four offsets, so that a network can learn targets of about unit variance; Fast R-CNN's
              head has (10, 10, 5, 5)

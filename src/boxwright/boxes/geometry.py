@@ -47,22 +47,17 @@ def clip(boxes: Tensor, sizes: Size | Tensor) -> Tensor:
            ones of `boxes`: (N, 2) goes with boxes (N, K, 4), an image per row
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
-    if isinstance(sizes, Tensor):
-        if sizes.shape[-1:] != (2,) or sizes.ndim > boxes.ndim:
-            raise ValueError(
-                f"clip takes sizes (..., 2) of [height, width] with no more dimensions than the boxes, "
-                f"got sizes {tuple(sizes.shape)} for boxes {tuple(boxes.shape)}"
-            )
-        height, width = sizes.to(boxes.dtype).unbind(-1)
-        missing = (1,) * (boxes.ndim - sizes.ndim)
-        height, width = height.reshape(*height.shape, *missing), width.reshape(*width.shape, *missing)
-        xs = (x.clamp(min=0).minimum(width) for x in (x1, x2))
-        ys = (y.clamp(min=0).minimum(height) for y in (y1, y2))
-    else:
-        height, width = sizes
-        xs = (x.clamp(0, width) for x in (x1, x2))
-        ys = (y.clamp(0, height) for y in (y1, y2))
-    (x1, x2), (y1, y2) = xs, ys
+    if not isinstance(sizes, Tensor):
+        sizes = boxes.new_tensor(sizes)
+    if sizes.shape[-1:] != (2,) or sizes.ndim > boxes.ndim:
+        raise ValueError(
+            f"clip takes sizes (..., 2) of [height, width] with no more dimensions than the boxes, "
+            f"got sizes {tuple(sizes.shape)} for boxes {tuple(boxes.shape)}"
+        )
+    sizes = sizes.to(boxes.dtype).reshape(*sizes.shape[:-1], *(1,) * (boxes.ndim - sizes.ndim), 2)
+    height, width = sizes.unbind(-1)
+    x1, x2 = (x.clamp(min=0).minimum(width) for x in (x1, x2))
+    y1, y2 = (y.clamp(min=0).minimum(height) for y in (y1, y2))
     return torch.stack((x1, y1, x2, y2), dim=-1)
 
 

@@ -1,7 +1,7 @@
-"""The table of commands: `boxwright --help` answers from here, and a command's module is imported when it is chosen.
+"""The table of commands, printed by `boxwright --help`; a command's module is imported when it is chosen.
 
 A command is a frozen dataclass: each field is one option, declared once with its type, default and help, and `run()`
-does the work and returns the exit status (None is 0). It may have two more functions of the words of the command line:
+does the work and returns the exit status (None is 0). Two more functions of the command line's words are optional:
 `defaults(words)`, the options that are not given, and `explain(word, words)`, why a word is not understood.
 """
 
@@ -24,7 +24,7 @@ from boxwright.version import __version__
 
 
 class Command(NamedTuple):
-    """Where a command's dataclass lives, and its line in `boxwright --help`."""
+    """The module and name of a command's dataclass, and its line in `boxwright --help`."""
 
     module: str
     name: str
@@ -46,7 +46,7 @@ COMMANDS = {
 }
 
 USER_ERRORS = (ValueError, OSError, ImportError)
-"""What a user can cause and mend: bad data or options, a missing file, an extra that is not installed."""
+"""Errors that a user can cause and fix: bad data or options, a missing file, an extra that is not installed."""
 
 
 class UsageError(ValueError):
@@ -54,19 +54,19 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 something was wrong, 2 not understood."""
+    """Run one command and return its exit status: 0 done, 1 failed, 2 not understood."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
-            return _answer(words)
+            return _dispatch(words)
         finally:
             sys.stdout.flush()  # here, not at exit, where an error could no longer be handled
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0
 
 
-def _answer(words: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     if words[:1] == ["help"]:
@@ -118,7 +118,7 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _not_understood(name: str, word: str, arguments: list[str], read: Callable[..., object]) -> str:
-    """That a word is not understood, and the options with a name like it."""
+    """The message for a word that is not understood, with the options of similar names."""
     if not word.startswith("-"):
         return f"'{word}' is not understood; `boxwright {name} --help` explains what the command takes"
     shown = io.StringIO()
@@ -132,15 +132,8 @@ def _not_understood(name: str, word: str, arguments: list[str], read: Callable[.
 
 def usage() -> str:
     """The text of `boxwright --help`."""
-    return "\n".join(
-        [
-            "usage: boxwright COMMAND ...",
-            "",
-            *_lines(list(COMMANDS)),
-            "",
-            "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback.",
-        ]
-    )
+    end = "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback."
+    return "\n".join(["usage: boxwright COMMAND ...", "", *_lines(list(COMMANDS)), "", end])
 
 
 def _lines(names: list[str]) -> list[str]:

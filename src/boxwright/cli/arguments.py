@@ -1,14 +1,14 @@
-"""Checks of what a command line names. They import no torch: a wrong path is refused before anything slow begins."""
+"""Checks of options. They import no torch: a wrong path is refused before anything slow begins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 
 def dataset_path(path: Path | None) -> Path:
-    """The value of --data. Raises ValueError where it is missing or names nothing."""
+    """The value of --data. Raises ValueError where it is not given or does not exist."""
     if path is None:
         raise ValueError("no data. Name a dataset with --data: its folder, COCO JSON or YOLO YAML")
     check_exists("a dataset's folder, COCO JSON or YOLO YAML", path)
@@ -19,6 +19,13 @@ def check_exists(expected: str, path: Path | None) -> None:
     """A path to read from; None is an option that was not given."""
     if path is not None and not path.exists():
         raise ValueError(f"expected {expected} at {path}, which does not exist")
+
+
+def chosen_splits(source: Path, splits: Iterable[str], chosen: str | None) -> list[str]:
+    """The chosen split, all if None. Raises ValueError where the dataset `source` does not have it."""
+    if chosen is not None and chosen not in splits:
+        raise ValueError(f"{source} has no {chosen} split; it has {', '.join(splits)}")
+    return list(splits) if chosen is None else [chosen]
 
 
 def check_folder(option: str, path: Path | None) -> None:
@@ -40,11 +47,10 @@ def check_at_least(minimum: int, **options: int | None) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {minimum} or more, got {value}")
 
 
-def check_detectors(names: Iterable[str]) -> None:
+def check_detectors(names: Sequence[str]) -> None:
     """Names of detectors, at least one."""
     from boxwright.detectors.config import DETECTORS
 
-    names = list(names)
     if not names:
         raise ValueError(f"no detector is named; there are {', '.join(DETECTORS)}")
     for name in names:
@@ -57,6 +63,5 @@ def no_detector(name: str) -> str:
     from boxwright.detectors.config import DETECTORS
 
     near = get_close_matches(name, DETECTORS, n=1)
-    return f"there is no detector '{name}'; " + (
-        f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}"
-    )
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}"
+    return f"there is no detector '{name}'; {hint}"

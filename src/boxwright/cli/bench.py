@@ -102,12 +102,12 @@ def _estimate(race_state: RaceState) -> str:
 
     with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
         efforts, plan = race_state.estimate(pool)
-    steps = max(1, len(race_state.parts["train"]) // race_state.rules.batch)
+    steps = max(1, len(race_state.splits["train"]) // race_state.rules.batch)
     rows = [
         [name, digits(steps * effort.step), digits(1000 * (effort.image + effort.propose)), digits(effort.bytes / 1e6)]
         for name, effort in efforts.items()
     ]
-    objects, seeds = int((~race_state.parts["test"].crowd).sum()), race_state.rules.seeds
+    objects, seeds = int((~race_state.splits["test"].crowd).sum()), race_state.rules.seeds
     halved = f", halved after {' and '.join(map(str, plan.rungs))}" if plan.rungs else ""
     return "\n".join(
         [

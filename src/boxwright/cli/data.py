@@ -1,4 +1,4 @@
-"""`boxwright data check` and `boxwright data show`: what is wrong in a dataset, and what is in it."""
+"""`boxwright data check` and `boxwright data show`: the problems of a dataset, and its content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder, dataset_path
+from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from boxwright.data.formats import Splits
 
 Format = Literal["coco", "voc", "yolo"]
-_SHOWN = 10
-"""Places of one kind of problem that are printed unless all are asked for."""
+_SHOWN = 10  # problems of one kind that are printed without --all
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Check:
     """Print all problems as a JSON list."""
 
     def run(self) -> int:
-        """Exit status 1 if there is an error; warnings and notes alone are 0."""
         from boxwright.data.check import check
 
         with ExitStack() as stack:
@@ -81,22 +79,21 @@ class Show:
         from boxwright.data.formats import open_dataset
 
         splits = open_dataset(data, self.seed, self.format)
-        if self.split is not None and self.split not in splits:
-            raise ValueError(f"{data} has no {self.split} split; it has {', '.join(splits)}")
+        names = chosen_splits(data, splits, self.split)
         print(_counts(splits))
         from boxwright.data.augment import PRESETS
         from boxwright.draw.samples import contact_sheet
 
         self.out.mkdir(parents=True, exist_ok=True)
         augment = None if self.augmented == "none" else PRESETS[self.augmented]
-        for name in [self.split] if self.split else splits:
+        for name in names:
             path = self.out / f"{name}.jpg"
             contact_sheet(splits[name], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
             print(f"{name}: {path}", file=sys.stderr)
 
 
 class _Bar:
-    """The progress of `check`. The bar starts with the first image: only then the total is known."""
+    """The progress of `check`. The bar starts with the first image, when the total is known."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
@@ -110,12 +107,11 @@ class _Bar:
 
 
 def _report(problems: list[Problem], most: int) -> str:
-    """The problems grouped by kind, errors first, no more than `most` of each: where, what, and how to mend it."""
+    """The problems by kind, errors first, at most `most` of each."""
     if not problems:
         return "nothing is wrong"
     lines = []
-    kinds = Counter((problem.severity, problem.kind) for problem in problems)
-    for severity, kind in kinds:
+    for severity, kind in dict.fromkeys((problem.severity, problem.kind) for problem in problems):
         same = [problem for problem in problems if problem.kind == kind]
         lines.append(f"{severity}: {kind} ({len(same)})")
         for problem in same[:most]:

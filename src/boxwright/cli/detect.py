@@ -1,4 +1,4 @@
-"""`boxwright detect`: its options. The work is in `detecting`, which imports torch; --help and these checks do not."""
+"""The options of `boxwright detect`. `detecting` does the work and imports torch; --help and these checks do not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Detect:
     def run(self) -> int:
         """Exit status 1 if an image could not be read; the others are done."""
         if not self.sources:
-            raise ValueError("which images? Name files, folders or globs, and name them before --classes")
+            raise ValueError("no images. Name files, folders or globs, and name them before --classes")
         image = next((name for name in self.classes if Path(name).is_file()), None)
         if image is not None:
             raise ValueError(f"--classes takes all names up to the next option, {image} too; name the images before it")
@@ -63,7 +63,7 @@ class Detect:
             print(f"boxwright detect: {message}", file=sys.stderr)
         if not images:
             return 1
-        model = find(self.model)  # a wrong name ends here, before torch is imported
+        model = find(self.model)  # a wrong name is refused here, before torch is imported
         from boxwright.cli.detecting import detect
 
         return detect(self, model, images, failed)

@@ -1,4 +1,4 @@
-"""What `boxwright detect` does: each image is read, predicted on, drawn, listed and written before the next one."""
+"""The work of `boxwright detect`: each image is read, predicted on, drawn, listed and written before the next one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,8 @@ from boxwright.zoo import load
 if TYPE_CHECKING:
     from boxwright.progress import Progress
 
-_MANY = 10
-"""From more images than this the table has one row per image, and a progress bar is shown."""
-
-_KEPT = (".jpg", ".jpeg", ".png", ".webp")
-"""Formats that the drawn image shares with the original; others become JPEG."""
+_MANY = 10  # for more images the table has one row per image, and a progress bar is shown
+_KEPT = (".jpg", ".jpeg", ".png", ".webp")  # formats of drawings; other images are drawn as JPEG
 
 Sink = Callable[[Result], None]
 
@@ -34,7 +31,6 @@ Sink = Callable[[Result], None]
 def detect(options: Detect, model: Path, images: Sequence[ImageFile], failed: list[str]) -> int:
     """Exit status 1 if an image could not be read; the others are done.
 
-    images  the files, and where the outputs of each go
     failed  a message for each source without an image, printed already
     """
     drawings = {} if options.no_draw else _drawings(options.out, images)
@@ -42,7 +38,12 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], failed: li
     records = []
     started = time.monotonic()
     with ExitStack() as stack:
-        readable = _readable([image.path for image in images], failed, stack.enter_context(_progress(len(images))))
+        bar = None
+        if len(images) > _MANY:
+            from boxwright.progress import Progress  # lazily: rich costs a tenth of a second
+
+            bar = stack.enter_context(Progress("detect", len(images)))
+        readable = _readable([image.path for image in images], failed, bar)
         results = predictor.stream(readable, options.threshold, options.classes or None, options.batch)
         sinks = list(_sinks(options, {image.path: image.stem for image in images}, drawings, predictor.names, stack))
         for result in results:
@@ -67,18 +68,10 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
             bar.update()
 
 
-def _progress(images: int) -> AbstractContextManager[Progress | None]:
-    if images <= _MANY:
-        return nullcontext()
-    from boxwright.progress import Progress  # lazily: rich costs a tenth of a second
-
-    return Progress("detect", images)
-
-
 def _sinks(
     options: Detect, stems: dict[Path, Path], drawings: dict[Path, Path], names: tuple[str, ...], stack: ExitStack
 ) -> Iterator[Sink]:
-    """What is to be done with each result; the files are closed with the stack."""
+    """A function for each output, to be called with each result; the files are closed with the stack."""
     if not options.no_draw:
         yield lambda result: _draw(result, drawings[_path(result)])
     if options.json:
@@ -108,7 +101,7 @@ def _drawings(folder: Path, images: Sequence[ImageFile]) -> dict[Path, Path]:
 
 
 def _with_suffix(stem: Path, suffix: str) -> Path:
-    """Added, not exchanged as pathlib does: the stem of my.cat.jpg is my.cat."""
+    """The suffix is added, not replaced as in pathlib: the stem of my.cat.jpg is my.cat."""
     return stem.with_name(stem.name + suffix)
 
 
@@ -134,8 +127,8 @@ def _table(records: list[dict[str, Any]]) -> str:
     rows = []
     for record in records:
         for detection in record["detections"]:
-            sides = map(round, detection["box"])
-            rows.append((record["path"], detection["name"], f"{detection['score']:.3f}", *sides))
+            box = map(round, detection["box"])
+            rows.append((record["path"], detection["name"], f"{detection['score']:.3f}", *box))
         if not record["detections"]:
             rows.append((record["path"], "–", "", "", "", "", ""))
     return table(("image", "class", "score", "left", "top", "right", "bottom"), rows)

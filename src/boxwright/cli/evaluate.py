@@ -1,4 +1,4 @@
-"""`boxwright evaluate`: COCO's numbers of a model on annotated images."""
+"""`boxwright evaluate`: COCO's metrics of a model on annotated images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, dataset_path
+from boxwright.cli.arguments import check_at_least, chosen_splits, dataset_path
 from boxwright.zoo import DEFAULT
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Evaluate:
     """Draw the precision-recall curves to this file (.png, .svg, .pdf); needs boxwright[plots]."""
 
     def run(self) -> None:
-        """Raises ValueError where the model and the dataset share no class."""
         data = dataset_path(self.data)
         check_at_least(1, batch=self.batch)
         check_at_least(0, workers=self.workers)
@@ -51,10 +50,9 @@ class Evaluate:
         from boxwright.zoo import find, load
 
         splits = open_dataset(data, seed=self.seed)
-        split = self.split or next(name for name in ("test", "val", *splits) if name in splits)
-        if split not in splits:
-            raise ValueError(f"{data} has no {split} split; it has {', '.join(splits)}")
-        model = find(self.model)  # up to here no torch is imported: what is wrong is reported at once
+        names = chosen_splits(data, splits, self.split)
+        split = next(name for name in ("test", "val", *names) if name in names)
+        model = find(self.model)  # up to here no torch is imported, so errors come at once
         if self.plot is not None:
             from boxwright.draw.plots import draw_precision_recall  # before the work: it may not be installed
         from boxwright.measure.evaluate import evaluate_dataset
@@ -79,10 +77,8 @@ def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Data
     missing = [name for name in names if name not in dataset.names]
     unknown = [name for name in dataset.names if name not in names]
     if len(missing) == len(names):
-        raise ValueError(
-            f"the model and {source} share no class: the model has {', '.join(names)}; "
-            f"the data {', '.join(dataset.names)}"
-        )
+        both = f"the model has {', '.join(names)}; the data {', '.join(dataset.names)}"
+        raise ValueError(f"the model and {source} share no class: {both}")
     if unknown:
         print(f"not scored, because the model does not have them: {', '.join(unknown)}", file=sys.stderr)
     if missing:

@@ -1,4 +1,4 @@
-"""From the files, folders and globs of a command line to images, and the names of the files made from each."""
+"""From files, folders and globs to images, and the names of the files made from each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ImageFile(NamedTuple):
 def find_images(sources: Sequence[str], excluded: Path) -> tuple[list[ImageFile], list[str]]:
     """All images, each once, in the order of the sources; and a message for each source without any.
 
-    Folders are searched with their subfolders, except for hidden files and the folder `excluded`, which holds what an
-    earlier run drew. Images whose stems would be the same get a number.
+    Folders are searched with their subfolders, without hidden folders and `excluded`, which holds earlier drawings.
+    Images whose stems would be the same get a number.
     """
     stems: dict[Path, Path] = {}
     messages: list[str] = []
@@ -49,23 +49,19 @@ def _walk(folder: Path, excluded: Path) -> Iterator[Path]:
     from boxwright.data.image import is_image
 
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(parent, name).resolve() != excluded
-        )
-        for name in sorted(files):
-            if is_image(name):
-                yield Path(parent, name)
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if Path(parent, name).resolve() != excluded]
+        yield from (Path(parent, name) for name in sorted(files) if is_image(name))
 
 
 def _distinct(paths: Iterable[Path]) -> Iterator[Path]:
     """The paths without their suffix; cat, cat-2, cat-3 for cat.jpg, cat.png and another cat.jpg."""
     taken: set[Path] = set()
     for path in paths:
-        stem, number = path.with_suffix(""), 1
-        candidate = stem
+        candidate, number = path.with_suffix(""), 1
         while candidate in taken:
             number += 1
-            candidate = stem.with_name(f"{stem.name}-{number}")
+            candidate = path.with_name(f"{path.stem}-{number}")
         taken.add(candidate)
         yield candidate
 

@@ -1,4 +1,4 @@
-"""`boxwright import`: the weights of another library's detector as a checkpoint of ours, with the proof in it."""
+"""`boxwright import`: the weights of another library's detector as a checkpoint, with the proof in it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Import:
         check_exists("a file of weights", self.weights)
         out = self.out or self.weights.with_suffix(".safetensors")
         if out.resolve() == self.weights.resolve():
-            raise ValueError(f"{out} would be written over the weights themselves; name another with --out")
+            raise ValueError(f"{out} would overwrite the weights themselves; name another file with --out")
         check_exists("a folder of photographs", self.photos)
         from boxwright.zoo.convert import convert
         from boxwright.zoo.proof import Difference, photographs, worst

@@ -20,7 +20,7 @@ class Lineage:
     """Train the detectors from R-CNN to a single stage alike, and compare what they cost and how good they are.
 
     The folder is that of a race, see `boxwright bench`, with lineage.png and lineage.svg besides. The same command
-    again goes on where it was, and tries again what failed.
+    again continues, and tries again what failed.
     """
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None

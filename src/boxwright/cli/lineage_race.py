@@ -32,7 +32,7 @@ def run(options: Lineage, data: Path) -> int:
     folder = options.out or Path("runs") / f"{data.resolve().stem}-lineage"
     state = RaceState(cells, splits, options.rules, options.training, folder)
     for cell in cells:
-        cell.config.build(len(state.names))  # a mistake in the options is to be told before the work
+        cell.config.build(len(state.names))  # mistakes in the options raise before the work
     say(_introduction(options, state))
     try:
         with stoppable():
@@ -41,7 +41,7 @@ def run(options: Lineage, data: Path) -> int:
                 command=shlex.join(["boxwright", *sys.argv[1:]]),
             )  # fmt: skip
     except StoppedError as stopped:
-        say(f"{stopped}; the same command goes on")
+        say(f"{stopped}; the same command continues")
         return 128 + stopped.signal
     entries = [entry for name in options.steps for entry in done.entries if entry.name == name]
     print((folder / "results.json").read_text(encoding="utf-8") if options.json else lineage_table(done, entries))
@@ -50,11 +50,7 @@ def run(options: Lineage, data: Path) -> int:
 
 
 def _cells(options: Lineage) -> list[Cell]:
-    fields: dict[str, Any] = {
-        "backbone": options.backbone,
-        "proposer": options.proposer,
-        "proposals": options.proposals,
-    }
+    fields = {name: getattr(options, name) for name in ("backbone", "proposer", "proposals")}
     if options.region_samples is not None:
         fields["region_samples"] = options.region_samples
     preprocess = Preprocess(short=options.size[0], long=options.size[1])
@@ -73,16 +69,16 @@ def _splits(options: Lineage, data: Path) -> Splits:
 
 
 def _introduction(options: Lineage, state: RaceState) -> str:
-    """What all share, and each setting that they do not."""
+    """The settings of all detectors, and those of each that differ."""
     lines = [f"the same for all: {_caption(options, state.settings, state.settings)}"]
-    for name, own in differences({name: cell.config for name, cell in state.cells.items()}).items():
-        lines.append(f"  {name}: " + ", ".join(f"{key} {_plain(value)}" for key, value in own.items()))
+    for name, fields in differences({name: cell.config for name, cell in state.cells.items()}).items():
+        lines.append(f"  {name}: " + ", ".join(f"{key} {_plain(value)}" for key, value in fields.items()))
     done = state.raced()
     return "\n".join([*lines, *([f"finished before: {', '.join(done)}"] if done else []), f"{state.folder}/"])
 
 
 def _caption(options: Lineage, settings: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
-    """What the numbers hold for, in a line."""
+    """The conditions of the measurement, in a line."""
     return " · ".join(
         [
             f"{options.backbone}, {options.size[0]} to {options.size[1]} pixels",
@@ -107,7 +103,7 @@ def _draw(data: Path, entries: Sequence[Entry], folder: Path, caption: str) -> N
 
 
 def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
-    """What each step takes, how good it is, and how many times as fast it is as the first one that is finished."""
+    """The times and the quality of each step, and how many times as fast it is as the first one that is finished."""
     costs = [Cost.of(entry) for entry in entries]
     hours, seconds = Unit.of(cost.training for cost in costs), Unit.of(cost.whole for cost in costs)
     head = ["", f"training, {hours.name}", "milliseconds an image", f"test, {seconds.name} an image", "proposals",

@@ -24,17 +24,17 @@ class Models:
     runs: Path = Path("runs")
     """The folder your runs are in."""
     json: bool = False
-    """Print all that is known about each, as JSON."""
+    """Print all metadata of each as JSON."""
 
     def run(self) -> None:
-        own, foreign = models(self.runs), list(published().values())
+        at_hand, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in own]
+            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in at_hand]
             rows += [{**vars(about), "path": _cached(about)} for about in foreign]
             print(json.dumps(rows, indent=1))
             return
-        if own:
-            print(table(("model", "detector", "AP", "AP50", "on", "MB", "classes"), map(_row, own)))
+        if at_hand:
+            print(table(("model", "detector", "AP", "AP50", "on", "MB", "classes"), map(_row, at_hand)))
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
         print("\nof other libraries, converted when they are first used:")
@@ -51,7 +51,8 @@ def _row(model: Model) -> tuple[object, ...]:
         return name, "not written by boxwright", "–", "–", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
     split = next((split for split in ("test", "val") if metrics.get(split)), "")
-    ap, ap50 = (_score(metrics.get(split, {}).get(key)) for key in ("ap", "ap50"))
+    scores = (metrics.get(split, {}).get(key) for key in ("ap", "ap50"))
+    ap, ap50 = ("–" if score is None else fraction(score) for score in scores)
     names = ", ".join(model.about["names"])
     if len(names) > _NAMES_WIDTH:
         names = f"{len(model.about['names'])}: {names[:_NAMES_WIDTH]} ..."
@@ -59,16 +60,12 @@ def _row(model: Model) -> tuple[object, ...]:
 
 
 def _cached(about: Published) -> str | None:
-    """Where the published file is, if its library has fetched it."""
+    """The published file, if its library has downloaded it."""
     path = module_of(about.name).cached(about)
     return str(path) if path.is_file() else None
 
 
 def _without_answers(about: dict[str, Any]) -> dict[str, Any]:
-    """Without the many boxes that are kept in an imported model to verify it."""
+    """Metadata without the many boxes that an imported model keeps for `boxwright verify`."""
     proof = {key: value for key, value in about.get("proof", {}).items() if key != "answers"}
     return about | ({"proof": proof} if proof else {})
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else fraction(value)

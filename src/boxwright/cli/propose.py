@@ -1,4 +1,4 @@
-"""`boxwright propose`: where objects may be, by selective search, computed once and kept."""
+"""`boxwright propose`: proposals of selective search, computed once and kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder
+from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits
 from boxwright.cli.images import find_images
 from boxwright.cli.table import table
 
@@ -87,14 +87,9 @@ class Propose:
                 if self.draw is not None:
                     name = f"{index + 1:05}-{Path(str(proposed.source.path)).stem}.jpg"
                     _draw(proposed.source.read(), proposed.boxes[: self.top], self.draw / name)
-        numbers = {
-            "images": len(counts),
-            "known": known,
-            "failed": failed,
-            "seconds": round(time.monotonic() - started, 3),
-            "proposals": sum(counts) / max(1, len(counts)),
-            **_recall(overlaps),
-        }
+        numbers = {"images": len(counts), "known": known, "failed": failed}
+        numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
+        numbers |= _recall(overlaps)
         if self.out is not None and counts:
             write_proposals(self.out, kept, repr(propose))
         print(json.dumps(numbers) if self.json else _text(numbers))
@@ -104,7 +99,7 @@ class Propose:
 
     def _check(self) -> None:
         if not self.sources:
-            raise ValueError("propose for which images? Name a dataset, or files, folders or globs")
+            raise ValueError("no images. Name a dataset, or files, folders or globs")
         check_at_least(1, count=self.count, workers=self.workers, top=self.top)
         if self.out is not None and (self.out.suffix.lower() != ".safetensors" or self.out.is_dir()):
             raise ValueError(f"--out names a .safetensors file, got {self.out}")
@@ -127,21 +122,19 @@ class Propose:
             if self.split is not None:
                 raise ValueError(f"--split is for one dataset; {', '.join(self.sources)} is none")
             return []
-        if self.split is not None and self.split not in splits:
-            raise ValueError(f"{path} has no {self.split} split; it has {', '.join(splits)}")
-        return [splits[name] for name in ([self.split] if self.split else splits)]
+        return [splits[name] for name in chosen_splits(path, splits, self.split)]
 
 
 def _objects(dataset: Dataset) -> list[Tensor]:
-    """The objects (G, 4) in each image that recall is measured on: neither crowds nor difficult ones."""
+    """The objects (G, 4) in each image that recall is measured on, without crowds and difficult ones."""
     targets = map(dataset.target, range(len(dataset)))
     return [target.boxes[~(target.crowd | target.difficult)] for target in targets]
 
 
 def _recall(overlaps: list[Tensor]) -> dict[str, Any]:
-    """The number of objects and their recall, by IoU and number of proposals, from each image's (C, G) best overlaps.
+    """The number of objects and their recall by IoU and number of proposals; {} without objects.
 
-    {} where there is no object.
+    overlaps  (C, G) best overlaps of each image
     """
     objects = sum(best.shape[1] for best in overlaps)
     if not objects:
@@ -164,10 +157,9 @@ def _text(numbers: dict[str, Any]) -> str:
     if numbers["failed"]:
         lines.append(f"{len(numbers['failed'])} could not be read")
     if "recall" in numbers:
-        rows = [
-            (f"IoU {threshold}", *(f"{100 * share:.1f}%" for share in shares.values()))
-            for threshold, shares in numbers["recall"].items()
-        ]
+        rows = []
+        for threshold, recalls in numbers["recall"].items():
+            rows.append((f"IoU {threshold}", *(f"{100 * recall:.1f}%" for recall in recalls.values())))
         lines.append(f"share of the {numbers['objects']} objects found with the first")
         lines.append(table(("", *map(str, _COUNTS)), rows))
     return "\n".join(lines)

@@ -1,7 +1,6 @@
-"""Plain tables for the terminal, which stay whole when piped into another command.
+"""Plain tables for the terminal, not wrapped when piped into another command.
 
-Not rich's: laying out 3000 rows takes them 1.8 s of CPU time, and this 0.02 s. What they do better is the width of
-wide characters, which is rich's here too.
+A table of rich takes 1.8 s of CPU time for 3000 rows, this one 0.02 s. The width of wide characters is rich's.
 """
 
 from __future__ import annotations

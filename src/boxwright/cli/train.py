@@ -1,4 +1,4 @@
-"""`boxwright train`: its options. The work is in `training`, which imports torch; --help and these checks do not."""
+"""The options of `boxwright train`. `training` does the work and imports torch; --help and these checks do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Train:
     """Train a detector on your own data: COCO JSON, VOC XML or YOLO text, in any usual layout.
 
     The folder of the run gets best.safetensors and last.safetensors (for `boxwright detect` and `evaluate`), log.jsonl,
-    curves.png, and resume.safetensors, from which a run that was stopped goes on as if it never had.
+    curves.png, and resume.safetensors, from which a stopped run continues with the same result as one never stopped.
     """
 
     detector: AnyDetector = None
@@ -43,28 +43,28 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Go on with the run in this folder, with its options; only --device and --workers may be given too."""
+    """Continue the run in this folder, with its options; only --device and --workers may be given too."""
     start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
-    """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and its size of images are
-    the defaults; classes that have the names of its own begin with what it knows of them."""
+    """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and image size are the
+    defaults; classes of the same name start from its weights."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Learn only these, in this order; all if not given."""
     size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT", help_behavior_hint="")] = None
-    """The image as the detector sees it, in pixels: its shorter side, and what its longer side may reach at most.
-    For letterbox and stretch: height and width. 320 416 if not given."""
+    """The input size in pixels: the shorter side, and the maximum of the longer side; for letterbox and stretch,
+    height and width. 320 416 if not given."""
     resize: Annotated[
         Literal["short_side", "letterbox", "stretch"] | None,
         tyro.conf.arg(metavar="{short_side,letterbox,stretch}", help_behavior_hint=""),
     ] = None
-    """How images get their size; letterbox and stretch give all of them the same. short_side if not given."""
+    """How images are resized; letterbox and stretch give all the same size. short_side if not given."""
     preprocess: tyro.conf.Suppress[tyro.conf.Fixed[Preprocess]] = Preprocess(short=320, long=416)
-    """What `size` and `resize` change; that of the model which is fine-tuned takes its place."""
+    """Changed by `size` and `resize`; with --from, that of the model."""
     augment: Literal["none", "light", "standard", "strong"] = "standard"
-    """How much training images are varied; more pays in longer runs."""
+    """Augmentation of training images; more pays off in longer runs."""
     batch: int = 8
-    """Images in a step, shared among the processes of torchrun."""
+    """Images in a step, divided among the processes of torchrun."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """The backbone starts from ImageNet weights (boxwright[pretrained]), without --from; with --no-pretrained from
+    """Without --from, the backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from
     random ones."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load images; one core less than there are, at most 4, if not given."""
@@ -78,12 +78,12 @@ class Train:
         """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
         if self.resume is not None:
             if self != replace(Train(), resume=self.resume, device=self.device, workers=self.workers):
-                raise ValueError("--resume goes on with the options of the run; only --device and --workers may change")
+                raise ValueError("--resume runs with the options of the run; only --device and --workers may change")
             if not (self.resume / "config.json").is_file():
                 raise ValueError(f"{self.resume} is no folder of a run: it has no config.json")
         elif self.data is None or (self.detector is None and self.start is None):
             kinds = "|".join(DETECTORS)
-            raise ValueError(f"say what to train on what: boxwright train {kinds} --data PATH, or --from MODEL")
+            raise ValueError(f"name a detector and data: boxwright train {kinds} --data PATH, or --from MODEL")
         else:
             dataset_path(self.data)
             check_at_least(1, batch=self.batch, log_every=self.log_every)
@@ -97,7 +97,7 @@ class Train:
         """The options that are not given; with --from MODEL, the detector's are those of the checkpoint's header."""
         model = _model_of(words)
         if model is None or ({"-h", "--help"} & set(words) and (is_foreign(model) or model.startswith("hf:"))):
-            return cls()  # a help text is no reason to fetch or convert a model
+            return cls()  # --help downloads and converts no model
         from boxwright.checkpoint import config_of
 
         path = find(model)

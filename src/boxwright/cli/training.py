@@ -1,9 +1,8 @@
-"""What `boxwright train` does: the worked example of a `Run`, from a folder of annotated images to checkpoints."""
+"""The work of `boxwright train`: the worked example of a `Run`, from annotated images to checkpoints."""
 
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
-from boxwright.progress import Progress
+from boxwright.predict.propose import sources_of, warm
+from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
-from boxwright.train.distributed import Place, join
+from boxwright.train.distributed import Process, join
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.loop import Training
 from boxwright.train.run import Run
@@ -32,7 +32,6 @@ from boxwright.zoo import find
 Option = TypeVar("Option")
 
 _KEPT = ("start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every")  # fields in config.json
-_INHERITED = ("licence", "origin")  # what a file of foreign weights states of them
 
 
 def train(options: Train) -> int:
@@ -45,40 +44,41 @@ def train(options: Train) -> int:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
         options = with_size(options)
-    with join(options.device) as place:
-        if not place.first:
+    with join(options.device) as process:
+        if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
-        return _train(options, place, resume, source)
+        return _train(options, process, resume, source)
 
 
-def _train(options: Train, place: Place, resume: Path | None, source: Loaded | None) -> int:
-    if options.batch % place.world:
-        raise ValueError(f"--batch {options.batch} does not divide among {place.world} processes; give a multiple")
+def _train(options: Train, process: Process, resume: Path | None, source: Loaded | None) -> int:
+    if options.batch % process.world:
+        raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_dataset(_given(options.data), seed=options.training.seed)
     names = options.classes or splits.names
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
     if not len(chosen["train"].boxes):
         raise ValueError(f"{options.data}: no object of {', '.join(names)} in the train split to learn from")
+    usual = Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
     run = Run(
-        resume or options.out or _usual_folder(options), _given(options.detector), chosen, options.preprocess,
+        resume or options.out or usual, _given(options.detector), chosen, options.preprocess,
         PRESETS[options.augment], options.batch, options.training, options.pretrained and options.start is None,
-        place.device, loading_workers(place.neighbours) if options.workers is None else options.workers,
-        place.rank, place.world, options.log_every,
+        process.device, loading_workers(process.neighbours) if options.workers is None else options.workers,
+        process.rank, process.world, options.log_every,
     )  # fmt: skip
     detector, origin = run.build(), {}
     if source is not None:
         transferred = transfer(detector, names, source)
         origin = _origin(options, source, transferred)
-        if place.first:
+        if process.first:
             print(f"from {options.start}: {transferred}", flush=True)
     training = run.begin(detector)
     if resume is not None:
         training.resume(run.state)
-    if place.first:
+    if process.first:
         if resume is None:
             run = _create(run, training, options, splits, origin)
-        origin = _read_json(run.folder / "config.json").get("from")  # of a run that goes on too
-        run = replace(run, about={"data": str(options.data), **({"from": origin} if origin else {})})
+        origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
+        run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(_introduction(options, training, run), flush=True)
         _propose_ahead(detector, chosen)
 
@@ -87,17 +87,16 @@ def _train(options: Train, place: Place, resume: Path | None, source: Loaded | N
         _draw_curves(run)
 
     stopped_by = run.train(training, report=report)
-    if place.first:
+    if process.first:
         if stopped_by is None:
             _conclude(run, detector)
         else:
-            print(f"stopped after step {training.step}; to go on: boxwright train --resume {run.folder}",
-                  file=sys.stderr)  # fmt: skip
+            say(f"stopped after step {training.step}; to continue: boxwright train --resume {run.folder}")
     return 0 if stopped_by is None else 128 + stopped_by
 
 
 def _create(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> Run:
-    """Make the folder of a new run, with all that `--resume` needs."""
+    """Make the folder of a new run, with all files that `--resume` needs."""
     run = replace(run, folder=new_folder(run.folder))
     write_options(replace(options, training=training.config), origin, run.folder / "config.json")
     training.save(run.state)
@@ -107,7 +106,7 @@ def _create(run: Run, training: Training, options: Train, splits: Splits, origin
 
 
 def new_folder(preferred: Path) -> Path:
-    """An empty folder of that name, or with the first number behind it that makes it a new one."""
+    """An empty folder of that name, with a number after it where the name is taken."""
     folder, number = preferred, 1
     while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         number += 1
@@ -120,22 +119,20 @@ def _propose_ahead(detector: Detector, splits: dict[str, Dataset]) -> None:
     """Fill the cache of proposals once, over all cores; images that cannot be read are named in training."""
     if detector.propose is None:
         return
-    from boxwright.predict.propose import sources_of, warm
-
     sources = [source for dataset in splits.values() for source in sources_of(dataset)]
     with Progress("proposals", len(sources)) as bar:
         warm(detector.propose, sources, progress=bar.update)
 
 
 def _draw_curves(run: Run) -> None:
-    """After an epoch that was evaluated; after each where there is nothing to evaluate on."""
+    """After an epoch that was evaluated; after each epoch where there is no validation split."""
     epochs = run.history.epochs()
     if "val" not in epochs[-1] and "val" in run.splits:
         return
     try:
         from boxwright.draw.plots import draw_curves
     except ImportError:
-        return  # without matplotlib there is no image; the numbers are in log.jsonl
+        return  # without matplotlib there are no curves; the numbers are in log.jsonl
     draw_curves(epochs, run.folder / "curves.png")
 
 
@@ -157,29 +154,19 @@ def with_size(options: Train) -> Train:
     return replace(options, preprocess=replace(before, mode=mode, short=first, long=second))
 
 
-def _usual_folder(options: Train) -> Path:
-    return Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
-
-
 def _origin(options: Train, source: Loaded, transferred: Transfer) -> dict[str, Any]:
-    """What a run and its checkpoints keep of the model that is fine-tuned."""
+    """The record of the fine-tuned model in a run and its checkpoints."""
     known = source.metadata.get("from", {}) | source.metadata  # it may have been fine-tuned itself
-    about = {key: known[key] for key in _INHERITED if key in known}
+    about = {key: known[key] for key in ("licence", "origin") if key in known}
     return {"model": options.start, "detector": name_of(source.config), **about, **transferred.to_dict()}
 
 
 def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
-    """config.json, from which `read_options` makes the options again."""
-    content = {
-        "boxwright": __version__,
-        "data": str(_given(options.data).resolve()),
-        "detector": name_of(options.detector),
-        "config": asdict(_given(options.detector)),
-        "preprocess": options.preprocess.to_dict(),
-        "training": asdict(options.training),
-        "options": {name: getattr(options, name) for name in _KEPT},
-        "from": origin,
-    }
+    """Write config.json, which `read_options` reads."""
+    detector, data = _given(options.detector), _given(options.data).resolve()
+    content = {"boxwright": __version__, "data": str(data), "detector": name_of(detector), "config": asdict(detector)}
+    content |= {"preprocess": options.preprocess.to_dict(), "training": asdict(options.training)}
+    content |= {"options": {name: getattr(options, name) for name in _KEPT}, "from": origin}
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 

@@ -54,8 +54,7 @@ class Verify:
         return int(not same)
 
 
-def _row(difference: Difference) -> tuple[object, ...]:
-    d = difference
+def _row(d: Difference) -> tuple[object, ...]:
     verdict = "" if d.within else "by rounding" if d.same else "differs"
     counts = d.original, d.converted, d.num_classes, d.unmatched
     return d.photo, d.batch, *counts, f"{d.box:.1e}", f"{d.score:.1e}", verdict

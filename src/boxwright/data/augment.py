@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from boxwright.boxes.geometry import area, clip
+from boxwright.boxes.geometry import area, clip, pairwise_iou
 from boxwright.boxes.view import View
 from boxwright.data.preprocess import resize
 from boxwright.types import Size, Target
@@ -100,7 +100,7 @@ class IoUCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         choice = rng.integers(len(self.min_ious) + 1)
-        boxes = sample.target.boxes[~sample.target.crowd].numpy()
+        boxes = sample.target.boxes[~sample.target.crowd]
         if choice == len(self.min_ious) or len(boxes) == 0:
             return sample
         windows = self._windows(sample.size, rng)  # (T, 4)
@@ -199,7 +199,7 @@ class Mosaic:
             canvas[top:bottom, left:right] = resize(part.image, cell)
             view = View.place(cell, sample.size, left, top) @ View.resize(part.size, cell)
             parts.append(part.seen(view, canvas))
-        target = _joined([part.target for part in parts])
+        target = Target(*map(torch.cat, zip(*(vars(part.target).values() for part in parts), strict=True)))
         return replace(sample, image=canvas, target=target, proposals=torch.cat([part.proposals for part in parts]))
 
 
@@ -222,23 +222,18 @@ def crop(sample: Sample, window: Sequence[int] | np.ndarray, visible: float) -> 
     return replace(moved, target=cut).clipped()
 
 
-def _shows_an_object(windows: np.ndarray, boxes: np.ndarray, min_iou: float) -> np.ndarray:
+def _shows_an_object(windows: np.ndarray, boxes: Tensor, min_iou: float) -> np.ndarray:
     """Which windows (T, 4) overlap one of the boxes (G, 4) by the IoU and have its centre inside. -> (T,) bool"""
-    low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
-    common = np.maximum(high - low, 0).prod(axis=2)  # (T, G)
-    areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (windows, boxes)]
-    iou = common / (areas[0][:, None] + areas[1][None, :] - common)
+    corners = torch.from_numpy(windows).double()
     center = 0.5 * (boxes[:, :2] + boxes[:, 2:])
-    inside = ((center >= windows[:, None, :2]) & (center < windows[:, None, 2:])).all(axis=2)
-    return ((iou >= min_iou) & inside).any(axis=1)
+    inside = ((center >= corners[:, None, :2]) & (center < corners[:, None, 2:])).all(dim=2)  # (T, G)
+    return ((pairwise_iou(corners, boxes.double()) >= min_iou) & inside).any(dim=1).numpy()
 
 
 def _random_part(sample: Sample, shape: Size, rng: np.random.Generator, visible: float) -> Sample:
     """The largest part with the aspect of `shape`, at a random place."""
     height, width = sample.size
-    factor = min(height / shape.height, width / shape.width)
-    part = _scaled(shape, factor)
+    part = _scaled(shape, min(height / shape.height, width / shape.width))
     part = Size(min(part.height, height), min(part.width, width))
     left, top = rng.integers(0, width - part.width + 1), rng.integers(0, height - part.height + 1)
     return crop(sample, np.array((left, top, left + part.width, top + part.height)), visible)
@@ -246,11 +241,6 @@ def _random_part(sample: Sample, shape: Size, rng: np.random.Generator, visible:
 
 def _scaled(size: Size, factor: float) -> Size:
     return Size(max(1, round(size.height * factor)), max(1, round(size.width * factor)))
-
-
-def _joined(targets: list[Target]) -> Target:
-    columns = ("boxes", "labels", "crowd", "difficult", "area")
-    return Target(*(torch.cat([getattr(target, column) for target in targets]) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -281,13 +271,9 @@ class Augment:
         """`others` draws another sample for the mosaic, which is left out without it."""
         if others is not None and rng.random() < self.mosaic:
             sample = Mosaic()(sample, rng, others)
-        steps = (
-            (self.zoom_out, ZoomOut()),
-            (self.crop, IoUCrop()),
-            (self.flip, HorizontalFlip()),
-            (self.color, ColorJitter()),
-        )
-        for probability, transform in steps:
+        probabilities = (self.zoom_out, self.crop, self.flip, self.color)
+        transforms = (ZoomOut(), IoUCrop(), HorizontalFlip(), ColorJitter())
+        for probability, transform in zip(probabilities, transforms, strict=True):
             if rng.random() < probability:
                 sample = transform(sample, rng)
         return sample

@@ -55,7 +55,8 @@ def to_images(
     proposals  (P, 4) for each image, in pixels of the resized one; the shorter lists end in rows of zeros
     """
     pixels, sizes = pad(images, preprocess or Preprocess())
-    return Images(_to_float(pixels), sizes, None if proposals is None else _stack(proposals))
+    stacked = None if proposals is None else nn.utils.rnn.pad_sequence(list(proposals), batch_first=True)
+    return Images(_to_float(pixels), sizes, stacked)
 
 
 class Batches:
@@ -162,8 +163,9 @@ class Batches:
 
     def _batch(self, loaded: Loaded) -> Batch:
         targets = [Target(*map(torch.from_numpy, columns)).to(self.device) for columns in loaded.targets]
-        proposals = _stack([torch.from_numpy(boxes) for boxes in loaded.proposals]).to(self.device)
-        images = Images(_to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device), proposals)
+        proposals = nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, loaded.proposals)), batch_first=True)
+        pixels, sizes = _to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device)
+        images = Images(pixels, sizes, proposals.to(self.device))
         return Batch(images, targets, loaded.indices, loaded.views)
 
     def _tasks(self, epoch: int) -> list[Task]:
@@ -201,11 +203,6 @@ def _sorted_in_runs(order: np.ndarray, keys: np.ndarray, run: int) -> np.ndarray
 def _to_float(pixels: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 or float32 -> (N, 3, H, W) float32, contiguous"""
     return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-
-
-def _stack(proposals: Sequence[Tensor]) -> Tensor:
-    """Boxes (P, 4) of each image to (N, the greatest P, 4)."""
-    return nn.utils.rnn.pad_sequence(list(proposals), batch_first=True)
 
 
 def _warn(broken: dict[int, str], known: int, count: int, replaced: bool) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 
 from boxwright.types import Size, Target
 
+_BOX_COLUMNS = ("boxes", "labels", "crowd", "difficult", "area")
+
 
 @dataclass(frozen=True, eq=False)
 class Strings:
@@ -81,8 +83,7 @@ class Dataset:
         return value if isinstance(value, str) else int(value)
 
     def size(self, index: int) -> Size:
-        height, width = self.sizes[self._checked(index)].tolist()
-        return Size(height, width)
+        return Size(*self.sizes[self._checked(index)].tolist())
 
     def target(self, index: int) -> Target:
         """The objects of one image, as copies."""
@@ -90,8 +91,7 @@ class Dataset:
 
         self._checked(index)
         rows = slice(self.offsets[index], self.offsets[index + 1])
-        columns = (self.boxes, self.labels, self.crowd, self.difficult, self.area)
-        return Target(*(torch.from_numpy(column[rows].copy()) for column in columns))
+        return Target(*(torch.from_numpy(getattr(self, name)[rows].copy()) for name in _BOX_COLUMNS))
 
     def counts(self) -> dict[str, int]:
         """The number of boxes of each class, crowds and difficult ones included."""
@@ -129,15 +129,7 @@ class Dataset:
         return replace(kept, names=tuple(names), labels=new_label[kept.labels])
 
     def _with_rows(self, rows: np.ndarray, offsets: np.ndarray) -> Dataset:
-        return replace(
-            self,
-            offsets=offsets,
-            boxes=self.boxes[rows],
-            labels=self.labels[rows],
-            crowd=self.crowd[rows],
-            difficult=self.difficult[rows],
-            area=self.area[rows],
-        )
+        return replace(self, offsets=offsets, **{name: getattr(self, name)[rows] for name in _BOX_COLUMNS})
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):

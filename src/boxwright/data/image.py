@@ -70,7 +70,7 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
         raise ImageError(f"{name}: the image's header is damaged ({error}); copy or export the file again") from error
 
     width, height = image.size
-    sideways = upright and _is_sideways(image)
+    whole = upright_size(image) if upright else Size(height, width)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -85,7 +85,6 @@ def read_reduced(source: ImageSource, at_least: int | None, upright: bool = True
             f"{name}: the {image.format} image of {width}x{height} pixels breaks off or is damaged ({error}); "
             "copy or export the file again"
         ) from error
-    whole = Size(width, height) if sideways else Size(height, width)
     return rgb, View.resize(whole, Size(*rgb.shape[:2]))
 
 
@@ -108,9 +107,7 @@ def to_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         mend = "move the channels last: image.transpose(1, 2, 0)" if channels_first else "pass one image at a time"
-        raise ImageError(
-            f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got shape {image.shape}; {mend}"
-        )
+        raise ImageError(f"expected an array (H, W) or (H, W, C) of C = 1, 3 or 4, got shape {image.shape}; {mend}")
     array = _to_uint8(array)
     if array.shape[2] == 4:
         return np.array(_to_rgb_image(Image.fromarray(np.ascontiguousarray(array))))
@@ -148,15 +145,17 @@ def _describe(data: bytes) -> str:
         text = ""
     if text and all(letter.isprintable() or letter in "\r\n\t" for letter in text):
         return f"text that begins {text[:30]!r}; remove it or put the image in its place"
-    return f"{len(data)} bytes of no format that Pillow knows; convert it to JPEG or PNG"
+    return f"{len(data)} bytes of no format that Pillow reads; convert it to JPEG or PNG"
 
 
-def _is_sideways(image: Image.Image) -> bool:
-    """Whether its EXIF orientation asks for a quarter turn; damaged EXIF asks for nothing."""
+def upright_size(image: Image.Image) -> Size:
+    """The size after the quarter turn that its EXIF orientation may ask for; damaged EXIF asks for nothing."""
+    width, height = image.size
     try:
-        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     except Exception:  # damaged EXIF can raise nearly anything
-        return False
+        sideways = False
+    return Size(width, height) if sideways else Size(height, width)
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -204,6 +203,4 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
                 "or pass numbers 0..255 as uint8"
             )
         return (values * 255 + 0.5).astype(np.uint8)
-    raise ImageError(
-        f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; numbers 0..255 go as image.astype('uint8')"
-    )
+    raise ImageError(f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; try image.astype('uint8')")

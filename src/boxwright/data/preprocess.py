@@ -129,7 +129,7 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"Preprocess knows {sorted(known)}, got also {unknown}; update boxwright to read this")
+            raise ValueError(f"Preprocess has {sorted(known)}, got also {unknown}; update boxwright to read this")
         return cls(**values)
 
 

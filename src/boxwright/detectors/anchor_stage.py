@@ -48,18 +48,9 @@ class AnchorHead(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        per_cell: int,
-        logits: int,
-        depth: int,
-        shared: bool,
-        prior: float = 0.5,
-        norm: Norm = None,
-        boxes: int = 1,
-        lite: bool = False,
-        bias: bool = False,
-    ) -> None:
+        self, channels: int, per_cell: int, logits: int, depth: int, shared: bool, prior: float = 0.5,
+        norm: Norm = None, boxes: int = 1, lite: bool = False, bias: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.class_tower = tower(channels, depth, norm, lite, bias)
         self.box_tower = nn.Identity() if shared else tower(channels, depth, norm, lite, bias)
@@ -92,15 +83,9 @@ def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False, bias
 
 
 def unit(
-    channels: int,
-    out: int,
-    kernel: int,
-    norm: Norm = None,
-    lite: bool = False,
-    stride: int = 1,
-    padded: bool = True,
+    channels: int, out: int, kernel: int, norm: Norm = None, lite: bool = False, stride: int = 1, padded: bool = True,
     bias: bool = False,
-) -> list[nn.Module]:
+) -> list[nn.Module]:  # fmt: skip
     """A convolution (lite: depthwise, unless 1x1), its norm if any, and ReLU (lite: ReLU6).
 
     bias  the convolution has a bias even if a norm follows
@@ -141,20 +126,13 @@ class AnchorStage(nn.Module):
     """
 
     def __init__(
-        self,
-        head: nn.Module,
-        anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]],
-        codec: Codec,
-        assign: Assign,
-        sample: Callable[[Tensor, Tensor], Tensor],
-        class_loss: Callable[[Tensor, Tensor], Tensor],
-        box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-        select: Select,
-        divide_by: Literal["samples", "positives", "own_positives"] = "positives",
-        softmax: bool = False,
+        self, head: nn.Module, anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]], codec: Codec,
+        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], class_loss: Callable[[Tensor, Tensor], Tensor],
+        box_loss: Callable[[Tensor, Tensor, Tensor], Tensor], select: Select,
+        divide_by: Literal["samples", "positives", "own_positives"] = "positives", softmax: bool = False,
         quality_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
         choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if divide_by not in ("samples", "positives", "own_positives"):
             raise ValueError(f"losses are divided by samples, positives or own_positives, got {divide_by!r}")

@@ -141,16 +141,10 @@ class Select(nn.Module):
     """
 
     def __init__(
-        self,
-        score_threshold: float | tuple[float, ...] = 0.05,
-        iou_threshold: float = 0.5,
-        pre_nms_top_k: int = 1000,
-        slots: int = 100,
-        within: Literal["class", "level", "image"] = "class",
-        min_size: float = MIN_SIZE,
-        clip_after_nms: bool = False,
-        suppress: Suppress = nms_mask,
-    ) -> None:
+        self, score_threshold: float | tuple[float, ...] = 0.05, iou_threshold: float = 0.5, pre_nms_top_k: int = 1000,
+        slots: int = 100, within: Literal["class", "level", "image"] = "class", min_size: float = MIN_SIZE,
+        clip_after_nms: bool = False, suppress: Suppress = nms_mask,
+    ) -> None:  # fmt: skip
         super().__init__()
         if within not in ("class", "level", "image"):
             raise ValueError(f"boxes suppress each other within class, level or image, got {within!r}")
@@ -194,14 +188,9 @@ class Select(nn.Module):
 def build_features(
     config: LearningBackbone, pretrained: bool, levels: Sequence[int] = (), dilated: bool = False
 ) -> Features:
-    """The maps of the backbone as they are.
-
-    levels   of the backbone; () takes those of the config
-    dilated  level 5 has stride 16
-    """
-    backbone = build_backbone(
-        config.backbone, tuple(levels or config.levels), pretrained, config.frozen_stages, config.norm, dilated
-    )
+    """The maps of these levels of the backbone, () being the config's; dilated, level 5 has stride 16."""
+    levels = levels or config.levels
+    backbone = build_backbone(config.backbone, levels, pretrained, config.frozen_stages, config.norm, dilated)
     return Features(with_colors(config, backbone))
 
 
@@ -215,12 +204,8 @@ def build_pyramid(
 
 def with_colors(config: BackboneFields, backbone: Backbone) -> Backbone:
     """The backbone, with the pixel mean and deviation of the config where that has them."""
-    if config.pixel_mean:
-        red, green, blue = config.pixel_mean
-        backbone.pixel_mean = red, green, blue
-    if config.pixel_std:
-        red, green, blue = config.pixel_std
-        backbone.pixel_std = red, green, blue
+    backbone.pixel_mean = config.pixel_mean or backbone.pixel_mean
+    backbone.pixel_std = config.pixel_std or backbone.pixel_std
     return backbone
 
 
@@ -238,7 +223,5 @@ def score_threshold(config: ScoreFields, num_classes: int) -> float | tuple[floa
     """One number, or one for each class."""
     values = config.score_threshold
     if len(values) not in (1, num_classes):
-        raise ValueError(
-            f"score_threshold takes one number or one for each of {num_classes} classes, got {len(values)}"
-        )
+        raise ValueError(f"score_threshold is one number or one for each of {num_classes} classes, got {len(values)}")
     return values[0] if len(values) == 1 else values

@@ -355,7 +355,7 @@ DETECTORS: dict[str, type[DetectorConfig]] = {
 """All detectors by name, in the order of invention."""
 
 KINDS: dict[str, type[DetectorConfig]] = {**DETECTORS, "rpn": RPNConfig}
-"""All that a checkpoint may hold: the detectors, and the region proposal network, which knows a single class."""
+"""All that a checkpoint may hold: the detectors, and the region proposal network, which has a single class."""
 
 
 def kind_of(config: type) -> str:

@@ -47,12 +47,7 @@ class FasterRCNN(Detector):
         with torch.no_grad():
             proposals = self.proposer.detect(dense, images.sizes)
         of_regions = self.regions.loss(maps, proposals, targets)
-        return {
-            "objectness": of_proposals["class"],
-            "proposal_box": of_proposals["box"],
-            "class": of_regions["class"],
-            "box": of_regions["box"],
-        }
+        return {"objectness": of_proposals["class"], "proposal_box": of_proposals["box"], **of_regions}
 
     def slots(self, images: Images) -> Slots:
         """Slots (N, S), boxes in pixels of the batch."""
@@ -71,12 +66,9 @@ def build_rpn(config: RPNFields, features: Features) -> AnchorStage:
     scales = config.anchor_scales or ((4.0, 5.7) if config.variant == "fpn" else (2.0, 4.0, 8.0, 16.0, 32.0))
     convention, codec = CONVENTIONS[config.convention], DeltaCodec()
     anchors = AnchorGrid(
-        anchor_sizes(features.strides, scales, config.anchor_sizes),
-        config.aspect_ratios,
-        features.strides,
-        rounded=convention.round_anchors,
-        stride_from_feature_map=convention.stride_from_feature_map,
-    )
+        anchor_sizes(features.strides, scales, config.anchor_sizes), config.aspect_ratios, features.strides,
+        rounded=convention.round_anchors, stride_from_feature_map=convention.stride_from_feature_map,
+    )  # fmt: skip
     return AnchorStage(
         head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=config.rpn_depth, shared=True),
         anchors=anchors,

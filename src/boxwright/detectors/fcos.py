@@ -54,13 +54,8 @@ class PointHead(AnchorHead):
 def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
     features = build_pyramid(config, pretrained, config.channels, extra=2, how="conv")
     strides, convention = features.strides, CONVENTIONS[config.convention]
-    cells = AnchorGrid(
-        anchor_sizes(strides, (1.0,)),
-        (1.0,),
-        strides,
-        config.offset,
-        stride_from_feature_map=convention.stride_from_feature_map,
-    )
+    from_map = convention.stride_from_feature_map
+    cells = AnchorGrid(anchor_sizes(strides, (1.0,)), (1.0,), strides, config.offset, stride_from_feature_map=from_map)
     codec = DistanceCodec(config.distances)
     box_loss = GIoULoss(codec)
     stage = AnchorStage(

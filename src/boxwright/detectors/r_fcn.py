@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.backbones.features import Features
+from boxwright.detectors.base import build_select
 from boxwright.detectors.faster_rcnn import FasterRCNN, build_rpn
 from boxwright.detectors.fields import CONVENTIONS
 from boxwright.detectors.region_stage import RegionStage, build_region_stage, build_shared, strides_read
@@ -28,13 +29,9 @@ class ScoreMaps(nn.Module):
     """Maps of scores for each part of an object, by convolution, and the parts of every region pooled from them."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        num_classes: int,
-        boxes: int,
+        self, channels: int, width: int, num_classes: int, boxes: int,
         pool: PositionSensitiveAlign | PositionSensitivePool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.pool = pool
         self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
@@ -77,5 +74,5 @@ def build_voting_regions(config: RFCNConfig, features: Features, num_classes: in
     pool = operator(strides_read(config, features), config.cells, canonical=config.canonical_size)
     boxes = 1 if config.class_agnostic else num_classes
     maps = ScoreMaps(features.channels[0], config.channels, num_classes, boxes, pool)
-    min_size = CONVENTIONS[config.convention].min_region_size
-    return build_region_stage(config, maps, Vote(num_classes), num_classes, min_size)
+    select = build_select(config, num_classes, CONVENTIONS[config.convention].min_region_size)
+    return build_region_stage(config, maps, Vote(num_classes), select)

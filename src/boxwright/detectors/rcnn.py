@@ -8,11 +8,11 @@ them (its section 5.4); they would need the features of every region of all imag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from boxwright.detectors.base import Select, build_features, least_background
+from boxwright.detectors.base import best, build_features, build_select, least_background
 from boxwright.detectors.proposed import ProposedDetector
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, build_region_stage
 from boxwright.layers.warp import WarpRegions
@@ -32,15 +32,10 @@ def nothing_shared(pixels: Tensor) -> list[Tensor]:
 
 def build(config: RCNNConfig, num_classes: int, pretrained: bool) -> RCNN:
     network = build_features(config, pretrained)
-    parts: dict[str, Any] = {"chunk": config.chunk}
-    if config.choose == "least_background":  # whatever their scores
-        select = Select(0.0, config.nms_threshold, config.pre_nms_top_k, config.max_detections)
-        parts |= {"choose": least_background, "select": select}
-    regions = build_region_stage(
-        config,
-        WarpRegions(config.warp_size, config.context, fill=network.backbone.pixel_mean),
-        RegionHead(GlobalAveragePool(network), network.channels[-1], num_classes, config.class_agnostic),
-        num_classes,
-        **parts,
-    )
+    pool = WarpRegions(config.warp_size, config.context, fill=network.backbone.pixel_mean)
+    head = RegionHead(GlobalAveragePool(network), network.channels[-1], num_classes, config.class_agnostic)
+    choose, select = best, build_select(config, num_classes)
+    if config.choose == "least_background":
+        choose, select.score_threshold = least_background, 0.0  # whatever their scores
+    regions = build_region_stage(config, pool, head, select, choose, config.chunk)
     return RCNN(nothing_shared, regions, config.build_proposer())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,8 @@ from boxwright.detectors.base import (
     build_select,
     deltas_of,
     gather,
-)  # fmt: skip
-from boxwright.detectors.fields import CONVENTIONS, Convention, RegionFields, SharedFields
+)
+from boxwright.detectors.fields import CONVENTIONS, RegionFields, SharedFields
 from boxwright.layers.regions import RegionAlign, RegionPool
 from boxwright.losses import DeltaLoss
 from boxwright.types import Losses, Slots, Target
@@ -108,18 +108,10 @@ class RegionStage(nn.Module):
     """
 
     def __init__(
-        self,
-        pool: nn.Module,
-        head: nn.Module,
-        codec: DeltaCodec,
-        assign: Assign,
-        sample: BalancedSampler,
-        box_loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-        select: Select,
-        choose: Callable[[Tensor, int], Candidates] = best,
-        box_weight: float = 1.0,
-        chunk: int | None = None,
-    ) -> None:
+        self, pool: nn.Module, head: nn.Module, codec: DeltaCodec, assign: Assign, sample: BalancedSampler,
+        box_loss: Callable[[Tensor, Tensor, Tensor], Tensor], select: Select,
+        choose: Callable[[Tensor, int], Candidates] = best, box_weight: float = 1.0, chunk: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.pool, self.head, self.codec = pool, head, codec
         self.assign, self.sample, self.box_loss, self.select = assign, sample, box_loss, select
@@ -173,27 +165,13 @@ class RegionStage(nn.Module):
 
 
 def build_region_stage(
-    config: RegionFields,
-    pool: nn.Module,
-    head: nn.Module,
-    num_classes: int,
-    min_size: float = Convention.min_region_size,
-    **parts: Any,
-) -> RegionStage:
-    """The region stage of a config, with its pooling and its head; `parts` are further ones.
-
-    min_size  pixels; a detection that is narrower or lower is dropped
-    """
+    config: RegionFields, pool: nn.Module, head: nn.Module, select: Select,
+    choose: Callable[[Tensor, int], Candidates] = best, chunk: int | None = None,
+) -> RegionStage:  # fmt: skip
+    """The region stage of a config around its pooling, its head and its selection; arguments as of `RegionStage`."""
     codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
-    defaults = {
-        "codec": codec,
-        "assign": MaxIoUAssigner(high=0.5, low=0.5),
-        "sample": BalancedSampler(config.region_samples, positive=0.25),
-        "box_loss": DeltaLoss(codec),
-        "select": build_select(config, num_classes, min_size),
-        "box_weight": config.box_weight,
-    }
-    return RegionStage(pool, head, **(defaults | parts))
+    assign, sample = MaxIoUAssigner(high=0.5, low=0.5), BalancedSampler(config.region_samples, positive=0.25)
+    return RegionStage(pool, head, codec, assign, sample, DeltaLoss(codec), select, choose, config.box_weight, chunk)
 
 
 def build_shared(config: SharedFields, pretrained: bool) -> Features:
@@ -223,7 +201,7 @@ def build_regions(
     else:
         pool = RegionPool(strides, size, config.canonical_size)
     head = RegionHead(hidden, width, num_classes, config.class_agnostic)
-    return build_region_stage(config, pool, head, num_classes, convention.min_region_size)
+    return build_region_stage(config, pool, head, build_select(config, num_classes, convention.min_region_size))
 
 
 def strides_read(config: SharedFields, features: Features) -> tuple[int, ...]:

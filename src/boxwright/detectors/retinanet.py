@@ -23,13 +23,11 @@ def build(config: RetinaNetConfig, num_classes: int, pretrained: bool) -> Retina
     how = "conv_c5" if config.extra_from == "backbone" else "conv"
     features = build_pyramid(config, pretrained, config.channels, extra=2, how=how)
     convention, codec = CONVENTIONS[config.convention], DeltaCodec()
+    sizes = anchor_sizes(features.strides, config.anchor_scales, config.anchor_sizes)
     anchors = AnchorGrid(
-        anchor_sizes(features.strides, config.anchor_scales, config.anchor_sizes),
-        config.aspect_ratios,
-        features.strides,
-        rounded=convention.round_anchors,
-        stride_from_feature_map=convention.stride_from_feature_map,
-    )
+        sizes, config.aspect_ratios, features.strides,
+        rounded=convention.round_anchors, stride_from_feature_map=convention.stride_from_feature_map,
+    )  # fmt: skip
     norm, boxes = group_norm if config.head_norm == "group" else None, 1 if config.class_agnostic else num_classes
     stage = AnchorStage(
         head=AnchorHead(config.channels, anchors.per_cell, num_classes, config.depth, False, config.prior, norm, boxes),

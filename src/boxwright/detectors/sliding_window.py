@@ -67,16 +67,9 @@ class SlidingWindowDetector(Detector):
     """
 
     def __init__(
-        self,
-        features: Features,
-        head: WindowHead,
-        shapes: tuple[Shape, ...],
-        scales: int,
-        shrink: float,
-        assign: Assign,
-        sample: Callable[[Tensor, Tensor], Tensor],
-        select: Select,
-    ) -> None:
+        self, features: Features, head: WindowHead, shapes: tuple[Shape, ...], scales: int, shrink: float,
+        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], select: Select,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.features, self.head, self.shapes = features, head, shapes
         self.scales, self.shrink = scales, shrink

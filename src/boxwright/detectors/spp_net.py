@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from boxwright.backbones import build_backbone
 from boxwright.backbones.features import Features
-from boxwright.detectors.base import with_colors
+from boxwright.detectors.base import build_select, with_colors
 from boxwright.detectors.proposed import ProposedDetector
 from boxwright.detectors.region_stage import RegionHead, RegionStage, build_region_stage, mlp_head
 from boxwright.layers.regions import PyramidPool
@@ -55,5 +55,5 @@ def build(config: SPPNetConfig, num_classes: int, pretrained: bool) -> SPPNet:
     # Maps that do not learn come in any scale; fully connected layers need a fixed one.
     hidden = nn.Sequential(nn.Flatten(), nn.LayerNorm(numbers), mlp_head(numbers, config.hidden))
     head = RegionHead(hidden, config.hidden, num_classes, config.class_agnostic)
-    regions = build_region_stage(config, pool, head, num_classes)
+    regions = build_region_stage(config, pool, head, build_select(config, num_classes))
     return SPPNet(maps, regions, config.build_proposer())

@@ -44,14 +44,9 @@ class ExtraLevels(Neck):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        extra: Sequence[int],
-        unstrided: int,
-        norm: Norm,
-        lite: bool,
+        self, backbone: Backbone, extra: Sequence[int], unstrided: int, norm: Norm, lite: bool,
         lengths: Sequence[float],
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.channels = (*backbone.channels, *extra)
         self.strides = (*backbone.strides, *(backbone.strides[-1] * 2**step for step in range(1, len(extra) + 1)))

@@ -24,10 +24,7 @@ PALETTE: tuple[Color, ...] = (
 
 
 def class_colors(names: Iterable[str]) -> dict[str, Color]:
-    """A colour per class name: the same one in every model, unless a class before it has that colour.
-
-    Colours repeat only if there are more classes than colours in the palette.
-    """
+    """A colour per class name, the same in every model unless an earlier class has it. More than 13 classes share."""
     colors: dict[str, Color] = {}
     free: list[int] = []
     for name in dict.fromkeys(names):
@@ -40,18 +37,13 @@ def class_colors(names: Iterable[str]) -> dict[str, Color]:
 
 
 def draw_boxes(
-    image: np.ndarray,
-    boxes: Tensor | np.ndarray,
-    names: Sequence[str],
-    scores: Sequence[float] | None = None,
+    image: np.ndarray, boxes: Tensor | np.ndarray, names: Sequence[str], scores: Sequence[float] | None = None,
     palette: Iterable[str] | None = None,
-) -> PIL.Image.Image:
+) -> PIL.Image.Image:  # fmt: skip
     """A copy of the image with a rectangle and a label per box; the first box, the best, is drawn on top.
 
     image    uint8 (H, W, 3), RGB
-    boxes    (D, 4), xyxy in pixels
-    names    the class of each box
-    scores   of each box, written as a per cent after its name
+    boxes    (D, 4), xyxy in pixels, with the class `names` and `scores` of each; scores are written as per cent
     palette  all class names, so that a class has one colour in every image; those in `names` if not given
     """
     if not len(boxes) == len(names) == len(scores if scores is not None else names):
@@ -62,7 +54,7 @@ def draw_boxes(
     side = (drawing.width * drawing.height) ** 0.5
     line = max(1, round(side / 180))
     font = ImageFont.load_default(size=max(11, round(side / 30)))
-    corners = [[float(side) for side in box] for box in boxes]
+    corners = [[float(value) for value in box] for box in boxes]
     for row in reversed(range(len(corners))):
         _rectangle(canvas, corners[row], colors[names[row]], line, drawing.size)
     texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Numbers as images: how a training went, precision against recall."""
+"""Plots: the curves of a training run, precision against recall."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ except ImportError as error:
 
 
 def draw_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Losses, quality on the validation part and learning rate over the epochs of a run.
+    """Losses, quality on the validation split and learning rate over the epochs of a run.
 
     epochs  the lines of `History.epochs()`: "epoch", "losses" by name, "lr", and "val" where it was measured
     path    .png, .svg or .pdf
@@ -49,13 +49,13 @@ def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
     """Precision against recall of each class at IoU .5, best class first; a dot where F1 is best."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    known = {name: one for name, one in quality.classes.items() if one.objects}
+    known = {name: scores for name, scores in quality.classes.items() if scores.objects}
     colors = class_colors(quality.classes)
-    for name, one in sorted(known.items(), key=lambda item: -item[1].ap50):
-        color = tuple(part / 255 * 0.85 for part in colors[name])  # a bit darker than on photographs: paper is white
-        axes.plot(RECALLS, one.precision, color=color, label=f"{name}: AP50 {one.ap50:.3f}")
-        best = max(range(len(RECALLS)), key=lambda place: one.f1[place])
-        axes.plot(RECALLS[best], one.precision[best], "o", color=color)
+    for name, scores in sorted(known.items(), key=lambda item: -item[1].ap50):
+        color = tuple(value / 255 * 0.85 for value in colors[name])  # darker than on photographs: paper is white
+        axes.plot(RECALLS, scores.precision, color=color, label=f"{name}: AP50 {scores.ap50:.3f}")
+        best = max(range(len(RECALLS)), key=scores.f1.__getitem__)
+        axes.plot(RECALLS[best], scores.precision[best], "o", color=color)
     finish(axes, f"precision and recall at IoU .5; mean AP50 {quality.ap50:.3f}", legend=bool(known))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""Samples of a dataset on one image: the quickest way to see that boxes are where they should be."""
+"""Samples of a dataset with their boxes, on one image."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ _GAP = 8
 def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Augment | None = None) -> PIL.Image.Image:
     """Up to `count` random samples with their boxes in rows and columns, without those that cannot be read.
 
-    augment  shows them as training augments them, except for the scale, which a cell would undo
+    `augment` is applied as in training, except for the scale, which a cell would undo.
     """
     rng = np.random.default_rng(seed)
-    order = iter(rng.permutation(len(dataset)).tolist())
     cells: list[PIL.Image.Image] = []
-    for index in order:
+    for index in rng.permutation(len(dataset)).tolist():
         if len(cells) == count:
             break
         try:
@@ -36,7 +35,7 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
             sample = augment(sample, rng, lambda rng: _read_any(dataset, rng))
         cells.append(_draw(sample, dataset.names))
     if not cells:
-        raise ImageError(f"none of the {len(dataset)} images can be read; `boxwright data check` says why")
+        raise ImageError(f"none of the {len(dataset)} images can be read; `boxwright data check` gives the reasons")
     columns = math.ceil(math.sqrt(len(cells)))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
@@ -45,8 +44,8 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
     top = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
-            middle = ((_CELL.width - cell.width) // 2, (height - cell.height) // 2)
-            sheet.paste(cell, (_GAP + column * step + middle[0], top + middle[1]))
+            left = _GAP + column * step + (_CELL.width - cell.width) // 2
+            sheet.paste(cell, (left, top + (height - cell.height) // 2))
         top += height + _GAP
     return sheet
 
@@ -61,7 +60,7 @@ def _read_any(dataset: Dataset, rng: np.random.Generator) -> Sample:
         try:
             return _read(dataset, int(rng.integers(len(dataset))))
         except ImageError:
-            continue  # one at least can be read: the first sample of the mosaic
+            continue  # at least one can be read: the first sample of the mosaic
 
 
 def _draw(sample: Sample, names: tuple[str, ...]) -> PIL.Image.Image:

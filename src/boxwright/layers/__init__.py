@@ -1,1 +1,1 @@
-"""Blocks that know no task."""
+"""Layers that are independent of the task."""

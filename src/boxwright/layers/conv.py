@@ -85,9 +85,9 @@ def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: fl
     if before == after:
         return
     weight, variance = state[f"{norm}.weight"], state[f"{norm}.running_var"]
-    wanted = variance.double() + before
-    shifted = (wanted - after).clamp(min=0).to(variance.dtype)
-    state[f"{norm}.weight"] = (weight.double() * ((shifted.double() + after) / wanted).sqrt()).to(weight.dtype)
+    divisor = variance.double() + before
+    shifted = (divisor - after).clamp(min=0).to(variance.dtype)
+    state[f"{norm}.weight"] = (weight.double() * ((shifted.double() + after) / divisor).sqrt()).to(weight.dtype)
     state[f"{norm}.running_var"] = shifted
 
 

@@ -15,44 +15,32 @@ from boxwright.types import Detections, Target
 
 
 def detect_dataset(
-    predictor: Predictor,
-    dataset: AnnotatedImages,
-    batch_size: int = 8,
-    workers: int = 0,
-    progress: bool = True,
+    predictor: Predictor, dataset: AnnotatedImages, batch_size: int = 8, workers: int = 0, progress: bool = True
 ) -> list[Detections]:
     """The detections of every image with any score, in the dataset's order, in pixels of the image, on the CPU.
 
     An image that cannot be read counts as one without detections; a warning names it.
     """
     batches = Batches.in_order(
-        dataset,
-        predictor.preprocess,
-        batch_size,
-        workers=workers,
-        device=predictor.device,
-        propose=predictor.propose,
+        dataset, predictor.preprocess, batch_size, workers=workers, device=predictor.device, propose=predictor.propose
     )
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    of_all = [none] * len(dataset)
+    detections = [none] * len(dataset)
     with Progress("evaluate", len(batches), show=progress) as bar:
         for images, _, indices, views in batches:
-            for index, found in zip(indices, predictor.detections(predictor.program(images), views), strict=True):
-                of_all[index] = found
+            found = predictor.detections(predictor.program(images), views)
+            for index, of_image in zip(indices, found, strict=True):
+                detections[index] = of_image
             bar.update()
-    return of_all
+    return detections
 
 
 def evaluate_dataset(
-    predictor: Predictor,
-    dataset: AnnotatedImages,
-    batch_size: int = 8,
-    workers: int = 0,
-    progress: bool = True,
+    predictor: Predictor, dataset: AnnotatedImages, batch_size: int = 8, workers: int = 0, progress: bool = True
 ) -> Evaluation:
     """COCO's numbers of a predictor on a dataset with the same classes in the same order."""
-    found = detect_dataset(predictor, dataset, batch_size, workers, progress)
-    return evaluate(found, targets_of(dataset), predictor.names)
+    detections = detect_dataset(predictor, dataset, batch_size, workers, progress)
+    return evaluate(detections, targets_of(dataset), predictor.names)
 
 
 def targets_of(dataset: AnnotatedImages) -> list[Target]:
@@ -60,14 +48,15 @@ def targets_of(dataset: AnnotatedImages) -> list[Target]:
     return [dataset.target(index) for index in range(len(dataset))]
 
 
-def best_threshold(found: Sequence[Detections], targets: Sequence[Target], default: float = 0.5) -> float:
+def best_threshold(detections: Sequence[Detections], targets: Sequence[Target], default: float = 0.5) -> float:
     """The score threshold with the best F1 at IoU .5, over all classes together.
 
     It lies halfway to the next lower score, so that the same detections pass again despite rounding; `default` if no
     detection is a hit.
     """
-    matches = [match(*pair) for pair in zip(found, targets, strict=True)]
-    scores = torch.cat([torch.zeros(0), *(f.scores[m.counted].float() for f, m in zip(found, matches, strict=True))])
+    matches = [match(*pair) for pair in zip(detections, targets, strict=True)]
+    counted = (found.scores[m.counted].float() for found, m in zip(detections, matches, strict=True))
+    scores = torch.cat([torch.zeros(0), *counted])
     hits = torch.cat([torch.zeros(0, dtype=torch.bool), *(m.true_positive[m.counted] for m in matches)])
     objects = sum(int((~target.crowd).sum()) for target in targets)
     if not hits.any():

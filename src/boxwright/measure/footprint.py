@@ -1,4 +1,4 @@
-"""The memory of a process that only detects, and its time to the first boxes.
+"""The memory of a process that only detects, and its time to the first detections.
 
 python -m boxwright.measure.footprint CHECKPOINT DEVICE STARTED IMAGE ...    prints a `Footprint` as a line of JSON
 """
@@ -22,30 +22,24 @@ from boxwright.predict.predictor import Predictor
 
 
 class Footprint(NamedTuple):
-    """Of a process that loads a detector and detects in images one by one.
+    """Of a process that loads a detector and detects in images one by one."""
 
-    memory         peak bytes in main memory; None where the system does not report it
-    device_memory  peak bytes of tensors on a CUDA GPU, without CUDA's own; None elsewhere
-    first          seconds from the start of the process to the boxes of the first image, with the files in the
-                   system's cache
-    """
-
-    memory: int | None
-    device_memory: int | None
-    first: float
+    memory: int | None  # peak bytes in main memory; None where the system does not report it
+    device_memory: int | None  # peak bytes of tensors on a CUDA GPU, without CUDA's own; None elsewhere
+    first: float  # seconds from the start of the process to the first image's boxes, with files in the system's cache
 
 
 def footprint(
     checkpoint: Path, paths: Sequence[Path], device: str | torch.device = "cpu", timeout: float = 600.0
 ) -> Footprint:
-    """Measured in a fresh process. A detector that takes proposals has them computed anew for every image.
+    """Measured in a new process. A detector that takes proposals has them computed anew for every image.
 
     Raises RuntimeError with the last line of the process if it fails, TimeoutError after `timeout` seconds.
     """
     if not paths:
         raise ValueError("a footprint takes one image at least, got none")
     arguments = [str(checkpoint), str(device), repr(time.time()), *map(str, paths)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what this one found
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "boxwright.measure.footprint", *arguments],

@@ -1,14 +1,14 @@
-"""Times from a file to boxes, as a user has them: of several models, taken in turn on the same images."""
+"""Times from a file to boxes of several models, taken in turn on the same images."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from boxwright.progress import Progress
 from boxwright.proposals import CachedProposer, Propose
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
-"""From a file to boxes in the image's own pixels. Proposals come from the image as it is, before it is resized."""
+"""From a file to boxes in the image's own pixels. Proposals are computed before the image is resized."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -49,29 +49,25 @@ class Quartiles(NamedTuple):
 
 
 class Latencies(NamedTuple):
-    """Seconds of each detection, by stage.
-
-    seconds   of each model that did not fail: all images in their order, round after round
-    failures  of the others, the reason
-    """
+    """Seconds by stage of each model that did not fail: of all images in order, round after round."""
 
     seconds: dict[str, list[dict[str, float]]]
-    failures: dict[str, str]
+    failures: dict[str, str]  # the reasons of the other models
 
 
 class Throughput(NamedTuple):
-    """Images per second, `rates`, of each model that did not fail; of the others the reason, `failures`."""
+    """Images per second of each model that did not fail."""
 
     rates: dict[str, float]
-    failures: dict[str, str]
+    failures: dict[str, str]  # the reasons of the other models
 
 
 def stages(predictor: Predictor, path: Path) -> dict[str, float]:
     """Seconds of each of `STAGES` for one image; their sum is the latency.
 
-    propose  without a cache: a user's new image is in none. 0 for a program that takes no proposals
-    nms      all selection of boxes, that of a region proposal network too. 0 unless the program is eager: a compiled
-             program's time is all `network`
+    propose  without a cache, as for a new image; 0 for a program that takes no proposals
+    nms      all selection of boxes, that of a region proposal network too; 0 for a compiled program, whose time is all
+             `network`
     boxes    slots trimmed, on the CPU, in pixels of the image, with names
     """
     clock, predictor = _Clock(predictor.device), predictor.uncached()
@@ -98,12 +94,11 @@ def take_latencies(
     """Times of several models on the same images, in turn: five images each in the mapping's order, then the next five.
 
     models  from an image's file to the seconds of each stage, such as `stages` of a predictor
-    rounds  through all images, after one more that is not counted, in which everything is compiled that will be
+    rounds  through all images, after a warm-up round that is not counted
 
-    The order of the models must not matter. Each turn begins with a detection that is not counted, which loads the
-    model's weights into the processor's caches, as they are for a user who runs this model alone. The files are read
-    before the turns, so that the first model does not wait for the disk. A model that raises has no more turns; the
-    others go on.
+    So that the order of the models does not matter, each turn begins with a detection that is not counted, which loads
+    the model's weights into the processor's caches, and the files are read before the turns. A model that raises has
+    no more turns.
     """
     measured, failures = _race("latency", models, paths, rounds, before=Path.read_bytes)
     seconds = {name: [dict(of_image) for of_image in of_images] for name, of_images in measured.items()}
@@ -113,17 +108,16 @@ def take_latencies(
 def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch: int, rounds: int = 3) -> Throughput:
     """Images per second in batches of `batch`, in turn as in `take_latencies`.
 
-    All batches are full: if the images do not divide evenly, the first ones come again at the end.
+    All batches are full: if the images do not divide evenly, the first ones are repeated at the end.
     """
     if batch < 1:
         raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
-    count = math.ceil(len(paths) / batch)
-    again = cycle(paths)
-    groups = [list(islice(again, batch)) for _ in range(count)]
+    repeated = cycle(paths)
+    groups = [list(islice(repeated, batch)) for _ in range(math.ceil(len(paths) / batch))]
 
     def seconds_of(predictor: Predictor, group: list[Path]) -> float:
         started = time.perf_counter()
-        predictor(group, batch=batch)  # which ends with boxes on the CPU
+        predictor(group, batch=batch)  # its results are on the CPU
         return time.perf_counter() - started
 
     def read(group: list[Path]) -> None:
@@ -136,48 +130,34 @@ def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch
 
 
 def _race(
-    title: str,
-    models: Mapping[str, Callable[[Item], Answer]],
-    items: Sequence[Item],
-    rounds: int,
+    title: str, models: Mapping[str, Callable[[Item], Answer]], items: Sequence[Item], rounds: int,
     before: Callable[[Item], object],
-) -> tuple[dict[str, list[Answer]], dict[str, str]]:
-    """The answers of each model that did not fail, without the warm-up; and the reasons why the others failed."""
+) -> tuple[dict[str, list[Answer]], dict[str, str]]:  # fmt: skip
+    """The answers of each model that did not fail, without the warm-up; and the reasons why the others failed.
+
+    before  is called with each item of a row before the first turn of that row
+    """
     if not items or rounds < 1:
         raise ValueError(f"times are taken on one image and in one round at least, got {len(items)} and {rounds}")
     answers: dict[str, list[Answer]] = {name: [] for name in models}
     failures = {}
-    turns_of_each = (rounds + 1) * (len(items) + math.ceil(len(items) / _ROW))
-    with Progress(title, turns_of_each * len(models)) as bar:
-        for name, item, counted in _turns(answers, items, rounds, before):
-            try:
-                answer = models[name](item)
-            except Exception as error:  # out of memory, an operator that the device lacks, an external model's own
-                failures[name] = _reason(error)
-                del answers[name]
-                continue
-            if counted:
-                answers[name].append(answer)
-            bar.update()
-    return answers, failures
-
-
-def _turns(
-    names: Collection[Any], items: Sequence[Item], rounds: int, before: Callable[[Item], object]
-) -> Iterator[tuple[Any, Item, bool]]:
-    """The name whose turn it is, its item, and whether the turn counts. A name that leaves `names` has no more turns.
-
-    before  is called with each item of a row before the first turn of that row
-    """
-    for turn in range(rounds + 1):
-        for start in range(0, len(items), _ROW):
-            row = items[start : start + _ROW]
+    rows = [items[start : start + _ROW] for start in range(0, len(items), _ROW)]
+    with Progress(title, (rounds + 1) * (len(items) + len(rows)) * len(models)) as bar:
+        for number, row in product(range(rounds + 1), rows):
             for item in row:
                 before(item)
-            for name in list(names):
-                for item, counted in ((row[0], False), *((item, turn > 0) for item in row)):
-                    if name in names:
-                        yield name, item, counted
+            for name in list(answers):
+                for item, counted in ((row[0], False), *((item, number > 0) for item in row)):
+                    try:
+                        answer = models[name](item)
+                    except Exception as error:  # out of memory, an operator that the device lacks, an external model's
+                        failures[name] = _reason(error)
+                        del answers[name]
+                        break
+                    if counted:
+                        answers[name].append(answer)
+                    bar.update()
+    return answers, failures
 
 
 def _reason(error: Exception) -> str:
@@ -219,12 +199,12 @@ def flops(predictor: Predictor, path: Path) -> int:
 
 
 def parameters(detector: Detector) -> int:
-    """The number of weights, those that do not learn included."""
+    """The number of weights, frozen ones included."""
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def bare(propose: Propose) -> Propose:
-    """The proposer without its cache; it may give more boxes than the cache does."""
+    """The proposer without its cache. It may give more boxes than the cache."""
     return propose.propose if isinstance(propose, CachedProposer) else propose
 
 
@@ -249,8 +229,7 @@ class _Clock:
 
 @contextmanager
 def _selects_timed(program: Program, clock: _Clock) -> Iterator[None]:
-    """Within, the clock has the time of the detector's selections. Only an eager program can be timed inside: hooks
-    would change a compiled one."""
+    """Within, the clock times the selections of an eager detector; hooks would change a compiled one."""
     modules = program.detector.modules() if isinstance(program, Eager) else ()
     selects = [module for module in modules if isinstance(module, Select)]
     started = 0.0

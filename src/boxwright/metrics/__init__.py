@@ -5,13 +5,6 @@ from boxwright.metrics.compare import Interval, bootstrap_ap, interval, paired_d
 from boxwright.metrics.precision import OperatingPoint, recall_precision
 
 __all__ = [
-    "Evaluation",
-    "Interval",
-    "OperatingPoint",
-    "bootstrap_ap",
-    "evaluate",
-    "evaluate_files",
-    "interval",
-    "paired_difference",
-    "recall_precision",
-]
+    "Evaluation", "Interval", "OperatingPoint", "bootstrap_ap", "evaluate", "evaluate_files", "interval",
+    "paired_difference", "recall_precision",
+]  # fmt: skip

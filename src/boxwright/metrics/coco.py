@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -91,23 +91,6 @@ class Evaluation:
         """Plain values for JSON, with None for nan."""
         return _without_nan(asdict(self))
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        """The inverse of `to_dict`, also through JSON."""
-        classes = {
-            name: ClassEvaluation(
-                objects=quality["objects"],
-                ap=_number(quality["ap"]),
-                ap50=_number(quality["ap50"]),
-                precision=tuple(quality["precision"]),
-                scores=tuple(quality["scores"]),
-            )
-            for name, quality in values["classes"].items()
-        }
-        numbers = {metric: _number(values[metric]) for metric in METRICS}
-        counts = {count: values[count] for count in ("images", "objects", "detections")}
-        return cls(**numbers, **counts, classes=classes)
-
     def table(self) -> str:
         """The evaluation as plain text: overall, by size, and a row per class."""
         rows = [
@@ -127,6 +110,15 @@ class Evaluation:
         return "\n".join([f"{self.images} images, {self.objects} objects, {self.detections} detections", *lines])
 
 
+class Columns(NamedTuple):
+    """The rows of all images: image index (R,), label (R,), box xyxy (R, 4) and, of detections, score (R,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
 def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> Evaluation:
     """Detections against annotations by COCO's protocol: crowds are ignored, difficult objects count like others.
 
@@ -135,22 +127,17 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names:
     """
     import hotcoco
 
-    if len(detections) != len(targets):
-        raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
-    target_images, target_labels, target_boxes = _columns(targets, names, "targets")
-    images, labels, boxes = _columns(detections, names, "detections")
+    rows, objects = columns(detections, targets, names)
     truth = hotcoco.COCO.from_arrays(
         images=[{"id": image} for image in range(len(targets))],
         categories=[{"id": label, "name": name} for label, name in enumerate(names)],
-        image_ids=target_images,
-        category_ids=target_labels,
-        boxes=_xywh(target_boxes),
+        image_ids=objects.images,
+        category_ids=objects.labels,
+        boxes=_xywh(objects.boxes),
         area=_concatenate([target.area for target in targets]),
         iscrowd=_concatenate([target.crowd for target in targets]).astype(bool),
     )
-    scores = _concatenate([of_image.scores for of_image in detections])
-    _refuse(~np.isfinite(scores), images, "detections", "has a score that is not finite; did training diverge?")
-    return _evaluate(truth, np.column_stack([images, _xywh(boxes), scores, labels]))
+    return _evaluate(truth, np.column_stack([rows.images, _xywh(rows.boxes), rows.scores, rows.labels]))
 
 
 def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -> Evaluation:
@@ -214,16 +201,27 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(defined)) if defined.size else math.nan
 
 
-def _columns(
-    records: Sequence[Detections] | Sequence[Target], names: Sequence[str], what: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image index (R,), label (R,) and box xyxy (R, 4) of every row of every image, checked."""
-    images = np.repeat(np.arange(len(records)), [len(record) for record in records])
-    labels = _concatenate([record.labels for record in records]).astype(np.int64)
-    boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
-    _refuse((labels < 0) | (labels >= len(names)), images, what, f"has a label outside 0..{len(names) - 1}")
-    _refuse(~np.isfinite(boxes.sum(axis=1)), images, what, "has a box that is not finite; did training diverge?")
-    return images, labels, boxes
+def columns(
+    detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]
+) -> tuple[Columns, Columns]:
+    """The columns of the detections and of the targets of the same images, checked as in `evaluate`."""
+    if len(detections) != len(targets):
+        raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
+    scores = _concatenate([of_image.scores for of_image in detections])
+    checked = []
+    for what, records, scored in (("detections", detections, scores), ("targets", targets, np.zeros(0))):
+        images = np.repeat(np.arange(len(records)), [len(record) for record in records])
+        labels = _concatenate([record.labels for record in records]).astype(np.int64)
+        boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
+        for wrong, fault in (
+            ((labels < 0) | (labels >= len(names)), f"has a label outside 0..{len(names) - 1}"),
+            (~np.isfinite(boxes.sum(axis=1)), "has a box that is not finite; did training diverge?"),
+            (~np.isfinite(scored), "has a score that is not finite; did training diverge?"),
+        ):
+            if wrong.any():
+                raise ValueError(f"{what}[{images[np.argmax(wrong)]}] {fault}")
+        checked.append(Columns(images, labels, boxes, scored))
+    return checked[0], checked[1]
 
 
 def _concatenate(columns: Sequence[torch.Tensor]) -> np.ndarray:
@@ -233,11 +231,6 @@ def _concatenate(columns: Sequence[torch.Tensor]) -> np.ndarray:
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (R, 4)
-
-
-def _refuse(wrong: np.ndarray, images: np.ndarray, what: str, fault: str) -> None:
-    if wrong.any():
-        raise ValueError(f"{what}[{images[np.argmax(wrong)]}] {fault}")
 
 
 def _read_results(path: Path, image_ids: set[int], category_ids: set[int]) -> np.ndarray:
@@ -274,10 +267,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _cell(value: float) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from boxwright.metrics.coco import RECALLS
+from boxwright.metrics.coco import RECALLS, columns
 from boxwright.metrics.precision import IOU_THRESHOLDS, pairwise_overlaps
 from boxwright.types import Detections, Target
 
@@ -129,13 +129,13 @@ def resample(n_images: int, n_seeds: int, replicates: int = 1000, seed: int = 0)
 
 def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> list[Ranked]:
     """For each class what COCO's evaluation needs before it computes precision and recall."""
-    _check(detections, targets, names)
-    kept = [_best_of_each_class(found) for found in detections]
+    columns(detections, targets, names)  # checks them
+    kept = [_best_of_each_class(of_image) for of_image in detections]
     matches = [_match(*pair) for pair in zip(kept, targets, strict=True)]
     true_positive, counted = (np.concatenate(columns, axis=1) for columns in zip(*matches, strict=True))  # (T, D)
-    images = np.repeat(np.arange(len(kept)), [len(found) for found in kept])
-    labels = np.concatenate([found.labels.cpu().numpy() for found in kept])
-    scores = np.concatenate([found.scores.detach().cpu().numpy() for found in kept])
+    images = np.repeat(np.arange(len(kept)), [len(of_image) for of_image in kept])
+    labels = np.concatenate([of_image.labels.cpu().numpy() for of_image in kept])
+    scores = np.concatenate([of_image.scores.detach().cpu().numpy() for of_image in kept])
     object_labels = [target.labels.cpu().numpy()[~target.crowd.cpu().numpy()] for target in targets]
     objects = np.stack([np.bincount(column, minlength=len(names)) for column in object_labels])  # (N, K)
     ranked = []
@@ -144,18 +144,6 @@ def rank(detections: Sequence[Detections], targets: Sequence[Target], names: Seq
         rows = rows[np.argsort(-scores[rows], kind="stable")]
         ranked.append(Ranked(images[rows], true_positive[:, rows], counted[:, rows], objects[:, label]))
     return ranked
-
-
-def _check(detections: Sequence[Detections], targets: Sequence[Target], names: Sequence[str]) -> None:
-    if len(detections) != len(targets):
-        raise ValueError(f"expected detections for each of {len(targets)} images, got {len(detections)}")
-    for what, records in (("detections", detections), ("targets", targets)):
-        for index, record in enumerate(records):
-            if ((record.labels < 0) | (record.labels >= len(names))).any():
-                raise ValueError(f"{what}[{index}] has a label outside 0..{len(names) - 1}")
-    for index, found in enumerate(detections):
-        if not (found.boxes.isfinite().all() and found.scores.isfinite().all()):
-            raise ValueError(f"detections[{index}] has a box or score that is not finite; did training diverge?")
 
 
 def _best_of_each_class(detections: Detections) -> Detections:

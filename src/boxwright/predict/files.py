@@ -16,8 +16,7 @@ from boxwright.predict.predictor import Result
 class CocoFile:
     """A COCO JSON that collects results and is written at the end of a `with`.
 
-    It has images, categories and annotations, so that it opens as a dataset to correct by hand. Each annotation also
-    has its score, so that the "annotations" are a COCO results list.
+    It opens as a dataset to correct by hand. Each annotation has its score, so "annotations" is a COCO results list.
     """
 
     def __init__(self, path: str | Path, names: Sequence[str]) -> None:
@@ -30,7 +29,7 @@ class CocoFile:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Written after an error too, unless there is no result yet: results are not lost."""
+        """The file is written after an error too, unless there is no result yet."""
         if exception[0] is not None and not self.images:
             return
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self.names)]

@@ -55,22 +55,14 @@ ImageLike = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The detections in one image, best first.
+    """The detections in one image, best first."""
 
-    boxes   (D, 4) float32, xyxy in pixels of `image`
-    scores  (D,) float32 in 0..1
-    labels  (D,) int64, 0..K-1
-    names   (K,) the class names of the detector
-    image   uint8 (H, W, 3), RGB: a file turned upright, anything else as it was given
-    path    the file, or None for an array or a PIL image
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: tuple[str, ...]
-    image: np.ndarray
-    path: Path | None = None
+    boxes: Tensor  # (D, 4) float32, xyxy in pixels of `image`
+    scores: Tensor  # (D,) float32 in 0..1
+    labels: Tensor  # (D,) int64, 0..K-1
+    names: tuple[str, ...]  # (K,) the class names of the detector
+    image: np.ndarray  # uint8 (H, W, 3), RGB: a file turned upright, anything else as it was given
+    path: Path | None = None  # the file, or None for an array or a PIL image
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -99,15 +91,12 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """For JSON: boxes as [x1, y1, x2, y2] to a hundredth of a pixel, scores to four places."""
         rows = zip(self.label_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
-        return {
-            "path": None if self.path is None else str(self.path),
-            "width": self.size.width,
-            "height": self.size.height,
-            "detections": [
-                {"name": name, "label": label, "score": round(score, 4), "box": [round(side, 2) for side in box]}
-                for name, label, score, box in rows
-            ],
-        }
+        detections = [
+            {"name": name, "label": label, "score": round(score, 4), "box": [round(side, 2) for side in box]}
+            for name, label, score, box in rows
+        ]
+        path = None if self.path is None else str(self.path)
+        return {"path": path, "width": self.size.width, "height": self.size.height, "detections": detections}
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's result entries, unrounded: image_id, category_id, bbox as [x, y, width, height], score; and the name.
@@ -125,8 +114,7 @@ class Result:
 class Predictor:
     """From images to named boxes in their own pixels, with any program: `predictor("photo.jpg").boxes`.
 
-    Its steps are open to callers that need one of them: `InputImage.open`, `proposals`, `prepare`, `program`,
-    `detections`, `results`.
+    Its steps, each callable by itself: `InputImage.open`, `proposals`, `prepare`, `program`, `detections`, `results`.
 
     program     a detector, which is moved to `device`; or any `Program`: compiled, exported, a function
     names       (K,) its class names
@@ -147,7 +135,7 @@ class Predictor:
         propose: Propose | None = None,
     ) -> None:
         if isinstance(program, Detector):
-            device = _device_of(program) if device is None else choose_device(device)
+            device = choose_device(device or next((weight.device for weight in program.parameters()), "cpu"))
             propose = propose or program.propose
             program = Eager(program.to(device))
         self.program: Program = program
@@ -166,13 +154,13 @@ class Predictor:
         return detector
 
     def with_program(self, program: Program) -> Predictor:
-        """The same with another program."""
+        """A copy with another program."""
         other = copy(self)
         other.program = program
         return other
 
     def uncached(self) -> Predictor:
-        """The same, but its proposer computes the boxes of every image anew."""
+        """A copy whose proposer computes the boxes of every image anew."""
         other, cached = copy(self), self.propose
         if isinstance(cached, CachedProposer):
             other.propose = lambda image: cached.propose(image)[: cached.count]
@@ -185,20 +173,14 @@ class Predictor:
 
     @overload
     def __call__(
-        self,
-        source: Iterable[ImageLike],
-        threshold: float | None = ...,
-        classes: Iterable[str] | None = ...,
+        self, source: Iterable[ImageLike], threshold: float | None = ..., classes: Iterable[str] | None = ...,
         batch: int = ...,
-    ) -> list[Result]: ...
+    ) -> list[Result]: ...  # fmt: skip
 
     def __call__(
-        self,
-        source: ImageLike | Iterable[ImageLike],
-        threshold: float | None = None,
-        classes: Iterable[str] | None = None,
-        batch: int = 1,
-    ) -> Result | list[Result]:
+        self, source: ImageLike | Iterable[ImageLike], threshold: float | None = None,
+        classes: Iterable[str] | None = None, batch: int = 1,
+    ) -> Result | list[Result]:  # fmt: skip
         """The objects in an image, or in each of several.
 
         source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them. A file is turned
@@ -212,21 +194,18 @@ class Predictor:
         return list(self.stream(source, threshold, classes, batch))
 
     def stream(
-        self,
-        sources: Iterable[ImageLike],
-        threshold: float | None = None,
-        classes: Iterable[str] | None = None,
+        self, sources: Iterable[ImageLike], threshold: float | None = None, classes: Iterable[str] | None = None,
         batch: int = 1,
-    ) -> Iterator[Result]:
-        """Results one by one, as a call gives them, with no more than one batch of images in memory.
+    ) -> Iterator[Result]:  # fmt: skip
+        """As a call, but results come one by one, with at most one batch of images in memory.
 
         Invalid options raise here, not at the first result.
         """
-        least = self.threshold if threshold is None else _fraction(threshold)
+        threshold = self.threshold if threshold is None else _fraction(threshold)
         labels = self._labels(classes)
         if batch < 1:
             raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
-        return self._stream(map(InputImage.open, sources), least, labels, batch)
+        return self._stream(map(InputImage.open, sources), threshold, labels, batch)
 
     def _stream(
         self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
@@ -257,22 +236,16 @@ class Predictor:
         ]
 
     def results(
-        self,
-        images: Sequence[InputImage],
-        detections: Sequence[Detections],
-        threshold: float,
+        self, images: Sequence[InputImage], detections: Sequence[Detections], threshold: float,
         labels: Tensor | None = None,
-    ) -> list[Result]:
-        """The detections of each image with names, from the threshold on.
-
-        labels  only these, (L,) int64; all for None
-        """
+    ) -> list[Result]:  # fmt: skip
+        """The detections of each image with a score of at least `threshold`; only these labels (L,), all for None."""
         results = []
-        for image, found in zip(images, detections, strict=True):
-            keep = found.scores >= threshold
+        for image, of_image in zip(images, detections, strict=True):
+            keep = of_image.scores >= threshold
             if labels is not None:
-                keep &= torch.isin(found.labels, labels)
-            kept = found[keep]
+                keep &= torch.isin(of_image.labels, labels)
+            kept = of_image[keep]
             results.append(Result(kept.boxes, kept.scores, kept.labels, self.names, image.image, image.path))
         return results
 
@@ -284,10 +257,6 @@ class Predictor:
         if unknown:
             raise ValueError(f"no class is called {', '.join(unknown)}; this model has {', '.join(self.names)}")
         return torch.tensor([self.names.index(name) for name in chosen])
-
-
-def _device_of(detector: Detector) -> torch.device:
-    return next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
 
 
 def _fraction(threshold: float) -> float:

@@ -1,4 +1,4 @@
-"""From a batch of images to slots: a detector as it is, or compiled. Imports torch only to run."""
+"""From a batch of images to slots: a detector as it is, or compiled. torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Program = Callable[[Images], Slots]
 """A batch of images to slots in pixels of the batch. A `Predictor` runs any of these: an exported graph, a function."""
 
-_MAX_PROGRAMS = 1000  # that torch.compile may make, one for each detector and shape of input; its own limit is eight
-_PROPOSALS = 100  # a compiled program sees a multiple of so many proposals
+_MAX_PROGRAMS = 1000  # of torch.compile, one for each detector and shape of input; its own limit is eight
+_PROPOSALS = 100  # the number of proposals of a compiled program is a multiple of this
 
 
 class Eager:
@@ -28,24 +28,22 @@ class Eager:
     def __call__(self, images: Images) -> Slots:
         import torch
 
-        learning = self.detector.training
-        if learning:
+        training = self.detector.training
+        if training:
             self.detector.eval()
         try:
             with torch.inference_mode():
                 return self.detector.slots(images)
         finally:
-            if learning:
+            if training:
                 self.detector.train()
 
 
 class Compiled:
     """A detector compiled from pixels to slots, once for each shape of input.
 
-    A single program for all shapes would take minutes to compile. The number of proposals differs from image to image:
-    rows of zeros fill it up to full hundreds.
-
-    backend  of torch.compile; the default one needs a C++ compiler
+    A single program for all shapes would take minutes to compile. Proposals are padded with zeros to full hundreds.
+    The default `backend` of torch.compile needs a C++ compiler.
     """
 
     def __init__(self, detector: Detector, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -1,4 +1,4 @@
-"""Proposals of many images on all cores: for `boxwright propose`, and before a training that needs them."""
+"""Proposals of many images on all cores, for `boxwright propose` and before a training that needs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AHEAD = 4  # images per worker that are begun before the first is asked for
 
 
 class Source(NamedTuple):
-    """Where an image comes from, and its annotated size, on which it depends whether it is turned upright."""
+    """An image's source, and its annotated size, which decides whether it is turned upright."""
 
     path: ImageSource
     size: Size | None = None
@@ -33,18 +33,12 @@ class Source(NamedTuple):
 
 
 class Proposed(NamedTuple):
-    """The proposals of an image, or the reason why it has none.
-
-    key    `image_key`
-    boxes  (P, 4) float32 xyxy, best first
-    known  whether they were computed before
-    error  why the image cannot be read; then it has no boxes
-    """
+    """The proposals of an image, or the error where it cannot be read."""
 
     source: Source
-    key: str = ""
-    boxes: np.ndarray = np.zeros((0, 4), np.float32)
-    known: bool = False
+    key: str = ""  # `image_key`
+    boxes: np.ndarray = np.zeros((0, 4), np.float32)  # (P, 4) xyxy, best first
+    known: bool = False  # whether they were computed before
     error: str = ""
 
 
@@ -53,13 +47,11 @@ def sources_of(dataset: Dataset) -> list[Source]:
 
 
 def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None = None) -> Iterator[Proposed]:
-    """The proposals of each image, in the order of `sources`.
+    """The proposals of each image, in the order of `sources`, by so many threads: all cores if not given.
 
-    propose  any proposer. The kernels of selective search and Pillow's decoders release the interpreter's lock, so
-             threads use all cores and compile the kernels once
-    workers  threads; as many as this process has cores if not given
+    The kernels of selective search and Pillow's decoders release the interpreter's lock, so threads use all cores.
 
-    Raises ValueError, with the image's path, if the proposer refuses it: a `FromFile` that does not have it.
+    Raises ValueError, with the image's path, where a `ProposalsFromFile` does not have an image.
     """
     workers = workers or cores()
     waiting: deque[Future[Proposed]] = deque()
@@ -76,26 +68,22 @@ def propose_all(propose: Propose, sources: Iterable[Source], workers: int | None
 
 
 def warm(
-    propose: Propose,
-    sources: Iterable[Source],
-    workers: int | None = None,
+    propose: Propose, sources: Iterable[Source], workers: int | None = None,
     progress: Callable[[], object] | None = None,
-) -> list[str]:
-    """Compute the proposals that a cache does not have yet, on all cores.
+) -> list[str]:  # fmt: skip
+    """Compute the proposals that a cache does not have yet, on all cores. Returns the errors of unreadable images.
 
     propose   a `CachedProposer` is filled; a `ProposalsFromFile` must have every image, or ValueError is raised; for
               any other, nothing is done
     progress  called after each image, such as `Progress.update`
-    returns   a line for each image that cannot be read
     """
-    broken = []
+    errors = []
     if isinstance(propose, CachedProposer | ProposalsFromFile):
         for proposed in propose_all(propose, sources, workers):
-            if proposed.error:
-                broken.append(proposed.error)
+            errors += [proposed.error] if proposed.error else []
             if progress is not None:
                 progress()
-    return broken
+    return errors
 
 
 def _propose(propose: Propose, source: Source) -> Proposed:
@@ -112,9 +100,9 @@ def _propose(propose: Propose, source: Source) -> Proposed:
 
 
 def best_overlaps(boxes: np.ndarray, objects: Tensor, counts: Sequence[int]) -> Tensor:
-    """The greatest IoU of each object with the first proposals, for several numbers of them.
+    """The greatest IoU of each object with the first 1 or more `counts` proposals; 0 where there is none.
 
-    boxes (P, 4), objects (G, 4), counts (C,) >= 1 -> (C, G); 0 where there is no proposal
+    boxes (P, 4), objects (G, 4), counts (C,) -> (C, G)
     """
     overlaps = pairwise_iou(torch.from_numpy(boxes).float(), objects)  # (P, G)
     overlaps = torch.cat([overlaps.new_zeros(1, len(objects)), overlaps])

@@ -33,6 +33,4 @@ def build_proposer(name: str, count: int = 2000) -> Propose:
         return SlidingWindow(count=count)
     if Path(name).suffix.lower() in (".safetensors", ".npz"):
         return ProposalsFromFile(Path(name), count)
-    raise ValueError(
-        f"proposals come from {', '.join(NAMES)}, or the path of a .safetensors or .npz file; got {name!r}"
-    )
+    raise ValueError(f"proposals are one of {', '.join(NAMES)}, or the path of a .safetensors or .npz; got {name!r}")

@@ -40,27 +40,26 @@ class ProposalsFromFile:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """A uint8 RGB image (H, W, 3) -> (P, 4) float32; ValueError for an image that is not in the file."""
         key = image_key(image)
-        arrays = _open(self.path, os.getpid())
+        arrays = _open(self.path)
         if key not in arrays.keys():  # noqa: SIM118, safetensors' handle is not a mapping
             height, width = image.shape[:2]
             raise ValueError(
                 f"{self.path} has no proposals for this image of {width}x{height} pixels (key {key}); "
                 f"add them with: boxwright propose IMAGE --out {self.path}"
             )
-        boxes = arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
+        boxes = _get(arrays, key)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
             raise ValueError(f"{self.path}: expected finite boxes (P, 4) under {key}, got an array {boxes.shape}")
         return boxes[: self.count].astype(np.float32)
 
     def has(self, image: np.ndarray) -> bool:
-        return image_key(image) in _open(self.path, os.getpid()).keys()  # noqa: SIM118
+        return image_key(image) in _open(self.path).keys()  # noqa: SIM118
 
 
 def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
     """All boxes of a file, by `image_key`."""
-    arrays = _open(Path(path), os.getpid())
-    get = arrays.__getitem__ if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor
-    return {key: get(key) for key in arrays.keys()}  # noqa: SIM118
+    arrays = _open(Path(path))
+    return {key: _get(arrays, key) for key in arrays.keys()}  # noqa: SIM118
 
 
 def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer: str) -> None:
@@ -78,12 +77,16 @@ def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer:
     write_atomically(path, save(arrays, metadata={_MARK: "1", "proposer": proposer}))
 
 
-def _open(path: Path, process: int) -> Any:
+def _get(arrays: Any, key: str) -> np.ndarray:
+    return arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
+
+
+def _open(path: Path) -> Any:
     """The open file; each process opens its own, since a shared handle has one read position for both."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it with: boxwright propose DATA --out {path}")
     stat = path.stat()
-    return _opened(path, process, stat.st_mtime_ns, stat.st_size)
+    return _opened(path, os.getpid(), stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
@@ -97,6 +100,4 @@ def _opened(path: Path, process: int, changed: int, size: int) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise nearly anything
-        raise ValueError(
-            f"{path} cannot be read as proposals ({error}); write it again with boxwright propose"
-        ) from error
+        raise ValueError(f"{path} cannot be read as proposals ({error}); write it again: boxwright propose") from error

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to optimise. Batches and their augmentation are configured with the data."""
+    """How to optimize. Batches and their augmentation are configured with the data."""
 
     epochs: int | None = None
     """Passes over the data; None for as many as make about 500 steps, but no fewer than 6 and no more than 100."""
@@ -25,14 +25,14 @@ class TrainConfig:
     weight_decay: float = 0.01
     """AdamW's decay, of weights but not of biases and norms."""
     warmup: float = 0.05
-    """Fraction of the run over which the learning rate rises from nothing; then it falls along a cosine."""
+    """Fraction of the run over which the learning rate rises from 0; then it falls along a cosine."""
     clip: float = 5.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient; 0 for no limit."""
     accumulate: int = 1
     """Batches whose gradients are averaged for one optimizer step."""
     ema: float = 0.998
     """Decay of the average of the weights, which is what gets evaluated and saved; 0 switches it off."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the machine has it, fp32 elsewhere; fp16 scales the loss."""
     seed: int = 0
     """Seed of everything random."""
@@ -46,12 +46,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {low} or more" + (f", at most {high}" * (high == 1)) + f"; got {value}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is greater than 0; got {self.lr}")
-        known = ("auto", *get_args(Precision))
-        if self.precision not in known:
-            raise ValueError(f"precision is one of {', '.join(known)}; got {self.precision!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; got {self.precision!r}")
 
     def resolve(self, batches: int, device: torch.device) -> TrainConfig:
-        """The same with epochs and precision decided, for an epoch of `batches` batches on this device."""
+        """A copy with epochs and precision decided, for an epoch of `batches` batches on this device."""
         from boxwright.device import choose_precision
 
         steps = math.ceil(batches / self.accumulate)

@@ -16,11 +16,11 @@ from torch import nn
 
 from boxwright.device import choose_device
 
-_PATIENCE = timedelta(hours=4)  # the others wait while the first evaluates
+_TIMEOUT = timedelta(hours=4)  # the others wait while the first evaluates
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """Process `rank` of `world`, on its own device; `neighbours` are the processes on this machine, itself included."""
 
     rank: int
@@ -30,37 +30,36 @@ class Place:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that evaluates, writes and speaks."""
+        """Whether this is the process that evaluates, writes and prints."""
         return self.rank == 0
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[Place]:
-    """Take this process's place under torchrun (gloo on the CPU, nccl on CUDA), and leave it at the end.
+def join(device: str = "auto") -> Iterator[Process]:
+    """Join the process group of torchrun (gloo on the CPU, nccl on CUDA), and leave it at the end.
 
-    Without torchrun it is the only one. "auto" and "cuda" mean the GPU of its local rank.
+    Without torchrun this process is the only one. "auto" and "cuda" mean the GPU of its local rank.
     """
     chosen = choose_device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        yield Place(0, 1, chosen)
+        yield Process(0, 1, chosen)
         return
     if chosen.type == "mps":
         raise ValueError("several processes train on cpu or cuda, not on mps; run boxwright without torchrun")
     if chosen.type == "cuda":
         chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Place(dist.get_rank(), dist.get_world_size(), chosen, int(os.environ["LOCAL_WORLD_SIZE"]))
+        yield Process(dist.get_rank(), dist.get_world_size(), chosen, int(os.environ["LOCAL_WORLD_SIZE"]))
     finally:
         dist.destroy_process_group()
 
 
 def share_gradients(model: nn.Module) -> nn.Module:
-    """The model with gradients averaged over all ranks; buffers only travel where a batch norm changes them."""
+    """The model with gradients averaged over all ranks; buffers are sent only where a batch norm changes them."""
     shared = nn.parallel.DistributedDataParallel
     known = signature(shared.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.15 renamed it
-    moving = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    options: dict[str, Any] = {name: moving}
+    options: dict[str, Any] = {name: any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())}
     return shared(model, **options)

@@ -1,9 +1,10 @@
-"""Fine-tuning: weights of a trained detector into a new one, the heads' rows by the names of the classes."""
+"""Fine-tuning: copies the weights of a trained detector into a new one, rows of the heads by class name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,18 +18,18 @@ from boxwright.detectors.r_fcn import ScoreMaps
 from boxwright.detectors.region_stage import RegionHead
 from boxwright.detectors.sliding_window import WindowHead
 
-_FEW = 12  # names that a report spells out
+_MAX_LISTED = 12  # names that a report lists
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a detector has from another.
+    """What was copied from a source detector.
 
-    kept      classes whose rows it took
-    started   classes that it learns from nothing
-    dropped   classes of the other that it does not know
-    renamed   how the other spells a class that was kept, where that differs
-    taken     tensors taken, whole or in rows
+    kept      classes whose rows were copied
+    started   classes that keep their initial values
+    dropped   classes of the source that are not among the new ones
+    renamed   the source's spelling of a kept class, where it differs
+    taken     tensors copied, whole or in rows
     left      tensors that keep their initial values
     """
 
@@ -47,22 +48,15 @@ class Transfer:
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; of the tensors taken only how many."""
-        return {
-            "kept": list(self.kept),
-            "started": list(self.started),
-            "dropped": list(self.dropped),
-            "renamed": self.renamed,
-            "taken": len(self.taken),
-            "left": list(self.left),
-        }
+        """For JSON; of the tensors taken only their number."""
+        return asdict(self) | {"taken": len(self.taken)}
 
 
 class Rows(NamedTuple):
-    """How the output channels of a layer lie: `outer` times `columns` times `inner`.
+    """The layout of a layer's output channels: `outer` x `columns` x `inner`.
 
-    A column is a class, background (the last), or all classes at once. Outer are the anchors of a cell; inner are the
-    numbers of a class: 1 logit or 4 deltas, times the cells of a region in R-FCN.
+    A column is a class, background (the last), or all classes at once. Outer: the anchors of a cell. Inner: 1 logit or
+    4 deltas, times the cells of a region in R-FCN.
     """
 
     outer: int
@@ -71,11 +65,11 @@ class Rows(NamedTuple):
 
 
 def class_rows(detector: Detector) -> dict[str, Rows]:
-    """The layers with outputs per class, by name. Those of a region proposal network are none of them."""
-    of_proposals = detector.proposer.head if isinstance(detector, FasterRCNN) else None
+    """The layers with outputs per class, by name, without those of a region proposal network."""
+    rpn_head = detector.proposer.head if isinstance(detector, FasterRCNN) else None
     layers: dict[str, Rows] = {}
     for name, module in detector.named_modules():
-        if module is of_proposals:
+        if module is rpn_head:
             continue
         match module:
             case AnchorHead():
@@ -97,36 +91,37 @@ def class_rows(detector: Detector) -> dict[str, Rows]:
 
 @torch.no_grad()
 def transfer(detector: Detector, names: Sequence[str], source: Loaded) -> Transfer:
-    """Copy from `source` into a detector for the classes `names` every layer that fits.
+    """Copy every layer that fits from `source` into a detector for the classes `names`.
 
-    Layers are matched by name and shape. Where both have a row for every class, rows are matched by the name of the
-    class, and that of the background goes to the background; box predictions for all classes at once are copied whole.
-    The rest keeps its values. Names are the same if they are equal, or else but for case, spaces, - and _.
+    Layers are matched by name and shape. Where both have a row for every class, rows are matched by class name, and
+    background by background; box predictions for all classes at once are copied whole. The rest keeps its values.
 
     A detector of another kind takes the features: the backbone, and the pyramid where it is the same.
 
-    Raises ValueError, with the detector as it was, where its backbone is another: the rest is of no use without it.
+    Raises ValueError, before anything is copied, where the backbones differ.
     """
     new, old = detector.state_dict(), _offered(source.detector, detector)
     _check_backbone(new, old, detector, source)
     same = same_names(names, source.names)
     pairs = [(names.index(name), source.names.index(other)) for name, other in same.items()]
-    mine, theirs = class_rows(detector), class_rows(source.detector)
+    rows_new, rows_old = class_rows(detector), class_rows(source.detector)
+    layers: dict[str, list[str]] = {}  # the keys that both have
+    for key in new:
+        if key in old:
+            layers.setdefault(key.rpartition(".")[0], []).append(key)
     taken: set[str] = set()
     by_class = False
-    for layer, keys in _layers(new).items():
-        tensors = [(new[key], old[key]) for key in keys if key in old]
-        if not tensors:
-            continue
-        rows, before = mine.get(layer), theirs.get(layer)
+    for layer, keys in layers.items():
+        tensors = [(new[key], old[key]) for key in keys]
+        rows, before = rows_new.get(layer), rows_old.get(layer)
         if rows and before and _has_classes(rows, len(names), before, len(source.names)):
             background = [(-1, -1)] if rows.columns > len(names) else []
-            took = _copy_rows(tensors, rows, before, pairs + background)
-            by_class = by_class or (took and layer.endswith("logits"))
+            copied = _copy_rows(tensors, rows, before, pairs + background)
+            by_class = by_class or (copied and layer.endswith("logits"))
         else:
-            took = _copy(tensors)
-        if took:
-            taken.update(key for key in keys if key in old)
+            copied = _copy(tensors)
+        if copied:
+            taken.update(keys)
     if not by_class:
         same = {}
     return Transfer(
@@ -140,10 +135,9 @@ def transfer(detector: Detector, names: Sequence[str], source: Loaded) -> Transf
 
 
 def same_names(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """Which of `names` are among `others`, and how they are spelled there.
+    """Those of `names` that are among `others`, and their spelling there.
 
-    A name that is there takes its own. Of what remains, names are the same that differ in case, spaces, - and _ only:
-    traffic_light and "traffic light", Dining Table and diningtable.
+    Equal names are matched first, then names that differ only in case, spaces, - and _: Dining Table and diningtable.
     """
     same = {name: name for name in names if name in others}
     remaining = {_bare(other): other for other in reversed(others) if other not in same}
@@ -154,13 +148,13 @@ def same_names(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
 
 
 def _bare(name: str) -> str:
-    return "".join(name.casefold().replace("_", " ").replace("-", " ").split())
+    return re.sub(r"[\s_-]", "", name.casefold())
 
 
 def _has_classes(rows: Rows, num_classes: int, before: Rows, num_classes_before: int) -> bool:
     """Whether both have a column for each class, and both or neither one of background.
 
-    With one class on both sides, a single column of boxes may mean all classes; then it is the same to both.
+    A single column of boxes on both sides, which may mean all classes, is not counted as one of a class.
     """
     background = rows.columns - num_classes
     one_box = rows.columns == before.columns == 1 and rows.inner > 1
@@ -168,41 +162,32 @@ def _has_classes(rows: Rows, num_classes: int, before: Rows, num_classes_before:
 
 
 def _copy_rows(tensors: list[tuple[Tensor, Tensor]], rows: Rows, before: Rows, pairs: list[tuple[int, int]]) -> bool:
-    """The columns that `pairs` name, ours and theirs, of each (ours, theirs), unless something does not fit."""
+    """Copy columns by `pairs` of indices (new, old) for each (new, old) tensor; nothing where one does not fit."""
     if (rows.outer, rows.inner) != (before.outer, before.inner):
         return False
-    if any(value.shape[1:] != other.shape[1:] for value, other in tensors):
+    if any(new.shape[1:] != old.shape[1:] for new, old in tensors):
         return False
-    for value, other in tensors:
-        ours, theirs = value.unflatten(0, rows), other.unflatten(0, before)
+    for new, old in tensors:
         for column, column_before in pairs:
-            ours[:, column] = theirs[:, column_before]
+            new.unflatten(0, rows)[:, column] = old.unflatten(0, before)[:, column_before]
     return True
 
 
 def _copy(tensors: list[tuple[Tensor, Tensor]]) -> bool:
-    """Each (ours, theirs) whole, unless one does not fit: a bias is of no use without its weight."""
-    if any(value.shape != other.shape for value, other in tensors):
+    """Copy each (new, old) whole; nothing where one does not fit, as a bias is of no use without its weight."""
+    if any(new.shape != old.shape for new, old in tensors):
         return False
-    for value, other in tensors:
-        value.copy_(other)
+    for new, old in tensors:
+        new.copy_(old)
     return True
 
 
-def _layers(state: dict[str, Tensor]) -> dict[str, list[str]]:
-    """The keys of a state dict by the module that has them."""
-    layers: dict[str, list[str]] = {}
-    for key in state:
-        layers.setdefault(key.rpartition(".")[0], []).append(key)
-    return layers
-
-
 def _offered(source: Detector, detector: Detector) -> dict[str, Tensor]:
-    """What `source` has for `detector`: all, or its features under the name that they have there."""
+    """The state dict of `source` for `detector`: all, or its features under the name that they have there."""
     state = source.state_dict()
     if type(source) is type(detector):
         return state
-    before, after = (f"{_name_of_features(each)}." for each in (source, detector))
+    before, after = (f"{_name_of_features(model)}." for model in (source, detector))
     return {after + key.removeprefix(before): value for key, value in state.items() if key.startswith(before)}
 
 
@@ -212,16 +197,16 @@ def _name_of_features(detector: Detector) -> str:
 
 def _check_backbone(new: dict[str, Tensor], old: dict[str, Tensor], detector: Detector, source: Loaded) -> None:
     start = f"{_name_of_features(detector)}.backbone."
-    wanted = {key: value.shape for key, value in new.items() if key.startswith(start) and value.is_floating_point()}
-    missing = [key for key, shape in wanted.items() if key not in old or old[key].shape != shape]
+    shapes = {key: value.shape for key, value in new.items() if key.startswith(start) and value.is_floating_point()}
+    missing = [key for key, shape in shapes.items() if key not in old or old[key].shape != shape]
     if missing:
-        had = source.config
+        config = source.config
         raise ValueError(
-            f"{len(missing)} of the {len(wanted)} tensors of the backbone ({missing[0]}, ...) are not in the "
-            f"{type(source.detector).__name__} to start from: give the detector its backbone, {had.backbone} with "
-            f"levels {' '.join(map(str, had.levels))}, or none, which takes its whole config"
+            f"{len(missing)} of the {len(shapes)} tensors of the backbone ({missing[0]}, ...) are not in the "
+            f"{type(source.detector).__name__} to start from: give the detector its backbone, {config.backbone} with "
+            f"levels {' '.join(map(str, config.levels))}, or none, which takes its whole config"
         )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{len(names)} classes" if len(names) > _FEW else ", ".join(names) or "none"
+    return f"{len(names)} classes" if len(names) > _MAX_LISTED else ", ".join(names) or "none"

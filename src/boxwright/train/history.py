@@ -1,4 +1,4 @@
-"""What happened in a run: a JSON object per line, read again to go on or to draw curves; and events for TensorBoard."""
+"""The log of a run: a JSON object per line, read again to resume or to draw curves; and events for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from boxwright.metrics import Evaluation
 from boxwright.train.loop import Epoch, Step
 
 
 class History:
-    """The lines of log.jsonl in a folder; each says its "kind": "step", "epoch" or "test".
+    """The lines of log.jsonl in a folder; the "kind" of each is "step", "epoch" or "test".
 
-    A run that was killed may have lost its last line half written, and does some steps again when it goes on. So a
-    line that is no JSON is passed over, and of two lines about one step or epoch the later one counts.
+    A killed run may leave its last line half written, and repeats some steps when it is resumed. So a line that is no
+    JSON is skipped, and of two lines about the same step or epoch the later one counts.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -27,7 +27,7 @@ class History:
 
     @cached_property
     def _board(self) -> Any:
-        """A writer of events, where TensorBoard is installed; made at the first event, for most only read."""
+        """A writer of events, where TensorBoard is installed; made at the first event, as most callers only read."""
         if find_spec("tensorboard") is None:
             return None
         from torch.utils.tensorboard import SummaryWriter
@@ -35,35 +35,31 @@ class History:
         return SummaryWriter(str(self.path.parent))
 
     def step(self, step: Step) -> None:
-        """A line about a step of the optimiser."""
+        """Add a line about an optimizer step."""
         rate = round(step.images_per_second, 2)
         self._plot(step.number, {"lr": step.lr, "images_per_second": rate}, loss=step.losses)
         self._append("step", {"step": step.number, "losses": step.losses, "lr": step.lr, "images_per_second": rate})
 
     def append(self, epoch: Epoch, quality: Evaluation | None = None) -> None:
-        """A line about an epoch, with its quality on the validation part where that was measured."""
-        line = {
-            "epoch": epoch.number,
-            "step": epoch.training.step,
-            "losses": epoch.losses,
-            "lr": epoch.lr,
-            "seconds": round(epoch.seconds, 2),
-            "images_per_second": round(epoch.images_per_second, 2),
-        }
-        self._plot(epoch.training.step, {}, epoch_loss=epoch.losses, val=summary(quality) if quality else {})
-        self._append("epoch", line | ({"val": summary(quality)} if quality else {}))
+        """Add a line about an epoch, with its quality on the validation split where that was measured."""
+        step, val = epoch.training.step, summary(quality) if quality else {}
+        line = {"epoch": epoch.number, "step": step, "losses": epoch.losses, "lr": epoch.lr}
+        line |= {"seconds": round(epoch.seconds, 2), "images_per_second": round(epoch.images_per_second, 2)}
+        self._plot(step, {}, epoch_loss=epoch.losses, val=val)
+        self._append("epoch", line | ({"val": val} if quality else {}))
 
     def test(self, quality: Evaluation) -> None:
-        """The line about the test part."""
+        """Add the line about the test split."""
         self._append("test", {"test": summary(quality)})
-
-    def steps(self) -> list[dict[str, Any]]:
-        """The lines about steps, in order, each step once."""
-        return self._latest("step")
 
     def epochs(self) -> list[dict[str, Any]]:
         """The lines about epochs, in order, each epoch once."""
-        return self._latest("epoch")
+        return self.rows("epoch")
+
+    def rows(self, kind: Literal["step", "epoch"]) -> list[dict[str, Any]]:
+        """The lines of this kind, in order, each step or epoch once."""
+        rows = {line[kind]: line for line in self._lines() if line.get("kind") == kind}
+        return [rows[number] for number in sorted(rows)]
 
     def best(self, until: int) -> float:
         """The best AP of the epochs up to number `until`; minus infinity where none was measured."""
@@ -78,10 +74,6 @@ class History:
             if isinstance(value, (int, float)):
                 self._board.add_scalar(name, value, step)
         self._board.flush()
-
-    def _latest(self, kind: str) -> list[dict[str, Any]]:
-        rows = {line[kind]: line for line in self._lines() if line.get("kind") == kind}
-        return [rows[number] for number in sorted(rows)]
 
     def _lines(self) -> list[dict[str, Any]]:
         if not self.path.exists():
@@ -99,23 +91,19 @@ class History:
     def _append(self, kind: str, content: dict[str, Any]) -> None:
         text = json.dumps({"kind": kind, **content}) + "\n"
         with self.path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END) and _last_byte(file) != b"\n":
-                text = "\n" + text  # so that half a line does not spoil a whole one
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                text = ("" if file.read(1) == b"\n" else "\n") + text  # so that half a line does not spoil a whole one
             file.write(text.encode())
 
 
 def summary(quality: Evaluation) -> dict[str, Any]:
-    """The few numbers of an evaluation that are worth a line."""
+    """AP, AP50, AP75 and the AP of each class."""
     content = quality.to_dict()
     numbers = {name: content[name] for name in ("ap", "ap50", "ap75")}
     return numbers | {"per_class": {name: values["ap"] for name, values in content["classes"].items()}}
 
 
 def rank(ap: float | None) -> float:
-    """What to compare by: no AP (a validation part without objects) is worse than any."""
+    """AP to compare by: no AP (a validation split without objects) is worse than any."""
     return -math.inf if ap is None or math.isnan(ap) else ap
-
-
-def _last_byte(file: Any) -> bytes:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1)

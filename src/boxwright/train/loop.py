@@ -33,12 +33,10 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Epoch:
-    """The epoch just finished."""
+    """A finished epoch, counted from 1. `losses` are means over the epoch and all ranks; "total" is their sum."""
 
     number: int
-    """Counted from 1."""
     losses: dict[str, float]
-    """Means over the epoch and all ranks; "total" is their sum."""
     lr: float
     seconds: float
     images_per_second: float
@@ -47,17 +45,18 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """The optimiser step just done."""
+    """An optimizer step, counted from 1 over the whole run.
+
+    losses  of this rank's last batch
+    epoch   with the last step of an epoch
+    """
 
     number: int
-    """Counted from 1 over the whole run."""
     losses: dict[str, float]
-    """Of this rank's last batch."""
     lr: float
     images_per_second: float
     training: Training
     epoch: Epoch | None = None
-    """With the last step of an epoch."""
 
 
 class DivergedError(ValueError):
@@ -65,9 +64,9 @@ class DivergedError(ValueError):
 
 
 class Training:
-    """The state of a run: detector, optimiser, average, and how far it is. `save` and `resume` are exact.
+    """The state of a run: detector, optimizer, average and progress. `save` and `resume` are exact.
 
-    Set `stop` (from a signal handler, or on any rank) and the loop ends after the step it is in, on all ranks.
+    Where `stop` is set (by a signal handler, on any rank), the loop ends after the current step, on all ranks.
     """
 
     def __init__(self, detector: Detector, batches: Batches, config: TrainConfig | None = None) -> None:
@@ -76,8 +75,7 @@ class Training:
         self.config = (config or TrainConfig()).resolve(len(batches), self.device)
         assert self.config.epochs is not None
         self.total_epochs = self.config.epochs
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if (batches.rank, batches.world) != (self.rank, self.world):
             raise ValueError(
                 f"this is process {self.rank} of {self.world}, but its batches are for {batches.rank} of "
@@ -90,17 +88,17 @@ class Training:
         self.batch = 0  # batches done of this epoch
         self.sums: dict[str, float] = {}
         self.stop = False
-        self._stopping = False  # what all ranks have agreed on
+        self._stopping = False  # `stop` of any rank, since the last step
         self._bad: list[str] = []
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps."""
+        """Optimizer steps."""
         return math.ceil(len(self.batches) / self.config.accumulate)
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Optimizer steps done."""
         return self.epoch * self.steps_per_epoch + math.ceil(self.batch / self.config.accumulate)
 
     @property
@@ -108,30 +106,28 @@ class Training:
         return self.epoch >= self.total_epochs
 
     def weights(self) -> dict[str, Tensor]:
-        """What is to be evaluated and saved: the average if there is one."""
+        """The state dict to evaluate and save: the average if there is one."""
         return self.detector.state_dict() if self.average is None else self.average.weights
 
     @contextmanager
     def averaged(self) -> Iterator[Detector]:
-        """The detector with the weights to be evaluated, in evaluation mode; afterwards it is as it was."""
-        own = {key: value.clone() for key, value in self.detector.state_dict().items()}
-        learning = self.detector.training
+        """The detector with `weights()`, in evaluation mode; both are restored afterwards."""
+        before = {key: value.clone() for key, value in self.detector.state_dict().items()}
+        mode = self.detector.training
         self.detector.load_state_dict(self.weights())
         try:
             yield self.detector.eval()
         finally:
-            self.detector.load_state_dict(own)
-            self.detector.train(learning)
+            self.detector.load_state_dict(before)
+            self.detector.train(mode)
 
     def epochs(self, progress: bool = True) -> Iterator[Epoch]:
-        """Train to the end from wherever this is, yielding after every epoch."""
+        """Train to the end, yielding after every epoch."""
         return (step.epoch for step in self.steps(progress) if step.epoch)
 
     def steps(self, progress: bool = True) -> Iterator[Step]:
-        """As `epochs`, yielding after every step of the optimiser."""
-        model: nn.Module = self.detector
-        if self.world > 1:
-            model = share_gradients(model)
+        """As `epochs`, yielding after every optimizer step."""
+        model = share_gradients(self.detector) if self.world > 1 else self.detector
         while not self.finished and not self._stopping:
             yield from self._epoch(model, progress and self.rank == 0)
 
@@ -147,7 +143,7 @@ class Training:
                 if self.batch % self.config.accumulate == 0 and self.batch < len(self.batches):
                     paused = time.perf_counter()
                     yield step
-                    started += time.perf_counter() - paused  # what the caller does with a step is not our time
+                    started += time.perf_counter() - paused  # the caller's work is not counted
                     if self._stopping:
                         return
         if step is None or self.batch < len(self.batches):
@@ -159,15 +155,15 @@ class Training:
         yield replace(step, epoch=Epoch(self.epoch, means, step.lr, seconds, seen / seconds, self))
 
     def _learn(self, model: nn.Module, images: Images, targets: list[Target]) -> dict[str, float]:
-        """One batch forwards and backwards and, where it is the last of its step, the step."""
+        """Forward and backward of one batch; after the last batch of a step also the optimizer step."""
         first = self.batch - self.batch % self.config.accumulate
         together = min(self.config.accumulate, len(self.batches) - first)  # fewer at the end of an epoch
         last = self.batch + 1 == first + together
-        kind = _DTYPES[self.config.precision]
+        dtype = _DTYPES[self.config.precision]
         self.detector.train()
         self._seed()
         with nullcontext() if last or self.world == 1 else model.no_sync():  # type: ignore[operator]
-            with torch.autocast(self.device.type, kind, enabled=kind is not None):
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                 losses: Losses = model(images, targets)
             values = torch.stack([value.float() for value in losses.values()])
             self.scaler.scale(values.sum() / together).backward()
@@ -200,13 +196,13 @@ class Training:
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
 
     def _agree(self) -> None:
-        """Before a step of all ranks: does one of them want to stop, or has it lost its way? Then all do the same."""
+        """Before a step: all ranks stop where one of them is to stop, and all raise where the loss of one diverged."""
         stop, bad = self.stop, bool(self._bad)
         if self.world > 1:
             flags = torch.tensor([stop, bad], dtype=torch.int32, device=self._common)
             dist.all_reduce(flags, dist.ReduceOp.MAX)
             stop, bad = map(bool, flags.tolist())
-        # Infinity is how fp16 finds the largest scale that works; below 1 it is no matter of scale any more.
+        # In fp16 an infinite loss lowers the scale; at a scale below 1 the loss itself has diverged.
         if bad and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
             raise DivergedError(
                 f"the loss {', '.join(self._bad) or 'of another process'} is no longer a finite number in epoch "
@@ -225,24 +221,18 @@ class Training:
 
     @property
     def _common(self) -> torch.device:
-        """Where tensors must be for all ranks to talk about them."""
+        """The device of tensors that ranks exchange."""
         return self.device if dist.get_backend() == "nccl" else torch.device("cpu")
 
     def save(self, path: str | Path) -> None:
-        """Write all that `resume` needs, whole or not at all. With several ranks one of them does it for all."""
+        """Write all that `resume` needs, whole or not at all. Of several ranks only one calls this."""
         tensors = {f"model.{key}": value for key, value in self.detector.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{key}": value for key, value in self.average.weights.items()}
         for index, parameter in enumerate(self._parameters()):
             tensors |= {f"optimizer.{index}.{key}": value for key, value in self.optimizer.state[parameter].items()}
-        described = {
-            "run": self._run(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "sums": self.sums,
-            "scaler": self.scaler.state_dict(),
-        }
-        checkpoint.write(path, tensors, described)
+        progress = {"epoch": self.epoch, "batch": self.batch, "sums": self.sums, "scaler": self.scaler.state_dict()}
+        checkpoint.write(path, tensors, {"run": self._run(), **progress})
 
     def resume(self, path: str | Path) -> None:
         """Go on from a file of `save`. Raises `CheckpointError`, before anything changes, for another run."""
@@ -250,12 +240,11 @@ class Training:
         if "run" not in described:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         was, now = described["run"], self._run()
-        other = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-        if other:
-            differences = "; ".join(f"{key} was {was.get(key)}, now {now.get(key)}" for key in other)
+        changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        if changed:
+            differences = "; ".join(f"{key} was {was.get(key)}, now {now.get(key)}" for key in changed)
             raise checkpoint.CheckpointError(
-                f"{path} is the state of another run ({differences}); go on with the same options and data, "
-                "or start a new run"
+                f"{path} is the state of another run ({differences}); use the same options and data, or start a new run"
             )
         checkpoint.fill(self.detector, _below("model.", tensors), path)
         if self.average is not None:
@@ -268,7 +257,7 @@ class Training:
         self.epoch, self.batch, self.sums = described["epoch"], described["batch"], described["sums"]
 
     def _run(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """Settings that must be the same when a run is resumed."""
         images = {"images": len(self.batches.dataset), "batches": len(self.batches), "processes": self.world}
         batches = {"batch size": self.batches.batch_size, "data seed": self.batches.seed}
         return {**asdict(self.config), **images, **batches}
@@ -284,10 +273,7 @@ def train(
     resume: str | Path | None = None,
     progress: bool = True,
 ) -> Iterator[Epoch]:
-    """Train, yielding after every epoch; what happens between epochs is the caller's code.
-
-    resume  a file that `epoch.training.save` wrote
-    """
+    """Train, yielding after every epoch; `resume` is a file that `epoch.training.save` wrote."""
     training = Training(detector, batches, config)
     if resume is not None:
         training.resume(resume)
@@ -295,7 +281,7 @@ def train(
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment of the optimiser like its parameter in memory, so that kernels treat it as before; a count as it is."""
+    """An optimizer moment in its parameter's memory format, so that kernels round as before; a count is unchanged."""
     return torch.empty_like(parameter).copy_(value) if value.ndim and value.shape == parameter.shape else value
 
 

@@ -1,61 +1,50 @@
-"""What the training loop optimises with: parameter groups, the schedule of the rate, the average of the weights."""
+"""Parameter groups, the schedule of the learning rate, and the moving average of the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-class Rates(Protocol):
-    """What is needed of a `TrainConfig`."""
-
-    @property
-    def backbone_lr(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
+from boxwright.train.config import TrainConfig
 
 
-def parameter_groups(detector: nn.Module, config: Rates) -> list[dict[str, Any]]:
+def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Groups of parameters that learn: backbone or not, decayed or not. Only weights of two dimensions and more decay.
 
-    "share" of a group is its rate as a fraction of the run's.
+    "share" of a group is its learning rate as a fraction of the run's.
     """
-    kinds = [(own, decays) for own in (False, True) for decays in (False, True)]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {kind: [] for kind in kinds}
+    groups: list[dict[str, Any]] = [
+        {"params": [], "share": share, "weight_decay": decay}
+        for share in (config.backbone_lr, 1.0)
+        for decay in (0.0, config.weight_decay)
+    ]
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            groups["backbone" not in name.split("."), parameter.ndim > 1].append(parameter)
-    if not any(groups.values()):
+            index = 2 * ("backbone" not in name.split(".")) + (parameter.ndim > 1)
+            groups[index]["params"].append(parameter)
+    groups = [group for group in groups if group["params"]]
+    if not groups:
         raise ValueError("no parameter of the detector learns: all have requires_grad = False")
-    return [
-        {
-            "params": parameters,
-            "share": 1.0 if own else config.backbone_lr,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (own, decays), parameters in groups.items()
-        if parameters
-    ]
+    return groups
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak rate at `step` of `steps`: a linear rise over the fraction `warmup`, then a cosine to 0."""
-    rising = warmup * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, steps - rising)))
+    """The share of the peak learning rate at `step` of `steps`: linear warm-up, then a cosine to 0."""
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
 
 
 class Average:
-    """The exponential moving average of a module's weights and statistics, which follows fast while young.
+    """The exponential moving average of a module's weights and statistics; the decay is lower in the first steps.
 
-    `torch.optim.swa_utils.AveragedModel` would copy the first step whole, and average whole numbers too.
-
-    weights  as the module's `state_dict`, tensors of their own
+    `weights` is a state dict that shares no memory with the module.
+    `torch.optim.swa_utils.AveragedModel` would copy the first step whole, and average integers too.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -66,7 +55,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimiser step number `step`, counted from 1."""
+        """After optimizer step number `step`, counted from 1."""
         decay = min(self.decay, step / (step + 9))
         average, live = ([tensors[key] for key in self._averaged] for tensors in (self.weights, self._live))
         # On a GPU one kernel rather than hundreds.

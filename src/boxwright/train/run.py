@@ -36,20 +36,14 @@ _SAVE_EVERY = 300.0  # seconds
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a training's result depends on, and the folder that it is kept in. Nothing is done or written yet.
+    """What a training's result depends on, and its folder. Making a `Run` trains and writes nothing.
 
     folder     gets best.safetensors and last.safetensors, resume.safetensors, log.jsonl
-    config     builds the detector
     splits     of the dataset, of the same classes: "train", and "val" and "test" if there are such
-    augment    of training images
     batch      images in a step, over all processes
-    training   `TrainConfig.seed` decides all that is random
-    pretrained  the backbone starts from ImageNet weights
-    device     as `choose_device` takes it
-    workers    processes that load images
     rank, world  of this process; only the first one evaluates and writes
     log_every  steps between lines of log.jsonl; 0 for none
-    about      what the checkpoints state besides: where the data is, what was fine-tuned
+    about      added to the checkpoints' metadata: where the data is, what was fine-tuned
     """
 
     folder: Path
@@ -87,19 +81,15 @@ class Run:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes."""
         return self.splits["train"].names
 
     def build(self) -> Detector:
-        """A new detector on the CPU, as the seed has it."""
+        """A new detector on the CPU, initialized with the seed."""
         torch.manual_seed(self.training.seed)
         return self.config.build(len(self.names), self.pretrained)
 
     def begin(self, detector: Detector | None = None) -> Training:
-        """The training before its first step.
-
-        detector  of `build`, with other weights to start from
-        """
+        """The training before its first step; `detector` is one of `build` with other weights to start from."""
         detector = self.build() if detector is None else detector
         device = choose_device(self.device)
         detector.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
@@ -112,12 +102,10 @@ class Run:
     def train(
         self, training: Training, until: int | None = None, report: Callable[[str], object] = print
     ) -> int | None:
-        """Train to the end of epoch `until`, the last one if not given: evaluate, save and log after epochs.
+        """Train to the end of epoch `until`, the last one if not given: evaluate, save, log and report after epochs.
 
         The state is also saved every five minutes, and when Ctrl-C or SIGTERM stops the training after a whole step.
         Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
-
-        report  takes a line about each epoch
 
         Returns None at the end, else the signal that stopped the training.
         """
@@ -138,14 +126,12 @@ class Run:
                         saved = time.monotonic()
                 if training.epoch >= until:
                     return None
-        return caught[0] if caught else signal.SIGTERM  # without one of its own: another process was stopped
+        return caught[0] if caught else signal.SIGTERM  # without a signal of its own: another process was stopped
 
     def test(self, detector: Detector) -> tuple[int, Evaluation]:
         """Evaluate the best checkpoint on the test split, log the result and add it to the checkpoint.
 
-        detector  gets the weights of that checkpoint
-
-        Returns the epoch of the checkpoint and its quality.
+        `detector` gets the weights of that checkpoint. Returns the epoch of the checkpoint and its quality.
         """
         tensors, described = checkpoint.read(self.best)
         checkpoint.fill(detector, tensors, self.best)
@@ -158,13 +144,8 @@ class Run:
 
     def _finish(self, epoch: Epoch, measure: bool) -> str:
         """After an epoch: evaluate if it is time or asked for, save, log; returns a line about it."""
-        metadata: dict[str, Any] = {
-            "boxwright": __version__,
-            "epoch": epoch.number,
-            "training": asdict(epoch.training.config),
-            "metrics": {},
-            **self.about,
-        }
+        metadata: dict[str, Any] = {"boxwright": __version__, "epoch": epoch.number, "metrics": {}}
+        metadata |= {"training": asdict(epoch.training.config), **self.about}
         quality, best = None, "val" not in self.splits
         every = validate_every(len(self.splits["val"]), len(self.splits["train"])) if not best else 1
         if not best and (measure or epoch.number % every == 0 or epoch.training.finished):
@@ -173,25 +154,22 @@ class Run:
             metadata["thresholds"] = {name: score for name, score in quality.thresholds.items() if score == score}
             metadata["metrics"]["val"] = summary(quality)
             best = rank(quality.ap) > self.history.best(epoch.number - 1) or not self.best.exists()
+        model, weights = epoch.training.detector, epoch.training.weights()
         for path in (self.best, self.last) if best else (self.last,):
-            weights = epoch.training.weights()
-            checkpoint.save_detector(
-                path, epoch.training.detector, self.config, self.names, self.preprocess, metadata, weights=weights
-            )
+            checkpoint.save_detector(path, model, self.config, self.names, self.preprocess, metadata, weights=weights)
         self.history.append(epoch, quality)
         return _line(epoch, quality, best)
 
     def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
-        """The quality on the validation split, and the score from which on detections should be shown."""
-        dataset = self.splits["val"]
+        """The quality on the validation split, and the best score threshold there."""
         predictor = Predictor(detector, self.names, self.preprocess)
-        detections = detect_dataset(predictor, dataset, self.batch, self.workers)
-        targets = targets_of(dataset)
+        detections = detect_dataset(predictor, self.splits["val"], self.batch, self.workers)
+        targets = targets_of(self.splits["val"])
         return evaluate(detections, targets, self.names), best_threshold(detections, targets)
 
 
 def validate_every(val: int, train: int) -> int:
-    """Epochs between evaluations on so many validation images, which are to take about a tenth of the time."""
+    """Epochs between evaluations, for so many images in each split, so that they take about a tenth of the time."""
     return math.ceil(val / train / 3 / _EVALUATION_SHARE)
 
 

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do while something long is running."""
+"""Ctrl-C and SIGTERM during long work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoppedError(Exception):
-    """Ctrl-C or SIGTERM came; what was done is saved. `signal` is its number."""
+    """Ctrl-C or SIGTERM came; finished work is saved. `signal` is its number."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message, signal)
@@ -56,8 +56,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def _handled(handle: Callable[[int, int], None]) -> Iterator[list[int]]:
-    """Within, SIGINT and SIGTERM call `handle` with their number and how many came before; afterwards both do again
-    what they did. Yields the signals that came."""
+    """Within, SIGINT and SIGTERM call `handle` with their number and how many came before. Yields those that came."""
     caught: list[int] = []
 
     def handler(number: int, frame: object) -> None:

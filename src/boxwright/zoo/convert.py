@@ -13,18 +13,7 @@ from boxwright.checkpoint import CheckpointError, fill, load_detector, save_dete
 from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, look_up, module_of
-from boxwright.zoo.proof import (
-    AMPLIFIED,
-    BOX,
-    SCORE,
-    Difference,
-    Photos,
-    detect_with,
-    photographs,
-    prove,
-    repeat,
-    worst,
-)
+from boxwright.zoo.proof import TOLERANCE, Difference, Photos, detect_with, photographs, prove, repeat, worst
 
 _TIMEOUT = 10.0  # seconds without data from the server
 
@@ -51,8 +40,7 @@ def convert(
     """
     about, weights = look_up(name), Path(weights)
     module = module_of(name)
-    state = module.read(weights)
-    digest = sha256(weights)
+    state, digest = module.read(weights), sha256(weights)
     if norm_eps is None and about.sha256 and digest.startswith(about.sha256):
         norm_eps = about.norm_eps
     model = _model(name, norm_eps)
@@ -69,9 +57,8 @@ def convert(
     measured = [Difference(**values) for values in proof["measured"]]
     if not all(difference.same for difference in measured) and not allow_difference:
         raise ForeignError(
-            f"{name} gives other detections once converted, so nothing was written: {worst(measured)}; expected equal "
-            f"numbers, boxes within {AMPLIFIED * BOX} px and scores within {AMPLIFIED * SCORE}, more than rounding "
-            'explains. To write it all the same, give a reason with --allow-difference "..."'
+            f"{name} gives other detections once converted, so nothing was written: {worst(measured)}; expected "
+            f'{TOLERANCE}. To write it all the same, give a reason with --allow-difference "..."'
         )
     origin = {"name": name, "url": about.url, "file": weights.name, "sha256": digest, "licence": about.licence}
     metadata = {
@@ -186,9 +173,9 @@ def _source(origin: dict[str, Any], weights: str | Path | None) -> Path | None:
     """The file that a checkpoint was converted from, if available."""
     if not origin:
         return None
-    given = weights is not None
-    path = Path(weights) if weights is not None else module_of(origin["name"]).cached(look_up(origin["name"]))
-    same = path.is_file() and sha256(path) == origin["sha256"]
-    if given and not same:
+    path = module_of(origin["name"]).cached(look_up(origin["name"])) if weights is None else Path(weights)
+    if path.is_file() and sha256(path) == origin["sha256"]:
+        return path
+    if weights is not None:
         raise ForeignError(f"{path} is not the file this was converted from, whose sha256 is {origin['sha256']}")
-    return path if same else None
+    return None

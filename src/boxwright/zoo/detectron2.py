@@ -180,7 +180,9 @@ def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -
     detector = config.build(num_classes)
     grid, expected = _anchors_of(detector), detector.state_dict()
     original = {key: original_name(key, config) for key in expected}
-    buffers = {key: value for key, value in state.items() if _is_buffer(key)}
+    # Numbers of the config, which some versions of Detectron2 store beside the weights.
+    is_buffer = re.compile(r"pixel_(mean|std)$|.*anchor_generator\.cell_anchors\.").match
+    buffers = {key: value for key, value in state.items() if is_buffer(key)}
     weights = {key: value for key, value in state.items() if key not in buffers}
     check(weights, {original[key]: value for key, value in expected.items()}, name)
     _check_buffers(buffers, config, grid, name)
@@ -220,11 +222,6 @@ def _anchors_of(detector: Any) -> AnchorGrid | None:
     return None if stage is None else stage.anchors
 
 
-def _is_buffer(key: str) -> bool:
-    """Whether it is a number of the config that some versions of Detectron2 store beside the weights."""
-    return key in ("pixel_mean", "pixel_std") or "anchor_generator.cell_anchors." in key
-
-
 def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | None, name: str) -> None:
     """Raises ForeignError if the weights were trained with another normalisation or other anchors."""
     import torch
@@ -235,12 +232,10 @@ def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | No
             halves = [(s / r**0.5 / 2, s * r**0.5 / 2) for s in sizes for r in grid.ratios]
             of_config[f"anchor_generator.cell_anchors.{level}"] = [side for w, h in halves for side in (-w, -h, w, h)]
     for key, value in buffers.items():
-        stored, expected = (
-            value.flatten().float(),
-            torch.tensor(of_config.get(key.removeprefix("proposal_generator."), [])),
-        )
+        stored = value.flatten().float()
+        expected = torch.tensor(of_config.get(key.removeprefix("proposal_generator."), []))
         if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):
             starts = [[round(number, 2) for number in numbers.tolist()[:4]] for numbers in (stored, expected)]
             raise ForeignError(
-                f"these weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}"
+                f"the weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}"
             )

@@ -115,9 +115,7 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
     ]
     wrong = [("missing", missing), ("not expected", extra), ("of another shape", shapes)]
     if faults := [f"{len(keys)} {how} ({_few(keys)})" for how, keys in wrong if keys]:
-        raise ForeignError(
-            f"these are not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}"
-        )
+        raise ForeignError(f"not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}")
 
 
 def _few(keys: Sequence[str]) -> str:

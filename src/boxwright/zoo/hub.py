@@ -46,8 +46,8 @@ def fetch(reference: str) -> Path:
         raise ImportError(f'{reference} needs huggingface_hub: pip install "boxwright[hub]"') from error
     cached = hub.try_to_load_from_cache(parsed.repo, parsed.file, revision=parsed.revision)
     path = Path(cached) if isinstance(cached, str) else _download(parsed, reference)
-    if parsed.sha256:
-        _check(path, parsed.sha256, reference)
+    if parsed.sha256 and (digest := sha256(path)) != parsed.sha256:
+        raise ValueError(f"{reference}: the file {path} has sha256 {digest}; delete it if it was damaged")
     return path
 
 
@@ -83,8 +83,3 @@ def _download(parsed: Reference, reference: str) -> Path:
         known = next((text for name, text in _REASONS.items() if name in names), None)
         reason = known or f"the hub returned no file ({type(error).__name__}: {' '.join(str(error).split())})"
         raise OSError(f"{reference} is not in the cache and was not downloaded: {reason}") from error
-
-
-def _check(path: Path, expected: str, reference: str) -> None:
-    if (digest := sha256(path)) != expected:
-        raise ValueError(f"{reference}: the file {path} has sha256 {digest}; delete it if it was damaged")

@@ -29,6 +29,7 @@ BOX, SCORE = 1e-3, 1e-5
 """Pixels of the photograph, and score: the largest differences that rounding causes on one machine."""
 AMPLIFIED = 100
 """The same function may differ by so many times that: rounding is amplified by networks and differs by device."""
+TOLERANCE = f"equal numbers, boxes within {AMPLIFIED * BOX} px and scores within {AMPLIFIED * SCORE}"
 
 Photos = dict[str, np.ndarray]
 """Images by file name, uint8 RGB (H, W, 3)."""

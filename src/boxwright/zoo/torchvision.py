@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Config = FasterRCNNConfig | RetinaNetConfig | SSDConfig | FCOSConfig
 
-LICENCE = "none of their own: torchvision is BSD-3-Clause, and says that COCO, which they learnt from, may set terms"
+LICENCE = "none of their own: torchvision is BSD-3-Clause; the terms of COCO, the training data, may apply"
 """Of the weights; after "Pre-trained Model License" in torchvision's README."""
 
 _FILES = {
@@ -75,12 +75,13 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
 
     about = PUBLISHED[name.removeprefix("torchvision:")]
     name = about.name.removeprefix("torchvision:")
-    config, size = _configs()[name]
+    config = _configs()[name]
     if name.startswith("ssd"):
-        preprocess = Preprocess("stretch", height=size[0], width=size[1], divisor=1, resample="plain")
+        side = 320 if "320" in name else 300
+        preprocess = Preprocess("stretch", height=side, width=side, divisor=1, resample="plain")
     else:
-        mean = _IMAGENET[0]
-        preprocess = Preprocess(short=size[0], long=size[1], resample="plain", rounding="floor", fill=mean)
+        short, long = (320, 640) if "320" in name else (800, 1333)
+        preprocess = Preprocess(short=short, long=long, resample="plain", rounding="floor", fill=_IMAGENET[0])
     return Foreign(
         **vars(about),
         config=config,
@@ -96,8 +97,7 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
 _IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
 
 
-def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
-    """Each detector, with the shorter and longer side of its images, or their height and width if fixed."""
+def _configs() -> dict[str, Config]:
     from boxwright.detectors import FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 
     sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -163,26 +163,23 @@ def _configs() -> dict[str, tuple[Config, tuple[int, int]]]:
         max_detections=300,
     )
     return {
-        "fasterrcnn_resnet50_fpn": (regions, (800, 1333)),
-        "fasterrcnn_resnet50_fpn_v2": (replace(regions, rpn_depth=2, head_convs=4, head_layers=1), (800, 1333)),
-        "fasterrcnn_mobilenet_v3_large_fpn": (mobile, (800, 1333)),
-        "fasterrcnn_mobilenet_v3_large_320_fpn": (replace(mobile, proposals=150, rpn_pre_nms_top_k=150), (320, 640)),
-        "retinanet_resnet50_fpn": (retinanet, (800, 1333)),
-        "retinanet_resnet50_fpn_v2": (replace(retinanet, head_norm="group", extra_from="backbone"), (800, 1333)),
-        "fcos_resnet50_fpn": (
-            FCOSConfig(
-                **shared,
-                backbone="resnet50",
-                distances="relu",
-                level_scales=False,
-                offset=0.0,
-                score_threshold=(0.2,),
-                nms_threshold=0.6,
-            ),
-            (800, 1333),
+        "fasterrcnn_resnet50_fpn": regions,
+        "fasterrcnn_resnet50_fpn_v2": replace(regions, rpn_depth=2, head_convs=4, head_layers=1),
+        "fasterrcnn_mobilenet_v3_large_fpn": mobile,
+        "fasterrcnn_mobilenet_v3_large_320_fpn": replace(mobile, proposals=150, rpn_pre_nms_top_k=150),
+        "retinanet_resnet50_fpn": retinanet,
+        "retinanet_resnet50_fpn_v2": replace(retinanet, head_norm="group", extra_from="backbone"),
+        "fcos_resnet50_fpn": FCOSConfig(
+            **shared,
+            backbone="resnet50",
+            distances="relu",
+            level_scales=False,
+            offset=0.0,
+            score_threshold=(0.2,),
+            nms_threshold=0.6,
         ),
-        "ssd300_vgg16": (ssd, (300, 300)),
-        "ssdlite320_mobilenet_v3_large": (ssdlite, (320, 320)),
+        "ssd300_vgg16": ssd,
+        "ssdlite320_mobilenet_v3_large": ssdlite,
     }
 
 
@@ -242,7 +239,7 @@ def convert(name: str, state: State, num_classes: int, norm_eps: float | None = 
     names, state, model = NAMES[name], _modern(name, state), build(name, num_classes, "meta")
     check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {num_classes} classes")
     with torch.device("meta"):
-        detector = _configs()[name][0].build(num_classes)
+        detector = _configs()[name].build(num_classes)
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             new_name = rename(f"{norm}.", names.prefixes).removesuffix(".")

@@ -91,10 +91,6 @@ def _array(*content: Any) -> _Array:
     return array
 
 
-def _scalar(dtype: _Dtype, content: bytes | str) -> _Array:
-    return _array(content, dtype, (), "C")
-
-
 def _bytes(text: str = "", encoding: str = "latin1") -> bytes:
     """Bytes in protocols before 3; empty ones have no arguments."""
     if encoding != "latin1":
@@ -113,7 +109,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
         for core in ("core", "_core")  # before and since numpy 2
         for module, name, substitute in (
             ("multiarray", "_reconstruct", _Array),
-            ("multiarray", "scalar", _scalar),
+            ("multiarray", "scalar", lambda dtype, content: _array(content, dtype, (), "C")),
             ("numeric", "_frombuffer", _array),
         )
     },

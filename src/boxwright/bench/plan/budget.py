@@ -46,13 +46,9 @@ class Plan:
 
 
 def make_plan(
-    paces: Mapping[str, Pace],
-    seeds: int,
-    epochs: int,
-    validate_every: int,
-    budget: float | None = None,
+    paces: Mapping[str, Pace], seeds: int, epochs: int, validate_every: int, budget: float | None = None,
     parallel: int = 1,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """The plan with the fewest halvings that leaves at least half the `epochs` to the cells trained to the end; where
     there is none, the plan with the most epochs.
 
@@ -81,17 +77,15 @@ def make_plan(
     fitting = []
     for halvings in range(most + 1):
         lengths = [n for n in range(2**halvings, epochs + 1) if seconds(n, halvings) <= _SLACK * budget]
-        if lengths:
-            fitting.append((max(lengths), -halvings))
+        fitting += [(max(lengths), -halvings)] if lengths else []
     if not fitting:
         least = min(seconds(2**halvings, halvings) for halvings in range(most + 1)) / _SLACK
         raise ValueError(
             f"the budget of {duration(budget)} is too small for {len(paces)} cells with {seeds} seeds: an epoch of "
             f"each takes {duration(least)} with its measurements. Give more, or fewer detectors, sizes or seeds"
         )
-    length, halvings = next((plan for plan in fitting if plan[0] >= epochs / 2), max(fitting))
-    halvings = -halvings
-    return Plan(length, rungs_of(length, halvings), seconds(length, halvings))
+    length, fewest = next((plan for plan in fitting if plan[0] >= epochs / 2), max(fitting))
+    return Plan(length, rungs_of(length, -fewest), seconds(length, -fewest))
 
 
 def rungs_of(epochs: int, halvings: int) -> tuple[int, ...]:
@@ -113,8 +107,7 @@ def halve(epoch: int, measured: Mapping[str, tuple[float, float]]) -> Rung:
         ranked += sorted(front, key=lambda name: -left[name][0])
         left = {name: left[name] for name in left if name not in front}
     kept = ranked[: _half(len(ranked))]
-    standings = (Standing(name, *measured[name], name in kept) for name in ranked)
-    return Rung(epoch, tuple(standings))
+    return Rung(epoch, tuple(Standing(name, *measured[name], name in kept) for name in ranked))
 
 
 def _beats(cell: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -63,8 +63,12 @@ def grid(
     for what, least, values in (("sizes", 32, sizes), ("proposals", 1, proposals)):
         if any(value < least for value in values):
             raise ValueError(f"{what} are {least} or more, got {' '.join(map(str, values))}")
-    for backbone in backbones:
-        _check_backbone(backbone)
+    for name in (name for name in backbones if name not in BACKBONES):
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
+            known = ", ".join(BACKBONES)
+            raise ValueError(f"there is no backbone {name!r}, neither among {known} nor in timm.list_models()")
     cells = []
     for detector, backbone, size in product(detectors, backbones, sizes):
         takes_proposals = "proposals" in {field.name for field in fields(DETECTORS[detector])}
@@ -77,16 +81,6 @@ def grid(
     if repeated:
         raise ValueError(f"every cell is in a race once; {', '.join(repeated)} came more often")
     return cells
-
-
-def _check_backbone(name: str) -> None:
-    if name not in BACKBONES:
-        import timm
-
-        if not timm.is_model(name.removeprefix("timm:").partition(".")[0]):
-            raise ValueError(
-                f"there is no backbone {name!r}, neither among {', '.join(BACKBONES)} nor in timm.list_models()"
-            )
 
 
 def as_folder(name: str) -> str:
@@ -104,5 +98,6 @@ def differences(configs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The fields of each config (a dataclass) that are not the same in all of them."""
     options = {name: asdict(config) for name, config in configs.items()}
     first = next(iter(options.values()), {})
-    common = {key for key, value in first.items() if all(key in of and of[key] == value for of in options.values())}
-    return {name: {key: value for key, value in of.items() if key not in common} for name, of in options.items()}
+    common = {key for key in first if all(key in fields and fields[key] == first[key] for fields in options.values())}
+    return {name: {key: value for key, value in fields.items() if key not in common}
+            for name, fields in options.items()}  # fmt: skip

@@ -64,7 +64,5 @@ def need_room(folder: Path, efforts: Iterable[Effort], seeds: int) -> None:
     parent = existing(folder)
     free = shutil.disk_usage(parent).free
     if free < needed:
-        raise OSError(
-            f"{parent} has {free / 1e6:.0f} MB left, and the race needs up to {needed / 1e6:.0f} MB; make room, give "
-            "--out on another disk, or take fewer cells or seeds"
-        )
+        room = f"{parent} has {free / 1e6:.0f} MB left, and the race needs up to {needed / 1e6:.0f} MB"
+        raise OSError(f"{room}; make room, give --out on another disk, or take fewer cells or seeds")

@@ -79,10 +79,8 @@ def disagreements(first: Side, second: Side, targets: Sequence[Target], count: i
     Among equal differences the earlier image comes first. `count` None: all images.
     """
     if not len(first.detections) == len(second.detections) == len(targets):
-        raise ValueError(
-            f"expected both cells' detections on each of {len(targets)} images, got {len(first.detections)} of "
-            f"{first.name} and {len(second.detections)} of {second.name}"
-        )
+        counts = " and ".join(f"{len(side.detections)} of {side.name}" for side in (first, second))
+        raise ValueError(f"expected both cells' detections on each of {len(targets)} images, got {counts}")
 
     def balance(side: Side, index: int) -> int:
         outcome = Outcome.of(side.shown(index), targets[index])
@@ -104,21 +102,16 @@ def show(first: Side, second: Side, dataset: Dataset, count: int = 6) -> list[Di
             image = Source(dataset.path(index), dataset.size(index)).read()
         except ImageError:
             continue
-        shown.append(_draw(image, dataset.path(index).name, targets[index], dataset.names, first, second, index))
+        target, name, names = targets[index], dataset.path(index).name, dataset.names
+        objects = int((~target.crowd).sum())
+        title = f"annotation: {objects} object{'s' * (objects != 1)}"
+        panels = [_panel(image, title, name, target.boxes, target.labels, names)]
+        for side in (first, second):
+            detections = side.shown(index)
+            title, scores = f"{side.name}: {Outcome.of(detections, target)}", detections.scores.tolist()
+            panels.append(_panel(image, title, name, detections.boxes, detections.labels, names, scores))
+        shown.append(Disagreement(name, tuple(panels)))
     return shown
-
-
-def _draw(
-    image: np.ndarray, name: str, target: Target, names: Sequence[str], first: Side, second: Side, index: int
-) -> Disagreement:
-    count = int((~target.crowd).sum())
-    objects = f"{count} object{'s' * (count != 1)}"
-    panels = [_panel(image, f"annotation: {objects}", name, target.boxes, target.labels, names)]
-    for side in (first, second):
-        shown = side.shown(index)
-        title = f"{side.name}: {Outcome.of(shown, target)}"
-        panels.append(_panel(image, title, name, shown.boxes, shown.labels, names, shown.scores.tolist()))
-    return Disagreement(name, tuple(panels))
 
 
 def _panel(

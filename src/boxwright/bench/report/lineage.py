@@ -1,4 +1,4 @@
-"""A race as the lineage's bars: what each detector takes to train and to test an image, and its quality.
+"""A race as the lineage's bars: the time to train each detector and to test an image, and its quality.
 
 The charts are those of Girshick 2015 ("Fast R-CNN", table 4) and of Ren et al. 2015 ("Faster R-CNN", table 5).
 matplotlib is imported when something is drawn.
@@ -30,10 +30,10 @@ _UNKNOWN = Quartiles(math.nan, math.nan, math.nan)
 
 
 class Cost(NamedTuple):
-    """What a detector takes, in seconds, and how good it is; NaN where that is not known.
+    """The times of a detector, in seconds, and its quality; NaN where they are not known.
 
     training            of the whole run of one seed
-    proposals, network  medians of one test image; `proposals` is 0 where the detector proposes for itself
+    proposals, network  medians of one test image; `proposals` is 0 where the detector takes none
     """
 
     name: str
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, entry: Entry) -> Cost:
-        """Of a cell of a race; of one that failed nothing is known."""
+        """Of a cell of a race; all NaN for one that failed."""
         name = TITLES.get(entry.name, entry.name)
         if entry.state == "failed" or not entry.learning:
             return cls(name)
@@ -67,9 +67,9 @@ def quartiles_of(entry: Entry, stage: str) -> Quartiles:
 
 
 def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str = "") -> None:
-    """Bars of training time, of test time in its two parts, and of AP50: a row per detector, the first at the top.
+    """Bars of training time, of test time (proposals and network), and of AP50: a row per detector.
 
-    caption  what the numbers hold for, below
+    caption  below the bars: the conditions of the measurement
     path     .png, .svg or .pdf
     """
     from matplotlib.figure import Figure
@@ -84,13 +84,18 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     training, test, quality = figure.subplots(1, 3, sharey=True, width_ratios=(1, 1.5, 0.9))
 
     unit = Unit.of(cost.training for cost in costs)
-    written = [unit.write(cost.training) for cost in costs]
-    _bars(training, written, {"": [cost.training / unit.seconds for cost in costs]})
+    times = {"": [cost.training / unit.seconds for cost in costs]}
+    _bars(training, [unit.write(cost.training) for cost in costs], times)
     finish(training, f"training time, {unit.name}", grid="x")
 
     unit = Unit.of(cost.whole for cost in costs)
-    parts = {part: [getattr(cost, part) / unit.seconds for cost in costs] for part in ("proposals", "network")}
-    _bars(test, [_sum(unit, cost) for cost in costs], parts)
+    texts = [
+        f"{unit.write(cost.whole)} = {unit.write(cost.proposals)} + {unit.write(cost.network)}"
+        if cost.proposals > 0 else unit.write(cost.whole)
+        for cost in costs
+    ]  # fmt: skip
+    times = {stage: [getattr(cost, stage) / unit.seconds for cost in costs] for stage in ("proposals", "network")}
+    _bars(test, texts, times)
     finish(test, f"test time per image, {unit.name}", grid="x")
     test.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
 
@@ -102,24 +107,18 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     figure.savefig(path)
 
 
-def _bars(axes: Axes, written: Sequence[str], parts: Mapping[str, Sequence[float]], longest: float = 0.0) -> None:
-    """Horizontal bars, the parts of each one after the other, with what is written behind them."""
-    ends = [0.0] * len(written)
-    for part, values in parts.items():
+def _bars(axes: Axes, texts: Sequence[str], stacked: Mapping[str, Sequence[float]], longest: float = 0.0) -> None:
+    """Stacked horizontal bars, each with its text behind it."""
+    ends = [0.0] * len(texts)
+    for label, values in stacked.items():
         lengths = [value if math.isfinite(value) else 0.0 for value in values]
-        # Hatched, so that it stands apart from the other in black and white too.
-        color, hatch = (_ORANGE, "////") if part == "proposals" else (_BLUE, None)
-        axes.barh(range(len(ends)), lengths, 0.62, ends, label=part, color=color, edgecolor="white", hatch=hatch)
+        # Hatched, so that the two differ in black and white too.
+        color, hatch = (_ORANGE, "////") if label == "proposals" else (_BLUE, None)
+        axes.barh(range(len(ends)), lengths, 0.62, ends, label=label, color=color, edgecolor="white", hatch=hatch)
         ends = [end + length for end, length in zip(ends, lengths, strict=True)]
     longest = longest or max(ends, default=0.0) or 1.0
-    for row, (end, text) in enumerate(zip(ends, written, strict=True)):
+    for row, (end, text) in enumerate(zip(ends, texts, strict=True)):
         axes.text(end + 0.015 * longest, row, text, va="center", clip_on=True)
-    axes.set_xlim(0, longest * (1.3 if len(parts) == 1 else 1.55))  # room for what is written behind the longest
+    axes.set_xlim(0, longest * (1.3 if len(stacked) == 1 else 1.55))  # room for the text behind the longest
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-
-
-def _sum(unit: Unit, cost: Cost) -> str:
-    """The whole, and its parts where it has two."""
-    whole, proposals, network = (unit.write(time) for time in (cost.whole, cost.proposals, cost.network))
-    return f"{whole} = {proposals} + {network}" if cost.proposals > 0 else whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from boxwright.bench.report.disagreements import Disagreement
-from boxwright.bench.report.points import COLORS, IN_THE_DARK
+from boxwright.bench.report.points import COLORS, IN_THE_DARK, span
 from boxwright.bench.result import Entry, Race, Speed, Standing
 from boxwright.bench.verdict import fastest, write_difference
 from boxwright.metrics.compare import Interval
@@ -66,10 +66,10 @@ def render(race: Race, drawings: Mapping[str, Drawing], disagreements: Sequence[
         sizes=list(dict.fromkeys(size for quality in qualities for size in quality.sizes)),
         classes=list(dict.fromkeys(name for quality in qualities for name in quality.classes)),
         objects={name: of_class.objects for quality in qualities for name, of_class in quality.classes.items()},
-        ranges={"sizes": _range(ap for quality in qualities for ap in (quality.ap.value, *quality.sizes.values())),
-                "classes": _range(of_class.ap for quality in qualities for of_class in quality.classes.values())},
+        ranges={"sizes": span(ap for quality in qualities for ap in (quality.ap.value, *quality.sizes.values())),
+                "classes": span(of_class.ap for quality in qualities for of_class in quality.classes.values())},
         stages=list(dict.fromkeys(stage for row in rows if row.speed for stage in row.speed.stages)),
-        keys=list(dict.fromkeys(key for own in race.differences.values() for key in own)),
+        keys=list(dict.fromkeys(key for of_cell in race.differences.values() for key in of_cell)),
         halving=halving(race),
     )  # fmt: skip
 
@@ -87,9 +87,9 @@ def ranked(race: Race) -> list[Row]:
         rows.append(Row(index, entry, runtime, speed, tuple(mark for mark, holds in marks.items() if holds)))
 
     def rank(row: Row) -> tuple[float, ...]:
-        entry, known = row.entry, row.entry.quality.ap.value if row.entry.quality else math.nan
-        if math.isfinite(known):
-            return 0, -known
+        entry = row.entry
+        if entry.quality and math.isfinite(entry.quality.ap.value):
+            return 0, -entry.quality.ap.value
         state, ap = ("finished", "external", "stopped", "failed").index(entry.state), last.get(entry.name, math.nan)
         return 1 + state, -entry.epochs, -ap if math.isfinite(ap) else math.inf
 
@@ -115,21 +115,21 @@ def headline(race: Race) -> tuple[str, str]:
 def references(race: Race) -> list[Reference]:
     """The best cell, and the leader where that is another; none where no AP is known."""
     verdict = race.verdict
-    found = [Reference(verdict.best, "the best", verdict.to_best)] if verdict.best else []
+    chosen = [Reference(verdict.best, "the best", verdict.to_best)] if verdict.best else []
     if verdict.leader and verdict.leader != verdict.best:
-        found.append(Reference(verdict.leader, "the winner" if verdict.winner else "the leader", verdict.to_leader))
-    return found
+        chosen.append(Reference(verdict.leader, "the winner" if verdict.winner else "the leader", verdict.to_leader))
+    return chosen
 
 
 def numbers(entry: Entry) -> str:
     """AP and times, for the middle of a sentence."""
-    quality, timed, parts = entry.quality, fastest(entry), []
-    if quality:
-        parts = [f"AP {fraction(quality.ap.value)} {bracketed(quality.ap)} on the test images"]
-    if timed:
+    texts = []
+    if quality := entry.quality:
+        texts.append(f"AP {fraction(quality.ap.value)} {bracketed(quality.ap)} on the test images")
+    if timed := fastest(entry):
         p50, p95 = milliseconds(timed[1].p50.value), milliseconds(timed[1].p95.value)
-        parts.append(f"{p50} ms an image (p50), p95 {p95} ms")
-    return ", ".join(parts) or "nothing was measured"
+        texts.append(f"{p50} ms an image (p50), p95 {p95} ms")
+    return ", ".join(texts) or "nothing was measured"
 
 
 def halving(race: Race) -> list[tuple[str, list[Standing | None]]]:
@@ -147,7 +147,7 @@ def halving(race: Race) -> list[tuple[str, list[Standing | None]]]:
 
 
 def scaled(value: float | None, scale: float) -> str:
-    """In units of `scale`; a dash for what is not known."""
+    """In units of `scale`; a dash where it is None or nan."""
     return "–" if value is None else digits(value / scale)
 
 
@@ -195,19 +195,14 @@ def ratio(value: float, other: float) -> float:
     return value / other if other else math.nan
 
 
-def _range(values: Iterable[float]) -> tuple[float, float]:
-    known = [value for value in values if math.isfinite(value)] or [0.0]
-    return min(known), max(known)
-
-
 def _environment() -> Environment:
     """Names come from files and users: every value is escaped, unless the template itself marks it as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    filters = {"ms": milliseconds, "scaled": scaled, "bracketed": bracketed, "fraction": fraction,
-               "readable": readable, "breakable": breakable, "heat": heat, "best": best, "ratio": ratio,
-               "difference": write_difference}  # fmt: skip
-    environment.filters |= filters
+    environment.filters |= {
+        "ms": milliseconds, "scaled": scaled, "bracketed": bracketed, "fraction": fraction, "readable": readable,
+        "breakable": breakable, "heat": heat, "best": best, "ratio": ratio, "difference": write_difference,
+    }  # fmt: skip
     return environment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -53,11 +54,7 @@ class Label(NamedTuple):
 
 def covered(line: Iterable[tuple[float, float]]) -> list[Box]:
     """The boxes, 2 wide, that a line of horizontal and vertical pieces covers from corner to corner."""
-    corners = list(line)
-    return [
-        Box(min(x, u) - 1, min(y, v) - 1, max(x, u) + 1, max(y, v) + 1)
-        for (x, y), (u, v) in zip(corners[:-1], corners[1:], strict=True)
-    ]
+    return [Box(min(x, u) - 1, min(y, v) - 1, max(x, u) + 1, max(y, v) + 1) for (x, y), (u, v) in pairwise(line)]
 
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

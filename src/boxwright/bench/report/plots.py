@@ -64,19 +64,18 @@ def draw_frontier(race: Race, narrow: bool = False) -> Figure:
             return figure
         axes = _axes(figure.add_subplot(), "both")
         axes.set(xlabel="p50 of one image, milliseconds (fewer are better)", ylabel="AP on test")
-        limits, looks = points.bounds(race, known), points.styles(race.entries)
+        limits, styles = points.bounds(race, known), points.styles(race.entries)
         _set_limits(axes, known, limits)
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         lines = {"frontier": points.corners(race, known, right, bottom)} if race.verdict.frontier else {}
         for axis, bound in limits.items():
-            ends = [(bound, bottom), (bound, top)] if axis == "ms" else [(left, bound), (right, bound)]
-            lines[f"bound-{axis}"] = ends
+            vertical, horizontal = [(bound, bottom), (bound, top)], [(left, bound), (right, bound)]
+            lines[f"bound-{axis}"] = vertical if axis == "ms" else horizontal
         for name, line in lines.items():
-            look = ("-", 1.4, 0.45) if name == "frontier" else ("--", 1.0, 0.7)
-            options = dict(zip(("linestyle", "linewidth", "alpha"), look, strict=True))
-            axes.plot(*zip(*line, strict=True), color=INK, zorder=1.5, gid=name, **options)
+            style, width, alpha = ("-", 1.4, 0.45) if name == "frontier" else ("--", 1.0, 0.7)
+            axes.plot(*zip(*line, strict=True), style, color=INK, linewidth=width, alpha=alpha, zorder=1.5, gid=name)
         for point in known:
-            _draw_point(axes, point, looks[point.entry.name], race)
+            _draw_point(axes, point, styles[point.entry.name], race)
         _draw_key(figure, race, known, bool(limits), narrow)
         _draw_labels(figure, axes, race, known, list(lines.values()))
     return figure
@@ -122,7 +121,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
     known = [entry for entry in race.entries if entry.learning]
     columns = 2 if narrow else 4
     rows = math.ceil(len(known) / columns) or 1
-    looks, seeds = points.styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
+    styles, seeds = points.styles(race.entries), [seed for entry in known for seed in entry.learning.values()]
     highest = max((ap for seed in seeds for ap in seed.val.values() if math.isfinite(ap)), default=0.0)
     longest = max((len(seed.losses) for seed in seeds), default=1)
     leader = [list(entry.learning.values()) for entry in known if entry.name == race.verdict.leader]
@@ -134,7 +133,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             for axes, text in ((above, "AP on val"), (below, "loss")):
                 axes.set_xlim(0.5, max(longest, 1) + 0.5)
                 axes.set_ylabel(text if column == 0 else "", fontsize="small")
-            color, curves = looks[entry.name].color, list(entry.learning.values())
+            color, curves = styles[entry.name].color, list(entry.learning.values())
             for others in leader:
                 _draw_mean(above, [seed.val for seed in others], INK, alpha=0.3, linewidth=1.6)
             _draw_seeds(above, [seed.val for seed in curves], color)
@@ -222,16 +221,16 @@ def _set_limits(axes: Axes, known: Sequence[Point], bounds: Mapping[str, float])
     axes.set_ylim(max(-0.02, low - room), min(1.02, high + room))
 
 
-def _draw_point(axes: Axes, point: Point, look: Style, race: Race) -> None:
+def _draw_point(axes: Axes, point: Point, style: Style, race: Race) -> None:
     stopped, (x, y) = point.entry.state == "stopped", _seat(axes, point)
     for ends in (([point.ms.low, point.ms.high], [y, y]), ([x, x], [point.ap.low, point.ap.high])):
-        axes.plot(*ends, color=look.color, alpha=0.6, linewidth=1.2, zorder=2)
+        axes.plot(*ends, color=style.color, alpha=0.6, linewidth=1.2, zorder=2)
     if point.entry.name in points.chosen(race):
-        ring = {"markeredgecolor": INK, "markeredgewidth": 1.6, "color": "none"}
-        axes.plot(x, y, "o", markersize=18, zorder=2.5, gid="chosen", **ring)
+        axes.plot(x, y, "o", color="none", markeredgecolor=INK, markeredgewidth=1.6, markersize=18, zorder=2.5,
+                  gid="chosen")  # fmt: skip
     axes.plot(
-        x, y, look.marker, markersize=14 if point.entry.state == "external" else 9,
-        markerfacecolor=PAPER if stopped else look.color, markeredgecolor=look.color if stopped else PAPER,
+        x, y, style.marker, markersize=14 if point.entry.state == "external" else 9,
+        markerfacecolor=PAPER if stopped else style.color, markeredgecolor=style.color if stopped else PAPER,
         markeredgewidth=1.5 if stopped else 0.8, alpha=0.65 if stopped else 1.0, zorder=3, gid=f"mark-{point.index}",
     )  # fmt: skip
     # The target of a pointer or a keyboard.
@@ -246,11 +245,11 @@ def _seat(axes: Axes, point: Point) -> tuple[float, float]:
 
 def _draw_key(figure: Figure, race: Race, known: Sequence[Point], bounded: bool, narrow: bool) -> None:
     """The legend of colours, shapes and lines: beside the plot, on a phone below it in two columns."""
-    looks = points.styles(race.entries)
+    styles = points.styles(race.entries)
     shown = [point.entry for point in sorted(known, key=lambda point: point.index)]
     cells = [entry for entry in shown if entry.state != "external"]
-    colors = {entry.backbone: Patch(color=looks[entry.name].color, label=entry.backbone) for entry in cells}
-    markers = {entry.detector: _handle(entry.detector, looks[entry.name].marker) for entry in cells}
+    colors = {entry.backbone: Patch(color=styles[entry.name].color, label=entry.backbone) for entry in cells}
+    markers = {entry.detector: _handle(entry.detector, styles[entry.name].marker) for entry in cells}
     stopped = [entry for entry in shown if entry.state == "stopped"]
     on_val = ["AP on val"] if any(entry.quality is None for entry in stopped) else []
     hollow = {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.5, "alpha": 0.65}

@@ -43,43 +43,42 @@ def measured(race: Race) -> list[Point]:
     A cell that was stopped and not measured on test has its AP on val and its time at its last rung.
     """
     last = {standing.name: standing for rung in race.rungs for standing in rung.standings}
-    found = []
+    known = []
     for index, entry in enumerate(race.entries):
         speed, standing = fastest(entry), last.get(entry.name)
         if entry.quality and speed:
-            found.append(Point(index, entry, Interval(*(1e3 * end for end in speed[1].p50)), entry.quality.ap))
+            known.append(Point(index, entry, Interval(*(1e3 * end for end in speed[1].p50)), entry.quality.ap))
         elif entry.state == "stopped" and standing:
             ms = 1e3 * standing.seconds
-            found.append(Point(index, entry, Interval(ms, ms, ms), Interval(*[standing.ap] * 3)))
-    known = [point for point in found if math.isfinite(point.ms.value + point.ap.value) and point.ms.value > 0]
+            known.append(Point(index, entry, Interval(ms, ms, ms), Interval(*[standing.ap] * 3)))
+    known = [point for point in known if math.isfinite(point.ms.value + point.ap.value) and point.ms.value > 0]
     return sorted(known, key=lambda point: point.ms.value)
 
 
 def bounds(race: Race, known: Sequence[Point]) -> dict[str, float]:
     """The constraints on p50 ("ms") and AP ("ap") that are near the points: a far one would squeeze them."""
-    found: dict[str, float] = {}
+    near: dict[str, float] = {}
     for constraint in map(Constraint.parse, race.constraints):
         if constraint.label is None and constraint.quantity in ("p50", "ap"):
             axis, scale = ("ms", 1e3) if constraint.quantity == "p50" else ("ap", 1.0)
             values = [getattr(point, axis).value for point in known]
             if min(values) / 2 <= scale * constraint.bound <= 2 * max(values):
-                found[axis] = scale * constraint.bound
-    return found
+                near[axis] = scale * constraint.bound
+    return near
 
 
 def corners(race: Race, known: Sequence[Point], right: float, bottom: float) -> list[tuple[float, float]]:
     """The frontier as a line, the best AP within a time: up at each of its cells, then on to the right."""
-    best = [(point.ms.value, point.ap.value) for point in known if point.entry.name in race.verdict.frontier]
-    found, height = [], bottom
-    for x, y in best:
-        found += [(x, height), (x, y)]
+    line, height = [], bottom
+    for x, y in [(point.ms.value, point.ap.value) for point in known if point.entry.name in race.verdict.frontier]:
+        line += [(x, height), (x, y)]
         height = y
-    return [*found, (right, height)] if best else []
+    return [*line, (right, height)] if line else []
 
 
 def span(values: Iterable[float]) -> tuple[float, float]:
-    """The least and the greatest of the known values."""
-    known = [value for value in values if math.isfinite(value)]
+    """The least and the greatest of the known values; zeros where none is known."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
     return min(known), max(known)
 
 
@@ -89,8 +88,8 @@ def styles(entries: Iterable[Entry]) -> dict[str, Style]:
     cells = [entry for entry in entries if entry.state != "external"]
     colors = dict(zip(dict.fromkeys(entry.backbone for entry in cells), cycle(COLORS), strict=False))
     markers = dict(zip(dict.fromkeys(entry.detector for entry in cells), cycle(_MARKERS), strict=False))
-    looks = {entry.name: Style(INK, EXTERNAL) for entry in entries}
-    return looks | {entry.name: Style(colors[entry.backbone], markers[entry.detector]) for entry in cells}
+    external = {entry.name: Style(INK, EXTERNAL) for entry in entries}
+    return external | {entry.name: Style(colors[entry.backbone], markers[entry.detector]) for entry in cells}
 
 
 def label(race: Race, entry: Entry) -> str:

@@ -37,7 +37,9 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
     kind   "wide" or "narrow": the page shows one of them
     """
     root = ElementTree.fromstring(text)
-    _remove(root, {f"{_SVG}metadata", f"{_SVG}style"})
+    for parent in root.iter():
+        for child in [child for child in parent if child.tag in (f"{_SVG}metadata", f"{_SVG}style")]:
+            parent.remove(child)
     kept = set(links) | _referred(root)
     for element in root.iter():
         _adapt(element, name, kept)
@@ -50,19 +52,13 @@ def inline(text: str, name: str, alt: str, links: Mapping[str, Link], kind: str 
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _remove(root: Element, tags: set[str]) -> None:
-    for parent in root.iter():
-        for child in [child for child in parent if child.tag in tags]:
-            parent.remove(child)
-
-
 def _referred(root: Element) -> set[str]:
     """The ids that are referred to in the drawing."""
-    found = set()
+    ids = set()
     for element in root.iter():
-        found |= {element.get(_LINK, "").removeprefix("#")}
-        found |= {name for value in element.attrib.values() for name in _REFERENCE.findall(value)}
-    return found
+        ids |= {element.get(_LINK, "").removeprefix("#")}
+        ids |= {name for value in element.attrib.values() for name in _REFERENCE.findall(value)}
+    return ids
 
 
 def _adapt(element: Element, name: str, kept: set[str]) -> None:

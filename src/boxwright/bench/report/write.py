@@ -27,19 +27,16 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
     disagreements  of the leader and the runner-up, from `disagreements.show`
     """
     folder = Path(folder)
-    texts = {
-        "results.json": json.dumps(plain(asdict(race)), indent=1, allow_nan=False) + "\n",
-        "results.csv": table(race),
-    }
+    text = json.dumps(plain(asdict(race)), indent=1, allow_nan=False) + "\n"
     # First, so that the numbers are there even if drawing fails.
-    written = [write_atomically(folder / name, text) for name, text in texts.items()]
+    written = [write_atomically(folder / "results.json", text), write_atomically(folder / "results.csv", table(race))]
     images, drawings = _draw(race)
     files = {"report.html": render(race, drawings, disagreements), **images}
     return [*(write_atomically(folder / name, content) for name, content in files.items()), *written]
 
 
 def plain(value: Any) -> Any:
-    """Values for JSON: what is not known is null, and the numbers of an interval have names."""
+    """Values for JSON: nan and infinity become null, and the numbers of an interval get names."""
     if isinstance(value, (Interval, Quartiles)):
         return plain(value._asdict())
     if isinstance(value, dict):
@@ -52,7 +49,7 @@ def plain(value: Any) -> Any:
 
 
 def table(race: Race) -> str:
-    """CSV, a row per cell in the report's order; what is not known is empty."""
+    """CSV, a row per cell in the report's order; unknown values are empty."""
     rows = [_row(race, row.entry, row.marks) for row in ranked(race)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     file = io.StringIO()
@@ -114,16 +111,13 @@ def _draw(race: Race) -> tuple[dict[str, bytes], dict[str, Drawing]]:
     for name, (draw, alt, has_data) in figures.items():
         if has_data:
             links = _links(race) if name == "frontier" else {}
-            wide, narrow = (
-                inline(plots.svg_text(draw(race, narrow=kind == "narrow")), f"{name}-{kind}", alt, links, kind)
-                for kind in ("wide", "narrow")
-            )
-            drawings[name] = Drawing(wide, narrow)
+            svgs = {kind: plots.svg_text(draw(race, narrow=kind == "narrow")) for kind in ("wide", "narrow")}
+            drawings[name] = Drawing(*(inline(svg, f"{name}-{kind}", alt, links, kind) for kind, svg in svgs.items()))
     return files, drawings
 
 
 def _describe(race: Race) -> str:
-    """The plot in words."""
+    """The frontier plot in words, for screen readers."""
     by_name = {entry.name: entry for entry in race.entries}
     best = "; ".join(f"{name}, {numbers(by_name[name])}" for name in race.verdict.frontier)
     role = "The winner is" if race.verdict.winner else "Too little evidence for a winner; the leader is"

@@ -1,7 +1,6 @@
-"""A cell with a seed: trained as far as it is wanted, and measured on the test split, in a folder of its own.
+"""A cell with a seed: trained to a given epoch, and measured on the test split, in a folder of its own.
 
-A job knows nothing of the others, so that it may be done anywhere; what it has done is in its folder, from which it
-goes on.
+Jobs are independent of each other, so that each can run in any process; a job continues from its folder.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,18 +31,17 @@ from boxwright.predict.propose import propose_all, sources_of, warm
 from boxwright.progress import Progress, say
 from boxwright.proposals import CachedProposer, Propose
 from boxwright.train.config import TrainConfig
-from boxwright.train.history import History
 from boxwright.train.run import Run
 from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
 
-_COLUMNS = ("boxes", "scores", "labels")
-_STEPS, _IMAGES = 4, 16  # that tell the pace; the first step and the first batch are not counted
+COLUMNS = ("boxes", "scores", "labels")
+_STEPS, _IMAGES = 4, 16  # that the pace is measured on; the first step and the first batch are not counted
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """All that it takes; goes through pickle, so that another process can do it.
+    """Can be pickled, so that another process can do it.
 
     folder    of this cell and this seed
     splits    of the data: "train", "val" and "test"
@@ -64,16 +62,12 @@ class Job:
     @property
     def best(self) -> Path:
         """The checkpoint of the epoch that was best on val."""
-        return self.folder / "best.safetensors"
+        return self.run.best
 
     @property
-    def found(self) -> Path:
+    def detections(self) -> Path:
         """The detections on the test split."""
         return self.folder / "test.npz"
-
-    @property
-    def history(self) -> History:
-        return History(self.folder)
 
     def __str__(self) -> str:
         return f"{self.cell.name}, seed {self.training.seed}"
@@ -87,37 +81,35 @@ class Job:
         )  # fmt: skip
 
     def epochs(self) -> int:
-        """That are done."""
-        return max((row["epoch"] for row in self.history.epochs()), default=0)
+        """The number of finished epochs."""
+        return max((row["epoch"] for row in self.run.history.epochs()), default=0)
 
     def finished(self) -> bool:
-        """Measured, and cleared away."""
-        return self.found.is_file() and not self.run.state.is_file()
+        """Whether it is measured, and what only training needs is deleted."""
+        return self.detections.is_file() and not self.run.state.is_file()
 
     def progress(self) -> list[int]:
-        """Larger, or later, whenever more is safe on disk."""
+        """Changes whenever more of the training is on disk."""
         state = self.run.state
         return [self.epochs(), state.stat().st_mtime_ns if state.is_file() else 0]
 
     def ap(self) -> float:
         """The best on val so far; minus infinity where it was not measured."""
-        return self.history.best(self.epochs())
+        return self.run.history.best(self.epochs())
 
     def seconds(self) -> float:
-        """Of training, without looks at the validation part."""
-        return sum(row["seconds"] for row in self.history.epochs())
+        """Of training, without the evaluations on val."""
+        return sum(row["seconds"] for row in self.run.history.epochs())
 
     def learning(self) -> Learning:
-        rows = self.history.epochs()
+        rows = self.run.history.epochs()
         val = {row["epoch"]: row["val"]["ap"] for row in rows if "val" in row}
-        return Learning(
-            tuple(row["losses"]["total"] for row in rows),
-            {epoch: math.nan if ap is None else ap for epoch, ap in val.items()},
-        )
+        losses = tuple(row["losses"]["total"] for row in rows)
+        return Learning(losses, {epoch: math.nan if ap is None else ap for epoch, ap in val.items()})
 
 
 class Effort(NamedTuple):
-    """Seconds that a step of training takes, and an image of looking, of proposing; and bytes of the network."""
+    """Seconds of a training step, of detection and of proposing on an image; and bytes of the network."""
 
     step: float
     image: float
@@ -141,20 +133,20 @@ def train(job: Job, until: int) -> None:
 
 
 def measure(job: Job) -> None:
-    """Detect on the test split with what was best on val, and keep what was found; clear away what training needs."""
-    if not job.found.is_file():
+    """Detect on the test split with the checkpoint that was best on val; delete what only training needs."""
+    if not job.detections.is_file():
         loaded = load_detector(job.best, choose_device(job.device))
         predictor = Predictor(loaded.detector, loaded.names, job.cell.preprocess)
-        found = detect_dataset(predictor, job.splits["test"], job.batch, job.workers)
-        if not all(one.boxes.isfinite().all() and one.scores.isfinite().all() for one in found):
-            raise ValueError("it finds boxes or scores in the test split that are not finite")
-        save_found(job.found, found)
+        detections = detect_dataset(predictor, job.splits["test"], job.batch, job.workers)
+        if not all(of_image.boxes.isfinite().all() and of_image.scores.isfinite().all() for of_image in detections):
+            raise ValueError("boxes or scores in the test split are not finite")
+        save_detections(job.detections, detections)
     for path in (job.run.state, job.run.last):
         path.unlink(missing_ok=True)
 
 
 def pace(job: Job) -> Effort:
-    """How fast a job would go, from a few steps on a few images; nothing is written."""
+    """The effort of a job, from a few steps on a few images; nothing is written."""
     few = {split: dataset.select(range(min(len(dataset), _IMAGES))) for split, dataset in job.splits.items()}
     few["train"] = job.splits["train"].select(range(min(len(job.splits["train"]), _STEPS * job.batch)))
     training = replace(job, splits=few, training=replace(job.training, epochs=_STEPS), workers=0).run.begin()
@@ -197,18 +189,18 @@ def propose_ahead(propose: Propose, splits: Mapping[str, Dataset]) -> dict[str, 
     return taken
 
 
-def save_found(path: Path, found: Sequence[Detections]) -> None:
-    """Whole or not at all."""
-    boxes, scores, labels = (torch.cat([getattr(one, name) for one in found]).numpy() for name in _COLUMNS)
-    counts = np.array([len(one) for one in found])
-    write_atomically(
-        path, lambda file: np.savez_compressed(file, counts=counts, boxes=boxes, scores=scores, labels=labels)
-    )
+def save_detections(path: Path, detections: Sequence[Detections]) -> None:
+    """Write the detections of each image to a file, as a whole or not at all."""
+    columns: dict[str, Any] = {
+        name: torch.cat([getattr(image, name) for image in detections]).numpy() for name in COLUMNS
+    }
+    columns["counts"] = np.array([len(image) for image in detections])
+    write_atomically(path, lambda file: np.savez_compressed(file, **columns))
 
 
-def load_found(path: Path) -> list[Detections]:
-    """What `save_found` wrote."""
+def load_detections(path: Path) -> list[Detections]:
+    """What `save_detections` wrote."""
     with np.load(path, allow_pickle=False) as file:
-        columns = [torch.from_numpy(file[name]) for name in _COLUMNS]
+        columns = [torch.from_numpy(file[name]) for name in COLUMNS]
         counts = file["counts"].tolist()
     return [Detections(*rows) for rows in zip(*(column.split(counts) for column in columns), strict=True)]

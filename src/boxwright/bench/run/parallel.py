@@ -1,4 +1,4 @@
-"""Work on several tasks: one after the other in this process, or at once by Ray, one worker per GPU."""
+"""Work on several tasks: one after the other in this process, or at the same time by Ray, one worker per GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from importlib import import_module
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,8 +22,8 @@ from boxwright.train.stop import StoppedError, stoppable
 
 Task = TypeVar("Task")
 Pool = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]]
-"""From what is to be done and the tasks to (task, answer) as they are done; an answer may be the Exception raised.
-A task is asked for when somebody is free to do it."""
+"""From the work and its tasks to (task, answer) in the order of completion; an answer may be the Exception raised.
+A task is taken when a worker is free."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3  # to start a worker
@@ -31,8 +32,8 @@ _START = 300.0  # seconds for Ray to start on a slow, busy machine
 
 # Ray takes these from the environment. What the user has set stays.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
-_EQUAL = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get what all others on the machine leave over
-_SLOW = {  # what Ray's own processes wait for each other: a machine may be slow, or busy
+_EQUAL = {"RAY_worker_niceness": "0"}  # Ray's is 15: workers would get only what other processes leave
+_SLOW = {  # how long Ray's own processes wait for each other
     "RAY_agent_register_timeout_ms": "300000", "RAY_worker_register_timeout_seconds": "300",
     "RAY_gcs_server_request_timeout_seconds": "300", "RAY_health_check_initial_delay_ms": "60000",
     "RAY_health_check_timeout_ms": "60000",
@@ -42,22 +43,27 @@ _CLOSED = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}  
 
 @contextmanager
 def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool]:
-    """This process for one worker, and Ray for more. On a GPU each worker has one to itself.
+    """This process for one worker, Ray for more. Each worker has a GPU of its own, if `device` is one.
 
-    address  "local" starts Ray here for the while; else that of a cluster, which has all files under the same paths,
-             and as many workers as its GPUs (its CPUs, where `device` is one) let it have
+    address  "local" starts Ray here; otherwise that of a cluster, whose nodes see all files under the same paths
 
-    Raises StoppedError on Ctrl-C or SIGTERM where Ray is at work; local workers may end their step and save.
+    With Ray, raises StoppedError on Ctrl-C or SIGTERM; local workers may end their step and save.
     """
     if workers == 1:
         yield one_by_one
         return
     local = address == "local"
-    gpus = _gpus_each(workers, device, local)
-    # Ray prints to stdout what workers print; and it sets a signal handler of its own, which the outer `stoppable`
-    # takes away again at the end.
+    gpus = int(device.type == "cuda")  # of each worker
+    if gpus and device.index is not None:
+        raise ValueError(f"{workers} workers have a GPU each; expected the device cuda, got {device}")
+    if gpus and local and torch.cuda.device_count() < workers:
+        raise ValueError(f"{workers} workers need a GPU each, and there are {torch.cuda.device_count()} here")
+    # Ray prints to stdout what workers print; and it sets a signal handler, which the outer `stoppable` removes.
     with stoppable(), _environment(local), redirect_stdout(sys.stderr):
-        ray = _import_ray()
+        try:
+            ray: Any = import_module("ray")
+        except ImportError as error:
+            raise ImportError('several trainings at a time need Ray: pip install "boxwright[ray]"') from error
         here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
             with _patient(ray):
@@ -69,28 +75,23 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
 
 
 def one_by_one(work: Callable[[Task], Any], tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
-    """In order. A disk that is full, and what is no Exception's kind, ends it: no later task would fare better."""
+    """In order. A full disk, and an error that is no Exception, ends the work: later tasks would fail too."""
     for task in tasks:
-        yield task, _end_or_go_on(_attempt(work, task))
-
-
-def ends_it(error: Exception) -> bool:
-    """Whether this is no fault of the one task."""
-    return isinstance(error, OSError) and error.errno in _FULL or isinstance(error, StoppedError)
+        yield task, _checked(_attempt(work, task))
 
 
 class _Workers:
-    """So many processes at most, each of which does one task after the other.
+    """At most `most` processes, each of which does one task after the other.
 
-    Actors rather than Ray's tasks: an actor keeps its process, with all it has imported, and its GPU.
+    Actors rather than Ray's tasks: an actor keeps its process, with its imports, and its GPU.
     """
 
     def __init__(self, ray: Any, most: int, gpus: int, local: bool) -> None:
         self.ray, self.local = ray, local
         self.worker = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
-        self.starting: dict[Any, Any] = {}  # the promise of a process id, and whose
+        self.starting: dict[Any, Any] = {}  # by the promise of its process id: the worker
         self.free: list[tuple[Any, int]] = []  # workers and their process ids
-        self.failures = 0  # to start, one after the other
+        self.failures = 0  # to start, in a row
         for _ in range(most):
             self._start()
 
@@ -107,7 +108,7 @@ class _Workers:
                 self._welcome(done)
             else:
                 worker, process, task = doing.pop(done)
-                yield task, _end_or_go_on(self._answer(done, worker, process))
+                yield task, _checked(self._answer(done, worker, process))
 
     def _start(self) -> None:
         worker = self.worker.remote(torch.get_num_threads())
@@ -125,7 +126,7 @@ class _Workers:
             self._start()
 
     def _answer(self, done: Any, worker: Any, process: int) -> Any:
-        """What the worker has answered, or what became of it; then another takes its place."""
+        """The worker's answer; a worker that died is replaced, and its answer is a RuntimeError."""
         try:
             answer = self.ray.get(done)
         except self.ray.exceptions.RayError as error:
@@ -140,7 +141,7 @@ class _Workers:
             (done,), _ = self.ray.wait([*doing, *self.starting])
             return done
         except KeyboardInterrupt:
-            if self.local and doing:  # nobody else tells them
+            if self.local and doing:  # workers do not get the signal
                 for _, process, _ in doing.values():
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGTERM)
@@ -148,7 +149,7 @@ class _Workers:
             raise
 
     def _reason(self, error: Exception) -> str:
-        """Why there is no answer, in a line; the rest of what Ray says is for its developers."""
+        """Why there is no answer, in a line of Ray's message."""
         lines = str(error).strip().splitlines()
         if isinstance(error, self.ray.exceptions.OutOfMemoryError):
             return lines[0]
@@ -159,10 +160,10 @@ class _Workers:
 
 
 class _Worker:
-    """In a process of its own, which Ray starts."""
+    """In a process that Ray starts."""
 
     def __init__(self, threads: int) -> None:
-        """As many threads as elsewhere, so that sums are made in the same order and come out the same."""
+        """As many threads as in the main process, so that sums have the same order and the same results."""
         torch.set_num_threads(threads)
 
     def process(self) -> int:
@@ -174,7 +175,7 @@ class _Worker:
 
 
 def _attempt(work: Callable[[Task], Any], task: Task) -> Any:
-    """What came of it, be it the Exception, without the frames it came through: they hold on to the task's tensors."""
+    """The answer, or the Exception without its frames, which would keep the task's tensors."""
     try:
         return work(task)
     except Exception as error:
@@ -186,41 +187,24 @@ def _attempt(work: Callable[[Task], Any], task: Task) -> Any:
             torch.cuda.empty_cache()
 
 
-def _end_or_go_on(answer: Any) -> Any:
-    if isinstance(answer, Exception) and ends_it(answer):
+def _checked(answer: Any) -> Any:
+    """Raises what is no fault of the task: a full disk, or a signal."""
+    if isinstance(answer, StoppedError) or isinstance(answer, OSError) and answer.errno in _FULL:
         raise answer
     return answer
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or where pickle cannot make it again elsewhere, its words."""
+    """The error, or a RuntimeError with its message where pickle cannot copy it to another process."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _gpus_each(workers: int, device: torch.device, local: bool) -> int:
-    if device.type != "cuda":
-        return 0
-    if device.index is not None:
-        raise ValueError(f"{workers} workers have a GPU each; expected the device cuda, got {device}")
-    if local and torch.cuda.device_count() < workers:
-        raise ValueError(f"{workers} workers need a GPU each, and there are {torch.cuda.device_count()} here")
-    return 1
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('several trainings at a time need Ray: pip install "boxwright[ray]"') from error
-    return ray
-
-
 @contextmanager
 def _patient(ray: Any) -> Iterator[None]:
-    """Within, Ray waits `_START` seconds for the node that it starts; its own 30 seconds are no setting."""
+    """Within, Ray waits `_START` seconds for the node that it starts; its own 30 seconds cannot be set."""
     services = ray._private.services
     get_node, deadline = services.get_node, time.monotonic() + _START
 
@@ -228,7 +212,7 @@ def _patient(ray: Any) -> Iterator[None]:
         while True:
             try:
                 return get_node(*arguments)
-            except RuntimeError:  # it is not known yet
+            except RuntimeError:  # not known yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
@@ -242,13 +226,13 @@ def _patient(ray: Any) -> Iterator[None]:
 
 @contextmanager
 def _environment(local: bool) -> Iterator[None]:
-    """Within, Ray finds what it should; what it reads only when it is imported is there for good.
+    """Within, Ray's settings are in the environment; those that Ray reads when it is imported stay there.
 
-    Where the user has imported it before, it guards itself in its own way: on all addresses, with a token in ~/.ray.
+    If the user has imported Ray before, it listens on all addresses, guarded by a token in ~/.ray.
     """
     settings = dict(_QUIET)
     if local:
-        threads = str(torch.get_num_threads())  # Ray would set a number of its own
+        threads = str(torch.get_num_threads())  # Ray would set another number
         settings |= {**_EQUAL, **_SLOW, "OMP_NUM_THREADS": threads}
         if "ray" not in sys.modules:
             for name, value in {**_CLOSED, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():

@@ -1,4 +1,4 @@
-"""The results of a race so far: one JSON file, whole on disk after every change, from which it goes on."""
+"""The results of a race so far: one JSON file, replaced as a whole at every change, from which a race continues."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +14,47 @@ from boxwright.version import __version__
 
 
 class Record:
-    """A JSON object with "settings", "configs", and parts that begin empty and are `set` one after the other."""
+    """A JSON object with "settings", "configs", and parts that begin empty and are `set` later."""
 
     def __init__(
-        self,
-        path: Path,
-        command: str,
-        settings: Mapping[str, Any],
-        configs: Mapping[str, Any],
-        parts: Iterable[str],
-        typed: str = "",
-        translate: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-    ) -> None:
-        """Goes on from an existing file. Raises ValueError where it was made with other settings.
+        self, path: Path, settings: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], parts: Iterable[str],
+        command: str, translate: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:  # fmt: skip
+        """Continues an existing file. Raises ValueError where it was made with other settings.
 
-        command    of boxwright, that writes such files: "bench"
-        settings   what must be the same for results to stand side by side
-        configs    dataclasses; of one that is in the file already no number may have changed
-        typed      the user's command; that of this process if not given
+        settings   must be the same for results to be compared
+        configs    by cell; a cell that is in the file already must have the same config
+        command    of the user; that of this process if empty
         translate  from the content of a file of any version to that of today
         """
         self.path = path
-        made = {"settings": dict(settings), "configs": {name: asdict(config) for name, config in configs.items()}}
-        made = json.loads(json.dumps(made))  # as it comes back from disk: lists for tuples
+        made = json.loads(json.dumps({"settings": settings, "configs": configs}))  # as read from disk: lists for tuples
         self.content: dict[str, Any] = {**made, **{part: {} for part in parts}}
         if path.is_file():
-            old = translate(_read(path, command))
-            _refuse_changes(path, old, made)
+            old = translate(_read(path))
+            changes = _changes(old["settings"], made["settings"])
+            for name in (name for name in made["configs"] if name in old["configs"]):
+                changes += [f"{name} {change}" for change in _changes(old["configs"][name], made["configs"][name])]
+            if changes:
+                message = f"{path} was made with other settings: {'; '.join(changes)}"
+                raise ValueError(f"{message}. Give the same ones, or another --out")
             self.content = {**self.content, **old, "configs": old["configs"] | made["configs"]}
-        self.content |= {"command": typed or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
+        self.content |= {"command": command or shlex.join(["boxwright", *sys.argv[1:]]), "boxwright": __version__}
 
     def set(self, part: str, value: Any) -> None:
-        """All or nothing: until the new file is whole, the old one stays."""
+        """The old file stays until the new one is whole."""
         self.content[part] = value
         write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
-def _read(path: Path, command: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); move it away, or give another --out") from error
     if not isinstance(content, dict) or not content.keys() >= {"settings", "configs"}:
-        raise ValueError(f"{path} was not written by boxwright {command}; move it away, or give another --out")
+        raise ValueError(f"{path} was not written by boxwright bench; move it away, or give another --out")
     return content
-
-
-def _refuse_changes(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    changes = _changes(old["settings"], new["settings"])
-    for name in (name for name in new["configs"] if name in old["configs"]):
-        changes += [f"{name} {change}" for change in _changes(old["configs"][name], new["configs"][name])]
-    if changes:
-        raise ValueError(
-            f"{path} was made with other settings: {'; '.join(changes)}. Give the same ones, or another --out"
-        )
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A race under way: who runs, on what, how far they are. All of it is on disk after every step, to go on from."""
+"""The state of a race: its cells, its data, and the progress, which is on disk after every step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,55 +46,41 @@ _START = 8.0  # seconds until a process has imported what it needs, and a model 
 _TRIES = 3
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What a cell has of its own."""
-
-    config: Any
-    preprocess: Preprocess
-
-
 class RaceState:
-    """Cells and external models, data, rules, and a record of what is known."""
+    """Cells and external models, the train, val and test splits, the rules, and the record on disk."""
 
     def __init__(
-        self,
-        entrants: Sequence[Cell | ExternalModel],
-        data: str | Path | Splits,
-        rules: Rules,
-        training: TrainConfig,
-        out: str | Path | None = None,
-        command: str = "",
-    ) -> None:
+        self, entrants: Sequence[Cell | ExternalModel], data: str | Path | Splits, rules: Rules, training: TrainConfig,
+        out: str | Path | None = None, command: str = "",
+    ) -> None:  # fmt: skip
         """As `race`; nothing is written yet."""
         if not entrants:
             raise ValueError("a race takes one cell or more, and got none")
-        folders = Counter(as_folder(one.name).lower() for one in entrants)
-        if twice := [one.name for one in entrants if folders[as_folder(one.name).lower()] > 1]:
+        folders = Counter(as_folder(entrant.name).lower() for entrant in entrants)
+        if twice := [entrant.name for entrant in entrants if folders[as_folder(entrant.name).lower()] > 1]:
             raise ValueError(f"each name is in a race once, as is the folder of that name; got {', '.join(twice)}")
-        if odd := [one.name for one in entrants if not as_folder(one.name).strip(".")]:
+        if odd := [entrant.name for entrant in entrants if not as_folder(entrant.name).strip(".")]:
             raise ValueError(f"a name is to be a folder's too, got {odd[0]!r}")
-        self.cells = {one.name: one for one in entrants if isinstance(one, Cell)}
-        self.external_models = {one.name: one for one in entrants if isinstance(one, ExternalModel)}
+        self.cells = {entrant.name: entrant for entrant in entrants if isinstance(entrant, Cell)}
+        self.external_models = {entrant.name: entrant for entrant in entrants if isinstance(entrant, ExternalModel)}
         self.rules, self.device = rules, choose_device(rules.device)
-        splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
-        self.data, self.splits = splits.source, splits
-        self.parts, self.tested = race_splits(splits)
-        batches = Batches(self.parts["train"], Preprocess(), batch_size=rules.batch)
+        self.dataset = data if isinstance(data, Splits) else open_dataset(data, training.seed)
+        self.data, (self.splits, self.tested) = self.dataset.source, race_splits(self.dataset)
+        batches = Batches(self.splits["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
         if not existing(self.folder).is_dir():
             raise ValueError(f"the folder of the results cannot be {self.folder}: {existing(self.folder)} is a file")
-        configs = {name: _Settings(cell.config, cell.preprocess) for name, cell in self.cells.items()}
-        self.record = Record(
-            self.folder / "bench.json", "bench", self._settings(), configs, _PARTS, command, self._translate
-        )
+        configs = {name: {"config": asdict(cell.config), "preprocess": asdict(cell.preprocess)}
+                   for name, cell in self.cells.items()}  # fmt: skip
+        path = self.folder / "bench.json"
+        self.record = Record(path, self._settings(), configs, _PARTS, command, self._translate)
         self._since = time.monotonic()
 
     @property
     def names(self) -> tuple[str, ...]:
         """The classes."""
-        return self.parts["train"].names
+        return self.splits["train"].names
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,7 +93,7 @@ class RaceState:
 
     @property
     def spent(self) -> float:
-        """Seconds so far, whoever was at work."""
+        """Seconds so far, in all processes."""
         return self.record.content["spent"] or 0.0
 
     @property
@@ -118,12 +104,13 @@ class RaceState:
 
     @property
     def rungs(self) -> list[Rung]:
-        """Those that are behind."""
-        return [_rung(known) for known in self.record.content["rungs"] or []]
+        """The halvings so far."""
+        return [Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
+                for known in self.record.content["rungs"] or []]  # fmt: skip
 
     @property
     def epochs(self) -> int:
-        """Of a cell that gets to the end."""
+        """Of a cell that is trained to the end."""
         assert self.training.epochs is not None
         return self.plan.epochs if self.plan else self.training.epochs
 
@@ -132,30 +119,24 @@ class RaceState:
         rules, first = self.rules, self.training.seed
         return [
             Job(
-                self.cells[name],
-                self.folder / "cells" / as_folder(name) / f"seed{seed}",
-                self.parts,
-                replace(self.training, seed=seed, epochs=self.epochs),
-                rules.augment,
-                rules.batch,
-                rules.pretrained,
-                rules.device,
-                self.settings["workers"],
+                self.cells[name], self.folder / "cells" / as_folder(name) / f"seed{seed}", self.splits,
+                replace(self.training, seed=seed, epochs=self.epochs), rules.augment, rules.batch, rules.pretrained,
+                rules.device, self.settings["workers"],
             )
             for seed in range(first, first + rules.seeds)
-        ]
+        ]  # fmt: skip
 
     def retry(self) -> None:
-        """Forgets what failed: nobody was to blame, or the cause is gone."""
+        """Forget failures, so that failed cells are tried again."""
         self.record.content |= {"failed": {}, "tries": {}}
 
     def running(self, rungs: Sequence[Rung] = ()) -> list[str]:
-        """The cells that are still in after these rungs."""
-        out = {standing.name for rung in rungs for standing in rung.standings if not standing.kept}
-        return [name for name in self.cells if name not in out and name not in self.failed]
+        """The cells that were not stopped at these rungs and have not failed."""
+        stopped = {standing.name for rung in rungs for standing in rung.standings if not standing.kept}
+        return [name for name in self.cells if name not in stopped and name not in self.failed]
 
     def estimate(self, pool: Pool) -> tuple[dict[str, Effort], Plan]:
-        """What each cell takes, from a few steps of each, and the plan. Failures are noted; nothing is written.
+        """The effort of each cell, from a few steps of each, and the plan. Failures are noted; nothing is written.
 
         Raises ValueError where no cell can be trained, or the budget is too small.
         """
@@ -164,7 +145,7 @@ class RaceState:
         with Progress("a few steps of each cell", len(self.cells)) as bar:
             for job, answer in pool(pace, [self.jobs(name)[0] for name in self.running()]):
                 if isinstance(answer, Exception):
-                    self.failed[job.cell.name] = said(answer)
+                    self.failed[job.cell.name] = one_line(answer)
                 else:
                     efforts[job.cell.name] = answer
                 bar.update()
@@ -173,11 +154,11 @@ class RaceState:
             raise ValueError(f"no cell of this race can be trained: {reasons}")
         budget = parse_budget(self.rules.budget) - (time.monotonic() - started) if self.rules.budget else None
         paces = {name: self._pace(effort) for name, effort in efforts.items()}
-        every = validate_every(len(self.parts["val"]), len(self.parts["train"]))
+        every = validate_every(len(self.splits["val"]), len(self.splits["train"]))
         return efforts, make_plan(paces, self.rules.seeds, self.epochs, every, budget, self.rules.parallel)
 
     def prepare(self, pool: Pool) -> None:
-        """Plan, once: a race that goes on keeps its plan. Raises OSError where the disk has no room for all of it."""
+        """Plan, once: a race that continues keeps its plan. Raises OSError where the disk has too little room."""
         if self.plan is None:
             if not self.rules.budget:  # a budget may turn out to be too small for any of it
                 self._propose_ahead(self.running())
@@ -185,49 +166,49 @@ class RaceState:
             need_room(self.folder, efforts.values(), self.rules.seeds)
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
-            self.keep("unreadable", unreadable(self.parts["test"]))
-            if self.splits.drawn:
-                self.splits.save(self.folder / "splits.json")
+            self.keep("unreadable", unreadable(self.splits["test"]))
+            if self.dataset.drawn:
+                self.dataset.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
         if late and self.plan is not None and self.plan.rungs:
-            raise ValueError(
-                f"{self.record.path} is of a race with a budget, planned without {', '.join(late)}; give another --out"
-            )
+            planned = f"{self.record.path} is of a race with a budget, planned without {', '.join(late)}"
+            raise ValueError(f"{planned}; give another --out")
 
     def learn(self, pool: Pool) -> None:
-        """All cells to the end, or to the rung where they are put out; and what each of them finds in the test part."""
+        """Train all cells to the end, or to the rung where they are stopped; then detect on the test split."""
         assert self.plan is not None
-        for place, epoch in enumerate((*self.plan.rungs, self.plan.epochs)):
-            before = self.rungs[:place]
-            self._train(pool, [job for name in self.running(before) for job in self.jobs(name)], epoch)
-            if place < len(self.plan.rungs) and len(self.rungs) == place:
+        for index, epoch in enumerate((*self.plan.rungs, self.plan.epochs)):
+            names = self.running(self.rungs[:index])
+            waiting = [job for name in names for job in self.jobs(name) if job.epochs() < epoch]
+            self._propose_ahead([job.cell.name for job in waiting])
+            self._do(pool, partial(train, until=epoch), waiting)
+            if index < len(self.plan.rungs) and len(self.rungs) == index:
                 self._halve(epoch)
         raced = [job for name in self.running() for job in self.jobs(name) if not job.finished()]
         self._do(pool, measure, raced)
 
     def raced(self) -> list[str]:
-        """The cells of which is known what they find in the test part."""
+        """The cells that have detected on the test split with every seed."""
         return [name for name in self.running() if all(job.finished() for job in self.jobs(name))]
 
     def keep(self, part: str, value: Any) -> None:
-        """On disk at once, with the time that has gone by."""
+        """Write to disk at once, with the time spent."""
         now = time.monotonic()
         self.record.content["spent"] = self.spent + now - self._since
         self._since = now
         self.record.set(part, value)
 
     def _settings(self) -> dict[str, Any]:
-        """What must be the same for results to stand side by side."""
+        """What must be the same for results to be compared."""
         rules = self.rules
-        same = ("seeds", "budget", "augment", "batch", "pretrained")
         return {
             "data": str(self.data.resolve()),
-            **{f"{part} images": len(dataset) for part, dataset in self.parts.items()},
-            "splits": f"drawn with seed {self.training.seed}" if self.splits.drawn else "as the data has them",
-            "fingerprint": fingerprint(self.parts),
+            **{f"{split} images": len(dataset) for split, dataset in self.splits.items()},
+            "splits": f"drawn with seed {self.training.seed}" if self.dataset.drawn else "as the data has them",
+            "fingerprint": fingerprint(self.splits),
             "tested on": self.tested,
             "classes": self.names,
-            **{name: getattr(rules, name) for name in same},
+            **{name: getattr(rules, name) for name in ("seeds", "budget", "augment", "batch", "pretrained")},
             "workers": loading_workers() if rules.workers is None else rules.workers,
             **asdict(self.training),
             **machine(self.device),
@@ -240,62 +221,55 @@ class RaceState:
         settings["tested on"] = _RENAMED.get(tested, tested)
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
-            with suppress(ValueError):  # of another detector: the difference is told
+            with suppress(ValueError):  # of another detector: reported as a difference
                 config = read_config(name_of(self.cells[name].config), configs[name]["config"])
                 configs[name] = {**configs[name], "config": json.loads(json.dumps(asdict(config)))}
         return {**content, "settings": settings, "configs": configs}
 
     def _pace(self, effort: Effort) -> Pace:
-        """For all images what a few took."""
-        count = {part: len(dataset) for part, dataset in self.parts.items()}
-        looks = min(self.rules.timed, count["test"]) * (self.rules.rounds + 1) * 2  # one by one, and many together
+        """Extrapolated from a few images to all of them."""
+        count = {split: len(dataset) for split, dataset in self.splits.items()}
+        detections = min(self.rules.timed, count["test"]) * (self.rules.rounds + 1) * 2  # one by one, and many together
+        timing = detections * (effort.image + effort.propose) * len(self.rules.runtimes)
         return Pace(
             epoch=max(1, count["train"] // self.rules.batch) * effort.step,
             validation=count["val"] * effort.image,
             seed=count["test"] * effort.image + _START,
-            cell=looks * (effort.image + effort.propose) * len(self.rules.runtimes)
-            + sum(count.values()) * effort.propose / cores()
-            + _START,
+            cell=timing + sum(count.values()) * effort.propose / cores() + _START,
         )
 
-    def _train(self, pool: Pool, jobs: Sequence[Job], until: int) -> None:
-        waiting = [job for job in jobs if job.epochs() < until]
-        self._propose_ahead([job.cell.name for job in waiting])
-        self._do(pool, partial(train, until=until), waiting)
-
     def _propose_ahead(self, names: Iterable[str]) -> None:
-        """Training finds proposals on disk: what computing them takes is a number of its own."""
+        """Compute proposals before the training, so that their time is measured on its own."""
         configs = [self.cells[name].config for name in names]
         for config in {repr(config): config for config in configs if isinstance(config, ProposedFields)}.values():
-            taken, known = propose_ahead(config.build_proposer(), self.parts), self.record.content["proposals"]
-            if config.proposer not in known or any(of["new"] for of in taken.values()):
+            taken, known = propose_ahead(config.build_proposer(), self.splits), self.record.content["proposals"]
+            if config.proposer not in known or any(of_split["new"] for of_split in taken.values()):
                 self.keep("proposals", {**known, config.proposer: taken})
 
     def _do(self, pool: Pool, work: Callable[[Job], None], jobs: Sequence[Job]) -> None:
         try:
             for job, answer in pool(work, self._in_turn(jobs)):
-                self._note(job, answer)
+                others = {name: tried for name, tried in self.record.content["tries"].items() if name != str(job)}
+                self.keep("tries", others)
+                if isinstance(answer, Exception):
+                    self.fail(job.cell.name, f"seed {job.training.seed}: {one_line(answer)}")
         except (StoppedError, KeyboardInterrupt):
-            self.keep("tries", {})  # it was asked to
+            self.keep("tries", {})  # the user stopped it: this is no crash
             raise
 
     def _halve(self, epoch: int) -> None:
-        efforts = {name: Effort(**known) for name, known in self.record.content["efforts"].items()}
-        measured = {
-            name: (
-                statistics.fmean(job.ap() for job in self.jobs(name)),
-                efforts[name].image + efforts[name].propose,
-            )
-            for name in self.running(self.rungs)
-        }
+        measured = {}
+        for name in self.running(self.rungs):
+            effort = Effort(**self.record.content["efforts"][name])
+            measured[name] = statistics.fmean(job.ap() for job in self.jobs(name)), effort.image + effort.propose
         rung = halve(epoch, measured)
         for standing in rung.standings:
-            going = "goes on" if standing.kept else "is out"
-            say(f"after epoch {epoch}: {standing.name} {going}, AP {standing.ap:.3f} on val")
+            outcome = "continues" if standing.kept else "is stopped"
+            say(f"after epoch {epoch}: {standing.name} {outcome}, AP {standing.ap:.3f} on val")
         self.keep("rungs", [*(self.record.content["rungs"] or []), asdict(rung)])
 
     def _in_turn(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Each job as its turn comes, unless another seed of its cell failed, or it has ended the process before."""
+        """The jobs, except where another seed of the cell failed, or the job ended the process several times before."""
         for job in jobs:
             if job.cell.name in self.failed:
                 continue
@@ -309,23 +283,13 @@ class RaceState:
             self.keep("tries", {**tries, str(job): [job.progress(), tried]})
             yield job
 
-    def _note(self, job: Job, answer: object) -> None:
-        """What came of a job."""
-        self.keep("tries", {name: tried for name, tried in self.record.content["tries"].items() if name != str(job)})
-        if isinstance(answer, Exception):
-            self.fail(job.cell.name, f"seed {job.training.seed}: {said(answer)}")
-
     def fail(self, name: str, why: str) -> None:
-        """A cell or an external model is out; the others go on."""
-        say(f"{name} failed: {why}. The others go on")
+        """Take a cell or an external model out of the race."""
+        say(f"{name} failed: {why}. The others continue")
         self.keep("failed", {**self.failed, name: why})
 
 
-def _rung(known: Mapping[str, Any]) -> Rung:
-    return Rung(known["epoch"], tuple(Standing(**standing) for standing in known["standings"]))
-
-
-def said(error: Exception) -> str:
-    """An error in a line."""
+def one_line(error: Exception) -> str:
+    """An error's type and the first line of its message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from boxwright.bench.plan.cells import as_folder
-from boxwright.bench.run.job import save_found
-from boxwright.bench.run.state import RaceState, said
+from boxwright.bench.run.job import save_detections
+from boxwright.bench.run.state import RaceState, one_line
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, read_image
 from boxwright.measure.footprint import footprint
@@ -22,52 +22,43 @@ from boxwright.progress import say
 from boxwright.zoo import load
 
 CONTROL = "control"
-"""The first cell once more, as the last one: where its times differ from its own, so may all."""
+"""The first cell timed again at the end: where these times differ from the first ones, all may."""
 
 OWN = "own"
 """The runtime of an external model."""
 
-Look = Callable[[Path], Mapping[str, float]]
-
 
 def take_times(race_state: RaceState) -> None:
-    """What the record does not know yet: footprints once for each cell, times for all cells of this race together."""
+    """Measure what the record lacks: footprints once for each cell, times of all entrants together."""
     for name in race_state.raced():
-        if name not in race_state.record.content["footprints"]:
-            race_state.keep(
-                "footprints", {**race_state.record.content["footprints"], name: _footprint(race_state, name)}
-            )
+        known = race_state.record.content["footprints"]
+        if name not in known:
+            race_state.keep("footprints", {**known, name: _footprint(race_state, name)})
     for name, external_model in race_state.external_models.items():
         try:
-            save_found(found_by(race_state, name), external_model.measure(race_state.parts["test"]))
-            race_state.keep("failed", {one: why for one, why in race_state.failed.items() if one != name})
+            save_detections(detections_of(race_state, name), external_model.measure(race_state.splits["test"]))
+            race_state.keep("failed", {other: why for other, why in race_state.failed.items() if other != name})
         except Exception as error:
-            race_state.fail(name, said(error))
+            race_state.fail(name, one_line(error))
     key = _key(race_state)
     if race_state.record.content["times"].get("key") == key or not key["entrants"]:
         return
-    paths = sample(race_state.parts["test"], race_state.rules.timed, race_state.training.seed)
+    paths = sample(race_state.splits["test"], race_state.rules.timed, race_state.training.seed)
     predictors, broken = _predictors(race_state)
-    looks: dict[str, Look] = {name: partial(stages, predictor) for name, predictor in predictors.items()}
-    looks |= {
-        as_key(name, OWN): race_state.external_models[name].look
-        for name in race_state.external_models
-        if name not in race_state.failed
-    }
-    if not looks:
+    models: dict[str, Callable[[Path], Mapping[str, float]]]
+    models = {name: partial(stages, predictor) for name, predictor in predictors.items()}
+    models |= {as_key(name, OWN): external_model.stages for name, external_model in race_state.external_models.items()
+               if name not in race_state.failed}  # fmt: skip
+    if not models:
         return
-    first = next(iter(looks))
-    latencies = take_latencies({**looks, CONTROL: looks[first]}, paths, race_state.rules.rounds)
+    first = next(iter(models))
+    latencies = take_latencies({**models, CONTROL: models[first]}, paths, race_state.rules.rounds)
     rates = throughput(predictors, paths, race_state.rules.batch, race_state.rules.rounds)
-    times = {
-        "key": key,
-        "images": len(paths),
-        "first": first,
-        "seconds": {name: _rounded(measured) for name, measured in latencies.seconds.items()},
-        "throughput": rates.rates,
-        "failures": {**rates.failures, **latencies.failures, **broken},
-    }
-    race_state.keep("times", times)
+    seconds = {name: [{stage: round(time, 7) for stage, time in of_image.items()} for of_image in measured]
+               for name, measured in latencies.seconds.items()}  # fmt: skip
+    failures = {**rates.failures, **latencies.failures, **broken}
+    race_state.keep("times", {"key": key, "images": len(paths), "first": first, "seconds": seconds,
+                              "throughput": rates.rates, "failures": failures})  # fmt: skip
 
 
 def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
@@ -79,30 +70,30 @@ def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
         try:
             read_image(dataset.path(index))
         except ImageError:
-            continue  # evaluation has named it in a warning
+            continue  # evaluation warns of it
         paths.append(dataset.path(index))
     return paths
 
 
 def as_key(name: str, runtime: str) -> str:
-    """How the record calls a cell in a runtime."""
+    """The record's key for a cell in a runtime."""
     return f"{name} {runtime}"
 
 
-def found_by(race_state: RaceState, external_model: str) -> Path:
-    """Where the detections of an external model are kept."""
-    return race_state.folder / "guests" / f"{as_folder(external_model)}.npz"
+def detections_of(race_state: RaceState, external_model: str) -> Path:
+    """The file of an external model's detections on the test split, which every run of the race writes anew."""
+    return race_state.folder / "external" / f"{as_folder(external_model)}.npz"
 
 
 def _key(race_state: RaceState) -> dict[str, Any]:
-    """What the times depend on; others of the same are not taken again."""
+    """The settings that the times depend on; times of the same settings are not taken again."""
     rules = race_state.rules
     entrants = [*race_state.raced(), *(name for name in race_state.external_models if name not in race_state.failed)]
     return {"entrants": entrants, "runtimes": list(rules.runtimes), "timed": rules.timed, "rounds": rules.rounds}
 
 
 def _predictors(race_state: RaceState) -> tuple[dict[str, Predictor], dict[str, str]]:
-    """Each cell, with the weights of its first seed, in each runtime; and those that the device has no room for."""
+    """Each cell with the weights of its first seed in each runtime, and the errors of those that cannot be loaded."""
     predictors, broken = {}, {}
     for name in race_state.raced():
         for runtime in race_state.rules.runtimes:
@@ -111,23 +102,19 @@ def _predictors(race_state: RaceState) -> tuple[dict[str, Predictor], dict[str, 
                 program = PROGRAMS[runtime](predictor.detector)
                 predictors[as_key(name, runtime)] = predictor.with_program(program)
             except Exception as error:
-                broken[as_key(name, runtime)] = said(error)
+                broken[as_key(name, runtime)] = one_line(error)
     return predictors, broken
 
 
 def _footprint(race_state: RaceState, name: str) -> dict[str, Any]:
-    """What does not depend on who else is in the race."""
+    """What does not depend on the other cells."""
     best = race_state.jobs(name)[0].best
-    paths = sample(race_state.parts["test"], race_state.rules.timed, race_state.training.seed)
+    paths = sample(race_state.splits["test"], race_state.rules.timed, race_state.training.seed)
     known: dict[str, Any] = {"file": best.stat().st_size}
     try:
         predictor = load(best, race_state.device)
         known |= {"parameters": parameters(predictor.detector), "flops": flops(predictor, paths[0])}
         known |= footprint(best, paths, race_state.device)._asdict()
     except Exception as error:
-        say(f"{name}: not all of its footprint could be measured: {said(error)}")
+        say(f"{name}: not all of its footprint could be measured: {one_line(error)}")
     return known
-
-
-def _rounded(measured: Any) -> Any:
-    return [{stage: round(seconds, 7) for stage, seconds in one.items()} for one in measured]

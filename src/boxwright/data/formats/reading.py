@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from boxwright.data.dataset import Dataset, Strings
+from boxwright.data.image import upright_size
 from boxwright.types import Size
 
 SPLIT_NAMES = {
@@ -23,30 +24,16 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
-SEVERITY = {
-    "unreadable annotations": "error",
-    "missing split": "error",
-    "malformed annotation": "error",
-    "missing image": "error",
-    "unreadable image": "error",
-    "missing annotation": "error",
-    "annotation without image": "error",
-    "degenerate box": "error",
-    "not a number": "error",
-    "unknown class": "error",
-    "duplicate id": "error",
-    "image in two splits": "error",
-    "box outside image": "warning",
-    "wrong size": "warning",
-    "duplicate image": "warning",
-    "duplicate box": "warning",
-    "ambiguous class": "warning",
-    "image without annotation": "note",
-    "image not listed": "note",
+_KINDS = {
+    "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
+    "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
+    "image in two splits",
+    "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class",
+    "note": "image without annotation, image not listed",
 }
-"""Kinds of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
+SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds.split(", ")}
+"""Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
 corrected; note: allowed, but worth knowing."""
-
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for a file that is not an image."""
@@ -122,9 +109,7 @@ class Reading:
 def image_size(path: str | Path) -> Size:
     """Size of the upright image, read from the file's header only."""
     with Image.open(path) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientation: a quarter turn
-        width, height = image.size
-    return Size(width, height) if turned else Size(height, width)
+        return upright_size(image)
 
 
 def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset, list[Problem]]:

@@ -67,8 +67,7 @@ def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = N
 def _draw(path: str, seed: int) -> float:
     digest = hashlib.blake2b(f"{seed}:".encode(), digest_size=8)
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        hashlib.file_digest(stream, lambda: digest)
     return int.from_bytes(digest.digest(), "little") / 2**64
 
 

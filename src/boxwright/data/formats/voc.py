@@ -67,7 +67,7 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
             message, mend = f"expected an XML annotation: {error}", "correct it there, or annotate the image again"
             reading.report("malformed annotation", file, getattr(error, "lineno", None), message, mend)
             continue
-        image = images.get(file.stem) or _by_file_name(root, images) or _expected_image(root, file, roots)
+        image = images.get(file.stem) or _image_by_name(root, file, images, roots)
         size = _size(root.child("size"), file, reading)
         reading.images.append(ImageRow(image, file.stem, size, str(file), root.line_of("size")))
         for node in root.all("object"):
@@ -109,14 +109,11 @@ def _images(roots: list[Path]) -> dict[str, str]:
     return images
 
 
-def _by_file_name(root: Node, images: dict[str, str]) -> str | None:
-    """The image named by `<filename>`: tried second, since it is out of date once files were renamed."""
-    return images.get(Path(root.text_of("filename").replace("\\", "/")).stem)
-
-
-def _expected_image(root: Node, file: Path, roots: list[Path]) -> str:
-    name = Path(root.text_of("filename").replace("\\", "/")).name or f"{file.stem}.jpg"
-    return str(next((folder for folder in roots if folder.is_dir()), file.parent) / name)
+def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[Path]) -> str:
+    """The image that `<filename>` names, or where it should be; out of date once files are renamed, so tried second."""
+    named = Path(root.text_of("filename").replace("\\", "/"))
+    folder = next((folder for folder in roots if folder.is_dir()), file.parent)
+    return images.get(named.stem) or str(folder / (named.name or f"{file.stem}.jpg"))
 
 
 def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:

@@ -143,15 +143,12 @@ def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
     ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
     for root in [*roots, folder]:
         for candidate in [root / value, *(root / end for end in ends)]:
-            if candidate.is_dir() and not _has_images(candidate) and (candidate / "images").is_dir():
-                return candidate / "images"
+            inner = candidate / "images"
+            if inner.is_dir() and not any(map(is_image, os.listdir(candidate))):
+                return inner
             if candidate.exists():
                 return candidate
     return None
-
-
-def _has_images(folder: Path) -> bool:
-    return any(map(is_image, os.listdir(folder)))
 
 
 def _find_folders(folder: Path) -> Layout | None:
