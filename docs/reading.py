@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 import boxwright
+from boxwright import ops
 from boxwright.detectors import DETECTORS
 from boxwright.types import Images, Target
 
@@ -54,6 +55,7 @@ def read(name: str) -> Reading:
 
     config = DETECTORS[name]()
     config.build(NUM_CLASSES)  # imports the modules: class bodies are not functions that run
+    ops.load_compiled_ops.cache_clear()  # it runs, whoever ran it before
 
     def run() -> None:
         detector = config.build(NUM_CLASSES)
