@@ -4,7 +4,7 @@
 
 It gets heads, assignment, RoI align and suppression as torchvision has them by default, over the backbone, pyramid and
 anchors of ours, as many proposals and samples, and the images, augmentation, optimiser and epochs that all cells get.
-In the race it is asked as its users ask it: open the file, call the model.
+In the race it is called as its users call it: open the file, call the model.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from boxwright.types import Images, Losses, Target
 
 
 class Maps(nn.Module):
-    """Backbone and pyramid as torchvision wants them: a dictionary of maps, and their width."""
+    """Backbone and pyramid as torchvision takes them: a dictionary of maps, and their width."""
 
     def __init__(self, features: Features, channels: int) -> None:
         super().__init__()
         self.backbone, self.neck, self.out_channels = features.backbone, features.neck, channels
 
     def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
-        return OrderedDict((str(level), one) for level, one in enumerate(self.neck(self.backbone(pixels))))
+        return OrderedDict((str(level), features) for level, features in enumerate(self.neck(self.backbone(pixels))))
 
 
 class Learner(Detector):
@@ -55,20 +55,20 @@ class Learner(Detector):
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         arrays = [image[:, :height, :width] / 255 for image, (height, width) in
                     zip(images.pixels, images.sizes.tolist(), strict=True)]  # fmt: skip
-        return self.model(arrays, [{"boxes": one.boxes, "labels": one.labels + 1} for one in targets])
+        return self.model(arrays, [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets])
 
 
-def build(classes: int, size: int) -> FasterRCNN:
-    """Of our parts where torchvision wants to be given some, and else as it is."""
+def build(num_classes: int, size: int) -> FasterRCNN:
+    """Of our backbone, pyramid and anchors; everything else is torchvision's."""
     config = FasterRCNNConfig()
-    ours = config.build(classes, pretrained=True)
+    ours = config.build(num_classes, pretrained=True)
     features, anchors = ours.features, ours.proposer.anchors
     assert isinstance(features, Features) and isinstance(anchors, AnchorGrid)
-    mean, std = ([value / 255 for value in one.flatten().tolist()] for one in (features.mean, features.std))
+    mean, std = ([value / 255 for value in values.flatten().tolist()] for values in (features.mean, features.std))
     levels = [str(level) for level in range(len(config.levels))]
     return FasterRCNN(
         Maps(features, config.channels),
-        classes + 1,
+        num_classes + 1,
         min_size=size,
         max_size=round(1.3 * size),
         image_mean=mean,
@@ -82,7 +82,7 @@ def build(classes: int, size: int) -> FasterRCNN:
 
 
 def learn(dataset: Dataset, size: int, epochs: int, path: Path) -> FasterRCNN:
-    """Trained, or what was trained before."""
+    """Trained, or loaded if it was trained before."""
     torch.manual_seed(0)
     model = build(len(dataset.names), size)
     if path.is_file():
@@ -101,7 +101,7 @@ def learn(dataset: Dataset, size: int, epochs: int, path: Path) -> FasterRCNN:
 def main(
     data: Path, epochs: int = 6, size: int = 320, seeds: int = 1, out: Path = Path("runs/race-torchvision")
 ) -> Race:
-    """Their Faster R-CNN against ours and our SSD."""
+    """torchvision's Faster R-CNN against ours and our SSD."""
     model = learn(open_dataset(data)["train"], size, epochs, out / "torchvision.safetensors")
 
     @torch.inference_mode()

@@ -1,10 +1,26 @@
-"""Numbers formatted for people; times that are shown together share the unit that suits the longest."""
+"""Numbers with their intervals, and as text; times that are shown together share the unit that suits the longest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether the intervals share a point; unknown ones (nan) share none."""
+        return self.low <= other.high and other.low <= self.high
+
+    def contains(self, value: float) -> bool:
+        """False where an end is not known (nan)."""
+        return self.low <= value <= self.high
 
 
 class Unit(NamedTuple):

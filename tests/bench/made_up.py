@@ -15,7 +15,7 @@ import numpy as np
 from boxwright.bench.result import ClassQuality, Entry, Learning, Quality, Race, Rung, Speed, Standing, State
 from boxwright.bench.verdict import Constraint, Difference, judge
 from boxwright.measure.speed import STAGES
-from boxwright.metrics.compare import Interval
+from boxwright.units import Interval
 
 DETECTORS = {"faster_rcnn": (0.56, 61.0), "ssd": (0.51, 22.0), "retinanet": (0.545, 48.0), "fcos": (0.50, 44.0)}
 """AP and ms an image at 320 pixels."""

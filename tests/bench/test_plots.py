@@ -13,7 +13,7 @@ from boxwright.bench.report.points import COLORS, IN_THE_DARK, INK, PAPER, bound
 from boxwright.bench.report.svg import Link, inline
 from boxwright.bench.result import Entry, Race
 from boxwright.measure.speed import STAGES
-from boxwright.metrics.compare import Interval
+from boxwright.units import Interval
 
 plots = pytest.importorskip("boxwright.bench.report.plots", reason="matplotlib is not installed", exc_type=ImportError)
 

@@ -25,8 +25,7 @@ from boxwright.bench.report.page import halving, headline, ranked, readable, ren
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import write_difference
-from boxwright.metrics.compare import Interval
-from boxwright.units import digits, fraction
+from boxwright.units import Interval, digits, fraction
 
 VOID = {"meta", "link", "br", "img", "wbr", "hr", "input"}
 SCRIPT = "<script>alert(1)</script>"

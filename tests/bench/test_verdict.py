@@ -18,7 +18,7 @@ from boxwright.bench.verdict import (
     seconds,
     too_little_evidence,
 )
-from boxwright.metrics.compare import Interval
+from boxwright.units import Interval
 
 CAT = ClassQuality(objects=60, ap=0.5, ap50=0.75, recall=0.875, precision=0.7, threshold=0.4)
 

@@ -186,6 +186,8 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("bench", 1, "Name a dataset with --data"),
         ("bench --data missing", 1, "at missing, which does not exist"),
         ("bench --data {folder} --detectors ssdd", 1, "there is no detector 'ssdd'; did you mean ssd?"),
+        ("bench --data {folder} --constraint fast", 1, "expected a constraint like"),
+        ("bench --data {folder} --sizes 0", 1, "sizes are 32 or more, got 0"),
         ("bench --data {folder} --seeds 0", 2, "seeds is 1 or more, got 0"),
         ("bench --data {folder} --bugdet 3h", 2, "did you mean --budget"),
         ("lineage --data missing", 1, "at missing, which does not exist"),

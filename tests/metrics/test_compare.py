@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from boxwright.metrics import bootstrap_ap, compare, evaluate, interval, paired_difference
-from boxwright.metrics.compare import Interval, rank, resample, resampled_ap
+from boxwright.metrics.compare import rank, resample, resampled_ap
 from boxwright.metrics.precision import IOU_THRESHOLDS, match
 from boxwright.types import Detections, Target
+from boxwright.units import Interval
 
 NAMES = ("often", "crowded", "rare", "never")
 NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

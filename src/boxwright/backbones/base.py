@@ -51,7 +51,7 @@ class Classifier(nn.Module):
     pixel_std: tuple[float, ...] = IMAGENET_STD
 
     def last_map(self, x: Tensor) -> Tensor:
-        """The last stage's map, the input of the classifier's head."""
+        """Images (N, 3, H, W) to the last stage's map (N, C, h, w), the input of the classifier's head."""
         for stage in self.stages:
             x = run_stage(self, stage, x)
         return x
@@ -71,7 +71,7 @@ def cut_stages(layers: Iterable[tuple[str, int, int]]) -> tuple[Stage, ...]:
 
 
 def run_stage(network: nn.Module, stage: Stage, x: Tensor) -> Tensor:
-    """One stage's map from the map of the stage before."""
+    """The map of the stage before, (N, C, h, w), to that of this stage, (N, channels, h', w')."""
     return run([network.get_submodule(name) for name in stage.modules], x)
 
 

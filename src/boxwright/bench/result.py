@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # importing a race's rules imports no torch
     from boxwright.measure.speed import Quartiles
-    from boxwright.metrics.compare import Interval
+    from boxwright.units import Interval
 
 State = Literal["finished", "stopped", "failed", "external"]
 """Trained to the end; stopped on the way, for others were better; failed; or an external model, not trained here."""

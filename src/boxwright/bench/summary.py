@@ -26,10 +26,10 @@ from boxwright.checkpoint import read
 from boxwright.measure.evaluate import targets_of
 from boxwright.measure.speed import Quartiles, percentile
 from boxwright.metrics import evaluate, recall_precision
-from boxwright.metrics.compare import Interval, bootstrap_ap, interval, paired_difference
+from boxwright.metrics.compare import bootstrap_ap, interval, paired_difference
 from boxwright.train.config import TrainConfig
 from boxwright.types import Target
-from boxwright.units import digits, fraction
+from boxwright.units import Interval, digits, fraction
 from boxwright.version import __version__
 
 _MACHINE = ("device", "name", "cores", "threads", "python", "torch")

@@ -14,8 +14,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from boxwright.bench.result import Entry, Speed, Verdict
-from boxwright.metrics.compare import Interval
-from boxwright.units import Unit, between, digits, fraction, signed
+from boxwright.units import Interval, Unit, between, digits, fraction, signed
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 

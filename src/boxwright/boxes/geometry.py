@@ -15,14 +15,8 @@ from torch import Tensor
 from boxwright.types import Size
 
 
-def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Left, top, width, height (COCO's convention) to corners. (..., 4) -> (..., 4)"""
-    x, y, w, h = boxes.unbind(-1)
-    return torch.stack((x, y, x + w, y + h), dim=-1)
-
-
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """Corners to left, top, width, height. (..., 4) -> (..., 4)"""
+    """Corners to left, top, width, height (COCO's convention). (..., 4) -> (..., 4)"""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x1, y1, x2 - x1, y2 - y1), dim=-1)
 
@@ -63,7 +57,7 @@ def clip(boxes: Tensor, sizes: Size | Tensor) -> Tensor:
 
 def at_least_float32(values: Tensor) -> Tensor:
     """float32 and float64 as they are; what has fewer bits, such as bfloat16, which cannot tell pixels apart, as
-    float32."""
+    float32. (...) -> (...)"""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 

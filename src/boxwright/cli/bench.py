@@ -67,12 +67,16 @@ class Bench:
         check_at_least(0, report_images=self.report_images)
         check_folder("--out", self.out)
         from boxwright.bench.plan.cells import grid
+        from boxwright.bench.verdict import Constraint
+
+        for constraint in self.constraint:
+            Constraint.parse(constraint)
+        cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
         from boxwright.bench.race import race
         from boxwright.bench.run.state import RaceState
         from boxwright.bench.summary import check_constraints
         from boxwright.train.stop import StoppedError, stoppable
 
-        cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
         race_state = RaceState(cells, data, self.rules, self.training, self.out)
         check_constraints(self.constraint, race_state.names)
         if self.dry_run:

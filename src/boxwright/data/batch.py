@@ -110,7 +110,7 @@ class Batches:
         self.broken: dict[int, str] = {}
         self._load = Load(dataset, preprocess, augment, seed, shuffle, propose)
         self._todo: list[Task] = []  # read by the sampler of the worker processes
-        self._workers: data.DataLoader[Loaded] | None = None
+        self._workers: data.DataLoader[LoadedBatch] | None = None
         self._sizes = np.array([dataset.size(index) for index in range(len(dataset))])  # (N, 2)
 
     @classmethod
@@ -153,7 +153,7 @@ class Batches:
             if len(self.broken) > known:
                 _warn(self.broken, known, len(self.dataset), self.shuffle)
 
-    def _loaded(self, tasks: list[Task]) -> Iterable[Loaded]:
+    def _loaded(self, tasks: list[Task]) -> Iterable[LoadedBatch]:
         if self.workers == 0:
             return map(self._load.__getitem__, tasks)
         self._todo[:] = tasks
@@ -161,7 +161,7 @@ class Batches:
             self._workers = _start_workers(self._load, self._todo, self.workers)
         return iter(self._workers)
 
-    def _batch(self, loaded: Loaded) -> Batch:
+    def _batch(self, loaded: LoadedBatch) -> Batch:
         targets = [Target(*map(torch.from_numpy, columns)).to(self.device) for columns in loaded.targets]
         proposals = nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, loaded.proposals)), batch_first=True)
         pixels, sizes = _to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device)
@@ -220,7 +220,7 @@ class Task(NamedTuple):
     zooms: list[float]
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch on its way out of a worker: boxes as arrays, since each tensor would cost a shared-memory file."""
 
     pixels: Tensor  # (N, H, W, 3) uint8 or float32
@@ -233,7 +233,7 @@ class Loaded(NamedTuple):
 
 
 @dataclass
-class Load(data.Dataset[Loaded]):
+class Load(data.Dataset[LoadedBatch]):
     """Loads the batch of a task; this is what a worker process runs."""
 
     dataset: AnnotatedImages
@@ -246,7 +246,7 @@ class Load(data.Dataset[Loaded]):
     def __post_init__(self) -> None:
         self.broken: dict[int, str] = {}
 
-    def __getitem__(self, task: Task) -> Loaded:
+    def __getitem__(self, task: Task) -> LoadedBatch:
         samples, indices, views = [], [], []
         before = set(self.broken)
         for index, zoom in zip(task.indices, task.zooms, strict=True):
@@ -261,7 +261,7 @@ class Load(data.Dataset[Loaded]):
         targets = [tuple(column.numpy() for column in vars(sample.target).values()) for sample in samples]
         proposals = [sample.proposals.numpy() for sample in samples]
         broken = {index: message for index, message in self.broken.items() if index not in before}
-        return Loaded(pixels, sizes, targets, proposals, indices, views, broken)
+        return LoadedBatch(pixels, sizes, targets, proposals, indices, views, broken)
 
     def _sample(self, index: int, zoom: float, epoch: int) -> tuple[int, Sample] | None:
         """The augmented sample with its index; for one that cannot be read the next that can, or None."""
@@ -305,7 +305,7 @@ class Load(data.Dataset[Loaded]):
         return sample.clipped()
 
 
-def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoader[Loaded]:
+def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoader[LoadedBatch]:
     """Worker processes that load the tasks in the list in order, a few tasks ahead of their use."""
     return data.DataLoader(
         load,
@@ -319,7 +319,7 @@ def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoad
     )
 
 
-def _unchanged(loaded: Loaded) -> Loaded:
+def _unchanged(loaded: LoadedBatch) -> LoadedBatch:
     return loaded
 
 

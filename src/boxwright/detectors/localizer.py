@@ -41,7 +41,7 @@ class Localizer(Detector):
 
 
 def whole(images: Images) -> Slots:
-    """Each image without its padding, as a proposal."""
+    """Each image without its padding as the only proposal, slots (N, 1)."""
     boxes = F.pad(images.sizes.flip(1), (2, 0)).to(images.pixels.dtype)[:, None]  # (N, 1, 4)
     label = torch.zeros_like(images.sizes[:, :1])
     return Slots(boxes, torch.ones_like(boxes[..., 0]), label, torch.ones_like(label, dtype=torch.bool))

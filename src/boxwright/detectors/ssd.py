@@ -62,6 +62,7 @@ class ExtraLevels(Neck):
         init_convs(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (N, C, h, w), the finest ones scaled, and the further ones: one for each of `strides`."""
         scaled = [length * F.normalize(x) for length, x in zip(self.lengths, maps, strict=False)]
         x, out = maps[-1], [*scaled, *maps[len(scaled) :]]
         for block in self.extra:

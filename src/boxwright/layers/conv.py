@@ -92,7 +92,7 @@ def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: fl
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: Norm) -> Tensor:
-    """`norm(conv(x))`; where the norm's statistics are fixed, as one convolution.
+    """`norm(conv(x))`, (N, C, h, w) -> (N, C', h', w'); where the norm's statistics are fixed, as one convolution.
 
     Scaling the few weights instead of the large map saves reading and writing the map, forwards and backwards.
     """
@@ -117,7 +117,7 @@ def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -
 
 
 def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """`x` through the modules in order, a convolution and the batch norm after it together (`conv_norm`)."""
+    """`x` (N, C, h, w) through the modules in order, a convolution and the batch norm after it by `conv_norm`."""
     waiting: nn.Conv2d | None = None
     for module in modules:
         if waiting is not None:

@@ -41,7 +41,7 @@ class RegionPooler(nn.Module):
         return (level - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
 
     def pool(self, operator: Callable, maps: list[Tensor], boxes: Tensor, size: int, *options: float) -> Any:
-        """The result of an operator of `boxwright.ops` for size x size cells of every box."""
+        """The result of an operator of `boxwright.ops` for size x size cells of every box (N, P, 4)."""
         if len(maps) < len(self.strides):
             raise ValueError(f"{type(self).__name__} reads a map for each stride of {self.strides}, got {len(maps)}")
         maps = [at_least_float32(features) for features in maps[: len(self.strides)]]

@@ -17,11 +17,11 @@ import torch
 
 from boxwright.detectors import Detector
 from boxwright.detectors.base import Select
-from boxwright.metrics.compare import Interval
 from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.predict.program import Eager, Program
 from boxwright.progress import Progress
 from boxwright.proposals import CachedProposer, Propose
+from boxwright.units import Interval
 
 STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 """From a file to boxes in the image's own pixels. Proposals are computed before the image is resized."""

@@ -19,28 +19,13 @@ import torch
 from boxwright.metrics.coco import RECALLS, columns
 from boxwright.metrics.precision import IOU_THRESHOLDS, pairwise_overlaps
 from boxwright.types import Detections, Target
+from boxwright.units import Interval
 
 MAX_DETECTIONS = 100
 """Of an image and class, as COCO counts them."""
 
 WORKING_SET = 8_000_000
 """Numbers that one array of the computation holds at most: 64 MB."""
-
-
-class Interval(NamedTuple):
-    """A number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def overlaps(self, other: Interval) -> bool:
-        """Whether the intervals share a point; unknown ones (nan) share none."""
-        return self.low <= other.high and other.low <= self.high
-
-    def contains(self, value: float) -> bool:
-        """False where an end is not known (nan)."""
-        return self.low <= value <= self.high
 
 
 class Draws(NamedTuple):

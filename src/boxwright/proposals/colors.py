@@ -25,7 +25,7 @@ def _lightness() -> np.ndarray:
 
 @kernel
 def hsv(image: np.ndarray) -> np.ndarray:
-    """Hue in steps of two degrees, 0..179, saturation and value 0..255."""
+    """Hue in steps of two degrees, 0..179, saturation and value 0..255. (H, W, 3) -> (3, H, W)"""
     height, width, _ = image.shape
     planes = np.empty((3, height, width), np.uint8)
     for y in range(height):
@@ -71,22 +71,23 @@ def _lab(image: np.ndarray, linear: np.ndarray, lightness: np.ndarray) -> np.nda
 
 
 def lab(image: np.ndarray) -> np.ndarray:
-    """CIE L*a*b*: lightness stretched to 0..255, a and b shifted by 128."""
+    """CIE L*a*b*: lightness stretched to 0..255, a and b shifted by 128. (H, W, 3) -> (3, H, W)"""
     return _lab(image, _srgb_to_linear(), _lightness())
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luma of ITU-R BT.601."""
+    """Luma of ITU-R BT.601. (H, W, 3) -> (1, H, W)"""
     r, g, b = np.moveaxis(image.astype(np.uint32), 2, 0)
     return ((299 * r + 587 * g + 114 * b + 500) // 1000).astype(np.uint8)[None]
 
 
 def hue(image: np.ndarray) -> np.ndarray:
+    """The hue of `hsv`. (H, W, 3) -> (1, H, W)"""
     return hsv(image)[:1]
 
 
 def rgi(image: np.ndarray) -> np.ndarray:
-    """Red, green and luma."""
+    """Red, green and luma. (H, W, 3) -> (3, H, W)"""
     return np.concatenate([np.moveaxis(image[..., :2], 2, 0), grey(image)])
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
 
-from boxwright.backbones.build import BACKBONES
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.detectors.config import DetectorConfig, name_of
@@ -63,6 +62,8 @@ def grid(
     for what, least, values in (("sizes", 32, sizes), ("proposals", 1, proposals)):
         if any(value < least for value in values):
             raise ValueError(f"{what} are {least} or more, got {' '.join(map(str, values))}")
+    from boxwright.backbones.build import BACKBONES  # imports torch, which the errors above do without
+
     for name in (name for name in backbones if name not in BACKBONES):
         import timm
 

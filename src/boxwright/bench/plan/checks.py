@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from boxwright.bench.run.job import Effort
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits
 from boxwright.data.image import ImageError, read_image
+from boxwright.files import sha256
 from boxwright.progress import Progress
 
 
@@ -30,12 +30,12 @@ def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
 
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
     """Changes where images come or go, or annotations change."""
-    content = sha256()
+    content = []
     for name, dataset in splits.items():
-        content.update("\n".join([name, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
+        content.append("\n".join([name, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
         for column in (dataset.sizes, dataset.offsets, dataset.boxes, dataset.labels, dataset.crowd):
-            content.update(np.ascontiguousarray(column).tobytes())
-    return content.hexdigest()[:12]
+            content.append(np.ascontiguousarray(column).tobytes())
+    return sha256(b"".join(content))[:12]
 
 
 def unreadable(dataset: Dataset) -> list[str]:

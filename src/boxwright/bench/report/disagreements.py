@@ -12,12 +12,13 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from boxwright.boxes.view import View
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError
 from boxwright.draw.boxes import draw_boxes
 from boxwright.metrics.precision import match
 from boxwright.predict.propose import Source
-from boxwright.types import Detections, Target
+from boxwright.types import Detections, Size, Target
 
 _WIDTH, _HEIGHT = 480, 640  # pixels that an image is resized to fit into
 
@@ -119,12 +120,13 @@ def _panel(
     scores: list[float] | None = None,
 ) -> Panel:  # fmt: skip
     """Drawn at the size in which it is shown, so that text stays readable."""
-    height, width = image.shape[:2]
-    scale = min(_WIDTH / width, _HEIGHT / height)
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    fitted = np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.LANCZOS))
-    array = draw_boxes(fitted, boxes.cpu() * scale, [str(names[label]) for label in labels.tolist()], scores, names)
+    before = Size(*image.shape[:2])
+    scale = min(_WIDTH / before.width, _HEIGHT / before.height)
+    height, width = (max(1, round(scale * side)) for side in before)
+    resized = np.asarray(PIL.Image.fromarray(image).resize((width, height), PIL.Image.Resampling.LANCZOS))
+    boxes = View.resize(before, Size(height, width)).forward(boxes.cpu())
+    array = draw_boxes(resized, boxes, [str(names[label]) for label in labels.tolist()], scores, names)
     file = io.BytesIO()
     array.save(file, "WEBP", quality=80)
     source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Panel(title, f"{name}, {title}", source, *size)
+    return Panel(title, f"{name}, {title}", source, width, height)

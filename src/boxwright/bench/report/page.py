@@ -15,8 +15,7 @@ from boxwright.bench.report.disagreements import Disagreement
 from boxwright.bench.report.points import COLORS, IN_THE_DARK, span
 from boxwright.bench.result import Entry, Race, Speed, Standing
 from boxwright.bench.verdict import fastest, write_difference
-from boxwright.metrics.compare import Interval
-from boxwright.units import between, digits, fraction
+from boxwright.units import Interval, between, digits, fraction
 
 
 class Drawing(NamedTuple):

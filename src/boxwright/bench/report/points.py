@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import Constraint, fastest
-from boxwright.metrics.compare import Interval
+from boxwright.units import Interval
 
 INK, PAPER = "#1f2328", "#ffffff"
 """A page replaces them with its own two colours, for its dark mode."""

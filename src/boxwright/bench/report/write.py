@@ -18,7 +18,7 @@ from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import UNKNOWN
 from boxwright.files import write_atomically
 from boxwright.measure.speed import Quartiles
-from boxwright.metrics.compare import Interval
+from boxwright.units import Interval
 
 
 def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] = ()) -> list[Path]:
