@@ -178,10 +178,10 @@ def by_value(work: Callable) -> Callable:
 
 
 def test_two_workers_are_at_work_at_once_on_a_gpu_each_and_as_here(pool, tmp_path):
-    told = [answer for _, answer in pool(by_value(_meet), [tmp_path / "a", tmp_path / "b"])]
-    assert {answer["process"] for answer in told}.isdisjoint({os.getpid()})
-    assert sorted(answer["CUDA_VISIBLE_DEVICES"] for answer in told) == ["0", "1"]
-    for answer in told:
+    received = [answer for _, answer in pool(by_value(_meet), [tmp_path / "a", tmp_path / "b"])]
+    assert {answer["process"] for answer in received}.isdisjoint({os.getpid()})
+    assert sorted(answer["CUDA_VISIBLE_DEVICES"] for answer in received) == ["0", "1"]
+    for answer in received:
         assert answer["threads"] == torch.get_num_threads()
         assert answer["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
         assert answer["niceness"] == os.nice(0)
@@ -191,12 +191,12 @@ def test_two_workers_are_at_work_at_once_on_a_gpu_each_and_as_here(pool, tmp_pat
 def test_workers_are_kept_and_tasks_asked_for_as_one_is_free(pool):
     asked: list[int] = []
     tasks = (asked.append(task) or task for task in range(6))
-    told = {}
+    received = {}
     for task, answer in pool(by_value(_tell), tasks):
-        told[task] = answer
-        assert len(asked) <= len(told) + 1  # of the two, one is free now
-    assert sorted(told) == list(range(6))
-    assert len({answer["process"] for answer in told.values()}) <= 2
+        received[task] = answer
+        assert len(asked) <= len(received) + 1  # of the two, one is free now
+    assert sorted(received) == list(range(6))
+    assert len({answer["process"] for answer in received.values()}) <= 2
 
 
 def test_nobody_else_can_reach_ray(pool):
@@ -304,10 +304,10 @@ def _go_wrong(how: str) -> str:
 
 
 def _save_when_told(path: Path) -> None:
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
     path.touch()
-    _wait_until(lambda: told)
+    _wait_until(lambda: received)
     path.write_text("saved")
 
 

@@ -144,8 +144,8 @@ def test_an_epoch_is_every_image_once_in_an_order_of_its_own(dataset: Folder) ->
 
 def test_drop_last(dataset: Folder) -> None:
     assert [len(batch) for batch in indices(Batches(dataset, SMALL, batch_size=4))] == [4, 4]
-    lone = Batches(dataset, SMALL, batch_size=64)
-    assert len(lone) == 1 and sorted(indices(lone)[0]) == list(range(11))
+    single = Batches(dataset, SMALL, batch_size=64)
+    assert len(single) == 1 and sorted(indices(single)[0]) == list(range(11))
 
 
 def test_like_shapes_share_a_batch(dataset: Folder) -> None:

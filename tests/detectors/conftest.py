@@ -55,7 +55,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
 }
 
 
-class Learnt(NamedTuple):
+class Trained(NamedTuple):
     """A detector, the config that built it, the image and its mirror image, these padded, and what is on them."""
 
     config: Any
@@ -107,7 +107,7 @@ def on_canvas(images: Images) -> Images:
 
 
 @pytest.fixture(scope="session", params=VARIANTS)
-def trained(request: pytest.FixtureRequest) -> Learnt:
+def trained(request: pytest.FixtureRequest) -> Trained:
     """Ninety steps on one image and its mirror image, with and without padding."""
     torch.manual_seed(1)
     config, (images, targets) = small(request.param), image_and_mirror()
@@ -125,7 +125,7 @@ def trained(request: pytest.FixtureRequest) -> Learnt:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
         optimizer.step()
-    return Learnt(config, detector.eval(), images, on_canvas(images), targets, traits)
+    return Trained(config, detector.eval(), images, on_canvas(images), targets, traits)
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def stage(classes: int = 2, **parts: Any) -> AnchorStage:
 
 
 def silent(images: int = 1, classes: int = 2) -> Dense:
-    """What a head says that knows nothing: one half for every class, and no move."""
+    """The output of an untrained head: one half for every class, and no move."""
     return Dense(torch.zeros(images, 8, classes), torch.zeros(images, 8, 1, 4), ANCHORS, (6, 2))
 
 
@@ -187,7 +187,7 @@ def test_hard_negatives_see_the_losses() -> None:
 
 
 def test_a_class_may_have_boxes_of_its_own() -> None:
-    """Class 1 is told where its object is; what is said for class 0 goes another way and costs nothing."""
+    """The box of class 1 lies on its object; that of class 0 lies elsewhere and costs nothing."""
     noise = torch.full((1, 8, 1, 4), 3.0)
     dense = silent()._replace(deltas=torch.cat([noise, torch.zeros(1, 8, 1, 4)], 2))
     moved = ANCHORS[1] + torch.tensor([1.0, 0.0, 1.0, 0.0])

@@ -16,7 +16,7 @@ from boxwright.types import Images, Size, Target
 
 
 class Case(NamedTuple):
-    """One image of noise: what is on it, its size, and what is proposed to those who are told; if None, anything."""
+    """One image of noise: its objects, its size, and its proposals for detectors that take them; None: random ones."""
 
     objects: Tensor
     size: Size = Size(64, 96)

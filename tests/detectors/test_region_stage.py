@@ -21,7 +21,7 @@ CANVAS = torch.tensor([[100, 100]])
 
 
 class Speaker(nn.Module):
-    """Says of every region what it was told, whatever is in it."""
+    """The given logits and deltas for every region, whatever is in it."""
 
     def __init__(self, logits: Tensor, deltas: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Counting(nn.Module):
 
 
 def stage(logits: Tensor | None = None, deltas: Tensor | None = None, **parts: Any) -> RegionStage:
-    """Two classes and background; knows nothing unless told."""
+    """Two classes and background, all logits and deltas 0 unless given."""
     logits = torch.zeros(3) if logits is None else logits
     deltas = torch.zeros(2, 4) if deltas is None else deltas
     defaults: dict[str, Any] = {
@@ -185,7 +185,7 @@ def test_the_box_loss_has_its_weight() -> None:
     assert losses["box"].item() == pytest.approx(3 * 0.1 / 3)
 
 
-class Told(nn.Module):
+class BoxPool(nn.Module):
     """Pools the boxes themselves, and remembers how many came at once."""
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ class Told(nn.Module):
 
 
 class Reader(nn.Module):
-    """Says of each region where it begins."""
+    """The first three corners of each region as logits, and all four as deltas."""
 
     def forward(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return boxes[:, :3], boxes[:, None].expand(-1, 2, -1)
@@ -207,14 +207,14 @@ class Reader(nn.Module):
 @pytest.mark.parametrize(("chunk", "counts"), [(None, [5]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
 def test_chunks_change_nothing_but_how_much_is_read_at_once(chunk: int | None, counts: list[int]) -> None:
     boxes = torch.rand(3, 5, 4)
-    pool = Told()
+    pool = BoxPool()
     logits, deltas = stage(pool=pool, head=Reader(), chunk=chunk)([], boxes)
     assert pool.counts == counts
     assert torch.equal(logits, boxes[..., :3]) and torch.equal(deltas, boxes[:, :, None].expand(-1, -1, 2, -1))
 
 
 class Scores(nn.Module):
-    """Says of the regions in turn what it was told, and moves none."""
+    """The given probabilities of the regions in turn; none is moved."""
 
     def __init__(self, probabilities: list[list[float]]) -> None:
         super().__init__()
@@ -224,12 +224,12 @@ class Scores(nn.Module):
         return self.logits, torch.zeros(count, 2, 4)
 
 
-SAID = Scores([[0.45, 0.40, 0.15], [0.10, 0.50, 0.40], [0.02, 0.28, 0.70]])
+SCORES = Scores([[0.45, 0.40, 0.15], [0.10, 0.50, 0.40], [0.02, 0.28, 0.70]])
 """Of two classes and the background, for FIRST, SECOND and THIRD."""
 
 
 def test_chooses_every_class_above_the_threshold() -> None:
-    found = stage(head=SAID, select=Select(score_threshold=0.25, slots=8)).detect(
+    found = stage(head=SCORES, select=Select(score_threshold=0.25, slots=8)).detect(
         [], proposals(FIRST, SECOND, THIRD), CANVAS
     )
     (found,) = found.trim()
@@ -239,7 +239,7 @@ def test_chooses_every_class_above_the_threshold() -> None:
 
 def test_a_threshold_for_each_class() -> None:
     select = Select(score_threshold=(0.05, 0.45), slots=8)
-    (found,) = stage(head=SAID, select=select).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
+    (found,) = stage(head=SCORES, select=select).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
     torch.testing.assert_close(found.scores, torch.tensor([0.50, 0.45, 0.10]))
     assert found.labels.tolist() == [1, 0, 0]
 
@@ -247,7 +247,7 @@ def test_a_threshold_for_each_class() -> None:
 def test_chooses_the_regions_least_likely_background_each_once() -> None:
     """FIRST, with .15, and SECOND, with .4, as the class that each has rather; THIRD is one too many."""
     select = Select(score_threshold=0.0, slots=2)
-    parts = {"head": SAID, "select": select, "choose": least_background}
+    parts = {"head": SCORES, "select": select, "choose": least_background}
     (found,) = stage(**parts).detect([], proposals(FIRST, SECOND, THIRD), CANVAS).trim()
     torch.testing.assert_close(found.scores, torch.tensor([0.85, 0.60]))
     assert found.labels.tolist() == [0, 1]
@@ -256,5 +256,5 @@ def test_chooses_the_regions_least_likely_background_each_once() -> None:
 
 def test_what_is_least_background_is_never_padding() -> None:
     nothing = proposals(FIRST, SECOND, THIRD).replace(valid=torch.tensor([[True, False, False]]))
-    parts = {"head": SAID, "select": Select(score_threshold=0.0, slots=3), "choose": least_background}
+    parts = {"head": SCORES, "select": Select(score_threshold=0.0, slots=3), "choose": least_background}
     assert stage(**parts).detect([], nothing, CANVAS).valid.tolist() == [[True, False, False]]

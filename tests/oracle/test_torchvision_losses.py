@@ -185,7 +185,7 @@ def test_fcos(images: int) -> None:
 
 
 class Fixed(nn.Module):
-    """Pool and head in one: says of the regions, in their order, what it was told, and remembers who they were."""
+    """Pool and head in one: the given logits and deltas of the regions in their order, whose boxes it keeps."""
 
     def __init__(self, logits: Tensor, deltas: Tensor) -> None:
         super().__init__()
@@ -196,9 +196,9 @@ class Fixed(nn.Module):
         return self.logits, self.deltas
 
 
-class Told(nn.Module):
-    def forward(self, told: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return told
+class PassThrough(nn.Module):
+    def forward(self, outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return outputs
 
 
 def test_region_head() -> None:
@@ -209,10 +209,10 @@ def test_region_head() -> None:
     count = len(proposals) + len(OBJECTS)
     logits = torch.randn(count, CLASSES + 1, generator=noise)
     deltas = torch.randn(count, CLASSES, 4, generator=noise)
-    codec, told = DeltaCodec((10.0, 10.0, 5.0, 5.0)), Fixed(logits, deltas)
+    codec, fixed = DeltaCodec((10.0, 10.0, 5.0, 5.0)), Fixed(logits, deltas)
     stage = RegionStage(
-        pool=told,
-        head=Told(),
+        pool=fixed,
+        head=PassThrough(),
         codec=codec,
         assign=MaxIoUAssigner(0.5, 0.5),
         sample=BalancedSampler(count, positive=1.0),
@@ -224,7 +224,7 @@ def test_region_head() -> None:
     target = Target(OBJECTS, LABELS)
     losses = stage.loss([], slots, [target])
 
-    (regions,) = told.boxes
+    (regions,) = fixed.boxes
     row = stage.assign(Prediction(regions), target)
     labels = torch.where(row >= 0, LABELS[row.clamp(min=0)] + 1, 0)
     wanted = codec.encode(OBJECTS[row.clamp(min=0)], regions)

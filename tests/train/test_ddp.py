@@ -18,8 +18,8 @@ Counter, one_epoch_and_a_step = TINY["Counter"], TINY["one_epoch_and_a_step"]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes says of its trainings; all images of process 1 are without objects."""
+def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes reports of its trainings; all images of process 1 are without objects."""
     folder = tmp_path_factory.mktemp("pair")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -35,8 +35,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "retinanet", "counter"])
-def test_both_end_with_the_same_weights_after_the_same_steps(told: list[dict[str, Any]], name: str) -> None:
-    first, second = (each[name] for each in told)
+def test_both_end_with_the_same_weights_after_the_same_steps(reports: list[dict[str, Any]], name: str) -> None:
+    first, second = (report[name] for report in reports)
     assert first == second
     assert first["steps"] == 4  # three of the first epoch, and the one in which they agree to stop
     assert first["losses"]["total"] > 0
@@ -44,16 +44,16 @@ def test_both_end_with_the_same_weights_after_the_same_steps(told: list[dict[str
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(4, 1), (2, 2), (1, 4)])
 def test_processes_and_accumulation_equal_one_larger_batch(
-    told: list[dict[str, Any]], batch_size: int, accumulate: int
+    reports: list[dict[str, Any]], batch_size: int, accumulate: int
 ) -> None:
     """For a loss that is a mean over images."""
     alone = one_epoch_and_a_step(Counter, batch_size=batch_size, accumulate=accumulate)
-    assert alone["steps"] == told[0]["counter"]["steps"]
+    assert alone["steps"] == reports[0]["counter"]["steps"]
     for name in ("weights", "averages"):
-        assert alone[name] == pytest.approx(told[0]["counter"][name], rel=1e-6)
-    assert alone["losses"] == pytest.approx(told[0]["counter"]["losses"], rel=1e-6)
+        assert alone[name] == pytest.approx(reports[0]["counter"][name], rel=1e-6)
+    assert alone["losses"] == pytest.approx(reports[0]["counter"]["losses"], rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_ends_both(told: list[dict[str, Any]]) -> None:
-    assert "the loss of another process is no longer a finite number" in told[0]["diverged"]
-    assert "the loss count is no longer a finite number in epoch 1, batch 1" in told[1]["diverged"]
+def test_a_loss_that_is_not_finite_ends_both(reports: list[dict[str, Any]]) -> None:
+    assert "the loss of another process is no longer a finite number" in reports[0]["diverged"]
+    assert "the loss count is no longer a finite number in epoch 1, batch 1" in reports[1]["diverged"]

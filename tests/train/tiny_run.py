@@ -47,12 +47,12 @@ class Counter(Detector):
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
         guesses = self.guess(images.pixels.mean((2, 3)) / 255)[:, 0]  # (N,)
-        wanted = torch.tensor([float(len(target)) for target in targets])
-        return {"count": (guesses - wanted).square().mean()}
+        expected = torch.tensor([float(len(target)) for target in targets])
+        return {"count": (guesses - expected).square().mean()}
 
 
 class Noise:
-    """Batches of noise from memory, with what `Training` wants to know of them; `objects` says how many, by image."""
+    """Batches of noise from memory, with what `Training` reads of them; `objects` is the number by image."""
 
     def __init__(self, objects: list[int], batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.dataset, self.objects, self.batch_size, self.rank, self.world = objects, objects, batch_size, rank, world
@@ -88,19 +88,19 @@ def _slow(data: Path, folder: Path) -> None:
 
 def _pair(folder: Path) -> None:
     with join("cpu") as process:
-        told = {
+        report = {
             "faster_rcnn": one_epoch_and_a_step(lambda: CONFIG.build(3), process.rank, process.world),
             "retinanet": one_epoch_and_a_step(lambda: RETINANET.build(3), process.rank, process.world),
             "counter": one_epoch_and_a_step(Counter, process.rank, process.world),
             "diverged": _diverged(process),
         }
-        (folder / f"{process.rank}.json").write_text(json.dumps(told))
+        (folder / f"{process.rank}.json").write_text(json.dumps(report))
 
 
 def one_epoch_and_a_step(
     build: Callable[[], Detector], rank: int = 0, world: int = 1, batch_size: int = 2, accumulate: int = 1
 ) -> dict:
-    """What becomes of three steps and, since the last process then wants to stop, one step of the next epoch."""
+    """What becomes of three steps and, since the last process is then to stop, one step of the next epoch."""
     torch.manual_seed(0)
     detector = build()
     batches = Noise([2, 0] * 6, batch_size, rank, world)
