@@ -23,7 +23,7 @@ from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.progress import say
 from boxwright.train.stop import StoppedError, stoppable
-from boxwright.units import Unit, digits, fraction
+from boxwright.units import Unit, counted, digits, fraction
 
 
 def run(options: Lineage, data: Path) -> int:
@@ -83,7 +83,7 @@ def _caption(options: Lineage, settings: Mapping[str, Any], machine: Mapping[str
         [
             f"{options.backbone}, {options.size[0]} to {options.size[1]} pixels",
             f"{settings['train images']} training and {settings['test images']} test images",
-            f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)}, {options.proposals} proposals",
+            f"{counted(settings['epochs'], 'epoch')}, {options.proposals} proposals",
             f"{machine['name']}, network on {machine['threads']} of {machine['cores']} cores, proposals on 1",
         ]
     )
