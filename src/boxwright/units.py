@@ -28,7 +28,7 @@ class Unit(NamedTuple):
         return digits(time / self.seconds)
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
     """A number of things: "1 image", "2 images"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
