@@ -127,7 +127,7 @@ def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
 
 
 def subset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """So many images drawn with the seed, in the dataset's order. More of them hold fewer of the same seed."""
+    """`count` images drawn with the seed, in the dataset's order. With the same seed, a larger count adds images."""
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
 
 
@@ -140,7 +140,7 @@ def _images_of_an_epoch(race: Race) -> int:
 def _ahead(train: Mapping[str, float], cores: int) -> str:
     known = train["images"] - train["new"]
     return f"proposals for the training images, not counted above: {train['seconds']:.1f} s on {cores} cores" + (
-        f"; those of {known} of the {train['images']} were known before" if known else f" for {train['images']}"
+        f"; those of {known} of the {train['images']} were cached" if known else f" for {train['images']}"
     )
 
 
