@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from boxwright.units import Unit, between, digits, fraction, signed
+from boxwright.units import Unit, between, counted, digits, fraction, signed
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,7 @@ def test_an_interval_is_in_brackets_where_it_is_known():
     assert between(0.1, 0.25) == "[0.100, 0.250]"
     assert between(-0.1, 0.25, signed) == "[-0.100, +0.250]"
     assert between(0.1, math.nan) == ""
+
+
+def test_counts():
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictor", "Result", "__version__", "load"]
 
-_HOME = {
-    "load": "boxwright.zoo",
-    "Predictor": "boxwright.predict.predictor",
-    "Result": "boxwright.predict.predictor",
-}
+_HOME = {"load": "boxwright.zoo", "Predictor": "boxwright.predict.predictor", "Result": "boxwright.predict.predictor"}
 
 
 def __getattr__(name: str) -> Any:

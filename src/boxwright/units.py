@@ -44,6 +44,11 @@ class Unit(NamedTuple):
         return digits(time / self.seconds)
 
 
+def counted(number: float, noun: str) -> str:
+    """A number of things: "1 image", "2 images"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def digits(value: float) -> str:
     """Three significant digits, never an exponent; a dash for nan and infinity."""
     if not math.isfinite(value):

@@ -57,7 +57,7 @@ def test_a_dataset_has_its_recall(dataset: Path, capsys: Capture):
 def test_the_second_time_everything_is_known(dataset: Path, capsys: Capture):
     assert cli.main(["propose", str(dataset), "--split", "val"]) == 0
     first, objects, head, *rows = capsys.readouterr().out.splitlines()
-    assert first.startswith("2 images in ") and " 0 of them known already; " in first
+    assert first.startswith("2 images in ") and " 0 of them cached; " in first
     assert objects.startswith("share of the ") and head.split() == ["100", "500", "1000", "2000"]
     assert [row.split()[:2] for row in rows] == [["IoU", "0.5"], ["IoU", "0.7"]]
     assert all(cell.endswith("%") for row in rows for cell in row.split()[2:])

@@ -146,7 +146,7 @@ def test_fine_tuning_takes_what_it_knows_from_the_model_and_needs_it_no_more(
     with monkeypatch.context() as patch:
         patch.setattr(History, "step", lambda self, step: signal.raise_signal(signal.SIGINT))
         assert main(["train", "--from", str(file), "--data", str(data), "--out", str(folder), *words]) == 130
-    said = "kept: circle ('Circle'); started: square, triangle; left behind: cat\n"
+    said = "kept: circle ('Circle'); initialized: square, triangle; dropped: cat\n"
     assert f"from {file}: {said}" in capsys.readouterr().out
 
     file.unlink()

@@ -130,6 +130,8 @@ def test_an_unknown_layout_is_reported_with_what_was_found(tmp_path: Path) -> No
         open_dataset(tmp_path)
     assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO"))
     assert "Found a.jpg, deep/, deeper/, notes.md (2 × folder, 1 × .jpg, 1 × .md)" in str(caught.value)
+    with pytest.raises(DatasetError, match="Found an empty folder$"):
+        open_dataset(tmp_path / "deep")
 
 
 @pytest.mark.parametrize(("name", "message"), [("gone", "which does not exist"), ("a.txt", "got the file")])

@@ -91,7 +91,7 @@ def test_one_class_for_another_takes_the_boxes_but_not_the_class():
     done = transfer(after, ("raccoon",), loaded(before, ("dog",)))
     assert after.state_dict()["heads.head.logits.bias"].tolist() == [-1, -1]
     assert after.state_dict()["heads.head.deltas.bias"].tolist() == list(range(8))
-    assert str(done) == "kept: none; started: raccoon; left behind: dog"
+    assert str(done) == "kept: none; initialized: raccoon; dropped: dog"
 
 
 def test_layouts_that_are_read_off_the_modules():
@@ -173,7 +173,7 @@ def test_the_report():
     config = config_of("retinanet")
     coco = ("person", "traffic light", *(f"thing {number}" for number in range(78)))
     done = transfer(config.build(3), ("person", "raccoon", "Traffic Light"), loaded(config.build(80), coco, config))
-    assert str(done) == "kept: person, Traffic Light ('traffic light'); started: raccoon; left behind: 78 classes"
+    assert str(done) == "kept: person, Traffic Light ('traffic light'); initialized: raccoon; dropped: 78 classes"
     kept = json.loads(json.dumps(done.to_dict()))
     assert kept["kept"] == ["person", "Traffic Light"]
     assert kept["taken"] == len(config.build(1).state_dict())
@@ -184,7 +184,7 @@ def test_heads_of_another_width_start_anew():
     done = transfer(replace(config, hidden=32).build(2), ("cat", "dog"), loaded(config.build(1), ("cat",), config))
     assert (done.kept, done.started, done.dropped) == ((), ("cat", "dog"), ("cat",))
     assert done.left and all(key.startswith("regions.head.") for key in done.left)
-    assert f"{len(done.left)} tensors start anew (regions.head." in str(done)
+    assert f"{len(done.left)} tensors initialized (regions.head." in str(done)
     assert any(key.startswith("proposer.head.logits") for key in done.taken)
 
 

@@ -29,7 +29,7 @@ from boxwright.metrics import evaluate, recall_precision
 from boxwright.metrics.compare import bootstrap_ap, interval, paired_difference
 from boxwright.train.config import TrainConfig
 from boxwright.types import Target
-from boxwright.units import Interval, digits, fraction
+from boxwright.units import Interval, counted, digits, fraction
 from boxwright.version import __version__
 
 _MACHINE = ("device", "name", "cores", "threads", "python", "torch")
@@ -204,7 +204,7 @@ def _plan(race_state: RaceState) -> tuple[str, ...]:
     rungs = f"halved after epoch {' and '.join(map(str, plan.rungs))}" if plan.rungs else "no cell stopped early"
     budget = f", within a budget of {race_state.rules.budget}" if race_state.rules.budget else ""
     return (
-        f"planned: {plan.epochs} epochs, {rungs}, {duration(plan.seconds)} at most{budget}",
+        f"planned: {counted(plan.epochs, 'epoch')}, {rungs}, {duration(plan.seconds)} at most{budget}",
         f"spent: {duration(race_state.spent)}",
     )
 

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from boxwright.bench.result import Entry, Speed, Verdict
-from boxwright.units import Interval, Unit, between, digits, fraction, signed
+from boxwright.units import Interval, Unit, between, counted, digits, fraction, signed
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
@@ -228,9 +228,9 @@ def too_little_evidence(objects: int, seeds: float, epochs: float, best_ap: floa
     best_ap        of all cells; nan where it is not known yet
     """
     reasons = {
-        f"{objects} object{'s' * (objects != 1)} on test ({MIN_OBJECTS} are needed)": objects < MIN_OBJECTS,
+        f"{counted(objects, 'object')} on test ({MIN_OBJECTS} are needed)": objects < MIN_OBJECTS,
         f"{seeds} seed ({MIN_SEEDS} are needed)": seeds < MIN_SEEDS,
-        f"{epochs} epoch{'s' * (epochs != 1)} ({MIN_EPOCHS} are needed)": epochs < MIN_EPOCHS,
+        f"{counted(epochs, 'epoch')} ({MIN_EPOCHS} are needed)": epochs < MIN_EPOCHS,
         f"best AP {fraction(best_ap)} ({MIN_AP} is needed)": best_ap < MIN_AP,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)

@@ -56,8 +56,7 @@ def clip(boxes: Tensor, sizes: Size | Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """float32 and float64 as they are; what has fewer bits, such as bfloat16, which cannot tell pixels apart, as
-    float32. (...) -> (...)"""
+    """float32 and float64 as they are; fewer bits, which cannot tell pixels apart, as float32. (...) -> (...)"""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 

@@ -124,8 +124,8 @@ def _not_understood(name: str, word: str, arguments: list[str], read: Callable[.
     shown = io.StringIO()
     with redirect_stdout(shown), suppress(SystemExit):
         read(args=[*takewhile(lambda word: not word.startswith("-"), arguments), "--help"])
-    options = sorted(set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue())))
-    near = get_close_matches(word, options, n=3)
+    options = sorted(set(re.findall(r"--([a-z][a-z0-9-]*)", shown.getvalue())))
+    near = [f"--{option}" for option in get_close_matches(word.lstrip("-"), options, n=3)]  # dashes make all alike
     hint = f"did you mean {' or '.join(near)}?" if near else f"`boxwright {name} --help` lists the options"
     return f"there is no option {word}; {hint}"
 

@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.table import table
+from boxwright.units import counted
 
 if TYPE_CHECKING:
     from boxwright.data.check import Problem
@@ -121,7 +122,7 @@ def _report(problems: list[Problem], most: int) -> str:
             lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")
     totals = Counter(problem.severity for problem in problems)
-    lines.append(", ".join(f"{count} {severity}{'s' * (count > 1)}" for severity, count in totals.items()))
+    lines.append(", ".join(counted(count, severity) for severity, count in totals.items()))
     return "\n".join(lines)
 
 

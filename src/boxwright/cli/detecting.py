@@ -17,6 +17,7 @@ from boxwright.cli.table import table
 from boxwright.data.image import ImageError
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
+from boxwright.units import counted
 from boxwright.zoo import load
 
 if TYPE_CHECKING:
@@ -135,8 +136,7 @@ def _table(records: list[dict[str, Any]]) -> str:
 
 
 def _conclusion(options: Detect, records: list[dict[str, Any]], failures: int, seconds: float) -> str:
-    images = "1 image" if len(records) == 1 else f"{len(records)} images"
-    parts = [f"found {_counted(records) or 'nothing'} in {images} in {seconds:.1f} s"]
+    parts = [f"found {_counted(records) or 'nothing'} in {counted(len(records), 'image')} in {seconds:.1f} s"]
     if failures:
         parts.append(f"{failures} could not be read")
     written = [None if options.no_draw or not records else options.out, options.json_file, options.coco, options.yolo]

@@ -23,7 +23,7 @@ from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.progress import say
 from boxwright.train.stop import StoppedError, stoppable
-from boxwright.units import Unit, digits, fraction
+from boxwright.units import Unit, counted, digits, fraction
 
 
 def run(options: Lineage, data: Path) -> int:
@@ -83,7 +83,7 @@ def _caption(options: Lineage, settings: Mapping[str, Any], machine: Mapping[str
         [
             f"{options.backbone}, {options.size[0]} to {options.size[1]} pixels",
             f"{settings['train images']} training and {settings['test images']} test images",
-            f"{settings['epochs']} epoch{'s' * (settings['epochs'] > 1)}, {options.proposals} proposals",
+            f"{counted(settings['epochs'], 'epoch')}, {options.proposals} proposals",
             f"{machine['name']}, network on {machine['threads']} of {machine['cores']} cores, proposals on 1",
         ]
     )
@@ -127,7 +127,7 @@ def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
 
 
 def subset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """So many images drawn with the seed, in the dataset's order. More of them hold fewer of the same seed."""
+    """`count` images drawn with the seed, in the dataset's order. With the same seed, a larger count adds images."""
     return dataset.select(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count]))
 
 
@@ -140,7 +140,7 @@ def _images_of_an_epoch(race: Race) -> int:
 def _ahead(train: Mapping[str, float], cores: int) -> str:
     known = train["images"] - train["new"]
     return f"proposals for the training images, not counted above: {train['seconds']:.1f} s on {cores} cores" + (
-        f"; those of {known} of the {train['images']} were known before" if known else f" for {train['images']}"
+        f"; those of {known} of the {train['images']} were cached" if known else f" for {train['images']}"
     )
 
 

@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits
 from boxwright.cli.images import find_images
 from boxwright.cli.table import table
+from boxwright.units import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +152,7 @@ def _recall(overlaps: list[Tensor]) -> dict[str, Any]:
 
 def _text(numbers: dict[str, Any]) -> str:
     lines = [
-        f"{numbers['images']} images in {numbers['seconds']:.1f} s, {numbers['known']} of them known already; "
+        f"{counted(numbers['images'], 'image')} in {numbers['seconds']:.1f} s, {numbers['known']} of them cached; "
         f"{numbers['proposals']:.0f} proposals an image"
     ]
     if numbers["failed"]:

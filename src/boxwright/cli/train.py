@@ -86,7 +86,7 @@ class Train:
             raise ValueError(f"name a detector and data: boxwright train {kinds} --data PATH, or --from MODEL")
         else:
             dataset_path(self.data)
-            check_at_least(1, batch=self.batch, log_every=self.log_every)
+            check_at_least(1, batch=self.batch, log_every=self.log_every, size=min(self.size or (1,)))
         check_at_least(0, workers=self.workers)
         from boxwright.cli.training import train  # here, because it imports torch
 

@@ -26,6 +26,7 @@ from boxwright.train.distributed import Process, join
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.loop import Training
 from boxwright.train.run import Run
+from boxwright.units import counted
 from boxwright.version import __version__
 from boxwright.zoo import find
 
@@ -196,8 +197,8 @@ def _introduction(options: Train, training: Training, run: Run) -> str:
     return (
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
         f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn; "
-        f"{training.total_epochs} epochs of {training.steps_per_epoch} steps in {training.config.precision} "
-        f"on {training.device}\n{run.folder}/"
+        f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
+        f"in {training.config.precision} on {training.device}\n{run.folder}/"
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from boxwright.types import Detections, Target
+from boxwright.units import counted
 
 RECALLS = tuple(np.linspace(0.0, 1.0, 101).tolist())
 """The recalls at which COCO samples the precision."""
@@ -107,7 +108,8 @@ class Evaluation:
             rows.append((name, *map(_cell, numbers), str(quality.objects), ""))
         width = max(len(row[0]) for row in rows)
         lines = [(row[0].ljust(width) + "".join(cell.rjust(9) for cell in row[1:])).rstrip() for row in rows]
-        return "\n".join([f"{self.images} images, {self.objects} objects, {self.detections} detections", *lines])
+        counts = {"image": self.images, "object": self.objects, "detection": self.detections}
+        return "\n".join([", ".join(counted(number, noun) for noun, number in counts.items()), *lines])
 
 
 class Columns(NamedTuple):

@@ -42,9 +42,9 @@ class Transfer:
 
     def __str__(self) -> str:
         kept = [f"{name} ('{self.renamed[name]}')" if name in self.renamed else name for name in self.kept]
-        parts = [f"kept: {_listed(kept)}", f"started: {_listed(self.started)}", f"left behind: {_listed(self.dropped)}"]
+        parts = [f"kept: {_listed(kept)}", f"initialized: {_listed(self.started)}", f"dropped: {_listed(self.dropped)}"]
         if self.left:
-            parts.append(f"{len(self.left)} tensors start anew ({self.left[0]}, ...), {len(self.taken)} do not")
+            parts.append(f"{len(self.left)} tensors initialized ({self.left[0]}, ...), {len(self.taken)} copied")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

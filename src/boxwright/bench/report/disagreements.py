@@ -19,6 +19,7 @@ from boxwright.draw.boxes import draw_boxes
 from boxwright.metrics.precision import match
 from boxwright.predict.propose import Source
 from boxwright.types import Detections, Size, Target
+from boxwright.units import counted
 
 _WIDTH, _HEIGHT = 480, 640  # pixels that an image is resized to fit into
 
@@ -104,8 +105,7 @@ def show(first: Side, second: Side, dataset: Dataset, count: int = 6) -> list[Di
         except ImageError:
             continue
         target, name, names = targets[index], dataset.path(index).name, dataset.names
-        objects = int((~target.crowd).sum())
-        title = f"annotation: {objects} object{'s' * (objects != 1)}"
+        title = f"annotation: {counted(int((~target.crowd).sum()), 'object')}"
         panels = [_panel(image, title, name, target.boxes, target.labels, names)]
         for side in (first, second):
             detections = side.shown(index)

@@ -87,7 +87,7 @@ def _nothing_found(path: Path, formats: list[str]) -> str:
     entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")
     counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-    found = f"{listed or 'nothing'} ({', '.join(f'{count} × {kind}' for kind, count in counts)})"
+    found = f"{listed} ({', '.join(f'{count} × {kind}' for kind, count in counts)})" if counts else "an empty folder"
     return f"{path} is not a dataset in a supported layout. Looked for\n  {layouts}\nFound {found}"
 
 
