@@ -114,5 +114,5 @@ def test_anybody_may_propose() -> None:
 def test_what_does_not_exist_is_said() -> None:
     with pytest.raises(ValueError, match="variant is fpn, c4 or dc5, got 'c5'"):
         FastRCNNConfig(**SMALL, variant="c5").build(2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="proposals come from"):
+    with pytest.raises(ValueError, match="proposals are one of"):
         FastRCNNConfig(**SMALL, proposer="my_window").build(2)

@@ -31,5 +31,9 @@ def test_the_trace_sees_both_stages_and_the_backbone(faster_rcnn):
 
 
 def test_the_architecture_page_has_the_table_as_measured(faster_rcnn):
-    row = reading.table({"faster_rcnn": faster_rcnn}).splitlines()[-1]
-    assert row in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    """The number of files, and lines to within 3 %: a line more or less is no reason to edit the page."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| faster_rcnn |")]
+    _, files, _, lines = (cell.strip().replace(",", "") for cell in row.strip("|").split("|"))
+    assert int(files) == faster_rcnn.files
+    assert int(lines) == pytest.approx(faster_rcnn.lines, rel=0.03)
