@@ -30,6 +30,7 @@ import gc
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -182,7 +183,7 @@ def race(
             break
     reference = times.get(next(iter(runs)))
     for side, column in times.items():
-        low, median, high = statistics.quantiles(column, n=4)
+        low, median, high = statistics.quantiles(column, n=4, method="inclusive")
         ratios = [a / b for a, b in zip(reference or (), column, strict=reference is not None)]
         numbers = {"ratio": statistics.median(ratios)} if ratios else {}
         numbers["images_per_second"] = 1000 * images / median
@@ -431,12 +432,13 @@ def difference(found: Slots, expected: Slots, pixels: float = 0.1) -> dict[str, 
     slots     valid ones of the second
     differing slots in another order, or of another class or box (apart by more than `pixels`)
     lost      boxes of the second that none of the first of the same class comes as near to
+    tied      the same, where one has the very same score: regions that are pooled from the same cells
     box_px    the largest distance of the others, score likewise
     """
     found, expected = found.to("cpu"), expected.to("cpu")
     apart = (found.boxes - expected.boxes).abs().amax(-1)  # (N, S)
     same = (found.valid == expected.valid) & (found.labels == expected.labels) & (apart <= pixels)
-    lost, box, score = 0, 0.0, 0.0
+    lost, tied, box, score = 0, 0, 0.0, 0.0
     for a, b in zip(found.trim(), expected.trim(), strict=True):
         if not len(b):
             continue
@@ -447,11 +449,12 @@ def difference(found: Slots, expected: Slots, pixels: float = 0.1) -> dict[str, 
         pairs = torch.where(b.labels[:, None] == a.labels[None], pairs, torch.inf)
         nearest = pairs.min(1)
         close = nearest.values <= pixels
-        lost += int((~close).sum())
+        equal = ~close & (b.scores[:, None] - a.scores[None]).abs().le(1e-6).any(1)
+        lost, tied = lost + int((~close & ~equal).sum()), tied + int(equal.sum())
         if close.any():
             box = max(box, float(nearest.values[close].max()))
             score = max(score, float((b.scores - a.scores[nearest.indices])[close].abs().max()))
-    counts = {"slots": int(expected.valid.sum()), "differing": int((~same).sum()), "lost": lost}
+    counts = {"slots": int(expected.valid.sum()), "differing": int((~same).sum()), "lost": lost, "tied": tied}
     return {**counts, "box_px": box, "score": score}
 
 
@@ -1087,6 +1090,7 @@ class Child:
 
 def run_all(options: argparse.Namespace) -> None:
     """Check and prepare all at once, measure one after another."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the sections end too
     started, out = time.time(), Path(options.out)
     options.until, options.prepared_by = started + options.budget, started + options.prepare
     out.parent.mkdir(parents=True, exist_ok=True)
