@@ -1096,6 +1096,8 @@ def run_all(options: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".jsonl", ".log"):
         out.with_suffix(suffix).unlink(missing_ok=True)
+    if options.jobs < 2:
+        options.prepared_by = options.until
     arguments = [*sys.argv[1:], "--until", str(options.until), "--prepared-by", str(options.prepared_by)]
     describe = Rows("machine", rows_file(options), options.until)
     describe.add("", **machine(torch.device(options.device)), torchvision=torchvision.__version__)
