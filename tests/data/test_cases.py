@@ -21,6 +21,7 @@ import pytest
 from boxwright.data.check import check
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import DatasetError, Problem, Splits, open_dataset
+from boxwright.data.image import read_image
 
 Box = tuple[float, float, float, float]
 CAT, DOG = (10.0, 20.0, 70.0, 70.0), (80.0, 30.0, 120.0, 90.0)
@@ -209,7 +210,7 @@ CASES: dict[str, Opens | Refused] = {
 
 _NOT_YET = {
     "all_and_test": "annotations.json beside test.json is left out",
-    "all_float_ids avif jp2 jfif": "refused, or images left out",
+    "all_float_ids": "the ids are refused",
     "bbox_empty_poly bbox_str poly_only": "annotations without a bbox of four numbers are left out",
     "case_names nfd urlenc": "look-alikes of a file name are not found",
     "classes_blank classes_dup yaml_blank yaml_dup": "blank and repeated class names shift or merge classes",
@@ -319,6 +320,10 @@ def _compare(dataset: Dataset, right: Opens) -> None:
         for label, box in zip(target.labels, target.boxes, strict=True):
             np.testing.assert_allclose(box, boxes[dataset.names[label]], atol=0.01)  # labels of four digits
         assert (target.crowd == right.crowd).all()
+
+
+def test_12_bit_data_is_visible(cases: Path) -> None:
+    assert read_image(cases / "tiff12" / "images" / "p00.tif").max() > 200
 
 
 def test_no_case_is_left_out(cases: Path) -> None:
