@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +35,23 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def walk(folder: str | Path, excluded: Path | None = None) -> Iterator[Path]:
+    """Every file of a folder and its subfolders, sorted within each; hidden files and folders are left out.
+
+    Linked folders are followed, but each folder is read only once, whatever the links to it. `excluded` is left out.
+    """
+    seen = {os.path.realpath(path) for path in (folder, excluded) if path is not None}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        paths = [os.path.join(parent, name) for name in folders if not name.startswith(".")]
+        kept = []
+        for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                kept.append(os.path.basename(path))
+        folders[:] = kept
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
 def sha256(content: bytes | Path) -> str:
