@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -132,6 +132,23 @@ def _identity(path: Path) -> tuple[int, int]:
     """The same for all names and links of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def walk(folder: str | Path, excluded: Path | None = None) -> Iterator[Path]:
+    """Every file of a folder and its subfolders, sorted within each; hidden files and folders are left out.
+
+    Linked folders are followed, but each folder is read only once, whatever the links to it. `excluded` is left out.
+    """
+    seen = {os.path.realpath(path) for path in (folder, excluded) if path is not None}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        paths = [os.path.join(parent, name) for name in folders if not name.startswith(".")]
+        kept = []
+        for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                kept.append(os.path.basename(path))
+        folders[:] = kept
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
 def sha256(content: bytes | Path) -> str:

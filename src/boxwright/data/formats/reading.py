@@ -239,11 +239,3 @@ def _column_of_ids(ids: list[int | str]) -> np.ndarray | Strings:
     if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
         return np.array(ids, np.int64)
     return Strings.pack(str(value) for value in ids)
-
-
-def names_from_file(folder: Path) -> list[str]:
-    """Class names, one per line, from the list that labelling tools leave in the folder; [] if there is none."""
-    usual = [folder / inner / name for inner in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
-    file = next((file for file in [*usual, folder / "obj.names"] if file.is_file()), None)
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))

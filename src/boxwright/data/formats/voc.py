@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, ImageRow, Reading, drop_missing, names_from_file
+from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, ImageRow, Problem, Reading, drop_missing
+from boxwright.data.formats.text import names_from_file
 from boxwright.data.image import IMAGE_SUFFIXES, is_image
 from boxwright.types import Size
 
@@ -37,8 +38,10 @@ def find(folder: Path) -> dict[str, Path]:
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
     """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
-    known = names_from_file(folder)
+    problems: list[Problem] = []
+    known = names_from_file(folder, problems, by_index=False)
     readings = {split: _read_split(source, folder, known) for split, source in sources.items()}
+    next(iter(readings.values())).problems.extend(problems)
     names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
     for reading in readings.values():
         reading.names = list(names)

@@ -29,8 +29,8 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
     image_size,
-    names_from_file,
 )
+from boxwright.data.formats.text import names_from_file
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
@@ -153,15 +153,16 @@ def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
 
 def _find_folders(folder: Path) -> Layout | None:
     """images/ beside labels/, each with or without splits; train/images; or images and their .txt in one folder."""
-    names = dict(enumerate(names_from_file(folder)))
+    problems: list[Problem] = []
+    names = dict(enumerate(names_from_file(folder, problems)))
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        return Layout(names, _by_split(folder / "images", "") or {"all": [folder / "images"]})
+        return Layout(names, _by_split(folder / "images", "") or {"all": [folder / "images"]}, problems=problems)
     splits = _by_split(folder, "images").items()
     if labelled := {split: folders for split, folders in splits if (folders[0].parent / "labels").is_dir()}:
-        return Layout(names, labelled)
+        return Layout(names, labelled, problems=problems)
     images = (file for file in folder.iterdir() if is_image(file.name))
     has_labels = names and any(file.with_suffix(".txt").is_file() for file in images)
-    return Layout(names, {"all": [folder]}) if has_labels else None
+    return Layout(names, {"all": [folder]}, problems=problems) if has_labels else None
 
 
 def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
