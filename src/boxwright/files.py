@@ -1,4 +1,4 @@
-"""Files of boxwright: written whole or not at all, never over the user's, identified by a digest, cached in one folder."""
+"""Files of boxwright: written whole or not at all, never over the user's; digests, folders, the cache."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(
-    path: str | Path, content: bytes | str | Callable[[BinaryIO], object], sync: bool = True
-) -> Path:
+def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object], sync: bool = True) -> Path:
     """Write a file whole or not at all: until the new content is safely on disk, an old file stays as it is.
 
     content  bytes, text for UTF-8, or a function that writes to the open binary file
@@ -63,7 +61,9 @@ class Outputs:
         for path in paths:
             resolved = self._resolved(path)
             if resolved in self._planned:
-                raise ValueError(f"{self._planned[resolved]} and {option} would both write {path}; give another {option}")
+                raise ValueError(
+                    f"{self._planned[resolved]} and {option} would both write {path}; give another {option}"
+                )
             self._planned[resolved] = option
             if not path.exists():
                 continue

@@ -68,7 +68,7 @@ class Detect:
 
         if self.coco is not None and str(STDIN) in self.sources:
             raise ValueError("--coco names the files of its images, and the image from standard input has none")
-        images, failed, left_out = find_images(self.sources, self.out)
+        images, failed, left_out = find_images(self.sources, self.out, stdin=True)
         for message in [*failed, *filter(None, [left_out])]:
             print(f"boxwright detect: {message}", file=sys.stderr)
         if not images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -12,10 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import PIL.Image
-
 from boxwright.cli.detect import Detect
-from boxwright.cli.images import STDIN, ImageFile
+from boxwright.cli.images import STDIN, ImageFile, save_drawing
 from boxwright.cli.table import table
 from boxwright.data.image import ImageError, read_image
 from boxwright.files import Outputs
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     from boxwright.progress import Progress
 
 _MANY = 10  # for more images the table has one row per image, and a progress bar is shown
-_QUALITY = {"quality": 92, "subsampling": 0, "compress_level": 1}  # a PNG's level: far faster, little larger
 
 Sink = Callable[[Result], None]
 
@@ -110,27 +106,12 @@ def _sinks(
 
 
 def _draw(result: Result, image: ImageFile, folder: Path, outputs: Outputs, undrawn: list[str]) -> None:
-    """As PNG where the image is too large for its own format; one that cannot be drawn is printed and counted."""
-    drawing, path = result.draw(), image.drawing(folder)
+    """One that cannot be drawn is printed and counted."""
     try:
-        try:
-            content = _encoded(drawing, path.suffix)
-        except (OSError, ValueError):  # a side of a JPEG has at most 65535 pixels, that of a WebP 16383
-            path = image.output(folder, ".png")
-            if path != image.drawing(folder):
-                outputs.check("--out", [path])
-            content = _encoded(drawing, path.suffix)
-    except (OSError, ValueError) as error:
-        undrawn.append(f"{image.path}: the boxes cannot be drawn ({error})")
+        save_drawing(result.draw(), image.drawing(folder), outputs, "--out")
+    except ValueError as error:
+        undrawn.append(f"{image.path}: {error}")
         print(f"boxwright detect: {undrawn[-1]}", file=sys.stderr)
-        return
-    outputs.write(path, content)
-
-
-def _encoded(drawing: PIL.Image.Image, suffix: str) -> bytes:
-    stream = io.BytesIO()
-    drawing.save(stream, PIL.Image.registered_extensions()[suffix.lower()], **_QUALITY)
-    return stream.getvalue()
 
 
 def _path(result: Result) -> Path:

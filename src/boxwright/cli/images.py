@@ -6,9 +6,12 @@ import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from boxwright.files import walk
+from boxwright.files import Outputs, walk
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 STDIN = Path("-")
 """The image that is read from standard input."""
@@ -43,8 +46,8 @@ class Found(NamedTuple):
     """How many files of the folders are no images by their names, by suffix; "" if there is none."""
 
 
-def find_images(sources: Sequence[str], excluded: Path) -> Found:
-    """All images, each once, in the order of the sources; `-` is standard input.
+def find_images(sources: Sequence[str], excluded: Path, stdin: bool = False) -> Found:
+    """All images, each once, in the order of the sources; with `stdin`, `-` is standard input.
 
     Folders are searched with their subfolders, linked ones too, without hidden folders and `excluded`, which holds
     earlier drawings. Images whose stems would be the same, or differ in case only, get a number.
@@ -53,7 +56,7 @@ def find_images(sources: Sequence[str], excluded: Path) -> Found:
     failed: list[str] = []
     others: Counter[str] = Counter()
     for source in sources:
-        pairs = list(_expand(source, excluded, others))
+        pairs = [(STDIN, Path("stdin"))] if stdin and source == str(STDIN) else list(_expand(source, excluded, others))
         stems |= {path: stem for path, stem in pairs if path not in stems}
         if not pairs:
             failed.append(_nothing(source))
@@ -64,9 +67,7 @@ def find_images(sources: Sequence[str], excluded: Path) -> Found:
 def _expand(source: str, excluded: Path, others: Counter[str]) -> Iterator[tuple[Path, Path]]:
     """The images of a source, and what their stems are made of; other files of a folder are counted by suffix."""
     path = Path(source)
-    if source == str(STDIN):
-        yield STDIN, Path("stdin")
-    elif path.is_dir():
+    if path.is_dir():
         from boxwright.data.image import is_image
 
         for file in walk(path, excluded):
@@ -103,6 +104,18 @@ def _distinct(paths: Iterable[Path]) -> Iterator[Path]:
             candidate = path.with_name(f"{path.stem}-{numbers[first]}")
         taken.add(str(candidate).casefold())
         yield candidate
+
+
+def save_drawing(drawing: PIL.Image.Image, path: Path, outputs: Outputs, option: str) -> Path:
+    """The file written: `path`, or a PNG where its format has no image so large. Raises ValueError where that fails."""
+    from boxwright.draw.boxes import encode
+
+    suffix, content = encode(drawing, path.suffix)
+    if suffix != path.suffix:
+        path = path.with_name(path.name.removesuffix(path.suffix) + suffix)
+        outputs.check(option, [path])
+    outputs.write(path, content)
+    return path
 
 
 def _nothing(source: str) -> str:
