@@ -175,7 +175,7 @@ def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
 
 
 def _read_split(split: str, layout: Layout, folder: Path) -> Reading:
-    reading = Reading(names=list(dict.fromkeys(layout.names.values())))
+    reading = Reading(names=list(dict.fromkeys(layout.names.values())), measured=True)
     rows = [row for source in layout.splits[split] for row in _images(source, folder)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
