@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table
+from boxwright.files import Outputs
 from boxwright.units import counted
 
 if TYPE_CHECKING:
@@ -81,15 +83,17 @@ class Show:
 
         splits = open_dataset(data, self.seed, self.format)
         names = chosen_splits(data, splits, self.split)
+        outputs = Outputs(splits[name].path(index) for name in names for index in range(len(splits[name])))
+        outputs.check("--out", [self.out / f"{name}.jpg" for name in names])
         print(_counts(splits))
         from boxwright.data.augment import PRESETS
         from boxwright.draw.samples import contact_sheet
 
-        self.out.mkdir(parents=True, exist_ok=True)
         augment = None if self.augmented == "none" else PRESETS[self.augmented]
         for name in names:
             path = self.out / f"{name}.jpg"
-            contact_sheet(splits[name], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
+            sheet = contact_sheet(splits[name], self.samples, self.seed, augment)
+            path = save_drawing(sheet, path, outputs, "--out")
             print(f"{name}: {path}", file=sys.stderr)
 
 

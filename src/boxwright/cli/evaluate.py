@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_at_least, chosen_splits, dataset_path
+from boxwright.files import Outputs
 from boxwright.zoo import DEFAULT
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Evaluate:
         check_at_least(0, workers=self.workers)
         if self.plot is not None and self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
+        outputs = Outputs()
+        outputs.check("--plot", filter(None, [self.plot]))
         from boxwright.data.formats import open_dataset
         from boxwright.zoo import find, load
 
@@ -69,6 +72,7 @@ class Evaluate:
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)
             draw_precision_recall(quality, self.plot)
+            outputs.written(self.plot)
             print(f"precision-recall curves: {self.plot}", file=sys.stderr)
 
 

@@ -97,9 +97,9 @@ def _real_sizes(
 
     other = known & (np.abs(frame - annotated) > 1).any(axis=1)
     resized = other & _same_shape(annotated, frame)
-    drawn = np.flatnonzero(resized & (reach > 0).any(axis=1))
-    if len(drawn) and far[drawn].mean() > 0.1:  # the boxes are those of the files, and only the sizes are wrong
-        fits = resized
+    drawn = resized & (reach > 0).any(axis=1)
+    if np.count_nonzero(far & drawn) > 0.1 * np.count_nonzero(drawn):
+        fits = resized  # the boxes are those of the files, and only the sizes are wrong
         resized = np.zeros_like(resized)
     else:
         fits = (reach > annotated + 1).any(axis=1) | (reach == 0).all(axis=1)

@@ -28,8 +28,9 @@ _KINDS = {
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
     "image in two splits, box in shares",
     "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, boxes scaled, "
-    "split without labels, file not used, only crowds",
-    "note": "image without annotation, image not listed, similar file name, ids of two types, box of a mask",
+    "shared annotation, split without labels, file not used, only crowds",
+    "note": "image without annotation, image not listed, similar file name, unused columns, ids of two types, "
+    "box of a mask",
 }
 SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds.split(", ")}
 """Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
