@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
@@ -28,8 +30,9 @@ _KINDS = {
     "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
     "image in two splits",
-    "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class",
-    "note": "image without annotation, image not listed",
+    "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, "
+    "shared annotation, split without labels",
+    "note": "image without annotation, image not listed, similar file name, unused columns",
 }
 SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds.split(", ")}
 """Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
@@ -163,18 +166,31 @@ def warn_about(problems: Iterable[Problem], source: Path) -> None:
 
 
 def drop_missing(reading: Reading) -> None:
-    """Remove images whose file does not exist, with their boxes, and report them."""
+    """Remove images whose file does not exist, with their boxes, and report them.
+
+    A file whose name differs in case, Unicode form or %20 alone is taken instead, where there is one such file and
+    no other entry names it.
+    """
     folders = Folders()
+    listed = {image.path for image in reading.images}
     new_index: list[int | None] = []  # by old index
     images: list[ImageRow] = []
     for image in reading.images:
-        exists = image.path in folders
-        new_index.append(len(images) if exists else None)
-        if exists:
-            images.append(image)
-        else:
-            message = f"expected an image at {image.path}, there is none"
-            reading.report("missing image", image.file, image.line, message, "put it there, or remove its entry")
+        if image.path not in folders:
+            alike = folders.alike(image.path)
+            if len(alike) != 1 or alike[0] in listed:
+                message = f"expected an image at {image.path}, there is none"
+                message += f", only {' and '.join(alike)}" if alike else ""
+                reading.report("missing image", image.file, image.line, message, "put it there, or remove its entry")
+                new_index.append(None)
+                continue
+            message = f"{alike[0]} is read for {image.path}, which does not exist"
+            mend = "write the file's name as it is; other programs may not find it"
+            reading.report("similar file name", image.file, image.line, message, mend)
+            image = image._replace(path=alike[0])
+            listed.add(alike[0])
+        new_index.append(len(images))
+        images.append(image)
     reading.boxes = [row._replace(image=index) for row in reading.boxes if (index := new_index[row.image]) is not None]
     reading.images = images
 
@@ -184,15 +200,39 @@ class Folders:
 
     def __init__(self) -> None:
         self._names: dict[str, frozenset[str]] = {}
+        self._alike: dict[str, dict[str, list[str]]] = {}
 
     def __contains__(self, path: str) -> bool:
         folder, name = os.path.split(path)
+        return name in self._list(folder) or os.path.exists(path)  # `exists` for case-insensitive file systems
+
+    def alike(self, path: str) -> list[str]:
+        """Existing paths that differ from a missing one in case, Unicode form or percent-encoding alone."""
+        folder, name = os.path.split(path)
+        if not name or folder == path:
+            return []
+        folders = [folder] if os.path.isdir(folder or os.curdir) else self.alike(folder)
+        return [os.path.join(inner, other) for inner in folders for other in self._by_key(inner).get(_key(name), ())]
+
+    def _list(self, folder: str) -> frozenset[str]:
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(os.listdir(folder))
+                self._names[folder] = frozenset(os.listdir(folder or os.curdir))
             except OSError:
                 self._names[folder] = frozenset()
-        return name in self._names[folder] or os.path.exists(path)  # `exists` for case-insensitive file systems
+        return self._names[folder]
+
+    def _by_key(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._alike:
+            keys = self._alike[folder] = {}
+            for name in sorted(self._list(folder)):
+                keys.setdefault(_key(name), []).append(name)
+        return self._alike[folder]
+
+
+def _key(name: str) -> str:
+    """Equal for names that look alike; the form is composed again because case folding may undo it."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", unquote(name)).casefold())
 
 
 def _true_sizes(
@@ -239,11 +279,3 @@ def _column_of_ids(ids: list[int | str]) -> np.ndarray | Strings:
     if all(isinstance(value, int) and abs(value) < 2**63 for value in ids):
         return np.array(ids, np.int64)
     return Strings.pack(str(value) for value in ids)
-
-
-def names_from_file(folder: Path) -> list[str]:
-    """Class names, one per line, from the list that labelling tools leave in the folder; [] if there is none."""
-    usual = [folder / inner / name for inner in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
-    file = next((file for file in [*usual, folder / "obj.names"] if file.is_file()), None)
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
