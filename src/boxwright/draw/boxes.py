@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from zlib import crc32
 
@@ -62,6 +63,28 @@ def draw_boxes(
     for row in reversed(range(len(corners))):
         _label(canvas, labels[row], texts[row], colors[names[row]], font, line + 1)
     return drawing
+
+
+def encode(drawing: PIL.Image.Image, suffix: str) -> tuple[str, bytes]:
+    """The suffix and content of an image file: of this suffix, or .png where that format has no image so large.
+
+    A side of a JPEG has at most 65535 pixels, that of a WebP 16383. Raises ValueError where PNG fails too.
+    """
+    try:
+        return suffix, _encoded(drawing, PIL.Image.registered_extensions()[suffix.lower()])
+    except (OSError, ValueError):
+        try:
+            return ".png", _encoded(drawing, "PNG")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"an image of {drawing.width}x{drawing.height} pixels cannot be written: {error}"
+            ) from error
+
+
+def _encoded(drawing: PIL.Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    drawing.save(stream, kind, quality=92, subsampling=0, compress_level=1)  # a PNG's level: far faster, little larger
+    return stream.getvalue()
 
 
 def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line: int, size: tuple[int, int]) -> None:
