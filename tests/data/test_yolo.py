@@ -166,7 +166,7 @@ def test_equal_names_in_two_folders_stay_separate(tmp_path: Path) -> None:
     [
         ("2 0.5 0.5 0.1 0.1", "unknown class", "class 2 is not one of 0 cat, 1 dog"),
         ("0 0.5 0.5 0.1", "malformed annotation", "got `0 0.5 0.5 0.1`"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "malformed annotation", "expected `class cx cy width height`"),
+        ("0 0.5 0.5 0.1 0.1 45", "malformed annotation", "expected `class cx cy width height`"),
         ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.9", "malformed annotation", "or a polygon"),
         ("dog 0.5 0.5 0.1 0.1", "malformed annotation", "got `dog"),
         ("0.5 0.5 0.5 0.1 0.1", "malformed annotation", "got `0.5"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from boxwright.data.check import Problem
     from boxwright.data.formats import Splits
 
-Format = Literal["coco", "voc", "yolo"]
 _SHOWN = 10  # problems of one kind that are printed without --all
 
 
@@ -37,8 +36,7 @@ class Check:
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON or YOLO YAML."""
-    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """The format to read, where a folder holds annotations in more than one."""
+    format: DataFormat = None
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
@@ -72,8 +70,7 @@ class Show:
     """Show the samples as training augments them."""
     seed: int = 0
     """Chooses the samples and their augmentation."""
-    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """The format to read, where a folder holds annotations in more than one."""
+    format: DataFormat = None
 
     def run(self) -> None:
         data = dataset_path(self.data)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits
+from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits
 from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
@@ -38,6 +38,7 @@ class Propose:
 
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="")]] = ()
     """A dataset (its folder, COCO JSON or YOLO YAML); or images, folders of images and globs."""
+    format: DataFormat = None
     mode: Annotated[Literal["fast", "quality"], arg(metavar="fast|quality")] = "fast"
     """Of selective search; quality finds more and takes about three times as long."""
     count: int = 2000
@@ -126,14 +127,15 @@ class Propose:
             from boxwright.data.formats import DatasetError, open_dataset
 
             try:
-                splits = open_dataset(path)
+                splits = open_dataset(path, format=self.format)
             except DatasetError:
-                if annotations or self.split is not None:
+                if annotations or self.split is not None or self.format is not None:
                     raise
                 print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
         if splits is None:
-            if self.split is not None:
-                raise ValueError(f"--split is for one dataset; {', '.join(self.sources)} is none")
+            if self.split is not None or self.format is not None:
+                option = "--format" if self.split is None else "--split"
+                raise ValueError(f"{option} is for one dataset; {', '.join(self.sources)} is none")
             return []
         return [splits[name] for name in chosen_splits(path, splits, self.split)]
 

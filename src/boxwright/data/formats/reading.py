@@ -30,8 +30,9 @@ _KINDS = {
     "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
     "image in two splits",
-    "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class",
-    "note": "image without annotation, image not listed, similar file name",
+    "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, "
+    "shared annotation, split without labels",
+    "note": "image without annotation, image not listed, similar file name, unused columns",
 }
 SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds.split(", ")}
 """Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
