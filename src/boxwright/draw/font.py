@@ -13,6 +13,8 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import PIL.Image
+import PIL.ImageDraw
 from PIL import ImageFont
 
 from boxwright.files import walk
@@ -74,9 +76,10 @@ def _missing(path: Path, letters: frozenset[str]) -> frozenset[str]:
         return letters
 
 
-def _shape(font: Font, letter: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(letter)
-    return mask.size, bytes(mask)
+def _shape(font: Font, letter: str) -> bytes:
+    canvas = PIL.Image.new("L", (2 * _PROBE, 2 * _PROBE))
+    PIL.ImageDraw.Draw(canvas).text((0, 0), letter, fill=255, font=font)
+    return canvas.tobytes()
 
 
 @cache
