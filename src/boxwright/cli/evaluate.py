@@ -32,7 +32,7 @@ class Evaluate:
     seed: int = 0
     """For datasets without splits: the seed they were drawn with in training."""
     batch: int = 8
-    """Images in a batch."""
+    """Images in a batch at most; the numbers do not depend on it."""
     workers: int = 0
     """Processes that load images."""
     device: str = "auto"

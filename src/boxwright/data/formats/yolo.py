@@ -206,6 +206,8 @@ def _find_folders(folder: Path) -> Layout | None:
     names = dict(enumerate(names_from_file(folder, problems)))
     images, labels = spelled(folder, "images"), spelled(folder, "labels")
     if images and labels and images.is_dir() and labels.is_dir():
+        if _are_json(labels):
+            return None
         splits = _by_split(images, "") or {"all": [images]}
     else:
         found = _by_split(folder, "images").items()
@@ -216,6 +218,16 @@ def _find_folders(folder: Path) -> Layout | None:
         splits = {"all": [folder]} if labelled else {}
     split_names = {} if names else _names_beside_labels(splits, problems)
     return Layout(names, splits, problems=problems, split_names=split_names) if splits else None
+
+
+def _are_json(labels: Path) -> bool:
+    """Whether the labels are those of LabelMe, not text."""
+    suffixes = set[str]()
+    for file in walk(labels):
+        suffixes.add(file.suffix.lower())
+        if ".txt" in suffixes:
+            return False
+    return ".json" in suffixes
 
 
 def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
@@ -245,7 +257,7 @@ def _names_beside_labels(splits: dict[str, list[Path]], problems: list[Problem])
 def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Reading:
     """The split as annotated; adds its label files to `used`."""
     names = layout.split_names.get(split, layout.names)
-    reading = Reading(names=list(names.values()))
+    reading = Reading(names=list(names.values()), measured=True)
     rows = [row for source in layout.splits[split] for row in _images(source, folder, reading)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
