@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import boxwright
 from boxwright import cli, zoo
 from boxwright.zoo import torchvision as source
 from boxwright.zoo.foreign import look_up
+from boxwright.zoo.weights import find
 from calibrated import calibrate
 
 NAME = "ssdlite320_mobilenet_v3_large"
@@ -41,7 +43,11 @@ def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
     calibrate(model.eval(), lambda: source.detect(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
-    torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
+    average = {f"module.{key}": value for key, value in model.state_dict().items()}
+    # as torchvision's training script does
+    torch.save(
+        {"model": model.state_dict(), "model_ema": average, "args": argparse.Namespace(lr=0.1), "epoch": 3}, path
+    )
     return path
 
 
@@ -59,6 +65,7 @@ def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
     assert about["origin"]["name"] == FULL and about["origin"]["file"] == "mine.pth"
     assert about["origin"]["licence"] == look_up(FULL).licence
     assert len(about["origin"]["sha256"]) == 64
+    assert (about["origin"]["prefix"], about["origin"]["other_prefixes"]) == ("model.", ["model_ema.module."])
     proof = about["proof"]
     assert proof["against"].startswith("torchvision ") and set(proof["photos"]) == {"chelsea.png", "coffee.png"}
     assert len(proof["measured"]) == 4  # two photographs, alone and together
@@ -117,7 +124,7 @@ class Evil:
 def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "new.safetensors"
-    state = torch.load(weights, weights_only=True)["model"]
+    state = find(source.read(weights), source.NAMES[NAME].logits).state
 
     def error_of(content: object) -> str:
         path = tmp_path / "bad.pth"
@@ -125,7 +132,7 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return refused([FULL, str(path)], out, capsys)
 
     assert "nothing in it was executed" in error_of(pickle.dumps({"model": Evil()}))
-    assert "nothing in it was executed" in error_of({"model": Evil()})
+    assert "nothing in it was executed: it refers to posix.system" in error_of({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
     assert "not a whole file" in error_of(weights.read_bytes()[:100_000])
     assert "has no state dict" in error_of([1, 2, 3])
@@ -155,6 +162,8 @@ def test_what_differs_is_not_written(
     monkeypatch.setattr(source, "reference", lambda *args, norm_eps=None: reference(*args, norm_eps=0.1))
     words = [FULL, str(weights), "--photos", str(photos)]
     assert "so nothing was written" in refused(words, out, capsys)
-    assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial"]) == 0
+    assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial", "--prefix", "model"]) == 0
+    line = "took the weights named model.* (--prefix); not those named model_ema.module.*"
+    assert line in capsys.readouterr().out
     about = zoo.describe(out)
     assert about["proof"]["allowed"] == "a trial" and about["names"] == ["class 1", "class 2", "class 3"]

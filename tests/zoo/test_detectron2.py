@@ -16,6 +16,7 @@ from torch import Tensor
 
 from boxwright.zoo import detectron2
 from boxwright.zoo.foreign import ForeignError, look_up
+from boxwright.zoo.weights import find
 
 State = dict[str, Tensor]
 FPN = "detectron2:faster_rcnn_R_50_FPN_3x"
@@ -60,6 +61,13 @@ def test_the_cache_of_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     folder = tmp_path / "detectron2" / "COCO-Detection" / "faster_rcnn_R_50_FPN_3x" / "137849458"
     assert detectron2.cached(look_up(FPN)) == folder / "model_final_280758.pkl"
+
+
+def test_thresholds() -> None:
+    """Those of Detectron2's configs. All proposals of an RPN are its output."""
+    thresholds = {detectron2.foreign(name).threshold for name in detectron2.PUBLISHED if not name.startswith("rpn")}
+    assert thresholds == {0.05}
+    assert detectron2.foreign("rpn_R_50_FPN_1x").threshold == detectron2.foreign("rpn_R_50_C4_1x").threshold == 0.0
 
 
 def test_names() -> None:
@@ -118,7 +126,7 @@ def test_from_file_to_detector(tmp_path: Path, config: Any, state: State, traine
         torch.save({"model": state | anchors | pixels, "optimizer": optimizer, "iteration": 9}, path)
     else:
         path = zoo_file(tmp_path / "model_final_280758.pkl", state | anchors)
-    content = detectron2.read(path)
+    content = find(detectron2.read(path), detectron2.LOGITS["faster_rcnn"]).state
     assert detectron2.count_classes(content) == 3
     detector = config.build(3)
     detector.load_state_dict(convert(config, content))

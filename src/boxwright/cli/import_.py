@@ -31,6 +31,8 @@ class Import:
     norm_eps: Annotated[float | None, arg(metavar="EPS", help_behavior_hint="")] = None
     """Epsilon of the batch norms; not needed for published files. 0 for a model that was fine-tuned from torchvision's
     fasterrcnn_resnet50_fpn or retinanet_resnet50_fpn."""
+    prefix: Annotated[str | None, arg(metavar="PREFIX", help_behavior_hint="")] = None
+    """Take the weights whose names in the file begin with this, such as model_ema.module, where it has several."""
     allow_difference: Annotated[str, arg(metavar="REASON", help_behavior_hint="")] = ""
     """Write the checkpoint although the detections differ; the reason is kept in it."""
     json: bool = False
@@ -50,13 +52,19 @@ class Import:
 
         photos = photographs(self.photos)
         about = convert(
-            self.name, self.weights, out, self.names, photos, self.norm_eps, allow_difference=self.allow_difference
+            self.name, self.weights, out, self.names, photos, self.norm_eps, self.allow_difference, prefix=self.prefix
         )
         if self.json:
             proof = {key: value for key, value in about["proof"].items() if key != "answers"}
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))
             return
+        if others := about["origin"].get("other_prefixes"):
+            print(f"took the weights {_with(about['origin'].get('prefix', ''))} (--prefix); not those {_with(*others)}")
         measured = [Difference(**values) for values in about["proof"]["measured"]]
         print(f"against {about['proof']['against']}: {worst(measured)}")
         print(f"licence of the weights: {about['origin']['licence']}")
         print(f"{out} has {len(about['names'])} classes; `boxwright verify {out}` repeats the comparison")
+
+
+def _with(*prefixes: str) -> str:
+    return " and ".join(f"named {prefix}*" if prefix else "without a prefix" for prefix in prefixes)

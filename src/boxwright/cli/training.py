@@ -33,7 +33,9 @@ from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
-_KEPT = ("start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every")  # fields in config.json
+_KEPT = (  # fields in config.json
+    "format", "start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every",
+)  # fmt: skip
 
 
 def train(options: Train) -> int:
@@ -55,7 +57,7 @@ def train(options: Train) -> int:
 def _train(options: Train, process: Process, resume: Path | None, source: Loaded | None) -> int:
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
-    splits = open_dataset(_given(options.data), seed=options.training.seed)
+    splits = open_dataset(_given(options.data), options.training.seed, options.format)
     chosen_splits(splits.source, splits, "train")
     names = options.classes or splits.names
     need_objects(splits, ("train", "val"), names)

@@ -14,6 +14,7 @@ from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo.foreign import Foreign, ForeignError, Published, look_up, module_of
 from boxwright.zoo.proof import TOLERANCE, Difference, Photos, detect_with, photographs, prove, repeat, worst
+from boxwright.zoo.weights import find
 
 _TIMEOUT = 10.0  # seconds without data from the server
 
@@ -27,6 +28,7 @@ def convert(
     norm_eps: float | None = None,
     allow_difference: str = "",
     batches: Sequence[int] = (1, 4),
+    prefix: str | None = None,
 ) -> dict[str, Any]:
     """Write `weights` of the model `name` as a checkpoint to `out`, and return its metadata.
 
@@ -35,15 +37,18 @@ def convert(
     norm_eps          see `boxwright.zoo.torchvision.foreign`; known for published files
     allow_difference  the reason for accepting a difference; none is accepted without a reason
     batches           batch sizes; there is one comparison for each
+    prefix            of the names of the weights to take, where the file has several of the same detector: those of
+                      training and an average; "other_prefixes" in the metadata names those that were not taken
 
     Raises ForeignError, and writes nothing, if the weights are not those of the model or the detections differ.
     """
     about, weights = look_up(name), Path(weights)
     module = module_of(name)
-    state, digest = module.read(weights), sha256(weights)
+    digest = sha256(weights)
     if norm_eps is None and about.sha256 and digest.startswith(about.sha256):
         norm_eps = about.norm_eps
     model = _model(name, norm_eps)
+    state, prefix, others = find(module.read(weights), model.logits, prefix)
     num_classes = len(model.names) if model.count_classes is None else model.count_classes(state)
     names = _class_names(model, num_classes, names)
     detector = model.config.build(num_classes)
@@ -61,9 +66,10 @@ def convert(
             f'{TOLERANCE}. To write it all the same, give a reason with --allow-difference "..."'
         )
     origin = {"name": name, "url": about.url, "file": weights.name, "sha256": digest, "licence": about.licence}
+    details = {"norm_eps": norm_eps, "prefix": prefix, "other_prefixes": others}
     metadata = {
         "threshold": model.threshold,
-        "origin": origin | ({} if norm_eps is None else {"norm_eps": norm_eps}),
+        "origin": origin | {key: value for key, value in details.items() if value not in (None, "", ())},
         "proof": proof | ({"allowed": allow_difference} if allow_difference else {}),
     }
     save_detector(out, detector, model.config, names, model.preprocess, metadata)
@@ -90,7 +96,8 @@ def verify(path: str | Path, photos: Photos | None = None, weights: str | Path |
     if source is not None:
         model = _model(origin["name"], origin.get("norm_eps"))
         if model.reference is not None:
-            original = model.reference(module_of(model.name).read(source), len(loaded.names))
+            state = find(module_of(model.name).read(source), model.logits, origin.get("prefix")).state
+            original = model.reference(state, len(loaded.names))
             batches = [int(batch) for batch in proof["answers"]]
             of_proof = {name: photos[name] for name in proof["photos"]}
             again = prove(original, converted, of_proof, _against(model), batches)

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.zoo import weights
 from boxwright.zoo.coco import NAMES
-from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
-from boxwright.zoo.torchvision import read as read_state_dict
+from boxwright.zoo.foreign import Foreign, ForeignError, Published, check, few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,14 @@ STD = {"X_101_32x8d": (58.395, 57.12, 57.375)}
 """RGB, if not 1: Caffe's networks have the scale in their first convolution."""
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
+LOGITS = {
+    "faster_rcnn": "roi_heads.box_predictor.cls_score.weight",
+    "fast_rcnn": "roi_heads.box_predictor.cls_score.weight",
+    "retinanet": "head.cls_score.weight",
+    "rpn": "proposal_generator.rpn_head.objectness_logits.weight",
+}
+"""The weight of the classification layer by kind of detector."""
+
 RENAMED = (
     (r"^regions\.head\.hidden\.backbone\.body", "roi_heads"),
     (r"\bbn(\d)\b", r"conv\1.norm"),
@@ -81,7 +89,7 @@ RENAMED = (
 def cached(published: Published) -> Path:
     """The published file in the cache of Detectron2."""
     folder = os.environ.get("FVCORE_CACHE", "~/.torch/iopath_cache")
-    return Path(folder).expanduser() / published.url.split("/", 3)[3]
+    return Path(os.path.expanduser(folder), published.url.split("/", 3)[3])
 
 
 def foreign(name: str) -> Foreign:
@@ -89,14 +97,17 @@ def foreign(name: str) -> Foreign:
     from boxwright.data.preprocess import Preprocess
 
     about = PUBLISHED[name.removeprefix("detectron2:")]
-    config = configure(about.name.removeprefix("detectron2:"))
+    name = about.name.removeprefix("detectron2:")
+    config, kind = configure(name), re.split("_(?=[RX]_)", name)[0]
     divisor = 32 if getattr(config, "variant", "fpn") == "fpn" else 1
     return Foreign(
         **vars(about),
         config=config,
         preprocess=Preprocess(short=800, long=1333, divisor=divisor, fill=MEAN, resample="pillow"),
-        names=("object",) if about.name.startswith("detectron2:rpn") else tuple(NAMES.values()),
+        names=("object",) if kind == "rpn" else tuple(NAMES.values()),
+        logits=LOGITS[kind],
         convert=partial(convert, config, about.name),
+        threshold=0.0 if kind == "rpn" else 0.05,  # a network of proposals has none
         count_classes=count_classes,
     )
 
@@ -130,12 +141,12 @@ def configure(name: str) -> DetectorConfig:
 
 
 def read(path: str | Path) -> State:
-    """The weights in a .pkl of the model zoo, or in a .pth of its trainer.
+    """The weights in a .pkl of the model zoo, or all tensors in a .pth of its trainer.
 
     Executes nothing. Raises ForeignError if the file is damaged, refers to more than arrays, or has no detector.
     """
     if Path(path).suffix != ".pkl":
-        return read_state_dict(path)
+        return weights.read(path)
     from boxwright.zoo.unpickle import read_pickle  # imports numpy, which listing models does not need
 
     content = read_pickle(path)
@@ -168,7 +179,7 @@ def count_classes(state: State) -> int:
         return 1
     raise ForeignError(
         "these are not the weights of a Detectron2 detector: expected head.cls_score.weight or "
-        "roi_heads.box_predictor.cls_score.weight, found neither"
+        f"roi_heads.box_predictor.cls_score.weight, found {few(sorted(state))}"
     )
 
 

@@ -4,7 +4,7 @@ A source is a module with
     PUBLISHED                    name to `Published`, without importing torch
     cached(published)            the path at which its own library caches the published file
     foreign(name)                the `Foreign` of that name
-    read(path)                   the state dict in a file, executing nothing; raises `ForeignError`
+    read(path)                   the tensors in a file by name, executing nothing; raises `ForeignError`
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Foreign(Published):
     config         builds the detector here that computes the same function
     preprocess     as the library preprocesses images
     names          the classes of the published weights, in the order of labels here
+    logits         the original name of the weight of the classification layer, by which weights are found in a file
     convert        from an original state dict and its number of classes (without background) to that of `config`
     threshold      the library's own score threshold
     count_classes  the number of classes of an original state dict; None if it is always that of `names`
@@ -72,6 +73,7 @@ class Foreign(Published):
     config: DetectorConfig
     preprocess: Preprocess
     names: tuple[str, ...]
+    logits: str
     convert: Callable[[State, int], State]
     threshold: float = 0.05
     count_classes: Callable[[State], int] | None = None
@@ -114,9 +116,10 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
         if key in state and state[key].shape != expected[key].shape
     ]
     wrong = [("missing", missing), ("not expected", extra), ("of another shape", shapes)]
-    if faults := [f"{len(keys)} {how} ({_few(keys)})" for how, keys in wrong if keys]:
+    if faults := [f"{len(keys)} {how} ({few(keys)})" for how, keys in wrong if keys]:
         raise ForeignError(f"not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}")
 
 
-def _few(keys: Sequence[str]) -> str:
+def few(keys: Sequence[str]) -> str:
+    """The first three."""
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.zoo.coco import ALL_IDS
-from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
+from boxwright.zoo.foreign import Foreign, ForeignError, Published, check, few
 from boxwright.zoo.torchvision_names import NAMES, RENAMED, RENAMED_RETINANET, rename
+from boxwright.zoo.weights import read as read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ PUBLISHED = {
 def cached(published: Published) -> Path:
     """The published file in the cache of torch.hub."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / published.file
+    return Path(os.path.expanduser(home), "hub", "checkpoints", published.file)
 
 
 def foreign(name: str, norm_eps: float | None = None) -> Foreign:
@@ -87,6 +87,7 @@ def foreign(name: str, norm_eps: float | None = None) -> Foreign:
         config=config,
         preprocess=preprocess,
         names=ALL_IDS if NAMES[name].softmax else ("__background__", *ALL_IDS),
+        logits=NAMES[name].logits,
         convert=partial(convert, name, norm_eps=norm_eps),
         threshold=config.score_threshold[0],
         count_classes=partial(count_classes, name),
@@ -183,46 +184,13 @@ def _configs() -> dict[str, Config]:
     }
 
 
-def read(path: str | Path) -> State:
-    """The state dict in a .pth or .safetensors file, alone or under "model", as torchvision's training scripts save it.
-
-    Executes nothing. Raises ForeignError if the file is damaged, or contains more than tensors.
-    """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if not path.is_file():
-        raise ForeignError(f"{path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickles that are refused anyway
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = str(error).partition("weights_only")[2] and "it refers to more than tensors and plain containers"
-        raise ForeignError(f"{path} was not read, and nothing in it was executed: {why or error}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        size = path.stat().st_size
-        raise ForeignError(f"{path} ({size} bytes) is not a whole file of weights; copy it again ({error})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ForeignError(f"{path} has no state dict: expected names to tensors, alone or under 'model'")
-    return {key.removeprefix("module."): value for key, value in content.items()}
-
-
 def count_classes(name: str, state: State) -> int:
     """The number of classes in a state dict of this model, without the background column of a softmax."""
     names = NAMES[name]
     if names.logits not in state:
-        raise ForeignError(f"these are not the weights of torchvision's {name}: {names.logits} is missing")
+        raise ForeignError(
+            f"these are not the weights of torchvision's {name}: {names.logits} is missing among {few(sorted(state))}"
+        )
     return len(state[names.logits]) // names.boxes - names.softmax
 
 

@@ -195,12 +195,15 @@ def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
     folders = Folders()
     sample = names[:: max(1, len(names) // 32)]
     best, most = (str(file.parent), True), 0
-    for whole in (True, False):
-        tried = sample if whole else [re.split(r"[/\\]", name)[-1] for name in sample]
-        for root in dict.fromkeys(map(str, roots)):
-            hits = sum(os.path.join(root, name) in folders for name in tried)
-            if hits > most:
-                best, most = (root, whole), hits
+    for found in (folders.__contains__, folders.alike):  # names that only look alike, where no name is right
+        for whole in (True, False):
+            tried = sample if whole else [re.split(r"[/\\]", name)[-1] for name in sample]
+            for root in dict.fromkeys(map(str, roots)):
+                hits = sum(bool(found(os.path.join(root, name))) for name in tried)
+                if hits > most:
+                    best, most = (root, whole), hits
+        if most:
+            break
     return best
 
 
