@@ -8,25 +8,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from boxwright.data.formats.reading import BAD_IMAGE, image_size
-from boxwright.data.formats.text import spelled
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
-_IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
+_IMAGE_FOLDERS = ("jpegimages", "images", "jpegimage", "imgs", "img", "")
 
 
 def image_folders(bases: Iterable[Path]) -> list[Path]:
     """The usual folders of images that exist below each base, and the bases themselves."""
-    found = (inner_folder(base, name) for base in dict.fromkeys(bases) for name in _IMAGE_FOLDERS)
-    return [folder for folder in found if folder]
+    found: list[Path] = []
+    for base in dict.fromkeys(bases):
+        inner = {"": base} | inner_folders(base)
+        found += [inner[name] for name in _IMAGE_FOLDERS if name in inner]
+    return found
 
 
-def inner_folder(folder: Path, name: str) -> Path | None:
-    """The sub-folder, whatever its upper and lower case; None if there is none."""
-    inner: Path | None = folder
-    for part in filter(None, name.split("/")):
-        inner = inner and spelled(inner, part)
-    return inner if inner and inner.is_dir() else None
+def inner_folders(folder: Path | None) -> dict[str, Path]:
+    """The sub-folders by their names in lower case; {} of None. One listing, since a folder may have many files."""
+    if folder is None or not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        names = sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)
+    return {name.lower(): folder / name for name in names if not name.startswith(".")}
 
 
 def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
