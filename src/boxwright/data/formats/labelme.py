@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats.images import image_folders, images_by_stem, inner_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -31,7 +31,7 @@ from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
 
-_JSON_FOLDERS = ("annotations", "labels", "json", "jsons", "labelme")
+_JSON_FOLDERS = ("", "annotations", "labels", "json", "jsons", "labelme")
 _KEY = re.compile(rb'"(shapes|imagePath|imageData)"\s*:')
 _NO_CLASS = ("__ignore__", "_background_")
 """LabelMe's lists of classes begin with these, which label pixels, not objects."""
@@ -41,13 +41,11 @@ Box = tuple[float, float, float, float]
 
 def find(folder: Path) -> dict[str, Path]:
     """The folder of each split's JSON files; {"all": folder} without splits; {} if there are none."""
-    top = inner_folders(folder)
-    bases = [top, *(inner_folders(top[name]) for name in _JSON_FOLDERS if name in top)]
     splits: dict[str, Path] = {}
-    for name, split in SPLIT_NAMES.items():
-        inner = next(filter(None, (_json_folder(base.get(name)) for base in bases)), None)
-        if inner:
-            splits.setdefault(split, inner)
+    for base in named_folders(folder, _JSON_FOLDERS):
+        for inner in named_folders(base, SPLIT_NAMES):
+            if found := _json_folder(inner):
+                splits.setdefault(SPLIT_NAMES[inner.name.lower()], found)
     whole = _json_folder(folder)
     return splits or ({"all": whole} if whole else {})
 
@@ -72,16 +70,14 @@ def is_labelme(file: Path) -> bool:
         return _KEY.search(stream.read(4096)) is not None
 
 
-def _json_folder(folder: Path | None) -> Path | None:
+def _json_folder(folder: Path) -> Path | None:
     """The folder, or one of the usual ones in it, that has such files."""
-    inner = inner_folders(folder)
-    candidates = [folder, *(inner.get(name) for name in _JSON_FOLDERS)]
-    return next((path for path in candidates if path and any(map(is_labelme, islice(_json_files(path), 8)))), None)
+    candidates = named_folders(folder, _JSON_FOLDERS)
+    return next((path for path in candidates if any(map(is_labelme, islice(_json_files(path), 8)))), None)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    names = sorted(os.listdir(folder))
-    return (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
+    return (folder / name for name in entries_of(folder) if name.lower().endswith(".json") and not name.startswith("."))
 
 
 def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
