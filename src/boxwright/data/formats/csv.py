@@ -120,7 +120,10 @@ def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[s
     if layout is None:
         wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
         raise DatasetError(f"{file}: expected the columns {wanted} in the first line; name them there", file, 1)
-    rows = list(_rows(read_text(file), layout))
+    try:
+        rows = list(_rows(read_text(file), layout))
+    except csv.Error as error:
+        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
     splits = [SPLIT_NAMES.get(row.get("split", "").lower()) for _, row in rows]
     own = split == "all" and rows and all(splits)
     groups: dict[str, list[tuple[int, dict[str, str]]]] = {}
