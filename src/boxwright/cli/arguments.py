@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+DataFormat = Annotated[
+    Literal["coco", "voc", "yolo"] | None,
+    arg(
+        metavar="coco|voc|yolo",
+        help="The format of the annotations, where the data holds more than one; detected if not given.",
+        help_behavior_hint="",
+    ),
+]
+"""The option --format of every command that opens a dataset."""
 
 
 def dataset_path(path: Path | None) -> Path:

@@ -58,7 +58,7 @@ def _cells(options: Lineage) -> list[Cell]:
 
 
 def _splits(options: Lineage, data: Path) -> Splits:
-    splits = open_dataset(data, options.training.seed)
+    splits = open_dataset(data, options.training.seed, options.format)
     test = "test" if "test" in splits else "val"
     for split, count, option in (("train", options.images, "--images"), (test, options.test_images, "--test-images")):
         if count is not None:

@@ -62,7 +62,7 @@ PUBLISHED = {
 def cached(published: Published) -> Path:
     """The published file in the cache of torch.hub."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / published.file
+    return Path(os.path.expanduser(home), "hub", "checkpoints", published.file)
 
 
 DEFAULTS = Arguments()
@@ -207,12 +207,13 @@ def _configs() -> dict[str, Config]:
 def count_classes(name: str, state: State) -> int:
     """The number of classes in a state dict of this model, without the background column of a softmax."""
     names = NAMES[name]
-    boxes = len(state.get("head.regression_head.bbox_reg.weight", [0] * 4 * names.boxes)) // 4
+    deltas = state.get("head.regression_head.bbox_reg.weight")
+    boxes = names.boxes if deltas is None else max(1, len(deltas) // 4)
     if names.logits not in state:
         raise ForeignError(
             f"these are not the weights of torchvision's {name}: {names.logits} is missing among {few(sorted(state))}"
         )
-    return len(state[names.logits]) // max(1, boxes) - names.softmax
+    return len(state[names.logits]) // boxes - names.softmax
 
 
 def convert(name: str, state: State, num_classes: int, arguments: Arguments = DEFAULTS) -> State:

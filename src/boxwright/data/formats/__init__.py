@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats import coco, voc, yolo
-from boxwright.data.formats.reading import DatasetError, Problem, Reading, build, warn_about
+from boxwright.data.formats.build import build
+from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
 from boxwright.data.formats.split import Splits, draw_splits
 
-__all__ = ["DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
+__all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
 
-_FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
+FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
 
 
 def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> Splits:
@@ -38,6 +39,10 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
     for split, dataset in splits.items():
         if not len(dataset):
             raise DatasetError(f"{source}: no usable image in the {split} split ({format}). {_first(problems)}")
+    if (shares := next((p for p in problems if p.kind == "box in shares"), None)) and not any(
+        len(dataset.boxes) for dataset in splits.values()
+    ):
+        raise DatasetError(str(shares), Path(shares.file), shares.line)
     if not names:
         raise DatasetError(f"{source}: the annotations name no class ({format}). {_first(problems)}")
     warn_about(problems, source)
@@ -53,13 +58,13 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
 
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
     """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
-    if format is not None and format not in _FORMATS:
-        raise DatasetError(f"expected a format out of {', '.join(_FORMATS)}, got {format}")
+    if format is not None and format not in FORMATS:
+        raise DatasetError(f"expected a format out of {', '.join(FORMATS)}, got {format}")
     if not path.exists():
         raise DatasetError(f"expected a dataset's folder, COCO JSON or YOLO YAML at {path}, which does not exist")
     if path.is_file():
         return _read_file(path)
-    tried = _FORMATS if format is None else {format: _FORMATS[format]}
+    tried = FORMATS if format is None else {format: FORMATS[format]}
     folder = path
     while True:
         for name, module in tried.items():
@@ -82,7 +87,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Reading]]:
 
 
 def _nothing_found(path: Path, formats: list[str]) -> str:
-    layouts = "\n  ".join(_FORMATS[name].LAYOUTS for name in formats)
+    layouts = "\n  ".join(FORMATS[name].LAYOUTS for name in formats)
     kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in path.iterdir())
     entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")

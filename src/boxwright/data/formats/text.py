@@ -54,6 +54,12 @@ def _likely_encoding(data: bytes) -> str:
     return "CP1252"
 
 
+def problem_of(error: DatasetError) -> Problem:
+    """The problem of a file that cannot be read, where the rest of the dataset can."""
+    message, _, mend = str(error).removeprefix(f"{error.file}: ").rpartition("; ")
+    return Problem("malformed annotation", str(error.file), error.line, message, mend)
+
+
 def flag(value: object) -> bool | None:
     """What a yes-or-no entry such as `iscrowd` says; None if it is malformed. Absent and blank entries say no."""
     if value is None:
@@ -63,16 +69,18 @@ def flag(value: object) -> bool | None:
     return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
-def class_list(values: Iterable[str]) -> tuple[list[str], list[tuple[int, str]]]:
-    """A name for each position of a list of class names, all different; and (index, what is wrong) of those changed.
+def class_list(values: Iterable[str], indices: Sequence[int] | None = None) -> tuple[list[str], list[tuple[int, str]]]:
+    """A name for each entry of a list of class names, all different; and (index, what is wrong) of those changed.
 
-    The position is the index of the class. A blank name becomes its index, a repeated one `dog (2)`.
+    indices  of the classes; their positions if not given
+
+    A blank name becomes its index, a repeated one `dog (2)`.
     """
     given = [value.strip() for value in values]
     taken = set(given)
     names: dict[str, int] = {}
     wrong: list[tuple[int, str]] = []
-    for index, text in enumerate(given):
+    for index, text in zip(indices or range(len(given)), given, strict=True):
         base = text or str(index)
         name, number = base, 1
         if not text or text in names:
@@ -102,8 +110,7 @@ def read_names(file: Path, problems: list[Problem], by_index: bool = True) -> li
     try:
         lines = read_text(file).rstrip().splitlines()
     except DatasetError as error:
-        message, _, mend = str(error).removeprefix(f"{file}: ").rpartition("; ")
-        problems.append(Problem("malformed annotation", str(file), error.line, message, mend))
+        problems.append(problem_of(error))
         return []
     if not by_index:
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -125,3 +132,14 @@ def find_path(value: str, roots: Sequence[str | Path], exists: Callable[[str], b
     ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
     candidates = (os.path.join(root, end) for end in (value, *ends) for root in roots)
     return next(filter(exists, candidates), None)
+
+
+def spelled(folder: Path, name: str) -> Path | None:
+    """An entry of a folder, whatever its upper and lower case; the one spelled like `name` if there are several."""
+    if (folder / name).exists():
+        return folder / name
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return None
+    return next((folder / entry for entry in entries if entry.lower() == name.lower()), None)
