@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright.data.formats.coco import split_of
-from boxwright.data.formats.images import image_folders, images_by_stem, sizes_of
+from boxwright.data.formats.images import image_folders, images_by_stem, locate, sizes_of
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -26,7 +26,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, find_path, names_from_file, read_text
+from boxwright.data.formats.text import encoding_of, names_from_file, read_text
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
@@ -159,7 +159,7 @@ def _read_rows(
             reading.report("malformed annotation", file, line, message, "mend or remove the row")
             continue
         if image not in index_of:
-            path = find_path(image, roots, folders.__contains__) or stems.get(image)
+            path = stems.get(image) or locate(image, roots, folders)
             index_of[image] = len(reading.images)
             reading.images.append(ImageRow(path or str(roots[0] / image), image, _size(row), str(file), line))
         name = described.get(name, name)

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, named_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, locate, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -27,7 +27,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import find_path, flag, names_from_file, problem_of, read_text
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -93,7 +93,7 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
             continue
         named = content.get("imagePath")
         named = named if isinstance(named, str) and named else f"{file.stem}.jpg"
-        image = images.get(file.stem) or find_path(named, [source, *roots], folders.__contains__)
+        image = images.get(file.stem) or locate(named, [source, *roots], folders)
         path = image or os.path.join(source, named)
         size = _size(content, file, reading)
         reading.images.append(ImageRow(path, file.stem, size, str(file)))
