@@ -80,7 +80,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Reading]]:
     if path.suffix.lower() == ".json":
         folder = path.parent.parent if path.parent.name == "annotations" else path.parent
         split = coco.split_of(path, folder)
-        return "coco", coco.read({"train" if split == "trainval" else split: path}, folder)
+        return "coco", coco.read(coco.Layout({"train" if split == "trainval" else split: path}), folder)
     if path.suffix.lower() in (".yaml", ".yml"):
         return "yolo", yolo.read(yolo.find_in_yaml(path), path.parent)
     raise DatasetError(f"expected a folder, a COCO .json or a YOLO .yaml, got the file {path}")
