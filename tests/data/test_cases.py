@@ -212,13 +212,6 @@ CASES: dict[str, Opens | Refused] = {
     "yolo_track": YOLO,
 }  # fmt: skip
 
-_NOT_YET = {
-    "crowd_all1": "check does not report that all is crowd",
-}
-NOT_YET = {name: reason for names, reason in _NOT_YET.items() for name in names.split()}
-"""Cases that are wrong today, with the reason: whoever mends one removes its name."""
-
-
 _PHOTOS = (
     "astronaut",
     "coffee",
@@ -251,10 +244,7 @@ def cases(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.xfail(reason=NOT_YET[n], strict=True)] if n in NOT_YET else []) for n in CASES],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_case(cases: Path, name: str) -> None:
     right, folder = CASES[name], cases / name
     try:
@@ -310,7 +300,7 @@ def test_12_bit_data_is_visible(cases: Path) -> None:
 
 
 def test_no_case_is_left_out(cases: Path) -> None:
-    assert {folder.name for folder in cases.iterdir()} == set(CASES) and set(NOT_YET) <= set(CASES)
+    assert {folder.name for folder in cases.iterdir()} == set(CASES)
 
 
 def _summary(got: Splits | DatasetError, problems: list[Problem]) -> str:

@@ -33,7 +33,8 @@ def read_text(path: str | Path) -> str:
 
     Raises DatasetError, with file and line, for other text, and OSError if the file cannot be read.
     """
-    path, encoding = Path(path), encoding_of(path)
+    path = Path(path)
+    encoding = encoding_of(path)
     try:
         return path.read_text(encoding)
     except UnicodeDecodeError as error:
