@@ -11,11 +11,12 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
+from boxwright.data.formats.images import entries, image_folders, images_by_stem, inner_folders, sub_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -26,7 +27,7 @@ from boxwright.data.formats.reading import (
     drop_missing,
 )
 from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, spelled
-from boxwright.data.image import IMAGE_SUFFIXES, is_image
+from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
 LAYOUTS = (
@@ -35,7 +36,6 @@ LAYOUTS = (
 )
 
 _XML_FOLDERS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", "")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
 _TEXT_CODECS = re.compile(
     r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
     r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
@@ -73,17 +73,17 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
 def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
-    usual = _named(folder, _XML_FOLDERS)
+    usual = inner_folders(folder, _XML_FOLDERS)
     return next((inner for inner in usual if _xml_files(inner)), None) or _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
     """A folder of any name, if no other one has VOC XML, and one beside it has images of the same names."""
-    entries = [name.lower() for name in _entries(folder)]
-    if "labels" in entries or any(name.endswith((".yaml", ".yml", ".data")) for name in entries):
+    names = [name.lower() for name in entries(folder)]
+    if "labels" in names or any(name.endswith((".yaml", ".yml", ".data")) for name in names):
         return None  # YOLO text that keeps the XML out of which it was made
-    inner_folders = _without_splits(folder)
-    found = [(inner, files) for inner in inner_folders if (files := _xml_files(inner)) and _is_voc(files[0])]
+    folders = _without_splits(folder)
+    found = [(inner, files) for inner in folders if (files := _xml_files(inner)) and _is_voc(files[0])]
     if len(found) != 1:
         return None
     ((inner, files),) = found
@@ -93,39 +93,17 @@ def _only_xml_folder(folder: Path) -> Path | None:
 def _only_image_folder(folder: Path, stems: set[str]) -> Path | None:
     """The folder or sub-folder with images of these names; None if there are several, since one may hold masks."""
     candidates = [folder, *_without_splits(folder)]
-    found = [inner for inner in candidates if not stems.isdisjoint(_images([inner]))]
+    found = [inner for inner in candidates if not stems.isdisjoint(images_by_stem([inner]))]
     return found[0] if len(found) == 1 else None
 
 
-def _named(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The folder's sub-folders of these names that exist, whatever their upper and lower case; "" is itself."""
-    inner, found = _sub_folders(folder), list[Path]()
-    for name in names:
-        first, _, rest = name.lower().partition("/")
-        alike = [entry for entry in inner if entry.name.lower() == first] if first else [folder]
-        found += [deeper for entry in alike for deeper in (_named(entry, [rest]) if rest else [entry])]
-    return found
-
-
 def _without_splits(folder: Path) -> list[Path]:
-    return [inner for inner in _sub_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
-
-
-def _sub_folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    return [inner for inner in sub_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    names = _entries(folder)
+    names = entries(folder)
     return [folder / name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
-
-
-def _entries(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:  # not a folder, or none of ours, as `lost+found`
-        return []
 
 
 def _is_voc(file: Path) -> bool:
@@ -137,12 +115,12 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     reading = Reading(names=[])
     files = list(_listed(source, folder, reading)) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
-    bases = list(dict.fromkeys(bases or [folder]))
-    roots = [root for base in bases for root in _named(base, _IMAGE_FOLDERS)]
-    images, stems = _images(roots), {file.stem for file in files}
+    bases = bases or [folder]
+    roots = image_folders(bases)
+    images, stems = images_by_stem(roots), {file.stem for file in files}
     if stems.isdisjoint(images):
         others = (inner for base in bases if (inner := _only_image_folder(base, stems)))
-        images |= _images(list(others))
+        images |= images_by_stem(list(others))
     for file in files:
         try:
             root = _parse(file)
@@ -196,16 +174,6 @@ def _stem(entry: str) -> str:
     name = re.split(r"[/\\]", entry)[-1]
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml"} else name
-
-
-def _images(roots: list[Path]) -> dict[str, str]:
-    """Path of each image by its name without suffix; the first folder that has it counts."""
-    images: dict[str, str] = {}
-    for root in roots:
-        for entry in _entries(root):
-            if is_image(entry):
-                images.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
-    return images
 
 
 def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[Path]) -> str:
