@@ -14,49 +14,48 @@ from boxwright.types import Size
 _IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
 
 
-def image_folders(bases: Iterable[Path]) -> list[Path]:
-    """The usual folders of images that exist below each base, and the bases themselves."""
-    return [folder for base in dict.fromkeys(bases) for folder in inner_folders(base, _IMAGE_FOLDERS)]
-
-
-def inner_folders(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The sub-folders of these names that exist, whatever their upper and lower case; "" is the folder itself."""
-    inner, found = sub_folders(folder), list[Path]()
-    for name in names:
-        first, _, rest = name.lower().partition("/")
-        alike = [entry for entry in inner if entry.name.lower() == first] if first else [folder]
-        found += [deeper for entry in alike for deeper in (inner_folders(entry, [rest]) if rest else [entry])]
-    return found
-
-
-def inner_folder(folder: Path, name: str) -> Path | None:
-    """The sub-folder, whatever its upper and lower case; None if there is none."""
-    return next(iter(inner_folders(folder, [name])), None)
-
-
-def sub_folders(folder: Path) -> list[Path]:
-    """All that are not hidden, sorted; the type comes with the listing, so that a folder of many files costs little."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(Path(entry.path) for entry in found if entry.is_dir() and not entry.name.startswith("."))
-    except OSError:
-        return []
-
-
-def entries(folder: Path) -> list[str]:
-    """The names in a folder, sorted; [] if it cannot be listed, as `lost+found`."""
+def entries_of(folder: Path) -> list[str]:
+    """The names in a folder; [] of what is no folder, or one that may not be read, such as `lost+found`."""
     try:
         return sorted(os.listdir(folder))
     except OSError:
         return []
 
 
+def inner_folders(folder: Path) -> list[Path]:
+    """The sub-folders that are not hidden; [] as for `entries_of`."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def named_folders(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folder's sub-folders of these names that exist, whatever their upper and lower case; "" is itself.
+
+    The folder is listed once, since it may have many files.
+    """
+    inner, found = inner_folders(folder), list[Path]()
+    for name in names:
+        first, _, rest = name.lower().partition("/")
+        alike = [entry for entry in inner if entry.name.lower() == first] if first else [folder]
+        found += [deeper for entry in alike for deeper in (named_folders(entry, [rest]) if rest else [entry])]
+    return found
+
+
+def image_folders(bases: Iterable[Path]) -> list[Path]:
+    """The usual folders of images that exist below each base, and the bases themselves."""
+    return [folder for base in dict.fromkeys(bases) for folder in named_folders(base, _IMAGE_FOLDERS)]
+
+
 def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
     """Path of each image by its name without suffix; the first folder that has it counts."""
     images: dict[str, str] = {}
     for folder in folders:
-        for entry in filter(is_image, entries(folder)):
-            images.setdefault(os.path.splitext(entry)[0], os.path.join(folder, entry))
+        for name in entries_of(folder):
+            if is_image(name):
+                images.setdefault(os.path.splitext(name)[0], os.path.join(folder, name))
     return images
 
 

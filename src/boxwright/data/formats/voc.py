@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.images import entries, image_folders, images_by_stem, inner_folders, sub_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -73,17 +73,17 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
 def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
-    usual = inner_folders(folder, _XML_FOLDERS)
+    usual = named_folders(folder, _XML_FOLDERS)
     return next((inner for inner in usual if _xml_files(inner)), None) or _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
     """A folder of any name, if no other one has VOC XML, and one beside it has images of the same names."""
-    names = [name.lower() for name in entries(folder)]
-    if "labels" in names or any(name.endswith((".yaml", ".yml", ".data")) for name in names):
+    entries = [name.lower() for name in entries_of(folder)]
+    if "labels" in entries or any(name.endswith((".yaml", ".yml", ".data")) for name in entries):
         return None  # YOLO text that keeps the XML out of which it was made
-    folders = _without_splits(folder)
-    found = [(inner, files) for inner in folders if (files := _xml_files(inner)) and _is_voc(files[0])]
+    inner_xml = _without_splits(folder)
+    found = [(inner, files) for inner in inner_xml if (files := _xml_files(inner)) and _is_voc(files[0])]
     if len(found) != 1:
         return None
     ((inner, files),) = found
@@ -98,11 +98,11 @@ def _only_image_folder(folder: Path, stems: set[str]) -> Path | None:
 
 
 def _without_splits(folder: Path) -> list[Path]:
-    return [inner for inner in sub_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
+    return [inner for inner in inner_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    names = entries(folder)
+    names = entries_of(folder)
     return [folder / name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
 
 
@@ -115,7 +115,7 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     reading = Reading(names=[])
     files = list(_listed(source, folder, reading)) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
-    bases = bases or [folder]
+    bases = list(dict.fromkeys(bases or [folder]))
     roots = image_folders(bases)
     images, stems = images_by_stem(roots), {file.stem for file in files}
     if stems.isdisjoint(images):
