@@ -70,12 +70,48 @@ def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
 
 def test_several_images_give_several_results_whatever_the_batch():
     images = [np.zeros((height, 50, 3), np.uint8) for height in (10, 20, 30, 40, 50)]
-    for batch, counts in ((1, [1] * 5), (2, [2, 2, 1]), (8, [5])):
+    for batch, counts in ((1, [1] * 5), (2, [2, 1, 1, 1]), (8, [1, 2, 1, 1])):  # 20 and 30 have the same canvas
         predictor = halves()
         results = predictor(iter(images), batch=batch)
         assert [result.boxes.tolist() for result in results] == [[[0, 0, 50, h]] for h in (10, 20, 30, 40, 50)]
         assert isinstance(predictor.detector, Halves) and predictor.detector.batches == counts
     assert halves()([]) == []
+
+
+def sees_padding(images: Images) -> Slots:
+    """As networks do: the score is the mean of all pixels of the batch's canvas."""
+    boxes = torch.cat([torch.zeros_like(images.sizes), images.sizes.flip(1)], dim=1)[:, None].float()  # (N, 1, 4)
+    scores = images.pixels.mean((1, 2, 3), dtype=torch.float64)[:, None].float() / 255
+    return Slots(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), torch.ones_like(scores, dtype=torch.bool))
+
+
+def test_results_do_not_depend_on_the_batch():
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (*random.integers(20, 60, 2), 3), np.uint8) for _ in range(60)]
+    predictor = Predictor(sees_padding, NAMES, Preprocess(short=64, long=128), threshold=0)
+    alone = [(result.scores.item(), result.boxes.tolist()) for result in predictor(images)]
+    assert len({score for score, _ in alone}) > 30
+    for batch in (4, 8, 60):
+        assert [(result.scores.item(), result.boxes.tolist()) for result in predictor(images, batch=batch)] == alone
+
+
+def test_a_stream_of_mixed_shapes_holds_four_batches_at_most():
+    """Wide and tall by turns, after a square one: images of one canvas share a batch, and the square one does not wait
+    for another."""
+    read, counts = [], []
+
+    def images():
+        for number, shape in enumerate([(50, 50), *[(40, 60), (60, 40)] * 9]):
+            read.append(number)
+            yield np.full((*shape, 3), number, np.uint8)
+
+    predictor = halves()
+    stream = predictor.stream(images(), batch=3)
+    for number, result in enumerate(stream):
+        assert result.image[0, 0, 0] == number
+        counts.append(len(read) - number)
+    assert counts[0] == 4 * 3 and max(counts) == 4 * 3
+    assert isinstance(predictor.detector, Halves) and predictor.detector.batches == [3, 3, 3, 1, 3, 3, 3]
 
 
 def test_a_stream_reads_no_further_than_it_is_asked_to():
@@ -186,9 +222,9 @@ def test_proposals_arrive_in_pixels_of_the_resized_image():
     predictor.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
     slots = predictor.detector.slots
     predictor.detector.slots = lambda images: (seen.append(images.proposals), slots(images))[1]
-    predictor([IMAGE, IMAGE[:100]], batch=2)
+    predictor([IMAGE, IMAGE[:, :290]], batch=2)
     assert seen[0].shape == (2, 1, 4)
-    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 128, 43]]), atol=1, rtol=0)
+    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 93, 32]]), atol=1, rtol=0)
 
 
 def lower_quarter(images: Images) -> Slots:

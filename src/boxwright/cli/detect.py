@@ -36,7 +36,7 @@ class Detect:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
-    """Images in a batch; more than one helps on a GPU."""
+    """Images in a batch at most; more than one helps on a GPU, and changes no box."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast, overload
@@ -28,6 +27,8 @@ from boxwright.draw.boxes import draw_boxes
 from boxwright.predict.program import Eager, Program
 from boxwright.proposals import CachedProposer, Propose
 from boxwright.types import Detections, Images, Size, Slots
+
+_WAITING = 4  # batches of images that a stream holds at most, to find those of one canvas
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,11 @@ class InputImage:
                 f"got {type(source).__name__}"
             )
         return cls(read_image(source))
+
+    @property
+    def size(self) -> Size:
+        height, width = self.image.shape[:2]
+        return Size(height, width)
 
 
 ImageLike = ImageSource | bytearray | memoryview | np.ndarray | PIL.Image.Image | InputImage
@@ -202,7 +208,7 @@ class Predictor:
                    image, also a crop or a resized one, is taken as given: boxes are in its pixels
         threshold  the lowest score, 0..1
         classes    only these, by name
-        batch      images per batch; more than one helps on a GPU
+        batch      images per batch at most; more than one helps on a GPU
         """
         kinds = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, PIL.Image.Image, InputImage)
         if isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable):
@@ -213,7 +219,10 @@ class Predictor:
         self, sources: Iterable[ImageLike], threshold: float | None = None, classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Iterator[Result]:  # fmt: skip
-        """As a call, but results come one by one, with at most one batch of images in memory.
+        """As a call, but results come one by one, in the order of the images.
+
+        A batch holds images of one canvas only, so that none is padded otherwise than alone: results do not depend on
+        `batch`, up to rounding. Where shapes are mixed, up to four batches of images are in memory at a time.
 
         Invalid options raise here, not at the first result.
         """
@@ -226,10 +235,29 @@ class Predictor:
     def _stream(
         self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
     ) -> Iterator[Result]:
-        while group := list(islice(images, batch)):
-            prepared, views = self.prepare(group, self.proposals(group))
+        done: dict[int, Result] = {}
+        number = 0  # of the next result
+        for group in self._by_canvas(images, batch):
+            numbers, inputs = zip(*group, strict=True)
+            prepared, views = self.prepare(inputs, self.proposals(inputs))
             detections = self.detections(self.program(prepared), views)
-            yield from self.results(group, detections, threshold, labels)
+            done |= zip(numbers, self.results(inputs, detections, threshold, labels), strict=True)
+            while number in done:
+                yield done.pop(number)
+                number += 1
+
+    def _by_canvas(self, images: Iterator[InputImage], batch: int) -> Iterator[list[tuple[int, InputImage]]]:
+        """Numbered images in batches of one canvas. No image waits until `_WAITING` batches more have been read."""
+        waiting: dict[Size, list[tuple[int, InputImage]]] = {}  # the group of the oldest image first
+        for number, image in enumerate(images):
+            canvas = self.preprocess.canvas([self.preprocess.size(image.size)])
+            waiting.setdefault(canvas, []).append((number, image))
+            if len(waiting[canvas]) == batch:
+                yield waiting.pop(canvas)
+            oldest = next(iter(waiting), None)
+            if oldest is not None and number - waiting[oldest][0][0] >= _WAITING * batch - 1:
+                yield waiting.pop(oldest)
+        yield from waiting.values()
 
     def proposals(self, images: Sequence[InputImage]) -> list[Tensor] | None:
         """Boxes (P, 4) in pixels of each image, for a program that takes proposals; None for any other."""

@@ -40,7 +40,7 @@ class Eager:
 
 
 class Compiled:
-    """A detector compiled from pixels to slots, once for each shape of input.
+    """A detector compiled from pixels to slots, once for each shape of input: padded size, and images in a batch.
 
     A single program for all shapes would take minutes to compile. Proposals are padded with zeros to full hundreds.
     The default `backend` of torch.compile needs a C++ compiler.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from boxwright.data.image import read_image
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.proposals.cache import image_key
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
@@ -109,11 +109,12 @@ def detect_all(detect: Detect, photos: Photos, batch: int) -> list[Detections]:
 
 
 def detect_with(predictor: Predictor) -> Detect:
-    """All detections of a predictor, however low their score."""
+    """All detections of a predictor, however low their score. As in the original, a batch has one canvas for all."""
 
     def detect(images: Sequence[np.ndarray]) -> list[Detections]:
-        results = predictor(images, threshold=0.0, batch=len(images))
-        return [Detections(result.boxes, result.scores, result.labels) for result in results]
+        inputs = [InputImage.open(image) for image in images]
+        prepared, views = predictor.prepare(inputs, predictor.proposals(inputs))
+        return predictor.detections(predictor.program(prepared), views)
 
     return detect
 
