@@ -31,7 +31,7 @@ else:
 @dataclass(frozen=True)
 @tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 class Train:
-    """Train a detector on your own data: COCO JSON, VOC XML or YOLO text, in any usual layout.
+    """Train a detector on your own data: COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV, in any usual layout.
 
     The folder of the run gets best.safetensors and last.safetensors (for `boxwright detect` and `evaluate`), log.jsonl,
     curves.png, and resume.safetensors, from which a stopped run continues with the same result as one never stopped.

@@ -8,34 +8,54 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from boxwright.data.formats.reading import BAD_IMAGE, image_size
-from boxwright.data.formats.text import spelled
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
 
 
+def entries_of(folder: Path) -> list[str]:
+    """The names in a folder; [] of what is no folder, or one that may not be read, such as `lost+found`."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """The sub-folders that are not hidden; [] as for `entries_of`."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def named_folders(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folder's sub-folders of these names that exist, whatever their upper and lower case; "" is itself.
+
+    The folder is listed once, since it may have many files.
+    """
+    inner, found = inner_folders(folder), list[Path]()
+    for name in names:
+        first, _, rest = name.lower().partition("/")
+        alike = [entry for entry in inner if entry.name.lower() == first] if first else [folder]
+        found += [deeper for entry in alike for deeper in (named_folders(entry, [rest]) if rest else [entry])]
+    return found
+
+
 def image_folders(bases: Iterable[Path]) -> list[Path]:
     """The usual folders of images that exist below each base, and the bases themselves."""
-    found = (inner_folder(base, name) for base in dict.fromkeys(bases) for name in _IMAGE_FOLDERS)
-    return [folder for folder in found if folder]
-
-
-def inner_folder(folder: Path, name: str) -> Path | None:
-    """The sub-folder, whatever its upper and lower case; None if there is none."""
-    inner: Path | None = folder
-    for part in filter(None, name.split("/")):
-        inner = inner and spelled(inner, part)
-    return inner if inner and inner.is_dir() else None
+    return [folder for base in dict.fromkeys(bases) for folder in named_folders(base, _IMAGE_FOLDERS)]
 
 
 def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
     """Path of each image by its name without suffix; the first folder that has it counts."""
     images: dict[str, str] = {}
     for folder in folders:
-        for entry in sorted(os.listdir(folder)) if folder.is_dir() else ():
-            if is_image(entry):
-                images.setdefault(os.path.splitext(entry)[0], os.path.join(folder, entry))
+        for name in entries_of(folder):
+            if is_image(name):
+                images.setdefault(os.path.splitext(name)[0], os.path.join(folder, name))
     return images
 
 

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats.images import image_folders, images_by_stem, inner_folder
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -42,10 +42,10 @@ Box = tuple[float, float, float, float]
 def find(folder: Path) -> dict[str, Path]:
     """The folder of each split's JSON files; {"all": folder} without splits; {} if there are none."""
     splits: dict[str, Path] = {}
-    for name, split in SPLIT_NAMES.items():
-        paths = (name, *(f"{inner}/{name}" for inner in _JSON_FOLDERS[1:]))
-        if inner := next(filter(None, (_json_folder(inner_folder(folder, path)) for path in paths)), None):
-            splits.setdefault(split, inner)
+    for base in named_folders(folder, _JSON_FOLDERS):
+        for inner in named_folders(base, SPLIT_NAMES):
+            if found := _json_folder(inner):
+                splits.setdefault(SPLIT_NAMES[inner.name.lower()], found)
     whole = _json_folder(folder)
     return splits or ({"all": whole} if whole else {})
 
@@ -70,14 +70,14 @@ def is_labelme(file: Path) -> bool:
         return _KEY.search(stream.read(4096)) is not None
 
 
-def _json_folder(folder: Path | None) -> Path | None:
-    inner = (folder and inner_folder(folder, name) for name in _JSON_FOLDERS)
-    return next((path for path in inner if path and any(map(is_labelme, islice(_json_files(path), 8)))), None)
+def _json_folder(folder: Path) -> Path | None:
+    """The folder, or one of the usual ones in it, that has such files."""
+    candidates = named_folders(folder, _JSON_FOLDERS)
+    return next((path for path in candidates if any(map(is_labelme, islice(_json_files(path), 8)))), None)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    names = sorted(os.listdir(folder))
-    return (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
+    return (folder / name for name in entries_of(folder) if name.lower().endswith(".json") and not name.startswith("."))
 
 
 def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:

@@ -100,7 +100,11 @@ def _find_in_data(folder: Path) -> Layout | None:
         problems: list[Problem] = []
         list_of_names = find_path(content.get("names", ""), [folder], os.path.isfile)
         names = read_names(Path(list_of_names), problems) if list_of_names else names_from_file(folder, problems)
-        return _with_splits(Layout(dict(enumerate(names)), {}, problems=problems), content, file)
+        try:
+            return _with_splits(Layout(dict(enumerate(names)), {}, problems=problems), content, file)
+        except DatasetError:
+            if _find_folders(folder) is None:
+                raise
     return None
 
 
@@ -234,8 +238,7 @@ def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for child in sorted(folder.iterdir()):
         split = SPLIT_NAMES.get(child.name.lower().rstrip("0123456789"))
-        source = spelled(child, inner)
-        if split and source and source.is_dir():
+        if split and (source := spelled(child, inner)) and source.is_dir():
             splits.setdefault(split, []).append(source)
     return splits
 
