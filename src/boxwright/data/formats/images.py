@@ -24,9 +24,12 @@ def entries_of(folder: Path) -> list[str]:
 
 
 def inner_folders(folder: Path) -> list[Path]:
-    """The sub-folders that are not hidden."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    """The sub-folders that are not hidden; [] as for `entries_of`."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
 
 
 def named_folders(folder: Path, names: Iterable[str]) -> list[Path]:
