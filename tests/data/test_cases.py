@@ -213,7 +213,6 @@ _NOT_YET = {
     "all_float_ids": "the ids are refused",
     "bbox_empty_poly bbox_str poly_only": "annotations without a bbox of four numbers are left out",
     "coco_utf16": "read as UTF-8 only",
-    "coco_norm voc_norm": "shares are taken for pixels",
     "crowd_all1": "check does not report that all is crowd",
     "crowd_false crowd_some crowd_str": "text in iscrowd counts as true",
     "cvat_coco": "the images are not found",
@@ -221,7 +220,6 @@ _NOT_YET = {
     "int_names": "the names are refused",
     "ls_notes": "notes.json is taken for COCO",
     "lvis": "coco_url is not read",
-    "resized": "boxes are not scaled",
     "robo_samename": "the head category is reported",
 }
 NOT_YET = {name: reason for names, reason in _NOT_YET.items() for name in names.split()}

@@ -35,6 +35,7 @@ class Train:
 
     The folder of the run gets best.safetensors and last.safetensors (for `boxwright detect` and `evaluate`), log.jsonl,
     curves.png, and resume.safetensors, from which a stopped run continues with the same result as one never stopped.
+    Where TensorBoard is installed, it also gets its event files: tensorboard --logdir DIR.
     """
 
     detector: AnyDetector = None

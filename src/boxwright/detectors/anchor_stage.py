@@ -145,7 +145,7 @@ class AnchorStage(nn.Module):
         """Maps (N, C, h, w), one per level, to the predictions of all A anchors."""
         logits, deltas, *quality = self.head(maps)
         anchors = self.anchors([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
-        return Dense(logits, deltas, torch.cat(anchors), tuple(len(level) for level in anchors), *quality)
+        return Dense(logits, deltas, torch.cat(anchors), tuple(level.shape[0] for level in anchors), *quality)
 
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
         """The scalars `class`, `box` and, with a quality, `quality`; targets are one per image."""

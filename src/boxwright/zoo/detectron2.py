@@ -89,7 +89,7 @@ RENAMED = (
 def cached(published: Published) -> Path:
     """The published file in the cache of Detectron2."""
     folder = os.environ.get("FVCORE_CACHE", "~/.torch/iopath_cache")
-    return Path(folder).expanduser() / published.url.split("/", 3)[3]
+    return Path(os.path.expanduser(folder), published.url.split("/", 3)[3])
 
 
 def foreign(name: str) -> Foreign:

@@ -62,7 +62,7 @@ PUBLISHED = {
 def cached(published: Published) -> Path:
     """The published file in the cache of torch.hub."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / published.file
+    return Path(os.path.expanduser(home), "hub", "checkpoints", published.file)
 
 
 def foreign(name: str, norm_eps: float | None = None) -> Foreign:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats import coco, voc, yolo
-from boxwright.data.formats.reading import DatasetError, Problem, Reading, build, warn_about
+from boxwright.data.formats.build import build
+from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
 from boxwright.data.formats.split import Splits, draw_splits
 
 __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
@@ -38,6 +39,10 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
     for split, dataset in splits.items():
         if not len(dataset):
             raise DatasetError(f"{source}: no usable image in the {split} split ({format}). {_first(problems)}")
+    if (shares := next((p for p in problems if p.kind == "box in shares"), None)) and not any(
+        len(dataset.boxes) for dataset in splits.values()
+    ):
+        raise DatasetError(str(shares), Path(shares.file), shares.line)
     if not names:
         raise DatasetError(f"{source}: the annotations name no class ({format}). {_first(problems)}")
     warn_about(problems, source)

@@ -247,7 +247,7 @@ def _names_beside_labels(splits: dict[str, list[Path]], problems: list[Problem])
 def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Reading:
     """The split as annotated; adds its label files to `used`."""
     names = layout.split_names.get(split, layout.names)
-    reading = Reading(names=list(names.values()))
+    reading = Reading(names=list(names.values()), measured=True)
     rows = [row for source in layout.splits[split] for row in _images(source, folder, reading)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
