@@ -7,6 +7,7 @@ import tarfile
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pycocotools.coco import COCO
@@ -69,7 +70,7 @@ def pycocotools_ap(dataset: Dataset, detections: list[Detections]) -> float:
         boxes, columns = xyxy_to_xywh(found.boxes.double()).tolist(), (found.labels.tolist(), found.scores.tolist())
         for box, label, score in zip(boxes, *columns, strict=True):
             results.append({"image_id": image, "category_id": label, "bbox": box, "score": score})
-    truth = COCO()
+    truth: Any = COCO()
     truth.dataset = {
         "images": [{"id": image} for image in range(len(dataset))],
         "categories": [{"id": label, "name": name} for label, name in enumerate(dataset.names)],
