@@ -36,7 +36,14 @@ SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kin
 """Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
 corrected; note: allowed, but worth knowing."""
 
-_IN_FULL = ("box in shares", "boxes scaled", "split without labels", "file not used", "ambiguous class")
+_IN_FULL = (
+    "box in shares",
+    "boxes scaled",
+    "split without labels",
+    "shared annotation",
+    "file not used",
+    "ambiguous class",
+)
 """Kinds that concern a whole file or split: they are printed in full when the dataset is opened."""
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)

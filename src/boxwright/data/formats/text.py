@@ -27,9 +27,7 @@ def read_text(path: str | Path) -> str:
     Raises DatasetError, with file and line, for other text, and OSError if the file cannot be read.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-    encoding = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+    encoding = encoding_of(path)
     try:
         return path.read_text(encoding)
     except UnicodeDecodeError as error:
@@ -40,6 +38,13 @@ def read_text(path: str | Path) -> str:
             expected, mend = "UTF-8", f"it looks like {_likely_encoding(data)}; save the file as UTF-8"
         message = f"{path}: expected text in {expected}, got the byte 0x{data[at]:02x} at position {at}; {mend}"
         raise DatasetError(message, path, data.count(b"\n", 0, at) + 1) from error
+
+
+def encoding_of(path: Path) -> str:
+    """That of the byte order mark; UTF-8 without one."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def _likely_encoding(data: bytes) -> str:
