@@ -19,6 +19,7 @@ import numpy as np
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats.images import where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import encoding_of, flag, read_text
 from boxwright.files import write_atomically
@@ -30,6 +31,7 @@ LAYOUTS = (
 
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
+_IMAGES = re.compile(r'"images"\s*:')
 _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -48,10 +50,8 @@ def find(folder: Path) -> Layout | None:
     A file without a split in its name is train where others have one and none is train. Raises DatasetError if
     several files could be the same split.
     """
-    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
     candidates: dict[str, list[Path]] = {}
-    for file in files:
+    for file in filter(_is_coco, _json_files(folder)):
         candidates.setdefault(split_of(file, folder), []).append(file)
     trainval = candidates.pop("trainval", None)
     if trainval and "train" not in candidates:
@@ -65,6 +65,23 @@ def find(folder: Path) -> Layout | None:
             names = ", ".join(str(file.relative_to(folder)) for file in preferred)
             raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
     return Layout({split: several[0] for split, several in candidates.items()}, unused) if candidates else None
+
+
+def near_miss(folder: Path) -> str:
+    """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
+    for file in _json_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                start = stream.read(4096)
+            key = re.match(r'\s*\{\s*("[^"]*")', start)
+            lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
+            return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
+    return where(folder, ".json")
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
+    return (file for parent in parents for file in sorted(parent.glob("*.json")))
 
 
 def split_of(file: Path, folder: Path) -> str:
@@ -121,10 +138,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
 def _divided(reading: Reading, splits: Mapping[fields.Id, str], folder: Path) -> dict[str, Reading]:
     """A reading for each of `splits`, by image id, or else for each folder of images named like a split."""
     if not splits:
-        for image in reading.images:
-            parts = Path(os.path.relpath(image.path, folder)).parts[:-1]
-            known = (SPLIT_NAMES.get(part.lower().rstrip("0123456789")) for part in parts)
-            splits = {**splits, image.id: next(filter(None, known), "")}
+        splits = {image.id: _split_in(os.path.relpath(image.path, folder)) for image in reading.images}
         if "" in splits.values() or len(set(splits.values())) < 2:
             return {"all": reading}
     readings = {split: Reading(reading.names) for split in dict.fromkeys(splits.values())}
@@ -138,6 +152,12 @@ def _divided(reading: Reading, splits: Mapping[fields.Id, str], folder: Path) ->
         readings[split].boxes.append(row._replace(image=new_index[row.image]))
     next(iter(readings.values())).problems = reading.problems
     return readings
+
+
+def _split_in(path: str) -> str:
+    """The split that a folder of the path is named like; "" if none is."""
+    words = (part.lower().rstrip("0123456789") for part in Path(path).parts[:-1])
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
@@ -396,6 +416,6 @@ def _is_coco(file: Path) -> bool:
         text = stream.read(4096)
         if not _FIRST_KEY.match(text):
             return False
-        while text and '"images"' not in text:
-            text = text[-len('"images"') :] + rest if (rest := stream.read(1 << 20)) else ""
+        while text and not _IMAGES.search(text):
+            text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
     return bool(text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright.data.formats.coco import split_of
-from boxwright.data.formats.images import image_folders, images_by_stem, locate, sizes_of
+from boxwright.data.formats.images import image_folders, images_by_stem, locate, sizes_of, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -67,15 +67,27 @@ def find(folder: Path) -> dict[str, Path]:
 
     Raises DatasetError if several files could be the same split.
     """
-    parents = [folder, *(folder / name for name in ("annotations", "labels", "data", *SPLIT_NAMES))]
-    files = [file for parent in parents for file in sorted(parent.glob("*.[cC][sS][vV]")) if layout_of(file)]
     candidates: dict[str, list[Path]] = {}
-    for file in files:
+    for file in filter(layout_of, _csv_files(folder)):
         candidates.setdefault(split_of(file, folder), []).append(file)
     if several := next((files for files in candidates.values() if len(files) > 1), None):
         names = ", ".join(str(file.relative_to(folder)) for file in several)
         raise DatasetError(f"{folder}: expected one CSV of boxes for each split, found {names}; give the file itself")
     return {split: file for split, (file,) in candidates.items()}
+
+
+def near_miss(folder: Path) -> str:
+    """The columns of a CSV without boxes, or where others are; "" if there is none."""
+    for file in _csv_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+    return where(folder, ".csv")
+
+
+def _csv_files(folder: Path) -> Iterator[Path]:
+    parents = [folder, *(folder / name for name in ("annotations", "labels", "data", *SPLIT_NAMES))]
+    return (file for parent in parents for file in sorted(parent.glob("*.[cC][sS][vV]")))
 
 
 def layout_of(file: Path) -> Layout | None:

@@ -28,6 +28,7 @@ from boxwright.data.formats.reading import (
     drop_missing,
 )
 from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text
+from boxwright.files import walk
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -49,6 +50,13 @@ def find(folder: Path) -> dict[str, Path]:
                 splits.setdefault(SPLIT_NAMES[inner.name.lower()], found)
     whole = _json_folder(folder)
     return splits or ({"all": whole} if whole else {})
+
+
+def near_miss(folder: Path) -> str:
+    """A JSON file of LabelMe that is elsewhere; "" if there is none."""
+    files = (file for file in walk(folder) if file.suffix.lower() == ".json")
+    file = next(filter(is_labelme, islice(files, 100)), None)
+    return f"{file.relative_to(folder)} is one of LabelMe" if file else ""
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
