@@ -147,6 +147,12 @@ def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     assert content(tmp_path / "a.csv") == {"a.png": [("cat", (1, 2, 3, 4))]}
 
 
+def test_a_field_without_an_end_is_named(tmp_path: Path) -> None:
+    make(tmp_path, HEADER + 'a.png,40,30,"cat,1,2,3,4\n' + "a.png,40,30,cat,1,2,3,4\n" * 9000, "a.png")
+    with pytest.raises(DatasetError, match=r"annotations\.csv: expected CSV: field larger than field limit"):
+        open_dataset(tmp_path)
+
+
 def test_text_that_is_not_utf_8_is_refused_with_its_name(tmp_path: Path) -> None:
     make(tmp_path, HEADER + "a.png,40,30,狗,1,2,3,4\n", "a.png", encoding="gbk")
     with pytest.raises(DatasetError, match=r"annotations\.csv: expected text in UTF-8"):

@@ -84,6 +84,7 @@ def test_shapes_of_one_label_and_group_are_one_object(tmp_path: Path) -> None:
         shape("rectangle"),
         shape("rectangle", (1, 2)) | {"points": [[1, 2], [3]]},
         shape("rectangle", (1, 2)) | {"points": None},
+        shape("rectangle", (1, 2), (10**400, 4)),
         RECTANGLE | {"label": " "},
         RECTANGLE | {"label": 3},
         "cat",

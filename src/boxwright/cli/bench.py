@@ -73,7 +73,7 @@ class Bench:
         for constraint in self.constraint:
             Constraint.parse(constraint)
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
-        from boxwright.bench.race import race
+        from boxwright.bench.driver import race
         from boxwright.bench.run.state import RaceState
         from boxwright.bench.summary import check_constraints
         from boxwright.data.formats import open_dataset

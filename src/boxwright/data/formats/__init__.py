@@ -58,6 +58,27 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
 
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
     """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
+    format, readings = _read(path, format)
+    _report_unlabelled(readings)
+    return format, readings
+
+
+def _report_unlabelled(readings: dict[str, Reading]) -> None:
+    """Report each split without a box where other splits have some; a format may have said it with more detail."""
+    labelled = [split for split, reading in readings.items() if reading.boxes]
+    for split, reading in readings.items():
+        known = any(problem.kind == "split without labels" for problem in reading.problems)
+        if labelled and reading.images and split not in labelled and not known:
+            file = reading.images[0].file
+            message = (
+                f"none of the {len(reading.images)} images of {split} has a box in the annotations, such as {file}"
+            )
+            message += f", though those of {' and '.join(labelled)} have"
+            mend = f"put its annotations there, or leave out {split} if it shows no object"
+            reading.report("split without labels", file, None, message, mend)
+
+
+def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
     if format is not None and format not in FORMATS:
         raise DatasetError(f"expected a format out of {', '.join(FORMATS)}, got {format}")
     if not path.exists():
@@ -88,7 +109,8 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
         return found, yolo.read(yolo.find_in_yaml(path), path.parent)
     folder = path.parent.parent if path.parent.name in ("annotations", "labels", "data") else path.parent
     split = coco.split_of(path, folder)
-    return found, FORMATS[found].read({"train" if split == "trainval" else split: path}, folder)
+    files = {"train" if split == "trainval" else split: path}
+    return found, coco.read(coco.Layout(files), folder) if found == "coco" else csv.read(files, folder)
 
 
 def _nothing_found(path: Path, formats: list[str]) -> str:

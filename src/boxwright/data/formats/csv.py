@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright.data.formats.coco import split_of
-from boxwright.data.formats.images import image_folders, images_by_stem, sizes_of
+from boxwright.data.formats.images import image_folders, images_by_stem, locate, sizes_of
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -26,7 +26,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, find_path, names_from_file, read_text
+from boxwright.data.formats.text import encoding_of, names_from_file, read_text
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
@@ -120,7 +120,10 @@ def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[s
     if layout is None:
         wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
         raise DatasetError(f"{file}: expected the columns {wanted} in the first line; name them there", file, 1)
-    rows = list(_rows(read_text(file), layout))
+    try:
+        rows = list(_rows(read_text(file), layout))
+    except csv.Error as error:
+        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
     splits = [SPLIT_NAMES.get(row.get("split", "").lower()) for _, row in rows]
     own = split == "all" and rows and all(splits)
     groups: dict[str, list[tuple[int, dict[str, str]]]] = {}
@@ -156,7 +159,7 @@ def _read_rows(
             reading.report("malformed annotation", file, line, message, "mend or remove the row")
             continue
         if image not in index_of:
-            path = find_path(image, roots, folders.__contains__) or stems.get(image)
+            path = stems.get(image) or locate(image, roots, folders)
             index_of[image] = len(reading.images)
             reading.images.append(ImageRow(path or str(roots[0] / image), image, _size(row), str(file), line))
         name = described.get(name, name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from boxwright.data.formats.reading import BAD_IMAGE, image_size
+from boxwright.data.formats.reading import BAD_IMAGE, Folders, image_size
+from boxwright.data.formats.text import find_path
 from boxwright.data.image import is_image
 from boxwright.types import Size
 
@@ -23,9 +24,12 @@ def entries_of(folder: Path) -> list[str]:
 
 
 def inner_folders(folder: Path) -> list[Path]:
-    """The sub-folders that are not hidden."""
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    """The sub-folders that are not hidden; [] as for `entries_of`."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
 
 
 def named_folders(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -54,6 +58,12 @@ def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
             if is_image(name):
                 images.setdefault(os.path.splitext(name)[0], os.path.join(folder, name))
     return images
+
+
+def locate(name: str, roots: Sequence[Path], folders: Folders) -> str | None:
+    """The path that an entry means, by `find_path`; one that looks alike, if there is no other, for `drop_missing`."""
+    found = find_path(name, roots, folders.__contains__)
+    return found or find_path(name, roots, lambda path: bool(folders.alike(path)))
 
 
 def sizes_of(paths: Iterable[str]) -> list[Size | None]:

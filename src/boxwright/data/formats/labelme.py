@@ -16,17 +16,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, named_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, locate, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
     DatasetError,
+    Folders,
     ImageRow,
     Problem,
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import find_path, flag, names_from_file, problem_of, read_text
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -85,14 +86,15 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     inner = source.relative_to(folder).parts
     bases = [source, *(folder / "images" / name for name in inner), source.parent if inner else folder, folder]
     roots = image_folders(base for base in bases if base.is_dir())
-    images = images_by_stem(roots)
+    images, folders = images_by_stem(roots), Folders()
     for file in _json_files(source):
         content = _load(file, reading)
         if content is None:
             continue
         named = content.get("imagePath")
-        image = images.get(file.stem) or find_path(str(named), [source, *roots], os.path.isfile)
-        path = image or os.path.join(source, named if isinstance(named, str) else f"{file.stem}.jpg")
+        named = named if isinstance(named, str) and named else f"{file.stem}.jpg"
+        image = images.get(file.stem) or locate(named, [source, *roots], folders)
+        path = image or os.path.join(source, named)
         size = _size(content, file, reading)
         reading.images.append(ImageRow(path, file.stem, size, str(file)))
         for row in _boxes(content["shapes"], len(reading.images) - 1, file, reading):
@@ -126,7 +128,7 @@ def _size(content: dict[str, Any], file: Path, reading: Reading) -> Size | None:
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if height is None and width is None:
         return None
-    if isinstance(height, int | float) and isinstance(width, int | float) and min(height, width) > 0:
+    if isinstance(height, int | float) and isinstance(width, int | float) and 0 < height < 2**31 and 0 < width < 2**31:
         return Size(int(height), int(width))
     mend = "write the image's height and width; until then they are read from the image"
     reading.report("wrong size", file, None, f"imageHeight is {height} and imageWidth is {width}", mend)
@@ -162,7 +164,7 @@ def _box(shape: dict[str, Any]) -> Box | None:
     kind, points = shape.get("shape_type") or "polygon", shape.get("points")
     try:
         xs, ys = zip(*((float(x), float(y)) for x, y in points or ()), strict=True)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if kind == "circle" and len(xs) == 2:
         radius = math.dist((xs[0], ys[0]), (xs[1], ys[1]))

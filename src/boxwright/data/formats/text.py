@@ -21,6 +21,13 @@ _FLAGS = {"": False, "false": False, "no": False, "0": False, "0.0": False}
 _FLAGS |= {"true": True, "yes": True, "1": True, "1.0": True}
 
 
+def encoding_of(path: str | Path) -> str:
+    """That of a text file's byte order mark; UTF-8 without one. Raises OSError if the file cannot be read."""
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file: in the encoding of its byte order mark, or in UTF-8 without one.
 
@@ -38,13 +45,6 @@ def read_text(path: str | Path) -> str:
             expected, mend = "UTF-8", f"it looks like {_likely_encoding(data)}; save the file as UTF-8"
         message = f"{path}: expected text in {expected}, got the byte 0x{data[at]:02x} at position {at}; {mend}"
         raise DatasetError(message, path, data.count(b"\n", 0, at) + 1) from error
-
-
-def encoding_of(path: Path) -> str:
-    """That of the byte order mark; UTF-8 without one."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def _likely_encoding(data: bytes) -> str:

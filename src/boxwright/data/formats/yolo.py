@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from boxwright.data.formats.images import sizes_of
+from boxwright.data.formats.images import locate, sizes_of
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -194,9 +194,9 @@ def _class_names(content: dict[str, Any], file: Path, problems: list[Problem]) -
     return dict(zip(named, names, strict=True))
 
 
-def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
+def _resolve(value: str, path: object, folder: Path) -> Path | None:
     """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
-    roots = [folder / path, folder / Path(path).name] if path else []
+    roots = [folder / path, folder / Path(path).name] if isinstance(path, str) and path else []
     found = find_path(value, [*roots, folder], os.path.exists)
     if found is None:
         return None
@@ -273,9 +273,15 @@ def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Re
     labels, lines, sizes = Labels(), list[Line](), dict[int, Size]()
     images_of: dict[Path, str] = {}  # by label file
     for index, image in enumerate(reading.images):
-        label_file = labels.of(Path(image.path))
+        path = Path(image.path)
+        label_file = labels.of(path) or labels.alike(path)
         if label_file is None:
             continue
+        if label_file.stem != path.stem:
+            if label_file.stem in stems:  # it belongs to another image
+                continue
+            message, mend = f"{label_file} is read for {image.path}", "name both alike; other programs may not find it"
+            reading.report("similar file name", label_file, None, message, mend)
         first = images_of.setdefault(label_file, image.path)
         if first != image.path:
             message = f"{first} and {image.path} share {label_file}: both get its boxes"
@@ -308,7 +314,7 @@ def _images(source: Path, folder: Path, reading: Reading) -> Iterator[tuple[str,
     folders = Folders()
     for line, text in enumerate(lines, 1):
         if name := text.strip():
-            found = find_path(name, (source.parent, folder), folders.__contains__)
+            found = locate(name, (source.parent, folder), folders)
             yield str(Path(found) if found else source.parent / name), str(source), line
 
 
