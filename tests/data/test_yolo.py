@@ -42,6 +42,7 @@ NESTED = "train/images/a.png"
 YAMLS = {
     "folders of images": ("train: images/train\nval: images/val\n", PARALLEL),
     "with a path": ("path: .\ntrain: images/train\nval: images/val\n", PARALLEL),
+    "path of a wrong type": ("path: [x]\ntrain: images/train\nval: images/val\n", PARALLEL),
     "path of elsewhere": ("path: ../datasets/x\ntrain: images/train\nval: images/val\n", PARALLEL),
     "Roboflow": ("train: ../train/images\nval: ../val/images\n", NESTED),
     "Roboflow in Colab": ("train: /content/x/train/images\nval: /content/x/val/images\n", NESTED),

@@ -208,9 +208,9 @@ def _class_names(content: dict[str, Any], file: Path, problems: list[Problem]) -
     return dict(zip(named, names, strict=True))
 
 
-def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
+def _resolve(value: str, path: object, folder: Path) -> Path | None:
     """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
-    roots = [folder / path, folder / Path(path).name] if path else []
+    roots = [folder / path, folder / Path(path).name] if isinstance(path, str) and path else []
     found = find_path(value, [*roots, folder], os.path.exists)
     if found is None:
         return None
