@@ -46,7 +46,7 @@ def content(path: Path) -> Boxes:
         "b.png\t0\t0\t40\t30\tcat\n",
         "a.png,1,2,11,12,cat\na.png,3.5,4,20,28,dog\nb.png,0,0,40,30,cat\n",
         HEADER + "C:\\imgs\\images\\a.png,40,30,cat,1,2,11,12\n/content/x/a.png,40,30,dog,3.5,4,20,28\n"
-        "images/b.png,,,cat,0,0,40,30\n",
+        "images/b.png,9999999999999999999999,x,cat,0,0,40,30\n",
     ],
     ids=["Pascal", "semicolons", "tabs", "RetinaNet", "foreign paths"],
 )

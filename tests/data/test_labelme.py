@@ -163,10 +163,13 @@ def test_files_beside_the_splits_are_train_or_named(tmp_path: Path) -> None:
 def test_the_size_is_that_of_the_annotation_where_it_is_one(tmp_path: Path) -> None:
     write(tmp_path / "a.json", tmp_path / "a.png", RECTANGLE, imageHeight=None, imageWidth=None)
     write(tmp_path / "b.json", tmp_path / "b.png", RECTANGLE, imageHeight=-1, imageWidth="40")
+    write(tmp_path / "c.json", tmp_path / "c.png", RECTANGLE, imageHeight=10**30, imageWidth=40)
     _, readings = read_splits(tmp_path)
     (reading,) = readings.values()
-    assert [image.size for image in reading.images] == [None, None]
-    assert [(problem.kind, problem.file) for problem in reading.problems] == [("wrong size", str(tmp_path / "b.json"))]
+    assert [image.size for image in reading.images] == [None, None, None]
+    assert [(problem.kind, problem.file) for problem in reading.problems] == [
+        ("wrong size", str(tmp_path / f"{name}.json")) for name in "bc"
+    ]
 
 
 def test_class_names(tmp_path: Path) -> None:

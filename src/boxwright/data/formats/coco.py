@@ -20,9 +20,8 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, read_text
+from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
-from boxwright.types import Size
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
@@ -182,8 +181,7 @@ def _images(
     splits: dict[fields.Id, str] = {}
     for key, name, element, line in good:
         sides = [element.get("height"), element.get("width")]
-        height, width = map(fields.extent, sides)
-        size = Size(height, width) if height and width else None
+        size = size_of(*sides)
         if size is None and sides != [None, None]:
             message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
@@ -280,7 +278,7 @@ def _annotations(
             seen.add(key)
         x, y, width, height = box
         corners = (x, y, x + width, y + height)
-        area = fields.number(element.get("area"))
+        area = number(element.get("area"))
         reading.boxes.append(
             BoxRow(index_of[image], classes[category], corners, str(file), line, crowd, difficult, area)
         )

@@ -26,9 +26,8 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, names_from_file, read_text
+from boxwright.data.formats.text import encoding_of, names_from_file, read_text, size_of
 from boxwright.data.image import is_image
-from boxwright.types import Size
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
 
@@ -129,8 +128,9 @@ def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[s
             continue
         if image not in index_of:
             path = stems.get(image) or locate(image, roots, folders) or str(roots[0] / image)
+            size = size_of(row.get("height"), row.get("width"))  # without one, that of the image
             index_of[image] = len(reading.images)
-            reading.images.append(ImageRow(path, image, _size(row), str(file), line))
+            reading.images.append(ImageRow(path, image, size, str(file), line))
             if its_split := SPLIT_NAMES.get(row.get("split", "").lower()):
                 splits[image] = its_split
         name = described.get(name, name)
@@ -165,15 +165,6 @@ def _corners(cells: list[str]) -> Box | None:
     except ValueError:
         return None
     return x1, y1, x2, y2
-
-
-def _size(row: dict[str, str]) -> Size | None:
-    """None where it is missing or no size: it is read from the image."""
-    try:
-        size = Size(int(float(row["height"])), int(float(row["width"])))
-    except (KeyError, ValueError, OverflowError):
-        return None
-    return size if min(size) > 0 else None
 
 
 def _descriptions(folders: Iterable[Path]) -> dict[str, str]:

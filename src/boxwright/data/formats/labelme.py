@@ -28,7 +28,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -130,14 +130,12 @@ def _load(file: Path, reading: Reading) -> dict[str, Any] | None:
 
 
 def _size(content: dict[str, Any], file: Path, reading: Reading) -> Size | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None and width is None:
-        return None
-    if isinstance(height, int | float) and isinstance(width, int | float) and 0 < height < 2**31 and 0 < width < 2**31:
-        return Size(int(height), int(width))
-    mend = "write the image's height and width; until then they are read from the image"
-    reading.report("wrong size", file, None, f"imageHeight is {height} and imageWidth is {width}", mend)
-    return None
+    sides = [content.get("imageHeight"), content.get("imageWidth")]
+    size = size_of(*sides)
+    if size is None and sides != [None, None]:
+        mend = "write the image's height and width; until then they are read from the image"
+        reading.report("wrong size", file, None, f"imageHeight is {sides[0]} and imageWidth is {sides[1]}", mend)
+    return size
 
 
 def _boxes(shapes: list[Any], image: int, file: Path, reading: Reading) -> Iterator[BoxRow]:
