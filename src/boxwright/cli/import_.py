@@ -22,7 +22,7 @@ class Import:
     name: Positional[Annotated[str, arg(metavar="SOURCE:MODEL")]]
     """The published model, such as torchvision:fasterrcnn_resnet50_fpn."""
     weights: Positional[Annotated[Path, arg(metavar="FILE")]]
-    """The file: .pth, .pkl, or a state dict as .safetensors."""
+    """The file: .pth, .pt, .ckpt or .pkl, a state dict or a training's checkpoint, or .safetensors."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The checkpoint to write; beside the weights, as .safetensors, if not given."""
     names: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()

@@ -8,6 +8,7 @@ from typing import Any
 
 from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
+from boxwright.data.formats.given_splits import Layout, split_of
 from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
 from boxwright.data.formats.split import Splits, draw_splits
 
@@ -108,9 +109,8 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
     if found == "yolo":
         return found, yolo.read(yolo.find_in_yaml(path), path.parent)
     folder = path.parent.parent if path.parent.name in ("annotations", "labels", "data") else path.parent
-    split = coco.split_of(path, folder)
-    files = {"train" if split == "trainval" else split: path}
-    return found, coco.read(coco.Layout(files), folder) if found == "coco" else csv.read(files, folder)
+    split = split_of(path, folder)
+    return found, FORMATS[found].read(Layout({"train" if split == "trainval" else split: path}), folder)
 
 
 def _nothing_found(path: Path, formats: list[str]) -> str:

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import numpy as np
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, read_text
+from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
-from boxwright.types import Size
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
@@ -34,43 +33,11 @@ _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
 
-@dataclass
-class Layout:
-    """The JSON file of each split, or of "all" if there are none; `unused` are other files of annotations."""
-
-    files: dict[str, Path]
-    unused: list[Path] = field(default_factory=list)
-
-
 def find(folder: Path) -> Layout | None:
-    """The JSON files of a folder; None if there is none.
-
-    A file without a split in its name is train where others have one and none is train. Raises DatasetError if
-    several files could be the same split.
-    """
+    """The JSON file of each split; None if there is none. Raises DatasetError if several could be the same split."""
     parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
     files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
-    candidates: dict[str, list[Path]] = {}
-    for file in files:
-        candidates.setdefault(split_of(file, folder), []).append(file)
-    trainval = candidates.pop("trainval", None)
-    if trainval and "train" not in candidates:
-        candidates["train"] = trainval
-    unused: list[Path] = []
-    if len(candidates) > 1 and (whole := candidates.pop("all", [])):
-        unused = whole if candidates.setdefault("train", whole) is not whole else []
-    for split, several in candidates.items():
-        candidates[split] = preferred = [file for file in several if file.name.startswith("instances")] or several
-        if len(preferred) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in preferred)
-            raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
-    return Layout({split: several[0] for split, several in candidates.items()}, unused) if candidates else None
-
-
-def split_of(file: Path, folder: Path) -> str:
-    """One of train, val, test, trainval, by the words in the file's name or by its folder; otherwise all."""
-    words = re.findall(r"[a-z]+", file.stem.lower()) + ([file.parent.name.lower()] if file.parent != folder else [])
-    return next((SPLIT_NAMES.get(word, word) for word in words if word in SPLIT_NAMES or word == "trainval"), "all")
+    return layout_of(files, folder, "COCO JSON", preferred="instances")
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
@@ -85,10 +52,7 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     used = {row.name for reading in readings.values() for row in reading.boxes}
     for reading in readings.values():
         reading.names = [name for name in reading.names if name in used or name not in supercategories]
-    for file in layout.unused:
-        message = f"no split is named in it, and {', '.join(map(str, layout.files.values()))} are read"
-        mend = "name its split in the file's name, or give the file itself"
-        next(iter(readings.values())).report("file not used", file, None, message, mend)
+    layout.report_unused(next(iter(readings.values())))
     return readings
 
 
@@ -115,29 +79,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     index_of, splits = _images(sections["images"], file, folder, reading)
     _annotations(sections["annotations"], classes, index_of, file, reading)
     drop_missing(reading)
-    return _divided(reading, splits, folder) if split == "all" else {split: reading}
-
-
-def _divided(reading: Reading, splits: Mapping[fields.Id, str], folder: Path) -> dict[str, Reading]:
-    """A reading for each of `splits`, by image id, or else for each folder of images named like a split."""
-    if not splits:
-        for image in reading.images:
-            parts = Path(os.path.relpath(image.path, folder)).parts[:-1]
-            known = (SPLIT_NAMES.get(part.lower().rstrip("0123456789")) for part in parts)
-            splits = {**splits, image.id: next(filter(None, known), "")}
-        if "" in splits.values() or len(set(splits.values())) < 2:
-            return {"all": reading}
-    readings = {split: Reading(reading.names) for split in dict.fromkeys(splits.values())}
-    new_index: list[int] = []
-    for image in reading.images:
-        images = readings[splits[image.id]].images
-        new_index.append(len(images))
-        images.append(image)
-    for row in reading.boxes:
-        split = splits[reading.images[row.image].id]
-        readings[split].boxes.append(row._replace(image=new_index[row.image]))
-    next(iter(readings.values())).problems = reading.problems
-    return readings
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
@@ -239,8 +181,7 @@ def _images(
     splits: dict[fields.Id, str] = {}
     for key, name, element, line in good:
         sides = [element.get("height"), element.get("width")]
-        height, width = map(fields.extent, sides)
-        size = Size(height, width) if height and width else None
+        size = size_of(*sides)
         if size is None and sides != [None, None]:
             message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
@@ -337,7 +278,7 @@ def _annotations(
             seen.add(key)
         x, y, width, height = box
         corners = (x, y, x + width, y + height)
-        area = fields.number(element.get("area"))
+        area = number(element.get("area"))
         reading.boxes.append(
             BoxRow(index_of[image], classes[category], corners, str(file), line, crowd, difficult, area)
         )

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from boxwright.data.formats.text import number
+
 Id = int | str
 
 
@@ -54,24 +56,6 @@ def unmet(value: Any, table: Mapping[Id, Any]) -> str:
 def _only_type(table: Mapping[Id, Any]) -> type | None:
     types = set(map(type, table))
     return types.pop() if len(types) == 1 else None
-
-
-def number(value: Any) -> float | None:
-    """A number, which may be written as text; None if it is none, or an integer that a float would round."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float):
-        return value
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
-
-
-def extent(value: Any) -> int | None:
-    """A width or height in pixels; None if it is none."""
-    pixels = number(value)
-    return int(pixels) if pixels is not None and 0 < pixels < 2**31 else None
 
 
 def box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
