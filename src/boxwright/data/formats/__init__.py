@@ -94,7 +94,7 @@ def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
                 return name, module.read(layout, folder)
         inner = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
         if len(inner) != 1:  # an unpacked archive often adds an enclosing folder
-            raise DatasetError(_nothing_found(path, list(tried)))
+            raise DatasetError(_nothing_found(path, folder, list(tried)))
         folder = inner[0]
 
 
@@ -113,14 +113,24 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
     return found, FORMATS[found].read(Layout({"train" if split == "trainval" else split: path}), folder)
 
 
-def _nothing_found(path: Path, formats: list[str]) -> str:
-    layouts = "\n  ".join(FORMATS[name].LAYOUTS for name in formats)
-    kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in path.iterdir())
-    entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
+def _nothing_found(path: Path, folder: Path, formats: list[str]) -> str:
+    """`folder` is `path`, or the innermost of folders that hold nothing but one folder."""
+    lines = []
+    for module in map(FORMATS.__getitem__, formats):
+        lines.append(module.LAYOUTS)
+        try:
+            missed = module.near_miss(folder)
+        except (OSError, DatasetError) as error:
+            missed = str(error)
+        lines += [f"  but {missed}"] if missed else []
+    kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in folder.iterdir())
+    entries = sorted(file.name + ("/" if file.is_dir() else "") for file in folder.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")
     counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     found = f"{listed} ({', '.join(f'{count} × {kind}' for kind, count in counts)})" if counts else "an empty folder"
-    return f"{path} is not a dataset in a supported layout. Looked for\n  {layouts}\nFound {found}"
+    searched = "\n  ".join(lines)
+    inside = "" if folder == path else f" in {folder}"
+    return f"{path} is not a dataset in a supported layout. Looked{inside} for\n  {searched}\nFound {found}"
 
 
 def _first(problems: list[Problem]) -> str:

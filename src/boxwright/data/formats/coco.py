@@ -19,6 +19,7 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
+from boxwright.data.formats.images import where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
@@ -29,15 +30,31 @@ LAYOUTS = (
 
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
+_IMAGES = re.compile(r'"images"\s*:')
 _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
 
 def find(folder: Path) -> Layout | None:
     """The JSON file of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_is_coco, _json_files(folder)), folder, "COCO JSON", preferred="instances")
+
+
+def near_miss(folder: Path) -> str:
+    """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
+    for file in _json_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                start = stream.read(4096)
+            key = re.match(r'\s*\{\s*("[^"]*")', start)
+            lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
+            return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
+    return where(folder, ".json")
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
     parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
-    return layout_of(files, folder, "COCO JSON", preferred="instances")
+    return (file for parent in parents for file in sorted(parent.glob("*.json")))
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
@@ -337,6 +354,6 @@ def _is_coco(file: Path) -> bool:
         text = stream.read(4096)
         if not _FIRST_KEY.match(text):
             return False
-        while text and '"images"' not in text:
-            text = text[-len('"images"') :] + rest if (rest := stream.read(1 << 20)) else ""
+        while text and not _IMAGES.search(text):
+            text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
     return bool(text)

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright.data.formats.given_splits import Layout, divide, layout_of
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, locate, named_folders, sizes_of
+from boxwright.data.formats.images import (
+    entries_of,
+    image_folders,
+    images_by_stem,
+    locate,
+    named_folders,
+    sizes_of,
+    where,
+)
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -63,9 +71,21 @@ class Columns:
 
 def find(folder: Path) -> Layout | None:
     """The CSV of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_columns, _csv_files(folder)), folder, "CSV of boxes")
+
+
+def near_miss(folder: Path) -> str:
+    """The columns of a CSV without boxes, or where others are; "" if there is none."""
+    for file in _csv_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+    return where(folder, ".csv")
+
+
+def _csv_files(folder: Path) -> list[Path]:
     parents = named_folders(folder, ("", "annotations", "labels", "data", *SPLIT_NAMES))
-    files = [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".csv")]
-    return layout_of(filter(_columns, files), folder, "CSV of boxes")
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".csv")]
 
 
 def _columns(file: Path) -> Columns | None:

@@ -29,6 +29,7 @@ from boxwright.data.formats.reading import (
     drop_missing,
 )
 from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of
+from boxwright.files import walk
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -52,6 +53,13 @@ def find(folder: Path) -> Layout | None:
     if whole and "train" not in splits:
         return Layout(splits | {"train" if splits else "all": whole})
     return Layout(splits, [whole] if whole else []) if splits else None
+
+
+def near_miss(folder: Path) -> str:
+    """A JSON file of LabelMe that is elsewhere; "" if there is none."""
+    files = (file for file in walk(folder) if file.suffix.lower() == ".json")
+    file = next(filter(is_labelme, islice(files, 100)), None)
+    return f"{file.relative_to(folder)} is one of LabelMe" if file else ""
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -55,6 +55,11 @@ def find(folder: Path) -> dict[str, Path]:
             splits["train"] = trainval
         return splits or {"all": xml_folder}
     return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(spelled(folder, name)))}
+
+
+def near_miss(folder: Path) -> str:
+    """Where XML files are; "" if there are none."""
+    return where(folder, ".xml")
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
