@@ -52,6 +52,7 @@ LAYOUTS = {
     "beside the images": ("train.json", "a.png"),
     "one more folder": ("download/train.json", "download/images/a.png"),
     "CVAT": ("annotations/instances_train.json", "images/train/a.png"),
+    "upper case": ("Annotations/train.JSON", "Images/a.png"),
 }
 
 
@@ -352,7 +353,20 @@ def test_boxes_as_text_and_of_masks(change: dict[str, Any], kinds: list[str], tm
 
 
 @pytest.mark.parametrize(
-    "mask", [None, [], [[]], "abc", [[1, 2, 3]], [["x", "y"]], {"counts": "abc"}, {"size": [30, 40], "counts": [1200]}]
+    "mask",
+    [
+        None,
+        5,
+        [],
+        [[]],
+        [[[]]],
+        "abc",
+        [[1, 2, 3]],
+        [["x", "y"]],
+        [[10**400, 1]],
+        {"counts": "abc"},
+        {"size": [30, 40], "counts": [1200]},
+    ],
 )
 def test_a_mask_without_a_box(mask: object, tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")

@@ -25,7 +25,8 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
             training (a tenth) if only that is missing; drawn by content, see `draw_splits`
     format  a key of `FORMATS`, if a folder holds more than one; detected if not given
 
-    Broken boxes, broken annotations and missing images are left out, with one warning that counts them. Raises
+    Broken boxes, broken annotations and missing images are left out, with one warning that counts them. What concerns
+    a whole file or split, such as images of another size than annotated, is a warning in full. Raises
     DatasetError if nothing usable is left; the message lists the expected layouts and the files that were found.
     """
     source = Path(path)
@@ -108,7 +109,7 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
         raise DatasetError(f"expected {format}, got the file {path}, which is {found}; name its folder")
     if found == "yolo":
         return found, yolo.read(yolo.find_in_yaml(path), path.parent)
-    folder = path.parent.parent if path.parent.name in ("annotations", "labels", "data") else path.parent
+    folder = path.parent.parent if path.parent.name.lower() in ("annotations", "labels", "data") else path.parent
     split = split_of(path, folder)
     return found, FORMATS[found].read(Layout({"train" if split == "trainval" else split: path}), folder)
 

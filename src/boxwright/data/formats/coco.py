@@ -19,7 +19,7 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
-from boxwright.data.formats.images import where
+from boxwright.data.formats.images import entries_of, named_folders, where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
@@ -52,9 +52,9 @@ def near_miss(folder: Path) -> str:
     return where(folder, ".json")
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
-    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    return (file for parent in parents for file in sorted(parent.glob("*.json")))
+def _json_files(folder: Path) -> list[Path]:
+    parents = named_folders(folder, ("", "annotations", *SPLIT_NAMES))
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".json")]
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
@@ -348,12 +348,15 @@ def _is_coco(file: Path) -> bool:
     """By its first key and `images`, or by its name, since it may be broken; parsing half a gigabyte is too slow."""
     if _OTHER_TASKS.match(file.name):
         return False
-    if file.stem in SPLIT_NAMES or file.name == "_annotations.coco.json":
+    if file.stem.lower() in SPLIT_NAMES or file.name == "_annotations.coco.json":
         return True
-    with file.open(encoding=encoding_of(file), errors="replace") as stream:
-        text = stream.read(4096)
-        if not _FIRST_KEY.match(text):
-            return False
-        while text and not _IMAGES.search(text):
-            text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
+    try:
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            text = stream.read(4096)
+            if not _FIRST_KEY.match(text):
+                return False
+            while text and not _IMAGES.search(text):
+                text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
+    except OSError:  # a folder, or a file that may not be read
+        return False
     return bool(text)

@@ -80,9 +80,9 @@ def box_of_mask(mask: Any) -> tuple[float, float, float, float] | None:
     polygons = mask if isinstance(mask, list) and mask and isinstance(mask[0], list) else [mask]
     try:
         points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons if polygon])
-    except (ValueError, TypeError):
+        (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    except (ValueError, TypeError, OverflowError):
         return None
-    (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return x, y, right - x, bottom - y
 
 
