@@ -346,6 +346,12 @@ def test_anybodys_model_is_measured_as_an_external_model(data: Path, tmp_path: P
     assert len(looked) == 4 + 3 * 3  # every test image, then two and one before them, in three rounds
 
 
+def test_race_is_a_function_however_often_it_is_asked_for():
+    from boxwright import bench
+
+    assert all(callable(bench.race) for _ in range(2))
+
+
 def test_only_external_models(data: Path, tmp_path: Path):
     done = run(
         data,

@@ -33,7 +33,7 @@ class Opens:
     """What a set holds.
 
     images  how many of each split; a key such as "train+val" counts splits that boxwright draws out of one
-    boxes   of every image, by class name; `others` those of an image that differs, by its stem
+    boxes   of every image, by class name; `others` those of an image that differs, by its stem or FOLDER/STEM
     says    regular expressions of problems: each matches a problem of `check`, and every error and warning matches one,
             but for the two photos that are alike in most sets
     """
@@ -118,7 +118,7 @@ CASES: dict[str, Opens | Refused] = {
     "exif6_unaware": Opens(
         "coco", boxes={"cat": (20, 90, 70, 150), "dog": (30, 40, 90, 80)}, says=("wrong size",), size=(160, 120)
     ),
-    "first_key": UNKNOWN,
+    "first_key": COCO_ALL,
     "flat_train_val": UNKNOWN,
     "float_ids": COCO,
     "gap_ids": COCO_TWO,
@@ -150,7 +150,11 @@ CASES: dict[str, Opens | Refused] = {
     "nfd": COCO,
     "parent": Opens("yolo", {TRAIN_VAL: 2}, ("0",), {"0": (72, 54, 88, 66)}),
     "poly_only": COCO,
-    "rb_nested": Refused(r"no usable image.*frames/cam0/f0\.jpg"),
+    "rb_nested": Opens(
+        "coco",
+        names=("cat",),
+        others={f"cam{k % 2}/f{k // 2}": {"cat": (10 + k, 20, 70 + k, 70)} for k in range(6)},
+    ),
     "resized": Opens("coco", {"train": 6, "val": 3}, says=("scaled",)),
     "results_list": Refused(r"train\.json"),
     "resume_names": Opens("yolo", {"train": 4, "val": 2}),
@@ -208,24 +212,6 @@ CASES: dict[str, Opens | Refused] = {
     "yolo_track": YOLO,
 }  # fmt: skip
 
-_NOT_YET = {
-    "all_and_test": "annotations.json beside test.json is left out",
-    "all_float_ids": "the ids are refused",
-    "bbox_empty_poly bbox_str poly_only": "annotations without a bbox of four numbers are left out",
-    "coco_utf16": "read as UTF-8 only",
-    "crowd_all1": "check does not report that all is crowd",
-    "crowd_false crowd_some crowd_str": "text in iscrowd counts as true",
-    "cvat_coco": "the images are not found",
-    "float_ids str_cat_id str_image_id": "ids of unequal types never meet",
-    "int_names": "the names are refused",
-    "ls_notes": "notes.json is taken for COCO",
-    "lvis": "coco_url is not read",
-    "robo_samename": "the head category is reported",
-}
-NOT_YET = {name: reason for names, reason in _NOT_YET.items() for name in names.split()}
-"""Cases that are wrong today, with the reason: whoever mends one removes its name."""
-
-
 _PHOTOS = (
     "astronaut",
     "coffee",
@@ -258,10 +244,7 @@ def cases(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.xfail(reason=NOT_YET[n], strict=True)] if n in NOT_YET else []) for n in CASES],
-)
+@pytest.mark.parametrize("name", CASES)
 def test_case(cases: Path, name: str) -> None:
     right, folder = CASES[name], cases / name
     try:
@@ -302,7 +285,9 @@ def _without(folder: Path, what: Problem | DatasetError) -> str:
 
 def _compare(dataset: Dataset, right: Opens) -> None:
     for i in range(len(dataset)):
-        target, boxes = dataset.target(i), right.others.get(dataset.path(i).stem, right.boxes)
+        target, path = dataset.target(i), dataset.path(i)
+        nested = right.others.get(f"{path.parent.name}/{path.stem}", right.boxes)
+        boxes = right.others.get(path.stem, nested)
         assert tuple(dataset.size(i)) == right.size
         assert sorted(dataset.names[label] for label in target.labels) == sorted(boxes)
         for label, box in zip(target.labels, target.boxes, strict=True):
@@ -315,7 +300,7 @@ def test_12_bit_data_is_visible(cases: Path) -> None:
 
 
 def test_no_case_is_left_out(cases: Path) -> None:
-    assert {folder.name for folder in cases.iterdir()} == set(CASES) and set(NOT_YET) <= set(CASES)
+    assert {folder.name for folder in cases.iterdir()} == set(CASES)
 
 
 def _summary(got: Splits | DatasetError, problems: list[Problem]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from boxwright.data.dataset import Dataset, Strings
-from boxwright.data.formats import DatasetError, open_dataset
+from boxwright.data.formats import FORMATS, DatasetError, open_dataset
 from boxwright.data.formats.split import draw_splits
 from shapes import write_shapes
 
@@ -117,7 +117,7 @@ def test_the_format_may_be_given_if_there_are_two(tmp_path: Path) -> None:
     assert splits.format == "yolo" and len(splits["val"]) == 4
     with pytest.raises(DatasetError, match=r"Looked for\n  VOC: "):
         open_dataset(tmp_path, format="voc")
-    with pytest.raises(DatasetError, match="out of coco, voc, yolo, got kitti"):
+    with pytest.raises(DatasetError, match="out of coco, voc, yolo, labelme, csv, got kitti"):
         open_dataset(tmp_path, format="kitti")
 
 
@@ -128,7 +128,7 @@ def test_an_unknown_layout_is_reported_with_what_was_found(tmp_path: Path) -> No
     (tmp_path / "deeper").mkdir()
     with pytest.raises(DatasetError, match="not a dataset in a supported layout") as caught:
         open_dataset(tmp_path)
-    assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO"))
+    assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO", "LabelMe", "CSV"))
     assert "Found a.jpg, deep/, deeper/, notes.md (2 × folder, 1 × .jpg, 1 × .md)" in str(caught.value)
     with pytest.raises(DatasetError, match="Found an empty folder$"):
         open_dataset(tmp_path / "deep")
@@ -150,6 +150,6 @@ def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    for format in ("coco", "voc", "yolo"):
+    for format in FORMATS:
         open_dataset(write_shapes(tmp_path / format, 4, format=format))
     assert not recwarn.list

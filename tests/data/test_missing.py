@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from boxwright.data.check import check
+from boxwright.data.formats import open_dataset
 from boxwright.data.formats.reading import BoxRow, Folders, ImageRow, Reading, drop_missing
+from shapes import write_shapes
 
 
 def reading_of(*paths: Path) -> Reading:
@@ -61,6 +64,39 @@ def test_a_file_that_another_entry_names_is_not_taken(tmp_path: Path) -> None:
         drop_missing(reading)
         assert [image.path for image in reading.images] == [str(tmp_path / "a.jpg")]
         assert [problem.kind for problem in reading.problems].count("missing image") == 1
+
+
+@pytest.mark.parametrize(("label", "image"), [("e\u0301", "\u00e9"), ("IMG_1", "img_1"), ("a b", "a%20b")])
+def test_labels_of_a_name_that_looks_alike_are_found_and_noted(tmp_path: Path, label: str, image: str) -> None:
+    write_shapes(tmp_path, {"train": 2}, format="yolo")
+    images, labels = tmp_path / "images" / "train", tmp_path / "labels" / "train"
+    (images / "00001.png").rename(images / f"{image}.png")
+    (labels / "00001.txt").rename(labels / f"{label}.txt")
+    (problem,) = check(tmp_path)
+    assert (problem.kind, problem.file) == ("similar file name", str(labels / f"{label}.txt"))
+    assert all(len(data.target(i)) for data in open_dataset(tmp_path).values() for i in range(len(data)))
+
+
+def test_lists_and_tables_find_names_that_look_alike(tmp_path: Path) -> None:
+    yolo = write_shapes(tmp_path / "yolo", {"train": 2}, format="yolo")
+    (yolo / "train.txt").write_text("data/images/train/00000.PNG\ndata/images/train/00001.png\n")
+    (yolo / "data.yaml").write_text("train: train.txt\nnames: [circle, square, triangle]\n")
+    table = write_shapes(tmp_path / "table", {"train": 2}, format="csv")
+    (table / "train.csv").write_text((table / "train.csv").read_text().replace("00000.png", "00000.PNG"))
+    for folder in (yolo, table):
+        assert [problem.kind for problem in check(folder)] == ["similar file name"]
+
+
+def test_labels_of_another_image_are_not_taken(tmp_path: Path) -> None:
+    write_shapes(tmp_path, {"train": 2}, format="yolo")
+    images, labels = tmp_path / "images" / "train", tmp_path / "labels" / "train"
+    for folder, suffix in ((images, ".png"), (labels, ".txt")):
+        (folder / f"00000{suffix}").rename(folder / f"a{suffix}")
+    (images / "00001.png").rename(images / "A.png")
+    (labels / "00001.txt").unlink()
+    if len(list(images.iterdir())) == 1:
+        pytest.skip("this file system does not tell upper from lower case")
+    assert [problem.kind for problem in check(tmp_path)] == ["image without annotation"]
 
 
 def test_paths_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

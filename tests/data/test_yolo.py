@@ -42,6 +42,7 @@ NESTED = "train/images/a.png"
 YAMLS = {
     "folders of images": ("train: images/train\nval: images/val\n", PARALLEL),
     "with a path": ("path: .\ntrain: images/train\nval: images/val\n", PARALLEL),
+    "path of a wrong type": ("path: [x]\ntrain: images/train\nval: images/val\n", PARALLEL),
     "path of elsewhere": ("path: ../datasets/x\ntrain: images/train\nval: images/val\n", PARALLEL),
     "Roboflow": ("train: ../train/images\nval: ../val/images\n", NESTED),
     "Roboflow in Colab": ("train: /content/x/train/images\nval: /content/x/val/images\n", NESTED),
@@ -256,7 +257,8 @@ def test_blank_and_repeated_names_keep_their_index(
     problem = problems_of(tmp_path)[0]
     assert (problem.kind, problem.severity, problem.line) == ("ambiguous class", "warning", line)
     assert what in problem.message
-    assert open_dataset(tmp_path).names == expected
+    with pytest.warns(UserWarning, match=f"data.yaml:{line}: warning: ambiguous class: {what}"):
+        assert open_dataset(tmp_path).names == expected
 
 
 def test_a_linked_folder_is_part_of_its_split(tmp_path: Path) -> None:
@@ -319,6 +321,8 @@ def test_a_split_without_labels_is_named_with_where_they_are(tmp_path: Path) -> 
         f"none of the 2 images of train has a label file in {tmp_path}/labels/train or beside it; "
         f"{tmp_path}/labels/first try has 2 of their names"
     )
+    with pytest.warns(UserWarning, match="none of the 2 images of train has a label file"):
+        assert list(open_dataset(tmp_path)) == ["train", "val"]
     file.unlink()
     shutil.rmtree(tmp_path / "labels" / "first try")
     assert not problems_of(tmp_path), "a dataset without any label has none to look for"
@@ -375,6 +379,12 @@ def test_darknet_and_cvat(prefix: str, keys: tuple[str, str], tmp_path: Path) ->
     (tmp_path / f"{keys[1]}.txt").unlink()
     (problem,) = problems_of(tmp_path)
     assert (problem.kind, problem.file, problem.line) == ("missing split", str(file), 3)
+    (tmp_path / f"{keys[0]}.txt").unlink()
+    with pytest.raises(DatasetError, match="missing split"):
+        open_dataset(tmp_path)
+    one_image(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    assert list(open_dataset(tmp_path)) == ["val"], "the usual folders, where obj.data names nothing that exists"
 
 
 def test_each_split_has_the_class_list_beside_its_labels(tmp_path: Path) -> None:
@@ -399,6 +409,8 @@ def test_images_that_share_a_label_file(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path)
     assert (problem.kind, problem.severity) == ("shared annotation", "warning")
     assert "a.bmp" in problem.message and "a.png share" in problem.message
+    with pytest.warns(UserWarning, match="both get its boxes"):
+        assert len(open_dataset(tmp_path)["val"].boxes) == 2
 
 
 def test_hidden_files_are_no_labels_and_no_yaml(tmp_path: Path) -> None:

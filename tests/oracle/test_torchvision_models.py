@@ -19,6 +19,7 @@ from torch import nn
 from boxwright.checkpoint import fill
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo import torchvision as source
+from boxwright.zoo.foreign import Arguments
 from boxwright.zoo.proof import BOX, SCORE, Difference, Photos, detect_all, detect_with, differences
 from calibrated import CLASSES, calibrate, photographs
 
@@ -113,10 +114,11 @@ def test_published_weights(name: str, batch: int, rows: list[tuple[object, ...]]
     path = Path(os.environ.get("BOXWRIGHT_WEIGHTS", "")) / about.file
     if not path.is_file():
         pytest.skip(f"BOXWRIGHT_WEIGHTS names no folder with {about.file}")
-    state, foreign = source.read(path), source.foreign(name, about.norm_eps)
+    arguments = Arguments(norm_eps=about.norm_eps)
+    state, foreign = source.read(path), source.foreign(name, arguments)
     num_classes = source.count_classes(name, state)
     detector = foreign.config.build(num_classes)
     fill(detector, foreign.convert(state, num_classes), path)
-    original = source.reference(name, state, num_classes, about.norm_eps)
+    original = source.reference(name, state, num_classes, arguments)
     converted = detect_with(Predictor(detector, foreign.names, foreign.preprocess))
     assert_same(f"{name}, published", batch, original, converted, photos(), rows)

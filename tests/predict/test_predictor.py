@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 
@@ -52,13 +54,18 @@ def test_only_the_classes_that_are_wanted():
 def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
     path = tmp_path / "photo.png"
     PIL.Image.fromarray(IMAGE).save(path)
-    predictor = halves()
-    for source in (path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), InputImage.open(path)):
+    predictor, data = halves(), path.read_bytes()
+    in_memory = (data, bytearray(data), memoryview(data), io.BytesIO(data), path.open("rb"))
+    for source in (
+        path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), InputImage.open(path), *in_memory
+    ):  # fmt: skip
         result = predictor(source)
         assert isinstance(result, Result)
         torch.testing.assert_close(result.boxes, torch.tensor([WHOLE], dtype=torch.float32))
         np.testing.assert_array_equal(result.image, IMAGE)
     assert predictor(path).path == path
+    assert [r.label_names for r in predictor([data, io.BytesIO(data), path])] == [["whole"]] * 3
+    assert predictor(data, "0.3").label_names == ["whole", "half"]  # pyright: ignore
 
 
 def test_several_images_give_several_results_whatever_the_batch():
@@ -123,12 +130,19 @@ def test_what_is_no_image_is_said(tmp_path: Path):
         predictor(str(tmp_path))
     with pytest.raises(ImageError, match=r"channels last"):
         predictor(np.zeros((3, 20, 30), np.uint8))
+    (tmp_path / "text.jpg").write_text("text")
+    with pytest.raises(ImageError, match="expected a file open in binary mode"), (tmp_path / "text.jpg").open() as file:
+        predictor(file)  # pyright: ignore
+    for source in (None, 7, [7]):
+        with pytest.raises(ImageError, match="expected a path, .*, got (NoneType|int)"):
+            predictor(source)  # pyright: ignore
 
 
 def test_options_that_make_no_sense_are_said_before_anything_is_read():
     predictor = halves()
-    with pytest.raises(ValueError, match="between 0 and 1, got 50"):
-        predictor.stream([], threshold=50)
+    for threshold in (50, "high", "nan", [0.5]):
+        with pytest.raises(ValueError, match="a score threshold is a number between 0 and 1, got "):
+            predictor.stream([], threshold=threshold)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="1 or more, got 0"):
         predictor.stream([], batch=0)
     with pytest.raises(ValueError, match="no class is called dog"):
@@ -160,6 +174,10 @@ def test_to_coco_has_width_and_height_and_the_datasets_own_ids():
     }
     assert second["bbox"] == pytest.approx([0, 0, 150.5, 200])
     assert [entry["category_id"] for entry in result.to_coco(7, {"whole": 90, "half": 3})] == [90, 3]
+    for ids in ({"whole": 90}, {}):
+        with pytest.raises(ValueError, match="category_ids has no id for .*half; it has (whole|none). Add"):
+            result.to_coco(7, ids)
+    assert [entry["category_id"] for entry in halves()(IMAGE).to_coco(7, {"whole": 90})] == [90]
 
 
 def test_the_summary_counts_by_class():
@@ -241,16 +259,20 @@ def test_a_detector_runs_in_evaluation_mode_and_keeps_its_own(learning: bool):
     assert modes == [False] and predictor.detector.training == learning
 
 
-def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(tmp_path: Path):
-    """A crop still carries the EXIF orientation of its file; boxes are in the pixels of the crop all the same."""
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(orientation: int, tmp_path: Path):
+    """Crops, copies and turned images keep the EXIF orientation of their file; boxes are in their pixels."""
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     path = tmp_path / "turned.jpg"
     PIL.Image.fromarray(IMAGE).save(path, exif=exif)
-    assert halves()(path).boxes.tolist() == [[0, 0, 200, 301]]
+    assert halves()(path).boxes.tolist() == [[0, 0, 301, 200] if orientation < 5 else [0, 0, 200, 301]]
     with PIL.Image.open(path) as image:
-        part = image.crop((0, 0, 100, 50))
-    assert part.getexif()[0x0112] == 6
-    result = halves()(part)
-    assert result.size == (part.height, part.width) == (50, 100)
-    assert result.boxes.tolist() == [[0, 0, 100, 50]]
+        turned = image.transpose(PIL.Image.Transpose.ROTATE_90)
+        made = (image.copy(), image.crop((0, 0, 100, 50)), image.resize((90, 60)), turned, image)
+        made = (*made, PIL.ImageOps.exif_transpose(image))
+        assert [part.getexif().get(0x0112) for part in made[1:4]] == [orientation] * 3
+        results = halves()(made)
+    for part, result in zip(made, results, strict=True):
+        assert result.size == (part.height, part.width)
+        assert result.boxes.tolist() == [[0, 0, part.width, part.height]]

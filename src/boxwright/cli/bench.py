@@ -34,7 +34,7 @@ class Bench:
     """
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
     detectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = DETECTORS
     """Meta-architectures, of those that `boxwright train` offers."""
@@ -73,7 +73,7 @@ class Bench:
         for constraint in self.constraint:
             Constraint.parse(constraint)
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
-        from boxwright.bench.race import race
+        from boxwright.bench.driver import race
         from boxwright.bench.run.state import RaceState
         from boxwright.bench.summary import check_constraints
         from boxwright.data.formats import open_dataset

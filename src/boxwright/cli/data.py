@@ -35,7 +35,7 @@ class Check:
     """
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
@@ -59,7 +59,7 @@ class Show:
     """Count the boxes of each class and split, and draw samples with their boxes."""
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
     """The folder for the images, one per split."""
     samples: int = 12

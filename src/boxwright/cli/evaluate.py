@@ -25,7 +25,7 @@ class Evaluate:
     model: Positional[Annotated[str, arg(metavar="MODEL")]] = DEFAULT
     """A bundled model, a .safetensors file or a run's folder."""
     data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
     """The split to score on; test if there is one, else val."""

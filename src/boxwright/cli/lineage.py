@@ -24,7 +24,7 @@ class Lineage:
     """
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
     steps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = STEPS
     """The detectors; the others are compared to the first."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from boxwright.bench.driver import race
 from boxwright.bench.plan.cells import Cell, configure, differences
-from boxwright.bench.race import race
 from boxwright.bench.report.lineage import Cost, draw_costs, quartiles_of
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.run.state import RaceState

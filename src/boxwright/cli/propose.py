@@ -37,7 +37,7 @@ class Propose:
     """
 
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="")]] = ()
-    """A dataset (its folder, COCO JSON or YOLO YAML); or images, folders of images and globs."""
+    """A dataset (its folder, COCO JSON, YOLO YAML or CSV); or images, folders of images and globs."""
     format: DataFormat = None
     mode: Annotated[Literal["fast", "quality"], arg(metavar="fast|quality")] = "fast"
     """Of selective search; quality finds more and takes about three times as long."""
@@ -122,7 +122,7 @@ class Propose:
     def _datasets(self) -> list[Dataset]:
         """The splits of the dataset; [] where images are named, also by a folder without annotations."""
         path, splits = Path(self.sources[0]), None
-        annotations = path.suffix.lower() in (".json", ".yaml", ".yml")
+        annotations = path.suffix.lower() in (".json", ".yaml", ".yml", ".csv")
         if len(self.sources) == 1 and (annotations or path.is_dir()):
             from boxwright.data.formats import DatasetError, open_dataset
 

@@ -31,7 +31,7 @@ else:
 @dataclass(frozen=True)
 @tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 class Train:
-    """Train a detector on your own data: COCO JSON, VOC XML or YOLO text, in any usual layout.
+    """Train a detector on your own data: COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV, in any usual layout.
 
     The folder of the run gets best.safetensors and last.safetensors (for `boxwright detect` and `evaluate`), log.jsonl,
     curves.png, and resume.safetensors, from which a stopped run continues with the same result as one never stopped.
@@ -40,7 +40,7 @@ class Train:
 
     detector: AnyDetector = None
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""

@@ -49,7 +49,8 @@ def check(
     problems += _ambiguous_names(names, source)
     problems += _duplicate_images(readings, decoded)
     problems += _not_listed(readings.values())
-    for reading in readings.values():
+    for split, reading in readings.items():
+        problems += _only_crowds(split, reading)
         problems += _without_boxes(reading, decoded)
         problems += _duplicate_boxes(reading)
     return sorted(dict.fromkeys(problems), key=lambda p: (_RANK[p.severity], p.file, p.line or 0))
@@ -85,6 +86,13 @@ def _decode(path: str) -> Decoded:
         return unreadable(path, error)
     fingerprint = sha256(repr(pixels.shape).encode() + pixels.tobytes())
     return fingerprint, Size(*pixels.shape[:2])
+
+
+def _only_crowds(split: str, reading: Reading) -> Iterator[Problem]:
+    if reading.boxes and all(row.crowd for row in reading.boxes):
+        row = reading.boxes[0]
+        message = f"all {len(reading.boxes)} boxes of {split} are crowds, which are neither learnt nor counted"
+        yield Problem("only crowds", row.file, row.line, message, "set `iscrowd` to 0 for boxes of single objects")
 
 
 def _without_boxes(reading: Reading, decoded: dict[str, Decoded]) -> Iterator[Problem]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -18,7 +19,7 @@ from torch import Tensor
 from boxwright.boxes.geometry import clip, xyxy_to_xywh
 from boxwright.boxes.view import View
 from boxwright.data.batch import as_boxes, to_images
-from boxwright.data.image import read_image, to_rgb
+from boxwright.data.image import ImageError, ImageSource, read_image, to_rgb
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
@@ -47,7 +48,16 @@ class InputImage:
             return source
         if isinstance(source, str | PathLike):
             return cls(read_image(source), Path(source))
-        return cls(to_rgb(source))
+        if isinstance(source, np.ndarray | PIL.Image.Image):
+            return cls(to_rgb(source))
+        if isinstance(source, bytes | bytearray | memoryview):
+            return cls(read_image(bytes(source)))
+        if not hasattr(source, "read"):
+            raise ImageError(
+                "expected a path, the bytes of a file, an open file, an array or a PIL image, "
+                f"got {type(source).__name__}"
+            )
+        return cls(read_image(source))
 
     @property
     def size(self) -> Size:
@@ -55,8 +65,8 @@ class InputImage:
         return Size(height, width)
 
 
-ImageLike = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
-"""What an image can be taken from."""
+ImageLike = ImageSource | bytearray | memoryview | np.ndarray | PIL.Image.Image | InputImage
+"""What an image can be taken from: a path, the bytes of a file, a file open in binary mode, an array, a PIL image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,8 +118,12 @@ class Result:
         """COCO's result entries, unrounded: image_id, category_id, bbox as [x, y, width, height], score; and the name.
 
         `category_ids` are a dataset's own ids by class name; without them they are 1, 2, ... in the order of `names`.
+        Raises ValueError for a detection whose class they lack.
         """
-        ids = category_ids or {name: label + 1 for label, name in enumerate(self.names)}
+        ids = {name: label + 1 for label, name in enumerate(self.names)} if category_ids is None else category_ids
+        if lacking := ", ".join(dict.fromkeys(name for name in self.label_names if name not in ids)):
+            has = ", ".join(ids) or "none"
+            raise ValueError(f"category_ids has no id for {lacking}; it has {has}. Add it, or choose other classes")
         rows = zip(self.label_names, xyxy_to_xywh(self.boxes).tolist(), self.scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": ids[name], "category_name": name, "bbox": bbox, "score": score}
@@ -189,15 +203,17 @@ class Predictor:
     ) -> Result | list[Result]:  # fmt: skip
         """The objects in an image, or in each of several.
 
-        source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them. A file is turned
-                   upright by its EXIF orientation. An array or a PIL image is taken as given: boxes are in its pixels
+        source     a path, the bytes of a file, a file open in binary mode, an array (H, W, 3) in RGB, a PIL image; or a
+                   list or other iterable of them. A file is turned upright by its EXIF orientation. An array or a PIL
+                   image, also a crop or a resized one, is taken as given: boxes are in its pixels
         threshold  the lowest score, 0..1
         classes    only these, by name
         batch      images per batch at most; more than one helps on a GPU
         """
-        if isinstance(source, (str, PathLike, np.ndarray, PIL.Image.Image, InputImage)):
-            return next(self.stream([source], threshold, classes, batch))
-        return list(self.stream(source, threshold, classes, batch))
+        kinds = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, PIL.Image.Image, InputImage)
+        if isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable):
+            return next(self.stream([cast("ImageLike", source)], threshold, classes, batch))
+        return list(self.stream(cast("Iterable[ImageLike]", source), threshold, classes, batch))
 
     def stream(
         self, sources: Iterable[ImageLike], threshold: float | None = None, classes: Iterable[str] | None = None,
@@ -287,7 +303,11 @@ class Predictor:
         return torch.tensor([self.names.index(name) for name in chosen])
 
 
-def _fraction(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"a score threshold is between 0 and 1, got {threshold}")
-    return float(threshold)
+def _fraction(threshold: float | str) -> float:
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"a score threshold is a number between 0 and 1, got {threshold!r}")
+    return number

@@ -1,4 +1,4 @@
-"""Open a folder or file of annotations, in COCO, VOC or YOLO format, as train, validation and test splits."""
+"""Open a folder or file of annotations, in any of five formats, as train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats import coco, voc, yolo
+from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
 from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
 from boxwright.data.formats.split import Splits, draw_splits
 
 __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
 
-FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
+FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
 
 
 def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> Splits:
-    """Open a dataset in any usual layout of COCO JSON, VOC XML or YOLO text.
+    """Open a dataset in any usual layout of COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV.
 
-    path    its folder, its COCO JSON, or its YOLO YAML
+    path    its folder, its COCO JSON, its YOLO YAML, or its CSV
     seed    for the splits that have to be drawn: all three (80/10/10) if the dataset has none, validation out of
             training (a tenth) if only that is missing; drawn by content, see `draw_splits`
-    format  "coco", "voc" or "yolo" if a folder holds more than one; detected if not given
+    format  a key of `FORMATS`, if a folder holds more than one; detected if not given
 
     Broken boxes, broken annotations and missing images are left out, with one warning that counts them. Raises
     DatasetError if nothing usable is left; the message lists the expected layouts and the files that were found.
@@ -58,12 +58,33 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
 
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
     """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
+    format, readings = _read(path, format)
+    _report_unlabelled(readings)
+    return format, readings
+
+
+def _report_unlabelled(readings: dict[str, Reading]) -> None:
+    """Report each split without a box where other splits have some; a format may have said it with more detail."""
+    labelled = [split for split, reading in readings.items() if reading.boxes]
+    for split, reading in readings.items():
+        known = any(problem.kind == "split without labels" for problem in reading.problems)
+        if labelled and reading.images and split not in labelled and not known:
+            file = reading.images[0].file
+            message = (
+                f"none of the {len(reading.images)} images of {split} has a box in the annotations, such as {file}"
+            )
+            message += f", though those of {' and '.join(labelled)} have"
+            mend = f"put its annotations there, or leave out {split} if it shows no object"
+            reading.report("split without labels", file, None, message, mend)
+
+
+def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
     if format is not None and format not in FORMATS:
         raise DatasetError(f"expected a format out of {', '.join(FORMATS)}, got {format}")
     if not path.exists():
-        raise DatasetError(f"expected a dataset's folder, COCO JSON or YOLO YAML at {path}, which does not exist")
+        raise DatasetError(f"expected a dataset's folder, COCO JSON, YOLO YAML or CSV at {path}, which does not exist")
     if path.is_file():
-        return _read_file(path)
+        return _read_file(path, format)
     tried = FORMATS if format is None else {format: FORMATS[format]}
     folder = path
     while True:
@@ -76,14 +97,20 @@ def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, R
         folder = inner[0]
 
 
-def _read_file(path: Path) -> tuple[str, dict[str, Reading]]:
-    if path.suffix.lower() == ".json":
-        folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-        split = coco.split_of(path, folder)
-        return "coco", coco.read({"train" if split == "trainval" else split: path}, folder)
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return "yolo", yolo.read(yolo.find_in_yaml(path), path.parent)
-    raise DatasetError(f"expected a folder, a COCO .json or a YOLO .yaml, got the file {path}")
+def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
+    found = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".csv": "csv"}.get(path.suffix.lower())
+    if found is None:
+        raise DatasetError(f"expected a folder, a COCO .json, a YOLO .yaml or a .csv, got the file {path}")
+    if found == "coco" and labelme.is_labelme(path):
+        raise DatasetError(f"{path} is LabelMe's annotation of one image; name its folder, {path.parent}")
+    if format not in (None, found):
+        raise DatasetError(f"expected {format}, got the file {path}, which is {found}; name its folder")
+    if found == "yolo":
+        return found, yolo.read(yolo.find_in_yaml(path), path.parent)
+    folder = path.parent.parent if path.parent.name in ("annotations", "labels", "data") else path.parent
+    split = coco.split_of(path, folder)
+    files = {"train" if split == "trainval" else split: path}
+    return found, coco.read(coco.Layout(files), folder) if found == "coco" else csv.read(files, folder)
 
 
 def _nothing_found(path: Path, formats: list[str]) -> str:

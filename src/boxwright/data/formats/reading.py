@@ -36,7 +36,14 @@ SEVERITY = {kind: severity for severity, kinds in _KINDS.items() for kind in kin
 """Of each kind of problem. error: left out when the dataset is opened, or makes metrics wrong; warning: kept, perhaps
 corrected; note: allowed, but worth knowing."""
 
-_IN_FULL = ("box in shares", "boxes scaled", "split without labels", "file not used", "ambiguous class")
+_IN_FULL = (
+    "box in shares",
+    "boxes scaled",
+    "split without labels",
+    "shared annotation",
+    "file not used",
+    "ambiguous class",
+)
 """Kinds that concern a whole file or split: they are printed in full when the dataset is opened."""
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -180,7 +187,11 @@ class Folders:
         if not name or folder == path:
             return []
         folders = [folder] if os.path.isdir(folder or os.curdir) else self.alike(folder)
-        return [os.path.join(inner, other) for inner in folders for other in self._by_key(inner).get(_key(name), ())]
+        return [
+            os.path.join(inner, other)
+            for inner in folders
+            for other in self._by_key(inner).get(look_alike_key(name), ())
+        ]
 
     def _list(self, folder: str) -> frozenset[str]:
         if folder not in self._names:
@@ -194,12 +205,12 @@ class Folders:
         if folder not in self._alike:
             keys = self._alike[folder] = {}
             for name in sorted(self._list(folder)):
-                keys.setdefault(_key(name), []).append(name)
+                keys.setdefault(look_alike_key(name), []).append(name)
         return self._alike[folder]
 
 
-def _key(name: str) -> str:
-    """Equal for names that look alike; the form is composed again because case folding may undo it."""
+def look_alike_key(name: str) -> str:
+    """Equal for names that differ in case, Unicode form or percent-encoding alone; case folding may undo the form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", unquote(name)).casefold())
 
 

@@ -21,15 +21,20 @@ _FLAGS = {"": False, "false": False, "no": False, "0": False, "0.0": False}
 _FLAGS |= {"true": True, "yes": True, "1": True, "1.0": True}
 
 
+def encoding_of(path: str | Path) -> str:
+    """That of a text file's byte order mark; UTF-8 without one. Raises OSError if the file cannot be read."""
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file: in the encoding of its byte order mark, or in UTF-8 without one.
 
     Raises DatasetError, with file and line, for other text, and OSError if the file cannot be read.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        start = file.read(4)
-    encoding = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+    encoding = encoding_of(path)
     try:
         return path.read_text(encoding)
     except UnicodeDecodeError as error:

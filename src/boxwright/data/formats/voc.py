@@ -1,4 +1,5 @@
-"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports.
+"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports, or
+any one folder of XML beside one of images.
 
 VOC counts pixels from 1 and includes both corners in the box. In continuous coordinates the left and upper edges are
 `xmin - 1` and `ymin - 1`, the right and lower ones `xmax` and `ymax`; the whole image is 1, 1, width, height.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -25,7 +27,7 @@ from boxwright.data.formats.reading import (
     drop_missing,
 )
 from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, spelled
-from boxwright.data.image import IMAGE_SUFFIXES, is_image
+from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
 LAYOUTS = (
@@ -33,8 +35,7 @@ LAYOUTS = (
     "or any one folder of XML beside one of images"
 )
 
-_XML_FOLDERS = ("Annotations", "annotations", "Annotations/xmls", "annotations/xmls", "xmls", "xml", "labels", "")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
+_XML_FOLDERS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", "")
 _TEXT_CODECS = re.compile(
     r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
     r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
@@ -72,16 +73,17 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
 def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
-    usual = [inner for name in _XML_FOLDERS if (inner := _inner(folder, name))]
+    usual = named_folders(folder, _XML_FOLDERS)
     return next((inner for inner in usual if _xml_files(inner)), None) or _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
     """A folder of any name, if no other one has VOC XML, and one beside it has images of the same names."""
-    entries = [entry.name.lower() for entry in folder.iterdir()]
+    entries = [name.lower() for name in entries_of(folder)]
     if "labels" in entries or any(name.endswith((".yaml", ".yml", ".data")) for name in entries):
         return None  # YOLO text that keeps the XML out of which it was made
-    found = [(inner, files) for inner in _inner_folders(folder) if (files := _xml_files(inner)) and _is_voc(files[0])]
+    inner_xml = _without_splits(folder)
+    found = [(inner, files) for inner in inner_xml if (files := _xml_files(inner)) and _is_voc(files[0])]
     if len(found) != 1:
         return None
     ((inner, files),) = found
@@ -90,27 +92,17 @@ def _only_xml_folder(folder: Path) -> Path | None:
 
 def _only_image_folder(folder: Path, stems: set[str]) -> Path | None:
     """The folder or sub-folder with images of these names; None if there are several, since one may hold masks."""
-    candidates = [folder, *_inner_folders(folder)]
-    found = [inner for inner in candidates if not stems.isdisjoint(_images([inner]))]
+    candidates = [folder, *_without_splits(folder)]
+    found = [inner for inner in candidates if not stems.isdisjoint(images_by_stem([inner]))]
     return found[0] if len(found) == 1 else None
 
 
-def _inner(folder: Path, name: str) -> Path | None:
-    """The sub-folder, whatever its upper and lower case."""
-    inner: Path | None = folder
-    for part in filter(None, name.split("/")):
-        inner = inner and spelled(inner, part)
-    return inner if inner and inner.is_dir() else None
-
-
-def _inner_folders(folder: Path) -> list[Path]:
-    """The sub-folders that are no split."""
-    inner = [file for file in sorted(folder.iterdir()) if file.is_dir() and not file.name.startswith(".")]
-    return [file for file in inner if file.name.lower() not in SPLIT_NAMES]
+def _without_splits(folder: Path) -> list[Path]:
+    return [inner for inner in inner_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    names = sorted(os.listdir(folder))
+    names = entries_of(folder)
     return [folder / name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
 
 
@@ -124,11 +116,11 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     files = list(_listed(source, folder, reading)) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
     bases = list(dict.fromkeys(bases or [folder]))
-    roots = [root for base in bases for name in _IMAGE_FOLDERS if (root := _inner(base, name))]
-    images, stems = _images(roots), {file.stem for file in files}
+    roots = image_folders(bases)
+    images, stems = images_by_stem(roots), {file.stem for file in files}
     if stems.isdisjoint(images):
         others = (inner for base in bases if (inner := _only_image_folder(base, stems)))
-        images |= _images(list(others))
+        images |= images_by_stem(list(others))
     for file in files:
         try:
             root = _parse(file)
@@ -182,16 +174,6 @@ def _stem(entry: str) -> str:
     name = re.split(r"[/\\]", entry)[-1]
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml"} else name
-
-
-def _images(roots: list[Path]) -> dict[str, str]:
-    """Path of each image by its name without suffix; the first folder that has it counts."""
-    images: dict[str, str] = {}
-    for root in roots:
-        for entry in sorted(os.listdir(root)) if root.is_dir() else ():
-            if is_image(entry):
-                images.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
-    return images
 
 
 def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[Path]) -> str:

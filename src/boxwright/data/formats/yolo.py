@@ -12,15 +12,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from boxwright.data.formats.images import locate, sizes_of
 from boxwright.data.formats.reading import (
-    BAD_IMAGE,
     SPLIT_NAMES,
     BoxRow,
     DatasetError,
@@ -29,7 +28,6 @@ from boxwright.data.formats.reading import (
     Problem,
     Reading,
     drop_missing,
-    image_size,
 )
 from boxwright.data.formats.text import (
     class_list,
@@ -102,7 +100,11 @@ def _find_in_data(folder: Path) -> Layout | None:
         problems: list[Problem] = []
         list_of_names = find_path(content.get("names", ""), [folder], os.path.isfile)
         names = read_names(Path(list_of_names), problems) if list_of_names else names_from_file(folder, problems)
-        return _with_splits(Layout(dict(enumerate(names)), {}, problems=problems), content, file)
+        try:
+            return _with_splits(Layout(dict(enumerate(names)), {}, problems=problems), content, file)
+        except DatasetError:
+            if _find_folders(folder) is None:
+                raise
     return None
 
 
@@ -192,9 +194,9 @@ def _class_names(content: dict[str, Any], file: Path, problems: list[Problem]) -
     return dict(zip(named, names, strict=True))
 
 
-def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
+def _resolve(value: str, path: object, folder: Path) -> Path | None:
     """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
-    roots = [folder / path, folder / Path(path).name] if path else []
+    roots = [folder / path, folder / Path(path).name] if isinstance(path, str) and path else []
     found = find_path(value, [*roots, folder], os.path.exists)
     if found is None:
         return None
@@ -208,6 +210,8 @@ def _find_folders(folder: Path) -> Layout | None:
     names = dict(enumerate(names_from_file(folder, problems)))
     images, labels = spelled(folder, "images"), spelled(folder, "labels")
     if images and labels and images.is_dir() and labels.is_dir():
+        if _are_json(labels):
+            return None
         splits = _by_split(images, "") or {"all": [images]}
     else:
         found = _by_split(folder, "images").items()
@@ -220,12 +224,21 @@ def _find_folders(folder: Path) -> Layout | None:
     return Layout(names, splits, problems=problems, split_names=split_names) if splits else None
 
 
+def _are_json(labels: Path) -> bool:
+    """Whether the labels are those of LabelMe, not text."""
+    suffixes = set[str]()
+    for file in walk(labels):
+        suffixes.add(file.suffix.lower())
+        if ".txt" in suffixes:
+            return False
+    return ".json" in suffixes
+
+
 def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for child in sorted(folder.iterdir()):
         split = SPLIT_NAMES.get(child.name.lower().rstrip("0123456789"))
-        source = spelled(child, inner)
-        if split and source and source.is_dir():
+        if split and (source := spelled(child, inner)) and source.is_dir():
             splits.setdefault(split, []).append(source)
     return splits
 
@@ -255,15 +268,20 @@ def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Re
         image_id = stem if stems[stem] == 1 else Path(os.path.relpath(path, folder)).as_posix()
         reading.images.append(ImageRow(path, image_id, None, file, line))
     drop_missing(reading)
-    with ThreadPoolExecutor(8) as pool:
-        true_sizes = list(pool.map(_size_or_none, (image.path for image in reading.images)))
+    true_sizes = sizes_of(image.path for image in reading.images)
     reading.images = [image._replace(size=size) for image, size in zip(reading.images, true_sizes, strict=True)]
     labels, lines, sizes = Labels(), list[Line](), dict[int, Size]()
     images_of: dict[Path, str] = {}  # by label file
     for index, image in enumerate(reading.images):
-        label_file = labels.of(Path(image.path))
+        path = Path(image.path)
+        label_file = labels.of(path) or labels.alike(path)
         if label_file is None:
             continue
+        if label_file.stem != path.stem:
+            if label_file.stem in stems:  # it belongs to another image
+                continue
+            message, mend = f"{label_file} is read for {image.path}", "name both alike; other programs may not find it"
+            reading.report("similar file name", label_file, None, message, mend)
         first = images_of.setdefault(label_file, image.path)
         if first != image.path:
             message = f"{first} and {image.path} share {label_file}: both get its boxes"
@@ -296,15 +314,8 @@ def _images(source: Path, folder: Path, reading: Reading) -> Iterator[tuple[str,
     folders = Folders()
     for line, text in enumerate(lines, 1):
         if name := text.strip():
-            found = find_path(name, (source.parent, folder), folders.__contains__)
+            found = locate(name, (source.parent, folder), folders)
             yield str(Path(found) if found else source.parent / name), str(source), line
-
-
-def _size_or_none(path: str) -> Size | None:
-    try:
-        return image_size(path)
-    except BAD_IMAGE:
-        return None  # `build` reads it again and reports the problem
 
 
 def _lines(file: Path, image: int, reading: Reading) -> Iterator[Line]:

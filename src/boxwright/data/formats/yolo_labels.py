@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from boxwright.data.formats.reading import SPLIT_NAMES
+from boxwright.data.formats.reading import SPLIT_NAMES, look_alike_key
 from boxwright.data.formats.text import spelled
 
 
@@ -19,11 +19,22 @@ class Labels:
     def __init__(self) -> None:
         self._folders: dict[Path, Path] = {}  # of labels, by folder of images
         self._files: dict[Path, dict[str, Path]] = {}  # by stem, by folder
+        self._alike: dict[Path, dict[str, list[Path]]] = {}  # by key, by folder
 
     def of(self, image: Path) -> Path | None:
         """The label file of an image; None if there is none."""
         parallel = self._listed(self.folder(image.parent)).get(image.stem)
         return parallel or self._listed(image.parent).get(image.stem)
+
+    def alike(self, image: Path) -> Path | None:
+        """The only label file whose name looks like the image's; for an image without one."""
+        folder, key = self.folder(image.parent), look_alike_key(image.stem)
+        if folder not in self._alike:
+            keys = self._alike[folder] = {}
+            for stem, file in self._listed(folder).items():
+                keys.setdefault(look_alike_key(stem), []).append(file)
+        files = self._alike[folder].get(key, ())
+        return files[0] if len(files) == 1 else None
 
     def folder(self, images: Path) -> Path:
         """The folder of labels that belongs to a folder of images: the same one if there is no other."""
