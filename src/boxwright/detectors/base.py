@@ -224,14 +224,13 @@ class Select(nn.Module):
         boxes = boxes if self.clip_after_nms else clip(boxes, sizes)
         groups = {"class": labels, "level": levels, "image": torch.zeros_like(labels)}[self.within]
         drop_after_nms = self.drop_after_nms or self.clip_after_nms
-        valid = (ranks.sigmoid() if logits else ranks) > self._thresholds(candidates)
-        valid &= drop_after_nms | self._is_large_enough(boxes)
+        scores = ranks.sigmoid() if logits else ranks
+        valid = (scores > self._thresholds(candidates)) & (drop_after_nms | self._is_large_enough(boxes))
         kept = self.suppress(boxes, ranks, groups, valid, self.iou_threshold, self.slots)
 
         ranked = torch.where(kept, ranks, -torch.inf)
         ranked = F.pad(ranked, (0, max(0, self.slots - ranked.shape[1])), value=-torch.inf)  # (N, C or S if more)
         top = ranked.topk(self.slots, dim=1)
-        scores = top.values.sigmoid() if logits else top.values
         valid = top.values > -torch.inf
         rows = top.indices.clamp(max=boxes.shape[1] - 1)
         boxes = gather(boxes, rows)
@@ -240,8 +239,9 @@ class Select(nn.Module):
         if drop_after_nms:
             valid &= self._is_large_enough(boxes)
         boxes = torch.where(valid[..., None], boxes, 0.0)
+        scores = torch.where(valid, gather(scores, rows), 0.0)
         labels = torch.where(valid, gather(labels, rows), 0)
-        return Slots(boxes, torch.where(valid, scores, 0.0), labels, valid)
+        return Slots(boxes, scores, labels, valid)
 
     def _is_large_enough(self, boxes: Tensor) -> Tensor:
         return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.min_size
