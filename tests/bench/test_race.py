@@ -415,6 +415,10 @@ def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file"):
         run(data, tmp_path / "file" / "out")
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"has report\.html, but no bench\.json of a race; give another --out"):
+        run(data, tmp_path)
+    (tmp_path / "report.html").unlink()
     with pytest.raises(ValueError, match='no class "cat"'):
         run(data, tmp_path, constraints=["recall[cat]>0.9"])
     with pytest.raises(ValueError, match="seeds is 1 or more, got 0"):

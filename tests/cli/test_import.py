@@ -76,6 +76,19 @@ def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
     assert all(d["original"] == d["converted"] > 10 and d["box"] <= 1e-3 for d in proof["measured"])
 
 
+def test_only_an_earlier_import_is_replaced(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Many publish a .safetensors beside the .pth, and that is where a checkpoint goes without --out."""
+    (tmp_path / "mine.pth").symlink_to(weights)
+    (tmp_path / "mine.safetensors").write_bytes(b"the same weights")
+    for out, message in (
+        ([], "mine.safetensors, which boxwright did not write"),
+        (["--out", str(tmp_path / "mine.pth")], "mine.pth; give another --out"),
+    ):
+        assert cli.main(["import", FULL, str(tmp_path / "mine.pth"), "--names", *NAMES, *out]) == 1
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"the same weights"
+
+
 def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
     predictor = boxwright.load(imported, "cpu")
     assert predictor.names == NAMES and predictor.threshold == 0.001

@@ -235,7 +235,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("detect {file} --bacth 3", 2, "did you mean --batch?"),
         ("evaluate", 1, "Name a dataset with --data"),
         ("evaluate voc9 --data missing/", 1, "at missing, which does not exist"),
-        ("evaluate voc9 --data {file}", 1, "expected a folder, a COCO .json or a YOLO .yaml, got the file"),
+        ("evaluate voc9 --data {file}", 1, "expected a folder, a COCO .json, a YOLO .yaml or a .csv, got"),
         ("evaluate voc9 --data {folder}", 1, "is not a dataset in a supported layout"),
         ("evaluate --data {folder} --workers -1", 1, "--workers is 0 or more, got -1"),
         ("data check missing", 1, "missing, which does not exist"),

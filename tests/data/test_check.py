@@ -178,6 +178,15 @@ def test_a_size_from_before_exif_orientation_was_applied(tmp_path: Path) -> None
     assert "EXIF" in only(coco).mend
 
 
+def test_crowds_only(coco: Path) -> None:
+    content = json.loads((coco / "val.json").read_text())
+    line = change(coco / "val.json", "annotations", 0, iscrowd=1)
+    for index in range(len(content["annotations"])):
+        change(coco / "val.json", "annotations", index, iscrowd=1)
+    assert located(only(coco)) == ("only crowds", "val.json", line, "warning")
+    assert f"all {len(content['annotations'])} boxes of val are crowds" in only(coco).message
+
+
 def test_image_without_annotation(coco: Path, yolo: Path) -> None:
     content = json.loads((coco / "val.json").read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 5]

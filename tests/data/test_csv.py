@@ -46,7 +46,7 @@ def content(path: Path) -> Boxes:
         "b.png\t0\t0\t40\t30\tcat\n",
         "a.png,1,2,11,12,cat\na.png,3.5,4,20,28,dog\nb.png,0,0,40,30,cat\n",
         HEADER + "C:\\imgs\\images\\a.png,40,30,cat,1,2,11,12\n/content/x/a.png,40,30,dog,3.5,4,20,28\n"
-        "images/b.png,,,cat,0,0,40,30\n",
+        "images/b.png,9999999999999999999999,x,cat,0,0,40,30\n",
     ],
     ids=["Pascal", "semicolons", "tabs", "RetinaNet", "foreign paths"],
 )
@@ -117,6 +117,17 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).drawn
 
 
+def test_folders_named_like_splits_and_a_file_that_is_not_used(tmp_path: Path) -> None:
+    text = HEADER + "train/a.png,40,30,cat,1,2,3,4\nval/b.png,40,30,cat,1,2,3,4\n"
+    splits = open_dataset(make(tmp_path, text, "images/train/a.png", "images/val/b.png"))
+    assert {split: data.path(0).name for split, data in splits.items()} == {"train": "a.png", "val": "b.png"}
+    make(tmp_path, HEADER + "c.png,40,30,cat,1,2,3,4\n", "images/c.png", file="test.csv")
+    assert {split: len(data) for split, data in open_dataset(tmp_path).items()} == {"train": 1, "val": 1, "test": 1}
+    make(tmp_path, HEADER + "c.png,40,30,cat,1,2,3,4\n", file="train.csv")
+    with pytest.warns(UserWarning, match=r"annotations\.csv: warning: file not used"):
+        open_dataset(tmp_path)
+
+
 def test_open_images(tmp_path: Path) -> None:
     """Shares of the image, labels out of class-descriptions, images without suffix, and groups, which are crowds."""
     header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction\n"
@@ -142,7 +153,7 @@ def test_other_csv_is_no_dataset(tmp_path: Path) -> None:
 def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     for file in ("a.csv", "b.csv"):
         make(tmp_path, HEADER + "a.png,40,30,cat,1,2,3,4\n", "a.png", file=file)
-    with pytest.raises(DatasetError, match=r"expected one CSV of boxes for each split, found a\.csv, b\.csv"):
+    with pytest.raises(DatasetError, match=r"expected one CSV of boxes for all, found a\.csv, b\.csv"):
         open_dataset(tmp_path)
     assert content(tmp_path / "a.csv") == {"a.png": [("cat", (1, 2, 3, 4))]}
 

@@ -151,13 +151,25 @@ def test_splits_are_folders(tmp_path: Path, layout: str) -> None:
     assert not splits.drawn and splits["val"].path(0) == tmp_path / "images" / "Valid" / "0.png"
 
 
+def test_files_beside_the_splits_are_train_or_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", tmp_path / "a.png", RECTANGLE)
+    write(tmp_path / "test" / "b.json", tmp_path / "test" / "b.png", RECTANGLE)
+    assert {split: data.image_id(0) for split, data in open_dataset(tmp_path).items()} == {"train": "a", "test": "b"}
+    write(tmp_path / "train" / "c.json", tmp_path / "train" / "c.png", RECTANGLE)
+    with pytest.warns(UserWarning, match="warning: file not used"):
+        assert open_dataset(tmp_path)["train"].image_id(0) == "c"
+
+
 def test_the_size_is_that_of_the_annotation_where_it_is_one(tmp_path: Path) -> None:
     write(tmp_path / "a.json", tmp_path / "a.png", RECTANGLE, imageHeight=None, imageWidth=None)
     write(tmp_path / "b.json", tmp_path / "b.png", RECTANGLE, imageHeight=-1, imageWidth="40")
+    write(tmp_path / "c.json", tmp_path / "c.png", RECTANGLE, imageHeight=10**30, imageWidth=40)
     _, readings = read_splits(tmp_path)
     (reading,) = readings.values()
-    assert [image.size for image in reading.images] == [None, None]
-    assert [(problem.kind, problem.file) for problem in reading.problems] == [("wrong size", str(tmp_path / "b.json"))]
+    assert [image.size for image in reading.images] == [None, None, None]
+    assert [(problem.kind, problem.file) for problem in reading.problems] == [
+        ("wrong size", str(tmp_path / f"{name}.json")) for name in "bc"
+    ]
 
 
 def test_class_names(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from boxwright.data.formats import DatasetError
 from boxwright.data.formats.reading import Problem
-from boxwright.data.formats.text import class_list, find_path, flag, names_from_file, read_text
+from boxwright.data.formats.text import class_list, find_path, flag, names_from_file, read_text, size_of
+from boxwright.types import Size
 
 TEXT = "café 猫\nдом\n"
 
@@ -109,3 +110,13 @@ def test_paths_that_mean_nothing_here() -> None:
     assert find_path("D:\\x\\images", ["/here"], {"/here/images"}.__contains__) is None
     assert find_path("images", ["/here"], {"/here/images"}.__contains__) == "/here/images"
     assert find_path("/x/a.jpg", ["/here"], {"/x/a.jpg", "/here/a.jpg"}.__contains__) == "/x/a.jpg"
+
+
+@pytest.mark.parametrize("sides", [(30, 40), (30.0, 40.9), ("30", " 40.0")])
+def test_a_size(sides: tuple[object, object]) -> None:
+    assert size_of(*sides) == Size(30, 40)
+
+
+@pytest.mark.parametrize("side", [None, "", 0, -1, 0.5, "x", float("nan"), "inf", 2**31, 10**400, True, [3]])
+def test_no_size(side: object) -> None:
+    assert size_of(30, side) is None and size_of(side, 30) is None

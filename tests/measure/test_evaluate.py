@@ -70,7 +70,7 @@ def test_the_numbers_of_photographs_do_not_depend_on_the_batch(tmp_path: Path):
     """The objects are what the bundled model finds, ten pixels to the right, so that it is wrong at high overlaps."""
     predictor = zoo.load("voc9", "cpu")
     photos = list(photographs().values())
-    alone = [Detections(found.boxes, found.scores, found.labels) for found in predictor(photos, threshold=0.0)]
+    alone = [Detections(found.boxes, found.scores, found.labels) for found in predictor(photos, predictor.floor)]
     shift = torch.tensor([10.0, 0, 10, 0])
     targets = [Target(sure.boxes + shift, sure.labels) for sure in (found[found.scores > 0.1] for found in alone)]
     data = dataset(tmp_path, photos, targets, predictor.names)

@@ -223,6 +223,13 @@ def test_an_annotation_without_area_and_iscrowd_has_that_of_its_box(tmp_path):
     assert evaluation.ap_small == pytest.approx(1) and list(evaluation.classes) == ["0"]
 
 
+@pytest.mark.parametrize(("written", "objects"), [("0", 1), ("false", 1), (False, 1), ("1", 0), ("True", 0), (1.0, 0)])
+def test_a_crowd_is_what_its_annotation_says(tmp_path, written, objects):
+    annotations, results = as_coco([RIGHT], [OBJECT])
+    annotations["annotations"][0]["iscrowd"] = written
+    assert evaluate_files(*write(tmp_path, annotations, results)).objects == objects
+
+
 def write(folder: Path, annotations: Any, results: Any) -> tuple[Path, Path]:
     (folder / "truth.json").write_text(json.dumps(annotations))
     (folder / "found.json").write_text(json.dumps(results))

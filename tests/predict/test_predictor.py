@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ import torch
 import boxwright
 from boxwright.data.image import ImageError
 from boxwright.data.preprocess import Preprocess
+from boxwright.detectors.base import Detector
+from boxwright.detectors.config import DETECTORS, FasterRCNNConfig
 from boxwright.device import choose_device
 from boxwright.predict.predictor import InputImage, Predictor, Result
 from boxwright.types import Images, Slots
@@ -276,3 +280,54 @@ def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(orientation:
     for part, result in zip(made, results, strict=True):
         assert result.size == (part.height, part.width)
         assert result.boxes.tolist() == [[0, 0, part.width, part.height]]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_selection_of_a_detector_is_that_of_its_detections(name: str):
+    config = replace(DETECTORS[name](), score_threshold=(0.0625,))
+    selection = config.build(3, pretrained=False).selection
+    assert selection is not None and selection.score_threshold == 0.0625
+
+
+def faster_rcnn(score_threshold: tuple[float, ...] = (0.25,)) -> Predictor:
+    """Random weights, whose scores are about a third."""
+    torch.manual_seed(0)
+    config = FasterRCNNConfig(backbone="mobilenet_v2", channels=8, hidden=16, score_threshold=score_threshold)
+    return Predictor(config.build(2, pretrained=False), NAMES, Preprocess(short=64, long=96))
+
+
+@pytest.mark.parametrize("score_threshold", [(0.9,), (0.9, 0.3)])
+def test_a_threshold_below_that_of_the_detector_lowers_it_for_the_call(score_threshold: tuple[float, ...]):
+    """Of every class."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    expected = faster_rcnn((0.0,))(image, threshold=0.3)
+    predictor = faster_rcnn(score_threshold)
+    assert predictor.floor == 0.9
+    state = list(predictor.detector.parameters())
+    found = predictor(image, threshold=0.3)
+    assert len(found) and torch.equal(found.boxes, expected.boxes) and torch.equal(found.scores, expected.scores)
+    assert 0 < len(predictor(image, threshold=float(found.scores.min()))) == len(found)  # equal suffices
+    assert (
+        predictor.threshold == 0.5 and len(predictor(image)) == 0 and predictor.floor == 0.9
+    )  # the others stay as they were
+    assert all(one is other for one, other in zip(state, predictor.detector.parameters(), strict=True))
+
+
+def test_a_program_that_cannot_lower_its_threshold_says_so():
+    class Fixed:
+        """As `Compiled`, whose import takes seconds."""
+
+        def __init__(self, detector: Detector) -> None:
+            self.detector = detector
+
+        def __call__(self, images: Images) -> Slots:
+            return self.detector.slots(images)
+
+    predictor = faster_rcnn()
+    predictor = predictor.with_program(Fixed(predictor.detector))
+    with pytest.warns(UserWarning, match=r"detections below 0\.25, .* are missing at the threshold 0\.1: "):
+        predictor.stream([], threshold=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.stream([], threshold=0.25)
+        predictor.stream([])

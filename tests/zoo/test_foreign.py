@@ -127,6 +127,8 @@ def test_arguments_of_the_builder():
         assert stage.anchor_generator.sizes == ((16, 24), (32, 48), (64, 96), (128, 192), (256, 384))
         assert {norm.eps for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d)} == {1e-3}
         assert torchvision.count_classes(name, model.state_dict()) == 3
+        with pytest.raises(ForeignError, match=r"of another shape .*give --anchor-sizes and --aspect-ratios$"):
+            torchvision.foreign(name).convert(model.state_dict(), 3)
     assert Arguments.of(json.loads(json.dumps({"name": "x", **given.given()}))) == given
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_exists
+from boxwright.files import Outputs
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Import:
     name: Positional[Annotated[str, arg(metavar="SOURCE:MODEL")]]
     """The published model, such as torchvision:fasterrcnn_resnet50_fpn."""
     weights: Positional[Annotated[Path, arg(metavar="FILE")]]
-    """The file: .pth, .pkl, or a state dict as .safetensors."""
+    """The file: .pth, .pt, .ckpt or .pkl, a state dict or a training's checkpoint, or .safetensors."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The checkpoint to write; beside the weights, as .safetensors, if not given."""
     names: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
@@ -62,8 +63,8 @@ class Import:
             raise ValueError("--answers names its own photographs; leave out --photos")
         check_exists("a file of weights", self.weights)
         out = self.out or self.weights.with_suffix(".safetensors")
-        if out.resolve() == self.weights.resolve():
-            raise ValueError(f"{out} would overwrite the weights themselves; name another file with --out")
+        outputs = Outputs([self.weights])
+        outputs.check("--out", [out])
         check_exists("a folder of photographs", self.photos)
         from boxwright.zoo.convert import convert
         from boxwright.zoo.foreign import Arguments
@@ -75,6 +76,7 @@ class Import:
             self.name, self.weights, out, self.names, photos, arguments, self.allow_difference, prefix=self.prefix,
             answers=answers,
         )  # fmt: skip
+        outputs.written(out)
         if self.json:
             proof = {key: value for key, value in about["proof"].items() if key != "answers"}
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))

@@ -52,6 +52,11 @@ class Detector(nn.Module):
         """Slots (N, S): boxes in pixels of the batch, scores from 0 to 1, labels 0..K-1; S depends on no value."""
         raise NotImplementedError(f"{type(self).__name__} must define slots(images)")
 
+    @property
+    def selection(self) -> Select | None:
+        """The selection of its detections, which is the last one in it; None for a detector without any."""
+        return next((part for part in reversed([*self.modules()]) if isinstance(part, Select)), None)
+
     @torch.inference_mode()
     def detect(self, images: Images) -> list[Detections]:
         """The detections of each of N images, best first, boxes in pixels of the batch."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from boxwright.data.formats.text import flag
 from boxwright.types import Detections, Target
 from boxwright.units import counted
 
@@ -256,7 +257,9 @@ def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
             image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
             x, y, width, height = map(float, entry["bbox"])
             area = float(entry.get("area", width * height))
-            crowd = bool(int(entry.get("iscrowd", 0)))
+            crowd = flag(entry.get("iscrowd"))
+            if crowd is None:
+                raise ValueError("iscrowd")
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path}: annotations[{number}] should have image_id, category_id, bbox [x, y, width, height] and, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -173,6 +174,13 @@ class Predictor:
             raise TypeError(f"the program {self.program!r} has no detector; only Eager and Compiled do")
         return detector
 
+    @property
+    def floor(self) -> float:
+        """Detections that score less are incomplete: the highest score threshold of the detector, 0 if unknown."""
+        selection = getattr(getattr(self.program, "detector", None), "selection", None)
+        values = 0.0 if selection is None else selection.score_threshold
+        return max(values) if isinstance(values, tuple) else values
+
     def with_program(self, program: Program) -> Predictor:
         """A copy with another program."""
         other = copy(self)
@@ -206,7 +214,8 @@ class Predictor:
         source     a path, the bytes of a file, a file open in binary mode, an array (H, W, 3) in RGB, a PIL image; or a
                    list or other iterable of them. A file is turned upright by its EXIF orientation. An array or a PIL
                    image, also a crop or a resized one, is taken as given: boxes are in its pixels
-        threshold  the lowest score, 0..1
+        threshold  the lowest score, 0..1; the predictor's own if not given. Below the `floor`, an eager program detects
+                   down to it in this call, and any other warns
         classes    only these, by name
         batch      images per batch at most; more than one helps on a GPU
         """
@@ -226,21 +235,22 @@ class Predictor:
 
         Invalid options raise here, not at the first result.
         """
+        program = self.program if threshold is None else self._down_to(_fraction(threshold))
         threshold = self.threshold if threshold is None else _fraction(threshold)
         labels = self._labels(classes)
         if batch < 1:
             raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
-        return self._stream(map(InputImage.open, sources), threshold, labels, batch)
+        return self._stream(program, map(InputImage.open, sources), threshold, labels, batch)
 
     def _stream(
-        self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
+        self, program: Program, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
     ) -> Iterator[Result]:
         done: dict[int, Result] = {}
         number = 0  # of the next result
         for group in self._by_canvas(images, batch):
             numbers, inputs = zip(*group, strict=True)
             prepared, views = self.prepare(inputs, self.proposals(inputs))
-            detections = self.detections(self.program(prepared), views)
+            detections = self.detections(program(prepared), views)
             done |= zip(numbers, self.results(inputs, detections, threshold, labels), strict=True)
             while number in done:
                 yield done.pop(number)
@@ -292,6 +302,18 @@ class Predictor:
             kept = of_image[keep]
             results.append(Result(kept.boxes, kept.scores, kept.labels, self.names, image.image, image.path))
         return results
+
+    def _down_to(self, threshold: float) -> Program:
+        if threshold >= self.floor:
+            return self.program
+        if isinstance(self.program, Eager):
+            return self.program.down_to(threshold)
+        warnings.warn(
+            f"detections below {self.floor:g}, the score threshold of the detector, are missing at the threshold "
+            f"{threshold:g}: {self.program!r} cannot lower it, an eager program can",
+            stacklevel=4,
+        )
+        return self.program
 
     def _labels(self, classes: Iterable[str] | None) -> Tensor | None:
         if classes is None:

@@ -332,5 +332,6 @@ def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | No
         if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):
             starts = [[round(number, 2) for number in numbers.tolist()[:4]] for numbers in (stored, expected)]
             raise ForeignError(
-                f"the weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}"
+                f"the weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}; give "
+                f"--{'anchor-sizes and --aspect-ratios' if 'anchor' in key else key.removeprefix('pixel_')}"
             )

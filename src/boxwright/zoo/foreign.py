@@ -9,6 +9,7 @@ A source is a module with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -172,7 +173,11 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
     ]
     wrong = [("missing", missing), ("not expected", extra), ("of another shape", shapes)]
     if faults := [f"{len(keys)} {how} ({few(keys)})" for how, keys in wrong if keys]:
-        raise ForeignError(f"not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}")
+        only_heads = not (missing or extra) and all(
+            re.match(r"(proposal_generator\.rpn_|rpn\.)?head\.", key) for key in shapes
+        )
+        hint = "; for other anchors give --anchor-sizes and --aspect-ratios" if only_heads else ""
+        raise ForeignError(f"not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}{hint}")
 
 
 def few(keys: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
+from boxwright.data.formats.given_splits import Layout, split_of
 from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
 from boxwright.data.formats.split import Splits, draw_splits
 
@@ -24,7 +25,8 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
             training (a tenth) if only that is missing; drawn by content, see `draw_splits`
     format  a key of `FORMATS`, if a folder holds more than one; detected if not given
 
-    Broken boxes, broken annotations and missing images are left out, with one warning that counts them. Raises
+    Broken boxes, broken annotations and missing images are left out, with one warning that counts them. What concerns
+    a whole file or split, such as images of another size than annotated, is a warning in full. Raises
     DatasetError if nothing usable is left; the message lists the expected layouts and the files that were found.
     """
     source = Path(path)
@@ -93,7 +95,7 @@ def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
                 return name, module.read(layout, folder)
         inner = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
         if len(inner) != 1:  # an unpacked archive often adds an enclosing folder
-            raise DatasetError(_nothing_found(path, list(tried)))
+            raise DatasetError(_nothing_found(path, folder, list(tried)))
         folder = inner[0]
 
 
@@ -107,20 +109,29 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
         raise DatasetError(f"expected {format}, got the file {path}, which is {found}; name its folder")
     if found == "yolo":
         return found, yolo.read(yolo.find_in_yaml(path), path.parent)
-    folder = path.parent.parent if path.parent.name in ("annotations", "labels", "data") else path.parent
-    split = coco.split_of(path, folder)
-    files = {"train" if split == "trainval" else split: path}
-    return found, coco.read(coco.Layout(files), folder) if found == "coco" else csv.read(files, folder)
+    folder = path.parent.parent if path.parent.name.lower() in ("annotations", "labels", "data") else path.parent
+    split = split_of(path, folder)
+    return found, FORMATS[found].read(Layout({"train" if split == "trainval" else split: path}), folder)
 
 
-def _nothing_found(path: Path, formats: list[str]) -> str:
-    layouts = "\n  ".join(FORMATS[name].LAYOUTS for name in formats)
-    kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in path.iterdir())
-    entries = sorted(file.name + ("/" if file.is_dir() else "") for file in path.iterdir())
+def _nothing_found(path: Path, folder: Path, formats: list[str]) -> str:
+    """`folder` is `path`, or the innermost of folders that hold nothing but one folder."""
+    lines = []
+    for module in map(FORMATS.__getitem__, formats):
+        lines.append(module.LAYOUTS)
+        try:
+            missed = module.near_miss(folder)
+        except (OSError, DatasetError) as error:
+            missed = str(error)
+        lines += [f"  but {missed}"] if missed else []
+    kinds = Counter(file.suffix or "without suffix" if file.is_file() else "folder" for file in folder.iterdir())
+    entries = sorted(file.name + ("/" if file.is_dir() else "") for file in folder.iterdir())
     listed = ", ".join(entries[:12]) + (f" … ({len(entries)} in all)" if len(entries) > 12 else "")
     counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     found = f"{listed} ({', '.join(f'{count} × {kind}' for kind, count in counts)})" if counts else "an empty folder"
-    return f"{path} is not a dataset in a supported layout. Looked for\n  {layouts}\nFound {found}"
+    searched = "\n  ".join(lines)
+    inside = "" if folder == path else f" in {folder}"
+    return f"{path} is not a dataset in a supported layout. Looked{inside} for\n  {searched}\nFound {found}"
 
 
 def _first(problems: list[Problem]) -> str:

@@ -11,7 +11,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ import numpy as np
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
+from boxwright.data.formats.images import entries_of, named_folders, where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, read_text
+from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
-from boxwright.types import Size
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
@@ -30,47 +30,31 @@ LAYOUTS = (
 
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
+_IMAGES = re.compile(r'"images"\s*:')
 _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
 
-@dataclass
-class Layout:
-    """The JSON file of each split, or of "all" if there are none; `unused` are other files of annotations."""
-
-    files: dict[str, Path]
-    unused: list[Path] = field(default_factory=list)
-
-
 def find(folder: Path) -> Layout | None:
-    """The JSON files of a folder; None if there is none.
-
-    A file without a split in its name is train where others have one and none is train. Raises DatasetError if
-    several files could be the same split.
-    """
-    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
-    candidates: dict[str, list[Path]] = {}
-    for file in files:
-        candidates.setdefault(split_of(file, folder), []).append(file)
-    trainval = candidates.pop("trainval", None)
-    if trainval and "train" not in candidates:
-        candidates["train"] = trainval
-    unused: list[Path] = []
-    if len(candidates) > 1 and (whole := candidates.pop("all", [])):
-        unused = whole if candidates.setdefault("train", whole) is not whole else []
-    for split, several in candidates.items():
-        candidates[split] = preferred = [file for file in several if file.name.startswith("instances")] or several
-        if len(preferred) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in preferred)
-            raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
-    return Layout({split: several[0] for split, several in candidates.items()}, unused) if candidates else None
+    """The JSON file of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_is_coco, _json_files(folder)), folder, "COCO JSON", preferred="instances")
 
 
-def split_of(file: Path, folder: Path) -> str:
-    """One of train, val, test, trainval, by the words in the file's name or by its folder; otherwise all."""
-    words = re.findall(r"[a-z]+", file.stem.lower()) + ([file.parent.name.lower()] if file.parent != folder else [])
-    return next((SPLIT_NAMES.get(word, word) for word in words if word in SPLIT_NAMES or word == "trainval"), "all")
+def near_miss(folder: Path) -> str:
+    """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
+    for file in _json_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                start = stream.read(4096)
+            key = re.match(r'\s*\{\s*("[^"]*")', start)
+            lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
+            return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
+    return where(folder, ".json")
+
+
+def _json_files(folder: Path) -> list[Path]:
+    parents = named_folders(folder, ("", "annotations", *SPLIT_NAMES))
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".json")]
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
@@ -85,10 +69,7 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     used = {row.name for reading in readings.values() for row in reading.boxes}
     for reading in readings.values():
         reading.names = [name for name in reading.names if name in used or name not in supercategories]
-    for file in layout.unused:
-        message = f"no split is named in it, and {', '.join(map(str, layout.files.values()))} are read"
-        mend = "name its split in the file's name, or give the file itself"
-        next(iter(readings.values())).report("file not used", file, None, message, mend)
+    layout.report_unused(next(iter(readings.values())))
     return readings
 
 
@@ -115,29 +96,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     index_of, splits = _images(sections["images"], file, folder, reading)
     _annotations(sections["annotations"], classes, index_of, file, reading)
     drop_missing(reading)
-    return _divided(reading, splits, folder) if split == "all" else {split: reading}
-
-
-def _divided(reading: Reading, splits: Mapping[fields.Id, str], folder: Path) -> dict[str, Reading]:
-    """A reading for each of `splits`, by image id, or else for each folder of images named like a split."""
-    if not splits:
-        for image in reading.images:
-            parts = Path(os.path.relpath(image.path, folder)).parts[:-1]
-            known = (SPLIT_NAMES.get(part.lower().rstrip("0123456789")) for part in parts)
-            splits = {**splits, image.id: next(filter(None, known), "")}
-        if "" in splits.values() or len(set(splits.values())) < 2:
-            return {"all": reading}
-    readings = {split: Reading(reading.names) for split in dict.fromkeys(splits.values())}
-    new_index: list[int] = []
-    for image in reading.images:
-        images = readings[splits[image.id]].images
-        new_index.append(len(images))
-        images.append(image)
-    for row in reading.boxes:
-        split = splits[reading.images[row.image].id]
-        readings[split].boxes.append(row._replace(image=new_index[row.image]))
-    next(iter(readings.values())).problems = reading.problems
-    return readings
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
@@ -239,8 +198,7 @@ def _images(
     splits: dict[fields.Id, str] = {}
     for key, name, element, line in good:
         sides = [element.get("height"), element.get("width")]
-        height, width = map(fields.extent, sides)
-        size = Size(height, width) if height and width else None
+        size = size_of(*sides)
         if size is None and sides != [None, None]:
             message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
@@ -337,7 +295,7 @@ def _annotations(
             seen.add(key)
         x, y, width, height = box
         corners = (x, y, x + width, y + height)
-        area = fields.number(element.get("area"))
+        area = number(element.get("area"))
         reading.boxes.append(
             BoxRow(index_of[image], classes[category], corners, str(file), line, crowd, difficult, area)
         )
@@ -390,12 +348,15 @@ def _is_coco(file: Path) -> bool:
     """By its first key and `images`, or by its name, since it may be broken; parsing half a gigabyte is too slow."""
     if _OTHER_TASKS.match(file.name):
         return False
-    if file.stem in SPLIT_NAMES or file.name == "_annotations.coco.json":
+    if file.stem.lower() in SPLIT_NAMES or file.name == "_annotations.coco.json":
         return True
-    with file.open(encoding=encoding_of(file), errors="replace") as stream:
-        text = stream.read(4096)
-        if not _FIRST_KEY.match(text):
-            return False
-        while text and '"images"' not in text:
-            text = text[-len('"images"') :] + rest if (rest := stream.read(1 << 20)) else ""
+    try:
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            text = stream.read(4096)
+            if not _FIRST_KEY.match(text):
+                return False
+            while text and not _IMAGES.search(text):
+                text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
+    except OSError:  # a folder, or a file that may not be read
+        return False
     return bool(text)

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from boxwright.data.formats.text import number
+
 Id = int | str
 
 
@@ -56,24 +58,6 @@ def _only_type(table: Mapping[Id, Any]) -> type | None:
     return types.pop() if len(types) == 1 else None
 
 
-def number(value: Any) -> float | None:
-    """A number, which may be written as text; None if it is none, or an integer that a float would round."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float):
-        return value
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
-
-
-def extent(value: Any) -> int | None:
-    """A width or height in pixels; None if it is none."""
-    pixels = number(value)
-    return int(pixels) if pixels is not None and 0 < pixels < 2**31 else None
-
-
 def box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
     """x, y, width, height of `bbox`; None if that is not four numbers."""
     values = annotation.get("bbox")
@@ -96,9 +80,9 @@ def box_of_mask(mask: Any) -> tuple[float, float, float, float] | None:
     polygons = mask if isinstance(mask, list) and mask and isinstance(mask[0], list) else [mask]
     try:
         points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons if polygon])
-    except (ValueError, TypeError):
+        (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    except (ValueError, TypeError, OverflowError):
         return None
-    (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return x, y, right - x, bottom - y
 
 

@@ -14,8 +14,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwright.data.formats.coco import split_of
-from boxwright.data.formats.images import image_folders, images_by_stem, locate, sizes_of
+from boxwright.data.formats.given_splits import Layout, divide, layout_of
+from boxwright.data.formats.images import (
+    entries_of,
+    image_folders,
+    images_by_stem,
+    locate,
+    named_folders,
+    sizes_of,
+    where,
+)
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -26,9 +34,8 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, names_from_file, read_text
+from boxwright.data.formats.text import encoding_of, names_from_file, read_text, size_of
 from boxwright.data.image import is_image
-from boxwright.types import Size
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
 
@@ -52,33 +59,36 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Columns:
     """How the rows of a file are written: the delimiter, the position of each known column, whether the first row names
     them, and whether corners are shares of the image."""
 
     delimiter: str
-    columns: dict[str, int]
+    positions: dict[str, int]
     header: bool
     shares: bool
 
 
-def find(folder: Path) -> dict[str, Path]:
-    """The CSV of each split; {"all": file} for one without splits; {} if there is none.
-
-    Raises DatasetError if several files could be the same split.
-    """
-    parents = [folder, *(folder / name for name in ("annotations", "labels", "data", *SPLIT_NAMES))]
-    files = [file for parent in parents for file in sorted(parent.glob("*.[cC][sS][vV]")) if layout_of(file)]
-    candidates: dict[str, list[Path]] = {}
-    for file in files:
-        candidates.setdefault(split_of(file, folder), []).append(file)
-    if several := next((files for files in candidates.values() if len(files) > 1), None):
-        names = ", ".join(str(file.relative_to(folder)) for file in several)
-        raise DatasetError(f"{folder}: expected one CSV of boxes for each split, found {names}; give the file itself")
-    return {split: file for split, (file,) in candidates.items()}
+def find(folder: Path) -> Layout | None:
+    """The CSV of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_columns, _csv_files(folder)), folder, "CSV of boxes")
 
 
-def layout_of(file: Path) -> Layout | None:
+def near_miss(folder: Path) -> str:
+    """The columns of a CSV without boxes, or where others are; "" if there is none."""
+    for file in _csv_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+    return where(folder, ".csv")
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    parents = named_folders(folder, ("", "annotations", "labels", "data", *SPLIT_NAMES))
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".csv")]
+
+
+def _columns(file: Path) -> Columns | None:
     """By its first line; None if it has no boxes."""
     if file.name.startswith("."):
         return None
@@ -87,28 +97,30 @@ def layout_of(file: Path) -> Layout | None:
     delimiter = max(",;\t", key=line.count)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
     words = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in cells]
-    columns: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for position, word in enumerate(words):
         if word in _MEANING:
-            columns.setdefault(_MEANING[word], position)
-    if columns.keys() >= set(_NEEDED):
-        return Layout(delimiter, columns, header=True, shares={"imageid", "labelname"} <= set(words))
+            positions.setdefault(_MEANING[word], position)
+    if positions.keys() >= set(_NEEDED):
+        return Columns(delimiter, positions, header=True, shares={"imageid", "labelname"} <= set(words))
     if len(cells) == 6 and is_image(cells[0]) and (_corners(cells[1:5]) or not any(cells[1:])):
-        return Layout(delimiter, {name: k for k, name in enumerate(_NEEDED)}, header=False, shares=False)
+        return Columns(delimiter, {name: k for k, name in enumerate(_NEEDED)}, header=False, shares=False)
     return None
 
 
-def read(files: dict[str, Path], folder: Path) -> dict[str, Reading]:
-    """Every split; those of the column `split`, where a file without a split has it.
+def read(layout: Layout, folder: Path) -> dict[str, Reading]:
+    """Every split. A file without splits is divided by its column `split`, or by folders of images named like one.
 
     Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical.
     """
     problems: list[Problem] = []
     known = names_from_file(folder, problems, by_index=False)
     readings: dict[str, Reading] = {}
-    for split, file in files.items():
+    for split, file in layout.files.items():
         readings |= _read_file(split, file, folder, known)
-    next(iter(readings.values())).problems.extend(problems)
+    first = next(iter(readings.values()))
+    first.problems.extend(problems)
+    layout.report_unused(first)
     names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
     for reading in readings.values():
         reading.names = list(names)
@@ -116,40 +128,16 @@ def read(files: dict[str, Path], folder: Path) -> dict[str, Reading]:
 
 
 def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[str, Reading]:
-    layout = layout_of(file)
-    if layout is None:
+    columns = _columns(file)
+    if columns is None:
         wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
         raise DatasetError(f"{file}: expected the columns {wanted} in the first line; name them there", file, 1)
-    try:
-        rows = list(_rows(read_text(file), layout))
-    except csv.Error as error:
-        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
-    splits = [SPLIT_NAMES.get(row.get("split", "").lower()) for _, row in rows]
-    own = split == "all" and rows and all(splits)
-    groups: dict[str, list[tuple[int, dict[str, str]]]] = {}
-    for its_split, row in zip(splits, rows, strict=True):
-        groups.setdefault(its_split if own and its_split else split, []).append(row)
-    return {name: _read_rows(group, name, layout, file, folder, known) for name, group in groups.items()}
-
-
-def _rows(text: str, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line of each row, and its known columns, stripped; missing ones are blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter)
-    for number, cells in enumerate(reader):
-        if any(cells) and not (layout.header and number == 0):
-            row = {name: cells[k].strip() if k < len(cells) else "" for name, k in layout.columns.items()}
-            yield reader.line_num, row
-
-
-def _read_rows(
-    rows: list[tuple[int, dict[str, str]]], split: str, layout: Layout, file: Path, folder: Path, known: list[str]
-) -> Reading:
-    reading, index_of = Reading(names=[]), dict[str, int]()
-    words = [word for word, meaning in SPLIT_NAMES.items() if meaning == split]
+    reading, index_of, splits = Reading(names=[]), dict[str, int](), dict[int | str, str]()
+    words = [word for word, meaning in SPLIT_NAMES.items() if split in ("all", meaning)]
     bases = [file.parent, *(folder / end for word in words for end in (f"images/{word}", word)), folder]
     roots = image_folders(base for base in bases if base.is_dir())
     folders, stems, described = Folders(), images_by_stem(roots), _descriptions((file.parent, folder))
-    for line, row in rows:
+    for line, row in _rows(file, columns):
         image, corners, name = row["image"], [row[corner] for corner in _CORNERS], row["name"]
         box = _corners(corners)
         blank = not name and not any(corners)  # an image without an object
@@ -159,19 +147,36 @@ def _read_rows(
             reading.report("malformed annotation", file, line, message, "mend or remove the row")
             continue
         if image not in index_of:
-            path = stems.get(image) or locate(image, roots, folders)
+            path = stems.get(image) or locate(image, roots, folders) or str(roots[0] / image)
+            size = size_of(row.get("height"), row.get("width"))  # without one, that of the image
             index_of[image] = len(reading.images)
-            reading.images.append(ImageRow(path or str(roots[0] / image), image, _size(row), str(file), line))
+            reading.images.append(ImageRow(path, image, size, str(file), line))
+            if its_split := SPLIT_NAMES.get(row.get("split", "").lower()):
+                splits[image] = its_split
         name = described.get(name, name)
         if known and box and name not in known:
             message, mend = f"class {name} is not one of {', '.join(known)}", "rename it, or add it to the list"
             reading.report("unknown class", file, line, message, mend)
         elif box:
             reading.boxes.append(BoxRow(index_of[image], name, box, str(file), line, row.get("crowd") == "1"))
+    if len(splits) < len(reading.images):
+        splits.clear()
     drop_missing(reading)
-    if layout.shares:
+    if columns.shares:
         _scale(reading)
-    return reading
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
+
+
+def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line of each row, and its known columns, stripped; missing ones are blank. Raises DatasetError."""
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=columns.delimiter)
+    try:
+        for number, cells in enumerate(reader):
+            if any(cells) and not (columns.header and number == 0):
+                row = {name: cells[k].strip() if k < len(cells) else "" for name, k in columns.positions.items()}
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
 
 
 def _corners(cells: list[str]) -> Box | None:
@@ -180,15 +185,6 @@ def _corners(cells: list[str]) -> Box | None:
     except ValueError:
         return None
     return x1, y1, x2, y2
-
-
-def _size(row: dict[str, str]) -> Size | None:
-    """None where it is missing or no size: it is read from the image."""
-    try:
-        size = Size(int(float(row["height"])), int(float(row["width"])))
-    except (KeyError, ValueError, OverflowError):
-        return None
-    return size if min(size) > 0 else None
 
 
 def _descriptions(folders: Iterable[Path]) -> dict[str, str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from boxwright.data.formats.reading import BAD_IMAGE, Folders, image_size
 from boxwright.data.formats.text import find_path
 from boxwright.data.image import is_image
+from boxwright.files import walk
 from boxwright.types import Size
 
+_MOST_FILES = 20_000
+"""Of which a message about a folder is made; there may be millions."""
 _IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
 
 
@@ -64,6 +69,13 @@ def locate(name: str, roots: Sequence[Path], folders: Folders) -> str | None:
     """The path that an entry means, by `find_path`; one that looks alike, if there is no other, for `drop_missing`."""
     found = find_path(name, roots, folders.__contains__)
     return found or find_path(name, roots, lambda path: bool(folders.alike(path)))
+
+
+def where(folder: Path, suffix: str) -> str:
+    """In which folders files of a suffix are, such as "6 × .xml are in Annotations/train"; "" if there are none."""
+    files = (file for file in islice(walk(folder), _MOST_FILES) if file.suffix.lower() == suffix)
+    counts = Counter(file.parent.relative_to(folder).as_posix() for file in files)
+    return ", ".join(f"{count} × {suffix} are in {inner}" for inner, count in counts.most_common(3))
 
 
 def sizes_of(paths: Iterable[str]) -> list[Size | None]:

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from boxwright.data.formats.given_splits import Layout
 from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, locate, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
@@ -27,7 +28,8 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of
+from boxwright.files import walk
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -40,23 +42,34 @@ _NO_CLASS = ("__ignore__", "_background_")
 Box = tuple[float, float, float, float]
 
 
-def find(folder: Path) -> dict[str, Path]:
-    """The folder of each split's JSON files; {"all": folder} without splits; {} if there are none."""
+def find(folder: Path) -> Layout | None:
+    """The folder of each split's JSON files; None if there are none."""
     splits: dict[str, Path] = {}
     for base in named_folders(folder, _JSON_FOLDERS):
         for inner in named_folders(base, SPLIT_NAMES):
             if found := _json_folder(inner):
                 splits.setdefault(SPLIT_NAMES[inner.name.lower()], found)
     whole = _json_folder(folder)
-    return splits or ({"all": whole} if whole else {})
+    if whole and "train" not in splits:
+        return Layout(splits | {"train" if splits else "all": whole})
+    return Layout(splits, [whole] if whole else []) if splits else None
 
 
-def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
+def near_miss(folder: Path) -> str:
+    """A JSON file of LabelMe that is elsewhere; "" if there is none."""
+    files = (file for file in walk(folder) if file.suffix.lower() == ".json")
+    file = next(filter(is_labelme, islice(files, 100)), None)
+    return f"{file.relative_to(folder)} is one of LabelMe" if file else ""
+
+
+def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
     problems: list[Problem] = []
     known = names_from_file(folder, problems, by_index=False)
-    readings = {split: _read_split(source, folder, known) for split, source in sources.items()}
-    next(iter(readings.values())).problems.extend(problems)
+    readings = {split: _read_split(source, folder, known) for split, source in layout.files.items()}
+    first = next(iter(readings.values()))
+    first.problems.extend(problems)
+    layout.report_unused(first)
     used = {row.name for reading in readings.values() for row in reading.boxes}
     names = [name for name in known if name in used or name not in _NO_CLASS] or sorted(used)
     for reading in readings.values():
@@ -125,14 +138,12 @@ def _load(file: Path, reading: Reading) -> dict[str, Any] | None:
 
 
 def _size(content: dict[str, Any], file: Path, reading: Reading) -> Size | None:
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if height is None and width is None:
-        return None
-    if isinstance(height, int | float) and isinstance(width, int | float) and 0 < height < 2**31 and 0 < width < 2**31:
-        return Size(int(height), int(width))
-    mend = "write the image's height and width; until then they are read from the image"
-    reading.report("wrong size", file, None, f"imageHeight is {height} and imageWidth is {width}", mend)
-    return None
+    sides = [content.get("imageHeight"), content.get("imageWidth")]
+    size = size_of(*sides)
+    if size is None and sides != [None, None]:
+        mend = "write the image's height and width; until then they are read from the image"
+        reading.report("wrong size", file, None, f"imageHeight is {sides[0]} and imageWidth is {sides[1]}", mend)
+    return size
 
 
 def _boxes(shapes: list[Any], image: int, file: Path, reading: Reading) -> Iterator[BoxRow]:

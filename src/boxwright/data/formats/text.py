@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from boxwright.data.formats.reading import DatasetError, Problem
+from boxwright.types import Size
 
 _MARKS = (  # that of UTF-32 first: it begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -72,6 +74,24 @@ def flag(value: object) -> bool | None:
     if isinstance(value, int | float):
         return bool(value) if value in (0, 1) else None
     return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def number(value: Any) -> float | None:
+    """A number, which may be written as text; None if it is none, or an integer that a float would round."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return value
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
+
+
+def size_of(height: Any, width: Any) -> Size | None:
+    """An annotated size in pixels, whose numbers may be text; None if it is none."""
+    sides = [side for side in (number(height), number(width)) if side is not None and 1 <= side < 2**31]
+    return Size(*map(int, sides)) if len(sides) == 2 else None
 
 
 def class_list(values: Iterable[str], indices: Sequence[int] | None = None) -> tuple[list[str], list[tuple[int, str]]]:

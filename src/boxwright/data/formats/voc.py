@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -26,7 +26,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, spelled
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of, spelled
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -55,6 +55,11 @@ def find(folder: Path) -> dict[str, Path]:
             splits["train"] = trainval
         return splits or {"all": xml_folder}
     return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(spelled(folder, name)))}
+
+
+def near_miss(folder: Path) -> str:
+    """Where XML files are; "" if there are none."""
+    return where(folder, ".xml")
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
@@ -186,12 +191,8 @@ def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[P
 def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
     if node is None:
         return None
-    try:
-        width, height = (int(float(node.text_of(side))) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        width = height = 0
-    if width > 0 and height > 0:
-        return Size(height, width)
+    if size := size_of(node.text_of("height"), node.text_of("width")):
+        return size
     message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
     mend = "write the image's width and height; until then they are read from the image"
     reading.report("wrong size", file, node.line, message, mend)

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from boxwright.data.formats.images import locate, sizes_of
+from boxwright.data.formats.images import locate, sizes_of, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -75,6 +75,20 @@ def find(folder: Path) -> Layout | None:
         names = ", ".join(file.name for file in usual)
         raise DatasetError(f"{folder}: expected one YAML with `names`, found {names}; give the file itself")
     return find_in_yaml(usual[0]) if usual else _find_in_data(folder) or _find_folders(folder)
+
+
+def near_miss(folder: Path) -> str:
+    """Which part of a layout is there without the other, or where text files are; "" if there is none."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in (".yaml", ".yml") and not file.name.startswith("."):
+            keys = _load_yaml(file).keys()
+            if "names" in keys or keys & SPLIT_NAMES.keys():
+                return f"{file.name} has no {'`train`, `val` or `test`' if 'names' in keys else '`names`'}"
+    there = {name: bool(spelled(folder, name)) for name in ("images", "labels")}
+    if any(there.values()) and not all(there.values()):
+        return f"{'images/ is there, labels/' if there['images'] else 'labels/ is there, images/'} is not"
+    texts = where(folder, ".txt")
+    return f"{texts}; a YAML, or images/ beside labels/, says what they belong to" if texts else ""
 
 
 def find_in_yaml(file: Path) -> Layout:
