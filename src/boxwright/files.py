@@ -53,7 +53,7 @@ class Outputs:
         self._inputs = {_identity(path) for path in inputs if path.exists()}
         self._planned: dict[Path, str] = {}
         self._real: dict[Path, Path] = {}
-        self._written: dict[Path, set[tuple[str, str]]] = {}  # by folder: names and digests
+        self._written: dict[Path, set[_Entry]] = {}  # by folder
 
     def check(self, option: str, paths: Iterable[Path]) -> None:
         """Raises ValueError unless all of these paths may be written to; `option` is where the user named them."""
@@ -86,6 +86,12 @@ class Outputs:
         self._note(path, sha256(data))  # first: whenever the process is ended, a file that is there is listed
         write_atomically(path, data, sync=False)
 
+    def begin(self, path: Path) -> None:
+        """Note a file that was checked and is written line by line: until `written`, as where the process is killed, it
+        is ours whatever is in it."""
+        if path.is_file() or not path.exists():
+            self._note(path, None)
+
     def written(self, path: Path) -> None:
         """Note a file that was checked and then written by other means; nothing happens if there is none."""
         if path.is_file():
@@ -93,21 +99,23 @@ class Outputs:
 
     def _is_ours(self, path: Path) -> bool:
         """Also what is not on disk and has nothing to lose, such as /dev/stdout."""
-        return not path.is_file() or (path.name, sha256(path)) in self._listed(path.parent)
+        return not path.is_file() or bool({(path.name, None), (path.name, sha256(path))} & self._listed(path.parent))
 
-    def _note(self, path: Path, digest: str) -> None:
+    def _note(self, path: Path, digest: str | None) -> None:
         listed, entry = self._listed(path.parent), (path.name, digest)
-        if entry not in listed:
-            listed.add(entry)
+        if entry not in listed or (digest is not None and (path.name, None) in listed):
+            _add(listed, entry)
             path.parent.mkdir(parents=True, exist_ok=True)
             with (path.parent / _LIST).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"file": path.name, "sha256": digest}) + "\n")
 
-    def _listed(self, folder: Path) -> set[tuple[str, str]]:
+    def _listed(self, folder: Path) -> set[_Entry]:
         if folder not in self._written:
-            path = folder / _LIST
+            path, listed = folder / _LIST, set()
             lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-            self._written[folder] = set(filter(None, map(_entry, lines)))
+            for entry in filter(None, map(_entry, lines)):
+                _add(listed, entry)
+            self._written[folder] = listed
         return self._written[folder]
 
     def _resolved(self, path: Path) -> Path:
@@ -117,15 +125,23 @@ class Outputs:
 
 
 _LIST = ".boxwright-outputs"
+_Entry = tuple[str, str | None]
+"""A file's name and SHA-256, None while it is being written."""
 
 
-def _entry(line: str) -> tuple[str, str] | None:
+def _entry(line: str) -> _Entry | None:
     """None for a line that is damaged."""
     try:
         content = json.loads(line)
         return content["file"], content["sha256"]
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def _add(listed: set[_Entry], entry: _Entry) -> None:
+    """A file that has a digest is no longer being written."""
+    listed.discard((entry[0], None))
+    listed.add(entry)
 
 
 def _identity(path: Path) -> tuple[int, int]:

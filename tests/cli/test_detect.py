@@ -16,6 +16,7 @@ import pytest
 from boxwright import cli
 from boxwright.cli import detecting
 from boxwright.cli.images import _distinct
+from boxwright.files import Outputs
 from halves import halves
 
 
@@ -301,6 +302,25 @@ def test_its_own_output_is_replaced_until_somebody_changes_it(changed: str, caps
         f"would replace {changed}, which boxwright did not write or which was changed since" in capsys.readouterr().err
     )
     assert {path: Path(path).read_bytes() for path in OUTPUTS} == contents
+
+
+def test_lines_of_a_run_that_was_killed_are_replaced_and_those_of_any_other_file_are_not():
+    save("a.jpg")
+    path = Path("new/found.jsonl")
+    Outputs().begin(path)
+    path.write_text("half a li")
+    words = ["detect", "a.jpg", "--no-draw", "--json-file", str(path)]
+    assert [cli.main(words), cli.main(words)] == [0, 0]
+    lines = path.with_name(".boxwright-outputs").read_text().splitlines()
+    assert [json.loads(line)["sha256"] is None for line in lines] == [True, False, True, False]
+    path.write_text("half a li")
+    assert cli.main(words) == 1
+
+
+def test_a_device_is_written_to():
+    save("a.jpg")
+    assert cli.main(["detect", "a.jpg", "--no-draw", "--json-file", os.devnull]) == 0
+    assert not Path(os.devnull).with_name(".boxwright-outputs").exists()
 
 
 def test_an_input_is_not_written_over_under_another_name(capsys: pytest.CaptureFixture[str]):

@@ -92,7 +92,7 @@ def _sinks(
     if options.json:
         yield lambda result: print(json.dumps(result.to_dict()), flush=True)
     if options.json_file is not None:
-        options.json_file.parent.mkdir(parents=True, exist_ok=True)
+        outputs.begin(options.json_file)
         stack.callback(outputs.written, options.json_file)
         file = stack.enter_context(options.json_file.open("w", encoding="utf-8"))
         yield lambda result: print(json.dumps(result.to_dict()), file=file, flush=True)
