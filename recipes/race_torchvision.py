@@ -52,7 +52,7 @@ class Learner(Detector):
         super().__init__()
         self.model = model
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         arrays = [image[:, :height, :width] / 255 for image, (height, width) in
                     zip(images.pixels, images.sizes.tolist(), strict=True)]  # fmt: skip
         return self.model(arrays, [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets])

@@ -12,10 +12,15 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder shared/data: $BOXWRIGHT_SHARED/data, or beside the checkout; without it the test is skipped."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("BOXWRIGHT_SHARED", beside)) / "data"
+def shared() -> Path:
+    """The folder shared/: $BOXWRIGHT_SHARED, or beside the checkout. It need not exist."""
+    return Path(os.environ.get("BOXWRIGHT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Path) -> Path:
+    """The folder shared/data; without it the test is skipped."""
+    folder = shared / "data"
     if not folder.is_dir():
         pytest.skip(f"there is no real data at {folder}; BOXWRIGHT_SHARED names the folder that holds data/")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,9 +55,16 @@ def write_shapes(
     """Write such images as a dataset that `open_dataset` reads, and return its folder.
 
     count   the number of images, or of images for each of "train", "val", "test"
-    format  "coco" (JSON beside images/), "voc" (as published) or "yolo" (data.yaml; classes.txt without splits)
+    format  "coco" (JSON beside images/), "voc" (as published), "yolo" (data.yaml; classes.txt without splits),
+            "labelme" (JSON beside its image) or "csv" (beside images/)
     """
-    writers = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}
+    writers = {
+        "coco": _write_coco,
+        "voc": _write_voc,
+        "yolo": _write_yolo,
+        "labelme": _write_labelme,
+        "csv": _write_csv,
+    }
     if format not in writers:
         raise ValueError(f"expected a format out of {', '.join(writers)}, got {format}")
     folder = Path(folder)
@@ -169,3 +177,23 @@ def _write_yolo(folder: Path, split: str, drawn: Drawn) -> None:
             center = f"{(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height}"
             lines.append(f"{label} {center} {(x2 - x1) / width} {(y2 - y1) / height}\n")
         (labels / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _write_labelme(folder: Path, split: str, drawn: Drawn) -> None:
+    for path, (name, image, target) in zip(_save(folder / split, drawn), drawn, strict=True):
+        shapes = [
+            {"label": NAMES[label], "points": [[x2, y1], [x1, y2]], "group_id": None, "shape_type": "rectangle"}
+            for (x1, y1, x2, y2), label in zip(target.boxes.tolist(), target.labels.tolist(), strict=True)
+        ]
+        content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": path.name, "imageData": None}
+        content |= {"imageHeight": image.shape[0], "imageWidth": image.shape[1]}
+        (folder / split / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _write_csv(folder: Path, split: str, drawn: Drawn) -> None:
+    lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for path, (_, image, target) in zip(_save(folder / "images", drawn), drawn, strict=True):
+        for box, label in zip(target.boxes.tolist(), target.labels.tolist(), strict=True):
+            row = (path.name, image.shape[1], image.shape[0], NAMES[label], *box)
+            lines.append(",".join(map(str, row)))
+    (folder / f"{split or 'annotations'}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from boxwright.files import cache_folder, sha256, write_atomically
+from boxwright.files import cache_folder, sha256, walk, write_atomically
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
@@ -39,6 +39,19 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 
 def test_sha256_of_bytes_and_files(tmp_path: Path) -> None:
     assert sha256(b"abc") == sha256(write_atomically(tmp_path / "abc", "abc")) == ABC
+
+
+def test_walk_follows_links_and_reads_each_folder_once(tmp_path: Path) -> None:
+    images, store = tmp_path / "images", tmp_path / "store"
+    for file in ("b.jpg", "a.jpg", "._a.jpg", ".hidden/c.jpg", "day/d.jpg", "drawn/e.jpg"):
+        write_atomically(images / file, "")
+    write_atomically(store / "night" / "f.jpg", "")
+    (images / "linked").symlink_to(store)
+    (images / "again").symlink_to(images / "day")
+    (store / "back").symlink_to(images)
+    (images / "gone").symlink_to(tmp_path / "nowhere")
+    names = ["a.jpg", "b.jpg", "gone", "day/d.jpg", "linked/night/f.jpg"]
+    assert list(walk(images, excluded=images / "drawn")) == [images / name for name in names]
 
 
 def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 
 ONLY = {
     "matplotlib": {"draw/plots.py", "bench/report/plots.py", "bench/report/lineage.py"},
-    "hotcoco": {"metrics/coco.py"},
+    "hotcoco": {"metrics/coco.py", "data/formats/coco_fields.py"},
     "numba": {"proposals/compiled.py"},
 }
 LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub", "ray")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.formats import open_dataset
+from boxwright.data.formats import FORMATS, open_dataset
 from boxwright.types import Size
 from shapes import NAMES, draw_shapes, write_shapes
 
@@ -55,7 +55,7 @@ def test_from_one_to_the_most_shapes() -> None:
     assert counts == {1, 2, 3}
 
 
-@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_format_gives_the_boxes_that_were_drawn(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, {"train": 3, "val": 2}, seed=7, format=format))
     assert splits.format == format and not splits.drawn
@@ -71,12 +71,12 @@ def test_every_format_gives_the_boxes_that_were_drawn(format: str, tmp_path: Pat
             assert (np.asarray(Image.open(splits[split].path(i))) == image).all()
 
 
-@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_without_splits(format: str, tmp_path: Path) -> None:
     splits = open_dataset(write_shapes(tmp_path, 12, format=format))
     assert splits.drawn and sum(map(len, splits.values())) == 12
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="out of coco, voc, yolo, got kitti"):
+    with pytest.raises(ValueError, match="out of coco, voc, yolo, labelme, csv, got kitti"):
         write_shapes(tmp_path, 1, format="kitti")

@@ -1,19 +1,21 @@
-"""Files of boxwright: written whole or not at all, identified by a digest, cached in one folder."""
+"""Files of boxwright: written whole or not at all, never over the user's; digests, folders, the cache."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object]) -> Path:
+def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object], sync: bool = True) -> Path:
     """Write a file whole or not at all: until the new content is safely on disk, an old file stays as it is.
 
     content  bytes, text for UTF-8, or a function that writes to the open binary file
+    sync     wait until it is on disk, so that it survives a power failure too
 
     Folders on the way are made. Raises OSError, with the errno of the failure, where the file cannot be written.
     """
@@ -27,7 +29,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         message = f"cannot be written ({error.strerror or error}); an older file there is unchanged"
@@ -35,6 +38,133 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+class Outputs:
+    """Writes files to paths that a user named: never over an input, and only over its own earlier output.
+
+    inputs  the files that are read
+
+    Each folder with outputs has a hidden file .boxwright-outputs: a line of JSON for each, with its name and SHA-256. A
+    file that it does not list, or that was changed since, is the user's.
+    """
+
+    def __init__(self, inputs: Iterable[Path] = ()) -> None:
+        self._inputs = {_identity(path) for path in inputs if path.exists()}
+        self._planned: dict[Path, str] = {}
+        self._real: dict[Path, Path] = {}
+        self._written: dict[Path, set[_Entry]] = {}  # by folder
+
+    def check(self, option: str, paths: Iterable[Path]) -> None:
+        """Raises ValueError unless all of these paths may be written to; `option` is where the user named them."""
+        foreign = []
+        for path in paths:
+            resolved = self._resolved(path)
+            if resolved in self._planned:
+                raise ValueError(
+                    f"{self._planned[resolved]} and {option} would both write {path}; give another {option}"
+                )
+            self._planned[resolved] = option
+            if not path.exists():
+                continue
+            if path.is_dir():
+                raise ValueError(f"{option} would write the file {path}, which is a folder; give another {option}")
+            if _identity(path) in self._inputs:
+                raise ValueError(f"{option} would write over the input {path}; give another {option}")
+            if not self._is_ours(path):
+                foreign.append(path)
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise ValueError(
+                f"{option} would replace {foreign[0]}{more}, which boxwright did not write or which was changed since; "
+                f"give another {option}, or move what is there"
+            )
+
+    def write(self, path: Path, content: bytes | str) -> None:
+        """Write a file that was checked. Folders on the way are made."""
+        data = content.encode() if isinstance(content, str) else content
+        self._note(path, sha256(data))  # first: whenever the process is ended, a file that is there is listed
+        write_atomically(path, data, sync=False)
+
+    def begin(self, path: Path) -> None:
+        """Note a file that was checked and is written line by line: until `written`, as where the process is killed, it
+        is ours whatever is in it."""
+        if path.is_file() or not path.exists():
+            self._note(path, None)
+
+    def written(self, path: Path) -> None:
+        """Note a file that was checked and then written by other means; nothing happens if there is none."""
+        if path.is_file():
+            self._note(path, sha256(path))
+
+    def _is_ours(self, path: Path) -> bool:
+        """Also what is not on disk and has nothing to lose, such as /dev/stdout."""
+        return not path.is_file() or bool({(path.name, None), (path.name, sha256(path))} & self._listed(path.parent))
+
+    def _note(self, path: Path, digest: str | None) -> None:
+        listed, entry = self._listed(path.parent), (path.name, digest)
+        if entry not in listed or (digest is not None and (path.name, None) in listed):
+            _add(listed, entry)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (path.parent / _LIST).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"file": path.name, "sha256": digest}) + "\n")
+
+    def _listed(self, folder: Path) -> set[_Entry]:
+        if folder not in self._written:
+            path, listed = folder / _LIST, set()
+            lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+            for entry in filter(None, map(_entry, lines)):
+                _add(listed, entry)
+            self._written[folder] = listed
+        return self._written[folder]
+
+    def _resolved(self, path: Path) -> Path:
+        if path.parent not in self._real:
+            self._real[path.parent] = path.parent.resolve()
+        return self._real[path.parent] / path.name
+
+
+_LIST = ".boxwright-outputs"
+_Entry = tuple[str, str | None]
+"""A file's name and SHA-256, None while it is being written."""
+
+
+def _entry(line: str) -> _Entry | None:
+    """None for a line that is damaged."""
+    try:
+        content = json.loads(line)
+        return content["file"], content["sha256"]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _add(listed: set[_Entry], entry: _Entry) -> None:
+    """A file that has a digest is no longer being written."""
+    listed.discard((entry[0], None))
+    listed.add(entry)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names and links of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def walk(folder: str | Path, excluded: Path | None = None) -> Iterator[Path]:
+    """Every file of a folder and its subfolders, sorted within each; hidden files and folders are left out.
+
+    Linked folders are followed, but each folder is read only once, whatever the links to it. `excluded` is left out.
+    """
+    seen = {os.path.realpath(path) for path in (folder, excluded) if path is not None}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        paths = [os.path.join(parent, name) for name in folders if not name.startswith(".")]
+        kept = []
+        for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
+            if (real := os.path.realpath(path)) not in seen:
+                seen.add(real)
+                kept.append(os.path.basename(path))
+        folders[:] = kept
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
 def sha256(content: bytes | Path) -> str:
@@ -46,5 +176,14 @@ def sha256(content: bytes | Path) -> str:
 
 
 def cache_folder(name: str) -> Path:
-    """$BOXWRIGHT_CACHE/name, or ~/.cache/boxwright/name."""
-    return Path(os.environ.get("BOXWRIGHT_CACHE") or Path.home() / ".cache" / "boxwright") / name
+    """$BOXWRIGHT_CACHE/name, or ~/.cache/boxwright/name. Raises OSError where there is no home folder either."""
+    if folder := os.environ.get("BOXWRIGHT_CACHE"):
+        return Path(folder) / name
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise OSError(
+            "there is no folder for the cache: HOME is not set, and this user has no home folder; "
+            "set BOXWRIGHT_CACHE to a folder"
+        ) from None
+    return home / ".cache" / "boxwright" / name

@@ -44,6 +44,20 @@ class _Rows:
         return replace(self, **changes)
 
 
+class Extremes(NamedTuple):
+    """The numbers of a `Target` by which `Detector.loss` checks it.
+
+    label_min, label_max  of all objects
+    side                  the shortest side of a box, in pixels; negative where corners are in the wrong order
+    reach                 the farthest coordinate from 0, in pixels; nan or infinite where a coordinate is
+    """
+
+    label_min: int
+    label_max: int
+    side: float
+    reach: float
+
+
 @dataclass(frozen=True, eq=False, init=False)
 class Target(_Rows):
     """The annotated objects of one image. Columns left out are filled in.
@@ -76,6 +90,29 @@ class Target(_Rows):
         columns = boxes, labels, none if crowd is None else crowd, none if difficult is None else difficult, area
         for field, column in zip(fields(self), columns, strict=True):
             object.__setattr__(self, field.name, column)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy on a device. It keeps its `extremes` when it leaves the CPU, so that nothing waits for the device."""
+        moved = super().to(device, non_blocking)
+        if self.has_extremes and not moved.boxes.is_cpu:
+            object.__setattr__(moved, "_extremes", self.extremes())
+        return moved
+
+    @property
+    def has_extremes(self) -> bool:
+        """Whether `extremes` are known without waiting for an accelerator."""
+        return self.boxes.is_cpu or hasattr(self, "_extremes")
+
+    def extremes(self) -> Extremes:
+        """Zeros where there are no objects. On an accelerator this waits for the device, unless it `has_extremes`."""
+        known: Extremes | None = getattr(self, "_extremes", None)
+        if known is not None:
+            return known
+        if not len(self):
+            return Extremes(0, 0, 0.0, 0.0)
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        numbers = self.labels.min(), self.labels.max(), sides.min(), self.boxes.abs().max()
+        return Extremes(*(number.item() for number in numbers))  # type: ignore[arg-type]
 
     @classmethod
     def empty(cls) -> Target:

@@ -286,7 +286,7 @@ def test_a_test_image_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     data = write_shapes(tmp_path / "shapes", PARTS)
     broken = open_dataset(data)["test"].path(1)
-    broken.write_bytes(b"no image")
+    broken.write_bytes(broken.read_bytes()[:500])  # its header is whole, so that it is found when its pixels are read
     with pytest.warns(UserWarning, match="cannot be read"):
         done = run(data, tmp_path / "out", [CELLS[3]])
     assert broken.name in done.settings["test images that cannot be read"]
@@ -344,6 +344,12 @@ def test_anybodys_model_is_measured_as_an_external_model(data: Path, tmp_path: P
     assert external_model.quality is not None and len(external_model.quality.seeds) == 1
     assert list(external_model.speed) == ["own"] and set(external_model.speed["own"].stages) == {"detect"}
     assert len(looked) == 4 + 3 * 3  # every test image, then two and one before them, in three rounds
+
+
+def test_race_is_a_function_however_often_it_is_asked_for():
+    from boxwright import bench
+
+    assert all(callable(bench.race) for _ in range(2))
 
 
 def test_only_external_models(data: Path, tmp_path: Path):
@@ -409,6 +415,10 @@ def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="file is a file"):
         run(data, tmp_path / "file" / "out")
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"has report\.html, but no bench\.json of a race; give another --out"):
+        run(data, tmp_path)
+    (tmp_path / "report.html").unlink()
     with pytest.raises(ValueError, match='no class "cat"'):
         run(data, tmp_path, constraints=["recall[cat]>0.9"])
     with pytest.raises(ValueError, match="seeds is 1 or more, got 0"):

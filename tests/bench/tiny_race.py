@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from boxwright.bench.driver import race
 from boxwright.bench.plan.budget import Plan
 from boxwright.bench.plan.cells import Cell
 from boxwright.bench.plan.rules import Rules
-from boxwright.bench.race import race
 from boxwright.bench.report import write as report
 from boxwright.bench.result import Race
 from boxwright.bench.run import state as race_state

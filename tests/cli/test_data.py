@@ -105,10 +105,14 @@ def test_show_one_split(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFix
     out = tmp_path / "samples"
     words = ["data", "show", str(dataset), "--out", str(out), "--samples", "1", "--split"]
     assert cli.main([*words, "val"]) == 0
-    assert [path.name for path in out.iterdir()] == ["val.jpg"]
+    assert [path.name for path in out.glob("*.jpg")] == ["val.jpg"]
     assert cli.main([*words, "test"]) == 1
     assert "has no test split; it has train, val" in capsys.readouterr().err
     assert cli.main(["data", "show", str(dataset), "--samples", "0"]) == 1
     assert "--samples is 1 or more, got 0" in capsys.readouterr().err
     assert cli.main([*words, "val", "--out", __file__]) == 1
     assert "--out names a folder" in capsys.readouterr().err
+    (out / "val.jpg").write_bytes(b"mine")
+    assert cli.main([*words, "val"]) == 1
+    assert "val.jpg, which boxwright did not write or which was changed since" in capsys.readouterr().err
+    assert (out / "val.jpg").read_bytes() == b"mine"

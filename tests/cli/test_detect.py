@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -12,6 +15,8 @@ import pytest
 
 from boxwright import cli
 from boxwright.cli import detecting
+from boxwright.cli.images import _distinct
+from boxwright.files import Outputs
 from halves import halves
 
 
@@ -26,6 +31,11 @@ def save(path: str, height: int = 30, width: int = 40) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(file)
     return file
+
+
+def visible(folder: str) -> list[Path]:
+    """The files in a folder and below, without hidden ones."""
+    return [path for path in Path(folder).rglob("[!.]*") if path.is_file()]
 
 
 @pytest.fixture
@@ -60,7 +70,7 @@ def test_bad_files_of_a_folder_are_named_and_the_others_done(mixed: Path, capsys
         (detection,) = found[name]["detections"]
         assert detection == {"name": "whole", "label": 0, "score": 0.9, "box": [0, 0, width, height]}
         assert Path("labels", f"{Path(name).stem}.txt").read_text() == "0 0.500000 0.500000 1.000000 1.000000\n"
-    drawn = {path.name: PIL.Image.open(path).size for path in Path("detections").iterdir()}
+    drawn = {path.name: PIL.Image.open(path).size for path in visible("detections")}
     assert drawn == {("animated.jpg" if name == "animated.gif" else name): size for name, size in good.items()}
     assert len(json.loads(Path("all.json").read_text())["annotations"]) == 5
     assert Path("labels/classes.txt").read_text() == "whole\nhalf\n"
@@ -115,8 +125,7 @@ def test_folders_keep_their_shape_and_names_stay_apart():
         ("detections", ["a/x.jpg", "b/my.cat.jpg", "b/x-2.png", "b/x.jpg", "x.jpg"]),
         ("labels", ["a/x.txt", "b/my.cat.txt", "b/x-2.txt", "b/x.txt", "classes.txt", "x.txt"]),
     ):
-        written = [Path(root, name).relative_to(folder) for root, _, files in os.walk(folder) for name in files]
-        assert sorted(path.as_posix() for path in written) == names
+        assert sorted(path.relative_to(folder).as_posix() for path in visible(folder)) == names
 
 
 @pytest.mark.parametrize("option", ["--json-file", "--coco"])
@@ -153,6 +162,58 @@ def test_images_drawn_earlier_are_not_detected_on_again(capsys: pytest.CaptureFi
         assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_an_image_too_large_for_jpeg_is_drawn_as_png(capsys: pytest.CaptureFixture[str]):
+    """A side of a JPEG has at most 65535 pixels."""
+    save("in/long.bmp", 1, 66000)
+    save("in/z.jpg")
+    for _ in range(2):
+        assert cli.main(["detect", "in"]) == 0
+        assert [path.name for path in sorted(visible("detections"))] == ["long.png", "z.jpg"]
+        assert PIL.Image.open("detections/long.png").size == (66000, 1)
+    Path("detections/long.png").write_bytes(b"mine")
+    capsys.readouterr()
+    assert cli.main(["detect", "in", "--json"]) == 1  # the others are done
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2 and "1 could not be drawn" in shown.err
+    assert "long.bmp: --out would replace detections/long.png, which boxwright did not write" in shown.err
+    assert Path("detections/long.png").read_bytes() == b"mine"
+
+
+def test_what_is_left_out_of_a_folder_is_counted(capsys: pytest.CaptureFixture[str]):
+    save("in/a.JPG")
+    save("elsewhere/b.png")
+    Path("in/linked").symlink_to(Path("elsewhere").resolve(), target_is_directory=True)
+    for name in ("a.txt", "b.TXT", "c.heic", "d", ".hidden", "e.1", "f.2", "g.3"):
+        Path("in", name).touch()
+    assert cli.main(["detect", "in", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert [json.loads(line)["path"] for line in shown.out.splitlines()] == ["in/a.JPG", "in/linked/b.png"]
+    assert "left out, by their names no images: 2 .txt, 1 .heic, 1 without suffix, 1 .1, 1 .2, 1 others; " in shown.err
+
+
+def test_names_are_told_apart_in_linear_time():
+    """Also on file systems where a.txt is A.txt."""
+    paths = [Path(f"{folder}/cat.jpg") for folder in range(3)] + [Path("Cat.png"), Path("cat-2.jpg"), Path("x/cat.jpg")]
+    stems = [path.name if path.parent.name != "x" else path for path in paths]
+    assert [str(stem) for stem in _distinct(map(Path, stems))] == ["cat", "cat-2", "cat-3", "Cat-4", "cat-2-2", "x/cat"]
+    begun = time.process_time()
+    assert len(set(_distinct([Path("cat.jpg")] * 20_000))) == 20_000
+    assert time.process_time() - begun < 5  # in quadratic time an hour
+
+
+def test_an_image_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for content in (save("a.png").read_bytes(), b"text"):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        status = cli.main(["detect", "-", "--json", "--yolo", "labels"])
+        shown = capsys.readouterr()
+        assert status == (content == b"text")
+    assert "expected an image, found text that begins 'text'" in shown.err
+    assert sorted(path.name for path in visible("labels")) == ["classes.txt", "stdin.txt"]
+    assert PIL.Image.open("detections/stdin.jpg").size == (40, 30)
+    assert cli.main(["detect", "-", "--coco", "found.json"]) == 1
+    assert "the image from standard input has none" in capsys.readouterr().err
+
+
 def test_an_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
     before = save("photos/cat.jpg").read_bytes()
     assert cli.main(["detect", "photos", "--out", "photos"]) == 1
@@ -178,8 +239,103 @@ def test_mistakes_are_one_message_and_nothing_is_written(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ):
     save("cat.jpg")
-    Path("found.jsonl").write_text("an earlier result")
+    assert cli.main(["detect", "cat.jpg", "--no-draw", "--json-file", "found.jsonl"]) == 0
+    before = Path("found.jsonl").read_text()
     assert cli.main(["detect", *words, "--json-file", "found.jsonl", "--coco", "found.json"]) == 1
     assert said in capsys.readouterr().err
-    assert sorted(os.listdir()) == ["cat.jpg", "found.jsonl"]
-    assert Path("found.jsonl").read_text() == "an earlier result"
+    assert sorted(os.listdir()) == [".boxwright-outputs", "cat.jpg", "found.jsonl"]
+    assert Path("found.jsonl").read_text() == before
+
+
+LABEL = "0 0.5 0.5 0.2 0.2\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "content", "message"),
+    [
+        (["--yolo", "mine"], "mine/a.txt", LABEL, "--yolo would replace mine/a.txt, which boxwright did not write"),
+        (["--yolo", "mine"], "mine/a.txt", "", "--yolo would replace mine/a.txt"),  # labelled: nothing is in it
+        (["--yolo", "mine"], "mine/classes.txt", "cat\n", "--yolo would replace mine/classes.txt"),
+        (["--coco", "mine/train.json"], "mine/train.json", "{}", "--coco would replace mine/train.json"),
+        (["--json-file", "mine/notes"], "mine/notes", "notes", "--json-file would replace mine/notes"),
+        (["--out", "mine"], "mine/a.jpg", "a drawing", "--out would replace mine/a.jpg"),
+        (["--out", "mine"], "mine/a.jpg/x", "", "would write the file mine/a.jpg, which is a folder"),
+        (["--coco", "a.jpg"], "other", "", "--coco would write over the input a.jpg"),
+        (["--json-file", "a.jpg"], "other", "", "--json-file would write over the input a.jpg"),
+        (["--json-file", "new", "--coco", "./new"], "other", "", "--json-file and --coco would both write new"),
+    ],
+)
+def test_nothing_of_the_users_is_replaced(
+    words: list[str], file: str, content: str, message: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """It is noticed before the model is loaded."""
+    monkeypatch.setattr(detecting, "load", None)
+    image = save("a.jpg").read_bytes()
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).write_text(content)
+    before = sorted(path.as_posix() for path in Path().rglob("*"))
+    assert cli.main(["detect", "a.jpg", *words]) == 1
+    assert message in capsys.readouterr().err
+    assert Path("a.jpg").read_bytes() == image and Path(file).read_text() == content
+    assert sorted(path.as_posix() for path in Path().rglob("*")) == before
+
+
+OUTPUTS = ("detections/a.jpg", "found.json", "found.jsonl", "labels/a.txt", "labels/classes.txt")
+
+
+@pytest.mark.parametrize("changed", OUTPUTS)
+def test_its_own_output_is_replaced_until_somebody_changes_it(changed: str, capsys: pytest.CaptureFixture[str]):
+    """A label file that was corrected by hand is the user's."""
+    save("a.jpg")
+    words = ["a.jpg", "--json-file", "found.jsonl", "--coco", "found.json", "--yolo", "labels"]
+    assert cli.main(["detect", *words]) == 0
+    assert cli.main(["detect", *words, "--threshold", "0.3"]) == 0  # one more box, so other files
+    assert len(Path("labels/a.txt").read_text().splitlines()) == 2
+    assert cli.main(["detect", *words]) == 0
+    assert len(Path("labels/a.txt").read_text().splitlines()) == 1
+    Path(changed).write_text(LABEL)
+    contents = {path: Path(path).read_bytes() for path in OUTPUTS}
+    capsys.readouterr()
+    assert cli.main(["detect", *words]) == 1
+    assert (
+        f"would replace {changed}, which boxwright did not write or which was changed since" in capsys.readouterr().err
+    )
+    assert {path: Path(path).read_bytes() for path in OUTPUTS} == contents
+
+
+def test_lines_of_a_run_that_was_killed_are_replaced_and_those_of_any_other_file_are_not():
+    save("a.jpg")
+    path = Path("new/found.jsonl")
+    Outputs().begin(path)
+    path.write_text("half a li")
+    words = ["detect", "a.jpg", "--no-draw", "--json-file", str(path)]
+    assert [cli.main(words), cli.main(words)] == [0, 0]
+    lines = path.with_name(".boxwright-outputs").read_text().splitlines()
+    assert [json.loads(line)["sha256"] is None for line in lines] == [True, False, True, False]
+    path.write_text("half a li")
+    assert cli.main(words) == 1
+
+
+def test_a_device_is_written_to():
+    save("a.jpg")
+    assert cli.main(["detect", "a.jpg", "--no-draw", "--json-file", os.devnull]) == 0
+    assert not Path(os.devnull).with_name(".boxwright-outputs").exists()
+
+
+def test_an_input_is_not_written_over_under_another_name(capsys: pytest.CaptureFixture[str]):
+    """Here the input is a drawing of an earlier run, which is not the user's, and the output a link to it."""
+    save("a.jpg")
+    assert cli.main(["detect", "a.jpg"]) == 0
+    before = Path("detections/a.jpg").read_bytes()
+    Path("link").symlink_to("detections", target_is_directory=True)
+    assert cli.main(["detect", "detections/a.jpg", "--out", "link"]) == 1
+    assert "--out would write over the input link/a.jpg; give another --out" in capsys.readouterr().err
+    assert Path("detections/a.jpg").read_bytes() == before
+
+
+def test_an_image_called_classes_does_not_share_a_file_with_the_class_names():
+    save("classes.png")
+    assert cli.main(["detect", "classes.png", "--yolo", "labels"]) == 0
+    assert sorted(path.name for path in visible("labels")) == ["classes-2.txt", "classes.txt"]
+    assert Path("labels/classes.txt").read_text() == "whole\nhalf\n"

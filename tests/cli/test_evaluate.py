@@ -57,11 +57,16 @@ def test_a_class_without_an_object_does_not_count(tmp_path: Path, capsys: pytest
     assert "the data has none: half" in shown.err
 
 
-def test_curves_are_drawn(tmp_path: Path):
+def test_curves_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("matplotlib", reason="curves need it")
     data = write(tmp_path, {"whole": [0, 0, 40, 30]})
-    assert cli.main(["evaluate", "--data", str(data), "--plot", str(tmp_path / "new/curves.png")]) == 0
-    assert PIL.Image.open(tmp_path / "new/curves.png").width == 840
+    path = tmp_path / "new/curves.png"
+    for _ in range(2):
+        assert cli.main(["evaluate", "--data", str(data), "--plot", str(path)]) == 0
+        assert PIL.Image.open(path).width == 840
+    path.write_bytes(b"mine")
+    assert cli.main(["evaluate", "--data", str(data), "--plot", str(path)]) == 1
+    assert "curves.png, which boxwright did not write" in capsys.readouterr().err and path.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import boxwright
 from boxwright import cli, zoo
 from boxwright.zoo import torchvision as source
-from boxwright.zoo.foreign import look_up
+from boxwright.zoo.convert import _frozen
+from boxwright.zoo.foreign import Arguments, look_up
+from boxwright.zoo.weights import find
 from calibrated import calibrate
 
 NAME = "ssdlite320_mobilenet_v3_large"
@@ -41,7 +46,11 @@ def weights(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(photos.iterdir())]
     calibrate(model.eval(), lambda: source.detect(model, 1, [*shown, *(image[::-1, ::-1] for image in shown)]))
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
-    torch.save({"model": model.state_dict(), "epoch": 3}, path)  # as torchvision's training script does
+    average = {f"module.{key}": value for key, value in model.state_dict().items()}
+    # as torchvision's training script does
+    torch.save(
+        {"model": model.state_dict(), "model_ema": average, "args": argparse.Namespace(lr=0.1), "epoch": 3}, path
+    )
     return path
 
 
@@ -59,10 +68,25 @@ def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
     assert about["origin"]["name"] == FULL and about["origin"]["file"] == "mine.pth"
     assert about["origin"]["licence"] == look_up(FULL).licence
     assert len(about["origin"]["sha256"]) == 64
+    assert (about["origin"]["prefix"], about["origin"]["other_prefixes"]) == ("model.", ["model_ema.module."])
     proof = about["proof"]
-    assert proof["against"].startswith("torchvision ") and set(proof["photos"]) == {"chelsea.png", "coffee.png"}
+    assert proof["against"] == f"torchvision {torchvision.__version__} as it builds the model without arguments"
+    assert set(proof["photos"]) == {"chelsea.png", "coffee.png"}
     assert len(proof["measured"]) == 4  # two photographs, alone and together
     assert all(d["original"] == d["converted"] > 10 and d["box"] <= 1e-3 for d in proof["measured"])
+
+
+def test_only_an_earlier_import_is_replaced(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Many publish a .safetensors beside the .pth, and that is where a checkpoint goes without --out."""
+    (tmp_path / "mine.pth").symlink_to(weights)
+    (tmp_path / "mine.safetensors").write_bytes(b"the same weights")
+    for out, message in (
+        ([], "mine.safetensors, which boxwright did not write"),
+        (["--out", str(tmp_path / "mine.pth")], "mine.pth; give another --out"),
+    ):
+        assert cli.main(["import", FULL, str(tmp_path / "mine.pth"), "--names", *NAMES, *out]) == 1
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "mine.safetensors").read_bytes() == b"the same weights"
 
 
 def test_it_is_a_model_as_any_other(imported: Path, photos: Path):
@@ -117,7 +141,7 @@ class Evil:
 def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "new.safetensors"
-    state = torch.load(weights, weights_only=True)["model"]
+    state = find(source.read(weights), source.NAMES[NAME].logits).state
 
     def error_of(content: object) -> str:
         path = tmp_path / "bad.pth"
@@ -125,7 +149,7 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return refused([FULL, str(path)], out, capsys)
 
     assert "nothing in it was executed" in error_of(pickle.dumps({"model": Evil()}))
-    assert "nothing in it was executed" in error_of({"model": Evil()})
+    assert "nothing in it was executed: it refers to posix.system" in error_of({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
     assert "not a whole file" in error_of(weights.read_bytes()[:100_000])
     assert "has no state dict" in error_of([1, 2, 3])
@@ -152,9 +176,81 @@ def test_what_differs_is_not_written(
 ):
     """Here because the original is told another epsilon than the conversion."""
     out, reference = tmp_path / "new.safetensors", source.reference
-    monkeypatch.setattr(source, "reference", lambda *args, norm_eps=None: reference(*args, norm_eps=0.1))
+    other = Arguments(norm_eps=0.1)
+    monkeypatch.setattr(source, "reference", lambda *args, arguments: reference(*args, arguments=other))
     words = [FULL, str(weights), "--photos", str(photos)]
     assert "so nothing was written" in refused(words, out, capsys)
-    assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial"]) == 0
+    assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial", "--prefix", "model"]) == 0
+    line = "took the weights named model.* (--prefix); not those named model_ema.module.*"
+    assert line in capsys.readouterr().out
     about = zoo.describe(out)
     assert about["proof"]["allowed"] == "a trial" and about["names"] == ["class 1", "class 2", "class 3"]
+
+
+@pytest.fixture
+def own_model(weights: Path, photos: Path, tmp_path: Path) -> list[str]:
+    """--answers of a model of another normalisation: one file as torchvision detects, one in COCO's layout."""
+    state = find(source.read(weights), source.NAMES[NAME].logits).state
+    detect = source.reference(NAME, state, len(NAMES), Arguments(mean=(0.4, 0.5, 0.6), std=(0.3, 0.3, 0.3)))
+    words = []
+    for path in sorted(photos.iterdir()):
+        (found,) = detect([np.asarray(Image.open(path).convert("RGB"))])
+        found = found[found.scores > 0.2]
+        assert len(found) > 10
+        boxes, scores, labels = found.boxes.tolist(), found.scores.tolist(), (found.labels + 1).tolist()
+        content: object = {"boxes": boxes, "scores": scores, "labels": labels}
+        if words:
+            boxes = [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes]
+            content = [
+                {"image_id": 7, "bbox": box, "score": score, "category_id": label}
+                for box, score, label in zip(boxes, scores, labels, strict=True)
+            ]
+        (tmp_path / f"{path.stem}.json").write_text(json.dumps(content))
+        words.append(f"{path}={tmp_path / path.stem}.json")
+    return ["--answers", *words]
+
+
+def test_answers_of_the_users_model(
+    own_model: list[str], weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """What the state dict does not hold shows against the model's own detections, and options make it equal."""
+    out = tmp_path / "new.safetensors"
+    words = [FULL, str(weights), *own_model]
+    message = refused(words, out, capsys)
+    assert (
+        "against the detections in chelsea.json, coffee.json" in message and "normalisation (--mean, --std)" in message
+    )
+    words += ["--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.3", "0.3"]
+    assert cli.main(["import", *words, "--out", str(out)]) == 0
+    about = zoo.describe(out)
+    assert about["origin"]["mean"] == [0.4, 0.5, 0.6] and about["config"]["pixel_std"] == [76.5] * 3
+    assert about["proof"]["lowest_score"] > 0.2
+    capsys.readouterr()
+    assert cli.main(["verify", str(out), "--photos", str(photos), "--weights", str(weights), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["measured"]) == 4  # the answers, and torchvision's model built with these arguments
+    assert report["source"]["against"].endswith("with mean=(0.4, 0.5, 0.6), std=(0.3, 0.3, 0.3)")
+
+
+def test_bad_answers(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out, photo = tmp_path / "new.safetensors", photos / "chelsea.png"
+    words = [FULL, str(weights), "--answers"]
+    assert "as photo.jpg=boxes.json, got chelsea.png" in refused([*words, "chelsea.png"], out, capsys)
+    assert "which does not exist" in refused([*words, f"{photo}=none.json"], out, capsys)
+    (tmp_path / "a.json").write_text("{}")
+    both = [*words, f"{photo}={tmp_path}/a.json", "--photos", str(photos)]
+    assert "leave out --photos" in refused(both, out, capsys)
+    assert "a.json: expected the detections in one photograph" in refused(both[:-2], out, capsys)
+
+
+def test_frozen_norms_are_told(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """As for the detectors whose published files need another epsilon than torchvision's builder sets."""
+    monkeypatch.setitem(source.PUBLISHED, NAME, replace(source.PUBLISHED[NAME], norm_eps=0.0))
+    state = find(source.read(weights), source.NAMES[NAME].logits).state
+    assert not _frozen(state)
+    frozen = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(frozen, tmp_path / "a.pth")
+    assert cli.main(["import", FULL, str(tmp_path / "a.pth"), "--photos", str(photos)]) == 0
+    assert "note: the batch norms of these weights are frozen" in capsys.readouterr().out

@@ -148,6 +148,38 @@ def test_a_closed_pipe_is_no_error(words: list[str]):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_without_a_character_gets_another(encoding: str):
+    """The second name cannot be encoded in UTF-8 either: it is a byte of a file name in another encoding."""
+    text = "\u0436 \udce9 \u2013 a"
+    code = f"from boxwright import cli; cli.usage = lambda: {text!a}; cli.main(['--help'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+    )
+    assert (done.returncode, done.stdout) == (0, "\u0436 ? \u2013 a\n" if encoding == "utf-8" else "? ? ? a\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["models"], 0, "voc9"),
+        (["detect", "x.jpg", "--model", "torchvision:fcos_resnet50_fpn"], 1, "set BOXWRIGHT_CACHE to a folder"),
+    ],
+)
+def test_without_a_home_folder(
+    words: list[str], status: int, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    """As in a container whose user has no entry in /etc/passwd."""
+    for name in ("HOME", "USERPROFILE", "HOMEPATH", "BOXWRIGHT_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "FVCORE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "pwd", None)
+    monkeypatch.chdir(tmp_path)
+    Path("x.jpg").touch()
+    assert cli.main(words) == status
+    assert message in "".join(capsys.readouterr())
+
+
 def test_help_of_all_commands_imports_nothing():
     assert run("--help")[2] == set()
     assert run("--version")[2] == set()
@@ -203,7 +235,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("detect {file} --bacth 3", 2, "did you mean --batch?"),
         ("evaluate", 1, "Name a dataset with --data"),
         ("evaluate voc9 --data missing/", 1, "at missing, which does not exist"),
-        ("evaluate voc9 --data {file}", 1, "expected a folder, a COCO .json or a YOLO .yaml, got the file"),
+        ("evaluate voc9 --data {file}", 1, "expected a folder, a COCO .json, a YOLO .yaml or a .csv, got"),
         ("evaluate voc9 --data {folder}", 1, "is not a dataset in a supported layout"),
         ("evaluate --data {folder} --workers -1", 1, "--workers is 0 or more, got -1"),
         ("data check missing", 1, "missing, which does not exist"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
+from safetensors.numpy import save_file
 
 from boxwright import cli
 from boxwright.data.image import read_image
@@ -78,10 +80,10 @@ def test_a_folder_with_a_bad_image_is_done_but_for_that(folder: Path, capsys: Ca
     shown = capsys.readouterr()
     assert "text.jpg: expected an image, found text that begins 'this is no image" in shown.err
     assert "photos is no dataset, so its images are searched" in shown.err
-    assert shown.out.startswith("2 images in ") and shown.out.endswith("1 could not be read\n")
+    assert shown.out.startswith("2 images in ") and shown.out.endswith("1 could not be read or drawn\n")
     propose = ProposalsFromFile(Path("found/boxes.safetensors"))
     assert [0, 0, 60, 40] in propose(read_image(folder / "red.png")).tolist()
-    assert {path.name.split("-")[1] for path in Path("drawn").iterdir()} == {"red.jpg", "blue.jpg"}
+    assert {path.name.split("-")[1] for path in Path("drawn").glob("*.jpg")} == {"red.jpg", "blue.jpg"}
 
 
 def test_a_file_grows(folder: Path):
@@ -110,6 +112,22 @@ def test_mistakes_are_one_message(words: list[str], message: str, folder: Path, 
     assert cli.main(["propose", *words]) == 1
     shown = capsys.readouterr()
     assert message in shown.err and "Traceback" not in shown.err and shown.out == ""
+
+
+def test_only_proposals_and_drawings_of_its_own_are_replaced(folder: Path, capsys: Capture):
+    words = ["propose", "photos/red.png", "--out", "boxes.safetensors", "--draw", "drawn"]
+    save_file({"weight": np.zeros(3, np.float32)}, "boxes.safetensors")  # such as a checkpoint
+    before = Path("boxes.safetensors").read_bytes()
+    assert cli.main(words) == 1
+    assert "boxes.safetensors is no file of proposals that boxwright wrote" in capsys.readouterr().err
+    assert Path("boxes.safetensors").read_bytes() == before
+    Path("boxes.safetensors").unlink()
+    assert cli.main(words) == cli.main(words) == 0
+    (drawing,) = Path("drawn").glob("*.jpg")
+    drawing.write_bytes(b"mine")
+    assert cli.main(words) == 1
+    assert f"--draw would replace {drawing}, which boxwright did not write" in capsys.readouterr().err
+    assert drawing.read_bytes() == b"mine"
 
 
 def test_a_damaged_file_of_proposals_is_not_overwritten(folder: Path, capsys: Capture):

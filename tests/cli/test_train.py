@@ -227,6 +227,38 @@ def test_what_is_wrong_is_said(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("splits", "words", "message"),
+    [
+        ({"test": 2}, [], "DATA has no train split; it has test"),
+        ({"train": 2, "val": 1}, ["--classes", "square"], "the val split has no object of square to choose the best"),
+        ({"train": 2, "val": 1}, ["--classes", "triangle"], "the train split has no object of triangle to learn from"),
+    ],
+)
+def test_data_without_what_is_needed_is_refused_before_anything_is_written(
+    splits: dict[str, int], words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_shapes(tmp_path / "data", splits, format="yolo")
+    for split, label in (("train", 1), ("val", 0)):  # squares to learn from, circles to measure by
+        for file in (data / "labels" / split).glob("*.txt"):
+            file.write_text(f"{label} 0.5 0.5 0.2 0.2\n")
+    assert main(["train", *SMALL, "--data", str(data), "--out", str(tmp_path / "run"), *words]) == 1
+    assert message.replace("DATA", str(data)) in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_resumed_with_the_classes_in_another_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format="yolo"), tmp_path / "run"
+    assert main(["train", *SMALL, "--data", str(data), "--out", str(folder), "--epochs", "1"]) == 0
+    assert f"{folder}/, also for TensorBoard: tensorboard --logdir {folder}" in capsys.readouterr().out
+    text = (data / "data.yaml").read_text()
+    (data / "data.yaml").write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
+    assert "class names[0] was circle, now square" in " ".join(capsys.readouterr().err.split())
+
+
 def test_no_option_means_two_things() -> None:
     """The options of a detector, of the optimisation and of the command are flags side by side."""
     for config in DETECTORS.values():

@@ -110,7 +110,7 @@ def test_padding_of_the_models_mean_is_zero_once_normalised() -> None:
 def test_pixels_are_not_rounded_on_their_way(dataset: Folder, workers: int) -> None:
     """Images 40 wide become 32: pixel 1 is 1.5 * 40/32 - 0.5 = 1.375 of the way, between the pixels 1 and 2."""
     preprocess = Preprocess(short=32, long=64, resample="plain", rounding="floor", fill=(0.25, 0.5, 0.75))
-    (batch, *_) = Batches.in_order(dataset, preprocess, batch_size=1, workers=workers)
+    (batch, *_) = Batches.for_evaluation(dataset, preprocess, batch_size=1, workers=workers)
     assert batch.images.sizes.tolist() == [[48, 32]] and batch.images.pixels.shape == (1, 3, 64, 32)
     assert batch.images.pixels.is_contiguous() and batch.images.pixels[0, :, 63, 0].tolist() == [0.25, 0.5, 0.75]
     image = np.asarray(Image.open(dataset.paths[0])).astype(np.float64)
@@ -212,7 +212,8 @@ def test_loading_can_travel_to_spawned_workers(dataset: Folder) -> None:
     batches = Batches(dataset, SMALL, PRESETS["strong"], batch_size=3)
     task = batches._tasks(0)[0]
     copied = pickle.loads(pickle.dumps(batches._load))
-    assert torch.equal(copied[task].pixels, batches._load[task].pixels)
+    (there,), (here,) = copied[task].batches, batches._load[task].batches
+    assert torch.equal(there.pixels, here.pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -235,8 +236,8 @@ def test_a_broken_image_is_left_out_of_an_evaluation(dataset: Folder, tmp_path: 
     dataset.paths[4] = tmp_path / "gone.jpg"
     dataset.paths[5] = tmp_path / "gone too.jpg"
     with pytest.warns(UserWarning, match="2 of 11 images cannot be read and were left out"):
-        seen = indices(Batches.in_order(dataset, SMALL, batch_size=2))
-    assert seen == [[0, 1], [2, 3], [6, 7], [8, 9], [10]]
+        seen = indices(Batches.for_evaluation(dataset, SMALL, batch_size=2))
+    assert seen == [[0, 2], [6], [8, 10], [1, 3], [7], [9]]  # the even ones are tall, the odd ones wide
 
 
 def test_nothing_readable_is_an_error(dataset: Folder, tmp_path: Path) -> None:
@@ -245,8 +246,9 @@ def test_nothing_readable_is_an_error(dataset: Folder, tmp_path: Path) -> None:
         list(Batches(dataset, SMALL).epoch(0))
 
 
-def test_evaluation_is_in_order_and_leads_back_to_original_pixels(dataset: Folder) -> None:
-    batches = Batches.in_order(dataset, SMALL, batch_size=4)
+def test_evaluation_is_of_every_image_and_leads_back_to_original_pixels(dataset: Folder) -> None:
+    batches = Batches.for_evaluation(dataset, SMALL, batch_size=4)
+    assert len(batches) == 4
     seen = []
     for batch in batches:
         for row, index in enumerate(batch.indices):
@@ -258,7 +260,29 @@ def test_evaluation_is_in_order_and_leads_back_to_original_pixels(dataset: Folde
             rows, columns = torch.nonzero(white, as_tuple=True)
             extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert torch.stack(extent).tolist() == pytest.approx(resized.boxes[0].tolist(), abs=1)
-    assert seen == list(range(11))
+    assert seen == [*range(0, 11, 2), *range(1, 11, 2)]
+
+
+def test_images_of_an_evaluation_share_a_batch_where_alone_they_would_have_the_same_canvas(tmp_path: Path) -> None:
+    """The canvas, not the resized shape, which differs in all of these: 32 x 33 and 32 x 64 both become 32 x 64."""
+    sizes = [Size(32, 33), Size(64, 32), Size(32, 64), Size(32, 32), Size(40, 32), Size(32, 48)]
+    paths = [tmp_path / f"{index}.png" for index in range(6)]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.new("RGB", (size.width, size.height), "white").save(path)
+    shapes = Folder(paths, sizes, [Target.empty()] * 6)
+    alone = {batch.indices[0]: batch.images.pixels[0] for batch in Batches.for_evaluation(shapes, SMALL, 1)}
+    for batch_size, expected in ((2, [[0, 2], [5], [1, 4], [3]]), (60, [[0, 2, 5], [1, 4], [3]])):
+        batches = list(Batches.for_evaluation(shapes, SMALL, batch_size))
+        assert [batch.indices for batch in batches] == expected
+        for batch in batches:
+            for index, pixels in zip(batch.indices, batch.images.pixels, strict=True):
+                assert torch.equal(pixels, alone[index])
+
+
+def test_a_file_of_another_size_than_declared_has_a_batch_of_its_own(dataset: Folder) -> None:
+    dataset.sizes[2] = dataset.sizes[3]  # declared wide, and tall
+    batches = Batches.for_evaluation(dataset, SMALL, batch_size=3)
+    assert indices(batches) == [[0, 4, 6], [8, 10], [1, 3], [2], [5, 7, 9]]
 
 
 def test_augmentation_does_not_ask_for_shuffling(dataset: Folder) -> None:
@@ -271,7 +295,7 @@ def test_augmentation_does_not_ask_for_shuffling(dataset: Folder) -> None:
 
 
 def test_areas_shrink_with_their_images(dataset: Folder) -> None:
-    (batch, *_) = Batches.in_order(dataset, SMALL, batch_size=1)
+    (batch, *_) = Batches.for_evaluation(dataset, SMALL, batch_size=1)
     assert batch.images.sizes.tolist() == [[48, 32]]  # from 60x40
     assert batch.targets[0].area.item() == pytest.approx(480 * 0.8 * 0.8)
 
@@ -279,7 +303,7 @@ def test_areas_shrink_with_their_images(dataset: Folder) -> None:
 def test_boxes_outside_are_clipped_and_empty_ones_dropped(dataset: Folder) -> None:
     boxes = torch.tensor([[-5.0, 10, 20, 80], [10, 10, 10, 30], [50, 0, 70, 20], [3, 3, 9, 9]])
     dataset.targets[0] = Target(boxes, torch.arange(4))  # in 60x40
-    (batch, *_) = Batches.in_order(dataset, Preprocess(short=40, long=60), batch_size=1)
+    (batch, *_) = Batches.for_evaluation(dataset, Preprocess(short=40, long=60), batch_size=1)
     assert batch.targets[0].labels.tolist() == [0, 3]
     assert batch.targets[0].boxes.tolist() == [[0, 10, 20, 60], [3, 3, 9, 9]]
 
@@ -295,7 +319,7 @@ def test_a_large_jpeg_is_decoded_small_and_its_boxes_follow(tmp_path: Path) -> N
     assert loaded._load._read(0, 1.0).image.shape == (100, 150, 3)
     (batch,) = loaded
     assert batch.targets[0].boxes.tolist()[0] == pytest.approx([12.8, 6.4, 38.4, 19.2])
-    (full,) = Batches.in_order(single, SMALL)
+    (full,) = Batches.for_evaluation(single, SMALL)
     assert (batch.images.pixels - full.images.pixels).abs().mean() < 3
 
 
@@ -305,7 +329,7 @@ def test_boxes_annotated_without_regard_to_exif_fit_the_image_as_stored(dataset:
     for path, stored in ((tmp_path / "annotated stored.png", True), (tmp_path / "annotated upright.png", False)):
         Image.new("RGB", (60, 40)).save(path, exif=exif)
         size = Size(40, 60) if stored else Size(60, 40)
-        (batch,) = Batches.in_order(Folder([path], [size], [Target.empty()]), Preprocess(short=40, long=60))
+        (batch,) = Batches.for_evaluation(Folder([path], [size], [Target.empty()]), Preprocess(short=40, long=60))
         assert batch.images.sizes.tolist() == [list(size)]
 
 
@@ -349,7 +373,8 @@ def test_proposals_move_as_objects_do(dataset: Folder, preset: str) -> None:
 
 
 def test_proposals_end_in_rows_of_zeros(dataset: Folder) -> None:
-    batch = next(iter(Batches.in_order(dataset, SMALL, 2, propose=bright)))
+    square = Preprocess("letterbox", height=48, width=48)
+    batch = next(iter(Batches.for_evaluation(dataset, square, 2, propose=bright)))
     assert batch.images.proposals.shape == (2, 2, 4)  # the tall image has one proposal, the wide one two
     assert batch.images.proposals[0, 1].tolist() == [0, 0, 0, 0]
     torch.testing.assert_close(batch.images.proposals[0, :1], batch.targets[0].boxes)

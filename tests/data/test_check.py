@@ -163,9 +163,11 @@ def test_duplicate_box(yolo: Path) -> None:
 
 
 def test_wrong_size(coco: Path, voc: Path) -> None:
+    line = change(coco / "train.json", "images", 0, width=640, height=360)
+    assert located(only(coco)) == ("wrong size", "train.json", line, "error")
+    assert "annotated as 640×360" in only(coco).message and "is 128×96" in only(coco).message
     line = change(coco / "train.json", "images", 0, width=640, height=480)
-    assert located(only(coco)) == ("wrong size", "train.json", line, "warning")
-    assert "annotated as 640×480" in only(coco).message and "is 128×96" in only(coco).message
+    assert located(only(coco)) == ("boxes scaled", "train.json", line, "warning")
     replace_line(voc / "Annotations" / "00000.xml", 4, lambda _: "  <width>130</width>")
     assert located(only(voc)) == ("wrong size", "00000.xml", 3, "warning")
 
@@ -174,6 +176,15 @@ def test_a_size_from_before_exif_orientation_was_applied(tmp_path: Path) -> None
     coco = write_shapes(tmp_path, {"train": 2, "val": 1}, size=Size(64, 128))
     change(coco / "train.json", "images", 0, width=64, height=128)
     assert "EXIF" in only(coco).mend
+
+
+def test_crowds_only(coco: Path) -> None:
+    content = json.loads((coco / "val.json").read_text())
+    line = change(coco / "val.json", "annotations", 0, iscrowd=1)
+    for index in range(len(content["annotations"])):
+        change(coco / "val.json", "annotations", index, iscrowd=1)
+    assert located(only(coco)) == ("only crowds", "val.json", line, "warning")
+    assert f"all {len(content['annotations'])} boxes of val are crowds" in only(coco).message
 
 
 def test_image_without_annotation(coco: Path, yolo: Path) -> None:
@@ -225,7 +236,7 @@ def test_a_path_that_is_no_dataset_is_one_problem(tmp_path: Path) -> None:
 
 
 def test_errors_come_first_and_print_their_location_in_one_line(coco: Path) -> None:
-    change(coco / "train.json", "images", 0, width=640)
+    change(coco / "train.json", "images", 0, width=130)
     line = change(coco / "val.json", "annotations", 0, bbox=[1, 1, 0, 0])
     problems = check(coco)
     assert [problem.severity for problem in problems] == ["error", "warning"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from boxwright.data.formats import DatasetError, coco, open_dataset, read_splits
-from boxwright.data.formats.reading import Problem
+from boxwright.data.formats.reading import BoxRow, Problem
 
 
 def make_image(path: Path, shade: int = 0) -> None:
@@ -51,6 +51,8 @@ LAYOUTS = {
     "Roboflow": ("train/_annotations.coco.json", "train/a.png"),
     "beside the images": ("train.json", "a.png"),
     "one more folder": ("download/train.json", "download/images/a.png"),
+    "CVAT": ("annotations/instances_train.json", "images/train/a.png"),
+    "upper case": ("Annotations/train.JSON", "Images/a.png"),
 }
 
 
@@ -162,9 +164,9 @@ BROKEN = [
     ("annotation without image", *broken("annotations", {"image_id": 99}), "annotation 1 is of image 99"),
     ("duplicate id", *broken("annotations", {"id": 0}), "annotation 0 has the id of an earlier one"),
     ("malformed annotation", *broken("annotations", {"bbox": [1, 2, 3]}), "needs a `bbox` of four numbers"),
-    ("malformed annotation", *broken("annotations", {"bbox": [1, 2, 3, "4"]}), "needs a `bbox` of four numbers"),
+    ("malformed annotation", *broken("annotations", {"bbox": [1, 2, 3, "four"]}), "needs a `bbox` of four numbers"),
     ("malformed annotation", *broken("images", {"file_name": ""}), "needs an `id` and a `file_name`"),
-    ("malformed annotation", *broken("categories", {"name": 5}), "needs an `id` and a `name`"),
+    ("malformed annotation", *broken("categories", {"name": None}), "needs an `id` and a `name`"),
     ("duplicate id", *broken("images", {"id": 0}), "image id 0 (a.png) was given to an earlier image"),
     ("duplicate id", *broken("categories", {"id": 18}), "category 18 (cat) has the id"),
     ("missing image", *broken("images", {"file_name": "b.png"}), "b.png, there is none"),
@@ -249,3 +251,238 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     (tmp_path / "val.json").write_text(json.dumps(document("a.png")), encoding="utf-8-sig")
     assert len(open_dataset(tmp_path)["val"]) == 1
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, None, "0", "false", "no", ""])
+def test_a_flag_that_says_no(value: object, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png")
+    content["annotations"][0] |= {"iscrowd": value, "difficult": value}
+    target = open_dataset(write(tmp_path / "val.json", content))["val"].target(0)
+    assert target.crowd.tolist() == target.difficult.tolist() == [False]
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "difficult"])
+def test_a_flag_that_says_yes_or_nothing_known(key: str, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png", "a.png")
+    content["annotations"][0][key] = "true"
+    content["annotations"][1][key] = "maybe"
+    (row,), (problem, *_) = read_first(write(tmp_path / "val.json", content))
+    assert (row.crowd, row.difficult) == (key == "iscrowd", key == "difficult")
+    assert problem.kind == "malformed annotation" and "are 0 or 1, got {" in problem.message
+
+
+def read_first(file: Path) -> tuple[list[BoxRow], list[Problem]]:
+    reading = next(iter(read_splits(file)[1].values()))
+    return reading.boxes, reading.problems
+
+
+@pytest.mark.parametrize(
+    ("ids", "given", "met", "noted"),
+    [
+        ((1, 2), (1.0, 2.0), (1, 2), False),
+        ((1.0, 2.0), (1, 2), (1, 2), False),
+        ((1, 2), ("1", "2"), (1, 2), True),
+        (("1", "2"), (1, 2.0), ("1", "2"), True),
+        (("a1", "01"), ("a1", "01"), ("a1", "01"), False),
+    ],
+)
+def test_ids_of_two_types_meet(
+    ids: tuple[Any, Any], given: tuple[Any, Any], met: tuple[Any, Any], noted: bool, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png", "a.png")
+    for section, key in (("images", "image_id"), ("categories", "category_id")):
+        for i in range(2):
+            content[section][i]["id"] = ids[i]
+            content["annotations"][i][key] = given[i]
+    file = write(tmp_path / "val.json", content)
+    dataset = open_dataset(file)["val"]
+    assert [dataset.image_id(i) for i in range(2)] == list(met)
+    assert [dataset.names[label] for label in dataset.labels] == ["dog", "cat"]
+    assert [(p.kind, p.severity) for p in problems_of(file)] == [("ids of two types", "note")] * (2 * noted)
+
+
+@pytest.mark.parametrize(
+    ("ids", "given", "message"),
+    [
+        ((1, 2), "01", 'is of image the text "01" (ids there are numbers), which'),
+        (("1", "02"), 2, "is of image 2 (ids there are texts), which"),
+        ((1, "2"), "1", 'is of image the text "1", which'),
+        ((1, 2), 1.5, "is of image 1.5 (ids there are numbers), which"),
+        ((1, 2), None, "is of image null (ids there are numbers), which"),
+    ],
+)
+def test_ids_that_do_not_meet_are_shown_with_their_type(
+    ids: tuple[Any, Any], given: object, message: str, tmp_path: Path
+) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png", "a.png")
+    for image, value in zip(content["images"], ids, strict=True):
+        image["id"] = value
+    content["annotations"] = [content["annotations"][0] | {"image_id": given}]
+    (problem, *_) = problems_of(write(tmp_path / "val.json", content))
+    assert problem.kind == "annotation without image" and message in problem.message
+
+
+SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({"bbox": ["10", " 5", "20.0", "20"]}, []),
+        ({"bbox": [], "segmentation": [SQUARE]}, ["box of a mask"]),
+        ({"bbox": None, "segmentation": [SQUARE[:6], SQUARE[2:]]}, ["box of a mask"]),
+        ({"bbox": None, "segmentation": SQUARE}, ["box of a mask"]),
+        (
+            {"bbox": None, "segmentation": {"size": [30, 40], "counts": [305, *[20, 10] * 19, 20, 275]}},
+            ["box of a mask"],
+        ),
+        ({"bbox": None, "segmentation": {"size": [30, 40], "counts": "a9d0:" + "0" * 37 + "W9"}}, ["box of a mask"]),
+        ({"bbox": [10, 5, 20, 20], "segmentation": [[0, 0, 1, 1, 2, 2]]}, []),
+    ],
+)
+def test_boxes_as_text_and_of_masks(change: dict[str, Any], kinds: list[str], tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png")
+    content["annotations"][0] |= change
+    (row,), problems = read_first(write(tmp_path / "val.json", content))
+    assert row.box == (10, 5, 30, 25) and [problem.kind for problem in problems] == kinds
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        5,
+        [],
+        [[]],
+        [[[]]],
+        "abc",
+        [[1, 2, 3]],
+        [["x", "y"]],
+        [[10**400, 1]],
+        {"counts": "abc"},
+        {"size": [30, 40], "counts": [1200]},
+    ],
+)
+def test_a_mask_without_a_box(mask: object, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png", "a.png")
+    content["annotations"][0] |= {"bbox": [], "segmentation": mask}
+    boxes, (problem,) = read_first(write(tmp_path / "val.json", content))
+    assert len(boxes) == 1 and problem.kind == "malformed annotation"
+
+
+def test_names_that_are_numbers(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    content = document("a.png", categories=[{"id": 17, "name": 1}, {"id": 18, "name": 2}])
+    assert open_dataset(write(tmp_path / "val.json", content))["val"].names == ("1", "2")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_head_category_named_like_its_class_is_no_duplicate(order: int, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    head = {"id": 0, "name": "dog", "supercategory": "none"}
+    content = document("a.png", categories=[head, {"id": 18, "name": "dog", "supercategory": "dog"}][::order])
+    file = write(tmp_path / "val.json", content)
+    assert open_dataset(file)["val"].names == ("dog",) and problems_of(file) == []
+    content["annotations"].append(content["annotations"][0] | {"id": 1, "category_id": 0})
+    assert [problem.kind for problem in problems_of(write(file, content))] == ["duplicate id"]
+
+
+def test_the_name_of_an_image_in_its_url(tmp_path: Path) -> None:
+    for folder in ("train2017", "val2017"):
+        make_image(tmp_path / folder / "a b.png")
+    content = document("", "")
+    for image, folder in zip(content["images"], ("train2017", "val2017"), strict=True):
+        image["coco_url"] = f"http://images.cocodataset.org/{folder}/a%20b.png?size=full"
+    dataset = open_dataset(write(tmp_path / "lvis_v1_val.json", content))["val"]
+    assert [dataset.path(i) for i in range(2)] == [tmp_path / "train2017" / "a b.png", tmp_path / "val2017" / "a b.png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cam0/a.png", "frames/cam0/a.png", "/content/frames/cam0/a.png", "D:\\frames\\cam0\\a.png", ".\\cam0\\a.png"],
+)
+def test_images_below_a_foreign_root_keep_their_folder(name: str, tmp_path: Path) -> None:
+    for folder in ("cam0", "cam1"):
+        make_image(tmp_path / "images" / folder / "a.png")
+    names = (name, name.replace("cam0", "cam1"))
+    dataset = open_dataset(write(tmp_path / "val.json", document(*names)))["val"]
+    assert [dataset.path(i).parent.name for i in range(2)] == ["cam0", "cam1"]
+
+
+@pytest.mark.parametrize("folder", ["default", "Train", "Train/Data"])
+def test_images_in_a_folder_named_like_the_file(folder: str, tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / folder / "a.png")
+    subset, *inner = folder.split("/")
+    write(tmp_path / "annotations" / f"instances_{subset}.json", document("/".join([*inner, "a.png"])))
+    assert read_first(tmp_path)[0][0].box == (1, 2, 11, 22)
+
+
+def test_a_split_for_each_image_is_kept(tmp_path: Path) -> None:
+    content = document("a.png", "b.png", "c.png")
+    for image, split in zip(content["images"], ("valid", "train", "Test"), strict=True):
+        make_image(tmp_path / "images" / image["file_name"], image["id"])
+        image["split"] = split
+    splits = open_dataset(write(tmp_path / "annotations.json", content))
+    assert not splits.drawn and list(splits) == ["train", "val", "test"]
+    assert [splits[split].image_id(0) for split in splits] == [1, 0, 2]
+    assert all(data.boxes.tolist() == [[1, 2, 11, 22]] for data in splits.values())
+    content["images"][0]["split"] = "restval"
+    assert open_dataset(write(tmp_path / "annotations.json", content)).drawn
+
+
+def test_folders_named_like_splits_are_kept(tmp_path: Path) -> None:
+    names = ("train/a.png", "val2017/deep/b.png", "train/c.png")
+    for shade, name in enumerate(names):
+        make_image(tmp_path / "images" / name, shade)
+    content = document(*names)
+    splits = open_dataset(write(tmp_path / "annotations.json", content))
+    assert {split: [data.image_id(i) for i in range(len(data))] for split, data in splits.items()} == {
+        "train": [0, 2],
+        "val": [1],
+    }
+    for name in ("images/b.png", "images/train/b.png"):  # in no split, and all in one
+        make_image(tmp_path / name, 1)
+        content["images"][1]["file_name"] = name.removeprefix("images/")
+        assert open_dataset(write(tmp_path / "annotations.json", content)).drawn
+
+
+def test_a_file_without_a_split_is_train_unless_there_is_one(tmp_path: Path) -> None:
+    for shade, name in enumerate("abcd"):
+        make_image(tmp_path / f"{name}.png", shade)
+    write(tmp_path / "annotations.json", document("a.png", "b.png"))
+    write(tmp_path / "test.json", document("c.png"))
+    splits = open_dataset(tmp_path)
+    assert splits.drawn and {split: len(data) for split, data in splits.items()} == {"train": 1, "val": 1, "test": 1}
+    write(tmp_path / "train.json", document("d.png"))
+    with pytest.warns(UserWarning, match="annotations.json: warning: file not used: .*train.json.* read"):
+        assert len(open_dataset(tmp_path)["train"]) == 1
+
+
+def test_json_without_images_is_left_to_other_formats(tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "a.png")
+    write(tmp_path / "notes.json", {"categories": [{"id": 0, "name": "images"}], "info": {"year": 2024}})
+    assert coco.find(tmp_path) is None
+    for length in (10, 4090, 4096 + (1 << 20) - 4):  # the key may lie on the border of two blocks
+        content = {"info": {"text": "x" * length}} | document("a.png")
+        write(tmp_path / "notes.json", content)
+        assert coco.find(tmp_path) == coco.Layout({"all": tmp_path / "notes.json"})
+
+
+def test_a_byte_order_mark_of_utf_16(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    (tmp_path / "instances.json").write_text(json.dumps(document("a.png")), "utf-16")
+    assert len(open_dataset(tmp_path)["train"]) == 1
+
+
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_bytes(json.dumps(document("狗.png"), ensure_ascii=False).encode("gbk"))
+    with pytest.raises(DatasetError, match="expected text in UTF-8, .* it looks like GBK") as caught:
+        open_dataset(tmp_path)
+    assert str(caught.value).startswith(f"{file}:1: error: unreadable annotations: expected")

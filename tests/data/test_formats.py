@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boxwright.data.check import check
 from boxwright.data.dataset import Dataset, Strings
-from boxwright.data.formats import DatasetError, open_dataset
+from boxwright.data.formats import FORMATS, DatasetError, open_dataset
 from boxwright.data.formats.split import draw_splits
 from shapes import write_shapes
 
@@ -117,7 +118,7 @@ def test_the_format_may_be_given_if_there_are_two(tmp_path: Path) -> None:
     assert splits.format == "yolo" and len(splits["val"]) == 4
     with pytest.raises(DatasetError, match=r"Looked for\n  VOC: "):
         open_dataset(tmp_path, format="voc")
-    with pytest.raises(DatasetError, match="out of coco, voc, yolo, got kitti"):
+    with pytest.raises(DatasetError, match="out of coco, voc, yolo, labelme, csv, got kitti"):
         open_dataset(tmp_path, format="kitti")
 
 
@@ -128,10 +129,62 @@ def test_an_unknown_layout_is_reported_with_what_was_found(tmp_path: Path) -> No
     (tmp_path / "deeper").mkdir()
     with pytest.raises(DatasetError, match="not a dataset in a supported layout") as caught:
         open_dataset(tmp_path)
-    assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO"))
+    assert all(f"\n  {format}: " in str(caught.value) for format in ("COCO", "VOC", "YOLO", "LabelMe", "CSV"))
     assert "Found a.jpg, deep/, deeper/, notes.md (2 × folder, 1 × .jpg, 1 × .md)" in str(caught.value)
     with pytest.raises(DatasetError, match="Found an empty folder$"):
         open_dataset(tmp_path / "deep")
+
+
+@pytest.mark.parametrize(
+    ("files", "near"),
+    [
+        ({"result.json": "[1]"}, "COCO: .*\n    but result.json holds no object with keys\n"),
+        ({"result.json": '{"version": 5}'}, 'COCO: .*\n    but result.json begins with "version"\n'),
+        ({"notes.json": '{"info": {}, "categories": []}'}, "COCO: .*\n    but notes.json has no list `images`\n"),
+        ({"deep/x/a.json": "{}", "b/c.txt": ""}, r"COCO: .*\n    but 1 × \.json are in deep/x\n"),
+        ({"xml/a/1.xml": "", "xml/a/2.xml": "", "b/c.md": ""}, "VOC: .*\n    but 2 × .xml are in xml/a\n"),
+        ({"a.yaml": "names: [cat]"}, "YOLO: .*\n    but a.yaml has no `train`, `val` or `test`\n"),
+        ({"a.yaml": "train: images"}, "YOLO: .*\n    but a.yaml has no `names`\n"),
+        ({"Images/a.jpg": "", "b/c.md": ""}, "YOLO: .*\n    but images/ is there, labels/ is not\n"),
+        ({"labels/a.txt": "", "b/c.md": ""}, "YOLO: .*\n    but labels/ is there, images/ is not\n"),
+        ({"x/a.txt": "", "y/b.txt": ""}, "YOLO: .*\n    but 1 × .txt are in x, 1 × .txt are in y; a YAML"),
+        ({"b/c.md": "", "d/e/a.json": '{"shapes": []}'}, "LabelMe: .*\n    but d/e/a.json is one of LabelMe\n"),
+        ({"a.csv": "name,size\n"}, "CSV: .*\n    but a.csv begins with `name,size`\n"),
+        ({"outer/inner/c.md": ""}, r"Looked in .*outer/inner for\n  COCO: (.*\n)+Found c.md \(1 × .md\)$"),
+    ],
+)
+def test_an_unknown_layout_names_near_misses(files: dict[str, str], near: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=near):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo"])
+def test_a_split_without_a_box_is_told_where_others_have_some(format: str, tmp_path: Path) -> None:
+    write_shapes(tmp_path, {"train": 2, "val": 3}, format=format)
+    if format == "coco":
+        content = json.loads((tmp_path / "val.json").read_text())
+        (tmp_path / "val.json").write_text(json.dumps(content | {"annotations": []}))
+    else:
+        for file in (tmp_path / "labels" / "val").iterdir():
+            file.write_text("")
+    with pytest.warns(UserWarning, match="split without labels: none of the 3 images of val has a box") as caught:
+        assert len(open_dataset(tmp_path)["val"].boxes) == 0
+    assert len(caught) == 1 and "though those of train have" in str(caught[0].message)
+    assert [problem.kind for problem in check(tmp_path) if problem.severity != "note"] == ["split without labels"]
+
+
+def test_boxes_in_shares_alone_are_refused(tmp_path: Path) -> None:
+    write_shapes(tmp_path, {"train": 2})
+    content = json.loads((tmp_path / "train.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [value / 128 for value in annotation["bbox"]]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="box in shares: expected boxes in pixels") as caught:
+        open_dataset(tmp_path)
+    assert caught.value.file == tmp_path / "train.json"
 
 
 @pytest.mark.parametrize(("name", "message"), [("gone", "which does not exist"), ("a.txt", "got the file")])
@@ -150,6 +203,6 @@ def test_no_usable_image_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    for format in ("coco", "voc", "yolo"):
+    for format in FORMATS:
         open_dataset(write_shapes(tmp_path / format, 4, format=format))
     assert not recwarn.list

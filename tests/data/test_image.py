@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from boxwright.boxes.view import View
-from boxwright.data.image import ImageError, read_annotated, read_image, read_reduced, to_rgb
+from boxwright.data.image import IMAGE_SUFFIXES, ImageError, is_image, read_annotated, read_image, read_reduced, to_rgb
 from boxwright.types import Size
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -52,10 +52,23 @@ def test_reads_rgb_as_it_is_from_path_bytes_and_stream(tmp_path: Path) -> None:
         (Image.new("RGBA", (3, 2), (0, 0, 0, 51)), (204, 204, 204)),  # a fifth of black over white
         (Image.new("LA", (3, 2), (9, 0)), WHITE),
         (Image.fromarray(np.full((2, 3), 65535, np.uint16)), WHITE),
-        (Image.fromarray(np.full((2, 3), 7 * 257, np.uint16)), (7, 7, 7)),
+        (Image.fromarray(np.full((2, 3), 4095, np.uint16)), WHITE),
+        (Image.fromarray(np.full((2, 3), 7 * 257, np.uint16)), (112, 112, 112)),  # 1799 of the 4095 of 12 bits
         (Image.new("RGB", (1, 1), RED), RED),
     ],
-    ids=["grey", "bilevel", "palette", "opaque", "transparent", "translucent", "LA", "16 bit", "16 bit dark", "1x1"],
+    ids=[
+        "grey",
+        "bilevel",
+        "palette",
+        "opaque",
+        "transparent",
+        "translucent",
+        "LA",
+        "16 bit",
+        "12 bit",
+        "12 bit dark",
+        "1x1",
+    ],
 )
 def test_every_mode_becomes_rgb(image: Image.Image, expected: tuple[int, int, int]) -> None:
     for pixels in (read_image(png(image)), to_rgb(image)):
@@ -78,6 +91,34 @@ def test_cmyk_jpeg_is_not_inverted() -> None:
 def test_floating_point_tiff_is_stretched_over_its_own_range() -> None:
     image = Image.fromarray(np.array([[0.0, 500.0, 1000.0]], np.float32))
     assert read_image(encoded(image, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize("largest", [1023, 4095, 16383, 65535])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "big-endian TIFF"])
+def test_white_of_a_16_bit_file_is_the_largest_value_of_its_depth(largest: int, kind: str) -> None:
+    values = np.array([[0, largest // 3, largest]], np.uint16)
+    if kind == "big-endian TIFF":
+        data = encoded(Image.frombytes("I;16B", (3, 1), values.astype(">u2").tobytes()), "TIFF")
+    else:
+        data = encoded(Image.fromarray(values), kind)
+    assert read_image(data)[0, :, 0].tolist() == [0, 85, 255]
+    assert to_rgb(Image.open(io.BytesIO(data)))[0, :, 0].tolist() == [0, 85, 255]
+    assert to_rgb(values)[0, :, 0].tolist() == [0, round(largest // 3 / 257), round(largest / 257)]  # an array: 16 bits
+
+
+def test_suffixes_are_those_of_formats_that_pillow_reads() -> None:
+    formats = Image.registered_extensions()
+    assert {formats[suffix] for suffix in IMAGE_SUFFIXES} - {"MPO"} <= set(Image.OPEN)  # opened as JPEG
+    assert {suffix for suffix, kind in formats.items() if kind in ("JPEG", "JPEG2000", "TIFF")} <= IMAGE_SUFFIXES
+    assert all(map(is_image, ["a.JPG", "b.jfif", "c.Jpe", "d.avif", "e.TIF"]))
+    assert not any(map(is_image, ["._a.jpg", "a.jpg.txt", "a.pdf", "jpg"]))
+
+
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+def test_a_file_of_every_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix.upper()}"
+    photo().save(path)
+    assert read_image(path).shape == (48, 64, 3)
 
 
 def test_first_frame_of_an_animation() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from boxwright.data.formats import open_dataset, read_splits
+from boxwright.data.formats import DatasetError, open_dataset, read_splits
 from boxwright.data.formats.reading import Problem
 
 DOG = (
@@ -82,6 +83,10 @@ def test_trainval_and_test_give_a_tenth_of_training_to_validation(tmp_path: Path
         ("annotations/xmls/a.xml", "images/a.png"),
         ("train/a.xml", "train/a.png"),
         ("train/annotations/a.xml", "train/images/a.png"),
+        ("annots/a.xml", "images/a.png"),
+        ("xml_files/a.XML", "photos/a.png"),
+        ("ANNOTATIONS/a.Xml", "jpegimages/a.png"),
+        ("train/boxes/a.xml", "train/photos/a.png"),
         ("one/more/folder/a.xml", "one/more/folder/a.png"),
     ],
 )
@@ -185,6 +190,104 @@ def test_lists_that_name_missing_files(tmp_path: Path) -> None:
     }
     with pytest.warns(UserWarning, match="1 × missing annotation, 1 × missing image"):
         assert len(open_dataset(tmp_path)["train"]) == 1
+
+
+def test_a_folder_of_any_name_is_taken_only_where_it_is_certain(tmp_path: Path) -> None:
+    make_image(tmp_path / "photos" / "a.png")
+    xml(tmp_path / "boxes" / "a.xml")
+    make_image(tmp_path / "masks" / "a.png")
+    with pytest.raises(DatasetError, match="not a dataset in a supported layout"):
+        open_dataset(tmp_path)
+    shutil.rmtree(tmp_path / "masks")
+    assert open_dataset(tmp_path)["train"].path(0) == tmp_path / "photos" / "a.png"
+    xml(tmp_path / "older" / "a.xml")
+    with pytest.raises(DatasetError, match="not a dataset in a supported layout"):
+        open_dataset(tmp_path)
+
+
+def test_yolo_that_keeps_its_xml_stays_yolo(tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "a.png")
+    xml(tmp_path / "voc_before" / "a.xml")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert open_dataset(tmp_path).format == "yolo"
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult", "problems"),
+    [("1", True, 0), ("TRUE", True, 0), ("yes", True, 0), ("no", False, 0), ("", False, 0), ("Unspecified", False, 1)],
+)
+def test_difficult_is_what_its_text_says(text: str, difficult: bool, problems: int, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    file = xml(tmp_path / "a.xml", DOG.replace("<difficult>0", f"<difficult>{text}"))
+    found = problems_of(tmp_path)
+    assert [(p.kind, p.severity, p.file, p.line) for p in found] == (
+        [("malformed annotation", "warning", str(file), 9)] * problems
+    )
+    assert open_dataset(tmp_path)["train"].target(0).difficult.tolist() == [difficult]
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec", "name"),
+    [
+        ("gb2312", "gbk", "猫镕"),  # the second is in GBK only, as files that declare gb2312 often have it
+        ("Shift_JIS", "shift_jis", "犬"),
+        ("windows-1252", "cp1252", "café"),
+        ("KOI8-R", "koi8_r", "кошка"),
+        ("utf-16", "utf-16", "猫"),
+        ("utf-16", "utf-8", "猫"),  # as .NET declares what it writes into a string
+        ("UTF-8", "utf-8-sig", "猫"),
+        (None, "utf-16", "猫"),
+    ],
+)
+def test_xml_is_read_by_its_encoding(declared: str | None, codec: str, name: str, tmp_path: Path) -> None:
+    make_image(tmp_path / "a.png")
+    file = xml(tmp_path / "a.xml", DOG.replace("dog", name))
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    file.write_bytes((head + file.read_text()).encode(codec))
+    splits = open_dataset(tmp_path)
+    assert splits.names == (name,) and splits["train"].target(0).boxes.tolist() == [[1, 2, 11, 22]]
+
+
+@pytest.mark.parametrize(
+    ("declared", "line", "message"),
+    [
+        (None, 8, "expected text in UTF-8, got the byte 0xd5 at position 108; it looks like GBK"),
+        ("utf-8", 9, "expected text in UTF-8"),
+        ("us-ascii", 9, "expected text in us-ascii, as it declares, got the byte 0xd5"),
+        ("foo", 1, "expected XML in an encoding of text, it declares foo"),
+        ("zip", 1, "expected XML in an encoding of text, it declares zip"),
+        ("unicode_escape", 1, "expected XML in an encoding of text, it declares unicode_escape"),
+    ],
+)
+def test_an_unknown_encoding_costs_its_file_only(declared: str | None, line: int, message: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_image(tmp_path / f"{name}.png")
+        xml(tmp_path / f"{name}.xml")
+    file = tmp_path / "b.xml"
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    file.write_bytes((head + file.read_text().replace("dog", "照片")).encode("gbk"))
+    (problem,) = problems_of(tmp_path)
+    assert (problem.kind, problem.file, problem.line) == ("malformed annotation", str(file), line)
+    assert problem.message.startswith(message) and "UTF-8" in problem.mend
+    with pytest.warns(UserWarning, match="1 × malformed annotation"):
+        assert len(open_dataset(tmp_path)["train"]) == 1
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_other_machines(codec: str, tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d", "my dog 1", "e.0001")
+    for name in names:
+        make_image(tmp_path / "JPEGImages" / f"{name}.png")
+        xml(tmp_path / "Annotations" / f"{name}.xml", filename=f"{name}.png")
+    file = tmp_path / "ImageSets" / "Main" / "val.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("JPEGImages\\a.png\nD:\\x\\b\n/content/x/c.xml\nd -1\nmy dog 1\ne.0001\n", codec)
+    dataset = open_dataset(tmp_path)["val"]
+    assert [dataset.image_id(i) for i in range(len(dataset))] == list(names)
+    file.write_bytes("照片\n".encode("gbk"))
+    with pytest.raises(DatasetError, match=r"no usable image in the val split .*val\.txt:1: .*it looks like GBK"):
+        open_dataset(tmp_path)
 
 
 def test_blood_cells_as_published(shared_data: Path, tmp_path: Path) -> None:

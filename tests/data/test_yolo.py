@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ NESTED = "train/images/a.png"
 YAMLS = {
     "folders of images": ("train: images/train\nval: images/val\n", PARALLEL),
     "with a path": ("path: .\ntrain: images/train\nval: images/val\n", PARALLEL),
+    "path of a wrong type": ("path: [x]\ntrain: images/train\nval: images/val\n", PARALLEL),
     "path of elsewhere": ("path: ../datasets/x\ntrain: images/train\nval: images/val\n", PARALLEL),
     "Roboflow": ("train: ../train/images\nval: ../val/images\n", NESTED),
     "Roboflow in Colab": ("train: /content/x/train/images\nval: /content/x/val/images\n", NESTED),
@@ -166,7 +168,7 @@ def test_equal_names_in_two_folders_stay_separate(tmp_path: Path) -> None:
     [
         ("2 0.5 0.5 0.1 0.1", "unknown class", "class 2 is not one of 0 cat, 1 dog"),
         ("0 0.5 0.5 0.1", "malformed annotation", "got `0 0.5 0.5 0.1`"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "malformed annotation", "expected `class cx cy width height`"),
+        ("0 0.5 0.5 0.1 0.1 45", "malformed annotation", "expected `class cx cy width height`"),
         ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.9", "malformed annotation", "or a polygon"),
         ("dog 0.5 0.5 0.1 0.1", "malformed annotation", "got `dog"),
         ("0.5 0.5 0.5 0.1 0.1", "malformed annotation", "got `0.5"),
@@ -238,3 +240,194 @@ def test_two_yamls_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
     one_image(tmp_path)
     assert list(open_dataset(tmp_path)) == ["val"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "line", "what"),
+    [
+        ("names: [cat, '', dog]\n", ("cat", "1", "dog"), 1, "class 1 has no name"),
+        ("nc: 3\nnames: [dog, cat, dog]\n", ("dog", "cat", "dog (2)"), 2, "class 2 is called dog as class 0 is"),
+        ("names:\n  3: cat\n  5: ''\n  7: cat\n", ("cat", "5", "cat (2)"), 1, "class 5 has no name"),
+    ],
+)
+def test_blank_and_repeated_names_keep_their_index(
+    names: str, expected: tuple[str, ...], line: int, what: str, tmp_path: Path
+) -> None:
+    one_image(tmp_path, "", head=names)
+    problem = problems_of(tmp_path)[0]
+    assert (problem.kind, problem.severity, problem.line) == ("ambiguous class", "warning", line)
+    assert what in problem.message
+    with pytest.warns(UserWarning, match=f"data.yaml:{line}: warning: ambiguous class: {what}"):
+        assert open_dataset(tmp_path).names == expected
+
+
+def test_a_linked_folder_is_part_of_its_split(tmp_path: Path) -> None:
+    one_image(tmp_path / "set")
+    make_image(tmp_path / "camera" / "images" / "b.png")
+    write(tmp_path / "camera" / "labels" / "b.txt", DOG)
+    for kind in ("images", "labels"):
+        (tmp_path / "set" / kind / "val" / "day").symlink_to(tmp_path / "camera" / kind)
+    (tmp_path / "camera" / "images" / "again").symlink_to(tmp_path / "set" / "images")
+    dataset = open_dataset(tmp_path / "set")["val"]
+    assert [dataset.path(i).name for i in range(len(dataset))] == ["a.png", "b.png"] and len(dataset.boxes) == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("Images/train/a.png", "Labels/train/a.txt"),
+        ("images/Train/a.png", "LABELS/train/a.TXT"),
+        ("images/train/a.png", "labels/training/a.txt"),
+        ("images/valid/a.png", "labels/val/a.txt"),
+        ("train/Images/a.png", "train/labels/a.txt"),
+        ("Valid/images/a.png", "Valid/Labels/a.Txt"),
+    ],
+)
+def test_labels_are_found_as_they_are_spelled(image: str, label: str, tmp_path: Path) -> None:
+    make_image(tmp_path / image)
+    write(tmp_path / label, DOG)
+    write(tmp_path / "classes.txt", "cat\ndog\n")
+    assert not problems_of(tmp_path)
+    splits = open_dataset(tmp_path)
+    assert next(iter(splits.values())).target(0).boxes.tolist() == [[10, 12, 30, 18]]
+    write(tmp_path / "data.yaml", f"{NAMES}train: {image.rsplit('/', 1)[0]}\n")
+    assert len(open_dataset(tmp_path)["train"].boxes) == 1
+
+
+def test_labels_of_another_split_are_not_taken(tmp_path: Path) -> None:
+    for split in ("val", "valid"):
+        make_image(tmp_path / "images" / split / "a.png")
+    write(tmp_path / "labels" / "valid" / "a.txt", DOG)
+    write(tmp_path / "data.yaml", f"{NAMES}train: images/valid\nval: images/val\n")
+    (problem,) = problems_of(tmp_path)
+    assert (problem.kind, problem.severity, problem.file) == (
+        "split without labels",
+        "warning",
+        str(tmp_path / "labels" / "val"),
+    )
+    assert "none of the 1 images of val has a label file" in problem.message
+    assert "though other splits have labels" in problem.message
+
+
+def test_a_split_without_labels_is_named_with_where_they_are(tmp_path: Path) -> None:
+    file = one_image(tmp_path)
+    for name in ("b", "c"):
+        make_image(tmp_path / "images" / "train" / f"{name}.png")
+        write(tmp_path / "labels" / "first try" / f"{name}.txt", DOG)
+    write(tmp_path / "data.yaml", f"{NAMES}train: images/train\nval: images/val\n")
+    (problem,) = problems_of(tmp_path)
+    assert problem.kind == "split without labels"
+    assert problem.message == (
+        f"none of the 2 images of train has a label file in {tmp_path}/labels/train or beside it; "
+        f"{tmp_path}/labels/first try has 2 of their names"
+    )
+    with pytest.warns(UserWarning, match="none of the 2 images of train has a label file"):
+        assert list(open_dataset(tmp_path)) == ["train", "val"]
+    file.unlink()
+    shutil.rmtree(tmp_path / "labels" / "first try")
+    assert not problems_of(tmp_path), "a dataset without any label has none to look for"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "images\\val\\a.png",
+        "D:\\ml\\set\\images\\val\\a.png",
+        "/content/set/images/val/a.png",
+        "data/images/val/a.png",
+        "./images/val/a.png",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_lists_of_other_machines(line: str, encoding: str, tmp_path: Path) -> None:
+    one_image(tmp_path)
+    (tmp_path / "val.txt").write_text(f"{line}\n", encoding)
+    write(tmp_path / "data.yaml", NAMES + "val: val.txt\n")
+    dataset = open_dataset(tmp_path)["val"]
+    assert dataset.path(0) == tmp_path / "images" / "val" / "a.png" and len(dataset.boxes) == 1
+
+
+def test_files_that_are_not_utf8_cost_themselves_only(tmp_path: Path) -> None:
+    one_image(tmp_path)
+    make_image(tmp_path / "images" / "val" / "b.png")
+    label = tmp_path / "labels" / "val" / "b.txt"
+    label.write_bytes("照片".encode("gbk"))
+    (tmp_path / "train.txt").write_bytes("照片.png\n".encode("gbk"))
+    write(tmp_path / "data.yaml", NAMES + "val: [images/val, train.txt]\n")
+    problems = problems_of(tmp_path)
+    assert {problem.file for problem in problems} == {str(label), str(tmp_path / "train.txt")}
+    assert all("UTF-8" in problem.message and "GBK" in problem.mend + problem.message for problem in problems)
+    with pytest.warns(UserWarning, match="2 × malformed annotation"):
+        assert len(open_dataset(tmp_path)["val"].boxes) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "keys"),
+    [("data/", ("train", "valid")), ("", ("Train", "Validation")), ("build/darknet/", ("train", "val"))],
+)
+def test_darknet_and_cvat(prefix: str, keys: tuple[str, str], tmp_path: Path) -> None:
+    for key in keys:
+        make_image(tmp_path / f"obj_{key}_data" / f"{key}.png")
+        write(tmp_path / f"obj_{key}_data" / f"{key}.txt", DOG)
+        write(tmp_path / f"{key}.txt", f"{prefix}obj_{key}_data/{key}.png\n")
+    write(tmp_path / "obj.names", "cat\ndog\n\n")
+    lists = "".join(f"{key} = {prefix}{key}.txt\n" for key in keys)
+    file = write(tmp_path / "obj.data", f"classes = 2\n{lists}names = {prefix}obj.names\nbackup = backup/\n")
+    splits = open_dataset(tmp_path)
+    assert list(splits) == ["train", "val"] and splits.names == ("cat", "dog")
+    assert all(len(data.boxes) == 1 for data in splits.values()) and not problems_of(tmp_path)
+    (tmp_path / f"{keys[1]}.txt").unlink()
+    (problem,) = problems_of(tmp_path)
+    assert (problem.kind, problem.file, problem.line) == ("missing split", str(file), 3)
+    (tmp_path / f"{keys[0]}.txt").unlink()
+    with pytest.raises(DatasetError, match="missing split"):
+        open_dataset(tmp_path)
+    one_image(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    assert list(open_dataset(tmp_path)) == ["val"], "the usual folders, where obj.data names nothing that exists"
+
+
+def test_each_split_has_the_class_list_beside_its_labels(tmp_path: Path) -> None:
+    for split, names in (("train", "cat\ndog\n"), ("val", "dog\ncat\n")):
+        make_image(tmp_path / "images" / split / "a.png")
+        write(tmp_path / "labels" / split / "a.txt", DOG)
+        write(tmp_path / "labels" / split / "classes.txt", names)
+    splits = open_dataset(tmp_path)
+    assert splits.names == ("cat", "dog") and not problems_of(tmp_path)
+    assert [data.target(0).labels.tolist() for data in splits.values()] == [[1], [0]]
+    make_image(tmp_path / "images" / "test" / "a.png")
+    write(tmp_path / "labels" / "test" / "a.txt", DOG)
+    (problem,) = problems_of(tmp_path)
+    assert problem.kind == "ambiguous class" and "that of train is used" in problem.message
+    write(tmp_path / "classes.txt", "x\ny\n")
+    assert open_dataset(tmp_path).names == ("x", "y"), "the list of the whole dataset comes first"
+
+
+def test_images_that_share_a_label_file(tmp_path: Path) -> None:
+    one_image(tmp_path)
+    make_image(tmp_path / "images" / "val" / "a.bmp")
+    (problem,) = problems_of(tmp_path)
+    assert (problem.kind, problem.severity) == ("shared annotation", "warning")
+    assert "a.bmp" in problem.message and "a.png share" in problem.message
+    with pytest.warns(UserWarning, match="both get its boxes"):
+        assert len(open_dataset(tmp_path)["val"].boxes) == 2
+
+
+def test_hidden_files_are_no_labels_and_no_yaml(tmp_path: Path) -> None:
+    file = one_image(tmp_path)
+    for name in ("._a.txt", "._b.txt"):
+        file.with_name(name).write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "._data.yaml").write_bytes(b"\x00\x05\x16\x07")
+    assert not problems_of(tmp_path) and len(open_dataset(tmp_path)["val"].boxes) == 1
+
+
+def test_columns_are_judged_by_all_files_of_a_split(tmp_path: Path) -> None:
+    track = DOG.strip() + " 0.9 {}\n"
+    file = one_image(tmp_path, track.format(1))
+    make_image(tmp_path / "images" / "val" / "b.png")
+    write(file.with_name("b.txt"), track.format(2))
+    (problem,) = problems_of(tmp_path)
+    assert (problem.kind, problem.severity, problem.line) == ("unused columns", "note", 1)
+    assert "2 lines like `1 0.5 0.5 0.5 0.2 0.9 1` have a confidence and a track id after the box" in problem.message
+    dataset = open_dataset(tmp_path)["val"]
+    assert [dataset.target(i).boxes.tolist() for i in range(2)] == [[[10, 12, 30, 18]]] * 2

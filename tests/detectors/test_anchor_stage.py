@@ -148,6 +148,16 @@ def test_detects_the_anchor_that_scores_moved_by_its_delta() -> None:
     torch.testing.assert_close(found.scores, torch.tensor([3.0]).sigmoid())
 
 
+def test_the_surest_anchors_of_all_levels_come_first_where_scores_are_equal() -> None:
+    """In float32 the sigmoids of 17 and 18 are both 1; the higher logit is on the coarser map."""
+    dense = silent(classes=1)
+    dense.logits[:] = -10.0
+    dense.logits[0, 1], dense.logits[0, 6] = 17.0, 18.0
+    surest = stage(classes=1, select=Select(within="level", slots=1)).detect(dense, torch.tensor([[16, 32]]))
+    assert surest.boxes.tolist() == [ANCHORS[6:7].tolist()]
+    assert surest.scores.tolist() == [[1.0]]
+
+
 def test_each_image_by_its_own_positives() -> None:
     """Of two images, one with two objects and one with one: the mean of the two losses."""
     targets = [target(ANCHORS[1], ANCHORS[6], labels=(0, 1)), target(ANCHORS[4])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +56,27 @@ def test_boxes_below_the_min_size_are_dropped() -> None:
     for min_size, scores in ((0.0, [0.9, 0.8, 0.7]), (1e-3, [0.8, 0.7]), (1.0, [0.7])):
         (kept,) = Select(slots=3, min_size=min_size)(boxes, found, LARGE).trim()
         torch.testing.assert_close(kept.scores, torch.tensor(scores))
+
+
+def test_small_boxes_may_be_dropped_from_the_best_after_suppression() -> None:
+    """The box without height takes one of two slots (Detectron2), or its slot goes to the next one."""
+    boxes, found = row((5, 5, 9, 5), (0, 0, 4, 4), (20, 20, 28, 28)), candidates([0.875, 0.75, 0.5])
+    for drop_after_nms, scores in ((False, [0.75, 0.5]), (True, [0.75])):
+        (kept,) = Select(slots=2, min_size=1e-9, drop_after_nms=drop_after_nms)(boxes, found, LARGE).trim()
+        assert kept.scores.tolist() == scores
+
+
+def test_logits_rank_where_their_sigmoids_are_equal() -> None:
+    """Of three levels the last has the surest box; in float32 all sigmoids are 1."""
+    boxes = row((0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10))
+    found = candidates([17.0, 18.0, 19.0], levels=[0, 1, 2])
+    assert (found.scores.sigmoid() == 1).all()
+    slots = Select(within="level", slots=2)(boxes, found, LARGE, logits=True)
+    assert slots.boxes[0, :, 0].tolist() == [40, 20]
+    assert slots.scores.tolist() == [[1, 1]]
+    low = Select(score_threshold=0.5, slots=2)(boxes, candidates([0.0, -1.0, 1.0]), LARGE, logits=True)
+    torch.testing.assert_close(low.scores, torch.tensor([[1 / (1 + math.exp(-1)), 0.0]]))
+    assert low.valid.tolist() == [[True, False]]
 
 
 def test_best_of_each_level() -> None:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.detectors import DETECTORS, Network
+from boxwright.types import Size
 
+CANVAS = Size(64, 96)
 VALUES_READ = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "is_nonzero")
 """Operators whose shape or result on the host depends on values."""
 
@@ -28,12 +30,13 @@ def network(name: str, small_configs: dict[str, Any]) -> Network:
     return Network(detector)
 
 
-def batch(images: int, proposes: bool = False) -> tuple[Tensor, ...]:
+def batch(images: int, proposes: bool = False, size: Size = CANVAS) -> tuple[Tensor, ...]:
     """Noise, the last image smaller than its canvas; where somebody proposes, boxes anywhere, the last one none."""
     noise = torch.Generator().manual_seed(images)
-    pixels = 255 * torch.rand(images, 3, 64, 96, generator=noise)
-    sizes = torch.tensor([[64, 96]] * (images - 1) + [[60, 80]])
-    corners = (torch.rand(images, 20, 2, 2, generator=noise) * torch.tensor([80, 60])).sort(dim=2).values
+    height, width = size
+    pixels = 255 * torch.rand(images, 3, height, width, generator=noise)
+    sizes = torch.tensor([size] * (images - 1) + [(height - 4, width - 16)])
+    corners = (torch.rand(images, 20, 2, 2, generator=noise) * (sizes[-1].flip(0))).sort(dim=2).values
     proposals = F.pad(corners.flatten(2), (0, 0, 0, 1))
     return (pixels, sizes, proposals) if proposes else (pixels, sizes)
 
@@ -45,16 +48,29 @@ def assert_equal(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Non
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_exports_for_any_batch(name: str, small_configs: dict[str, Any]) -> None:
+def test_exports_for_any_batch_and_size(name: str, small_configs: dict[str, Any]) -> None:
+    """The coarsest map of the example has two cells a side: torch would take one for a constant."""
     eager = network(name, small_configs)
     proposes = eager.detector.propose is not None
-    images, example = torch.export.Dim("images", min=1, max=16), batch(4, proposes)
-    program = torch.export.export(eager, example, dynamic_shapes=({0: images},) * len(example))
+    step = 32 if name == "sliding_window" else 1  # sizes are multiples of it: it resizes to rounded ones
+    least = 160 if name in ("ssd", "retinanet", "fcos") else 96  # their coarsest map has stride 128
+
+    def canvas(height: int, width: int) -> Size:
+        return Size(height - height % -step, width - width % -step)
+
+    def side(name: str) -> Any:
+        return step * torch.export.Dim(name, min=least // step, max=1024 // step)
+
+    example, images = batch(2, proposes, canvas(least, least + 32)), torch.export.Dim("images", min=1, max=16)
+    shapes = ({0: images, 2: side("height"), 3: side("width")}, *[{0: images}] * (len(example) - 1))
+    program = torch.export.export(eager, example, dynamic_shapes=shapes)
     targets = [str(node.target) for node in program.graph.nodes]
     assert not [target for target in targets if any(reader in target for reader in VALUES_READ)]
+    exported = program.module()
     with torch.no_grad():
-        for count in (1, 4):
-            assert_equal(program.module()(*batch(count, proposes)), eager(*batch(count, proposes)))
+        for count, height, width in ((2, least, least + 32), (1, least + 70, least + 1), (1, least + 10, least + 90)):
+            inputs = batch(count, proposes, canvas(height, width))
+            assert_equal(exported(*inputs), eager(*inputs))
 
 
 @pytest.mark.parametrize("name", DETECTORS)

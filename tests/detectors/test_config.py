@@ -49,7 +49,9 @@ def test_conventions_of_other_libraries() -> None:
     pool = theirs.regions.pool
     assert isinstance(pool, RegionAlign) and not pool.aligned and ours.regions.pool.aligned
     assert theirs.proposer.anchors.rounded and theirs.proposer.anchors.stride_from_feature_map
-    assert theirs.regions.select.min_size == 1e-2
+    assert theirs.regions.select.min_size == 1e-2 and not theirs.regions.select.drop_after_nms
+    detectron2s: Any = replace(config, convention="detectron2").build(1)
+    assert detectron2s.regions.select.drop_after_nms and not detectron2s.proposer.select.drop_after_nms
     with pytest.raises(ValueError, match="convention is boxwright, torchvision or detectron2, got 'mmdet'"):
         replace(config, convention="mmdet").build(1)  # type: ignore[arg-type]
 

@@ -161,7 +161,7 @@ def test_everything_between_pixels_and_slots_stays_on_its_device(name: str, smal
 
 
 def test_a_detector_without_verbs_says_which_are_missing() -> None:
-    with pytest.raises(NotImplementedError, match="Detector must define loss"):
+    with pytest.raises(NotImplementedError, match="Detector must define compute_loss"):
         Detector().loss(Images(torch.zeros(0), torch.zeros(0)), [])
     with pytest.raises(NotImplementedError, match="Detector must define slots"):
         Detector().slots(Images(torch.zeros(0), torch.zeros(0)))

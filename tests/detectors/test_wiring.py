@@ -54,6 +54,7 @@ def select(
         "select.pre_nms_top_k": top_k,
         "select.slots": slots,
         "select.within": within,
+        "select.drop_after_nms": False,
         "select.clip_after_nms": clip_after_nms,
         "select.min_size": 1e-3,
         "select.suppress": nms_mask,

@@ -25,7 +25,7 @@ def test_a_reader_of_faster_rcnn_opens_twelve_files_beside_the_backbone(faster_r
 
 
 def test_the_trace_sees_both_stages_and_the_backbone(faster_rcnn):
-    assert {"FasterRCNN.loss", "FasterRCNN.slots"} <= set(faster_rcnn.functions["detectors/faster_rcnn.py"])
+    assert {"FasterRCNN.compute_loss", "FasterRCNN.slots"} <= set(faster_rcnn.functions["detectors/faster_rcnn.py"])
     assert any(file.startswith("backbones/") for file in faster_rcnn.backbone)
     assert not any(file.startswith("backbones/") for file in faster_rcnn.functions)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from boxwright.boxes.geometry import area, pairwise_iou
-from boxwright.draw.boxes import PALETTE, _place_labels, _readable_on, _spots, class_colors, draw_boxes
+from boxwright.draw.boxes import PALETTE, _place_labels, _readable_on, _spots, class_colors, draw_boxes, encode
+from boxwright.draw.font import load_font
 
 VOC9 = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 
@@ -56,7 +59,7 @@ def test_a_label_stands_above_its_box_or_else_inside():
 def test_labels_do_not_hide_each_other():
     canvas = ImageDraw.Draw(PIL.Image.new("RGB", (400, 300)))
     boxes = [[100.0, 100, 250, 200]] * 4 + [[100.0, 0, 250, 300]] * 2
-    places = _place_labels(canvas, boxes, ["person 97%"] * 6, ImageFont.load_default(11), 3, (400, 300))
+    places = _place_labels(canvas, boxes, ["person 97%"] * 6, [load_font("person 97%", 11)] * 6, 3, (400, 300))
     labels = torch.tensor(places)
     assert pairwise_iou(labels, labels).sum() == 6  # each overlaps itself only
     assert (area(labels) > 0).all() and (labels >= 0).all() and (labels[:, 2:] <= torch.tensor([400, 300])).all()
@@ -96,6 +99,22 @@ def test_nothing_found_leaves_the_image_as_it_is():
 def test_a_name_is_missing():
     with pytest.raises(ValueError, match="each of 1 boxes, got 0 names"):
         draw_boxes(gray(20, 30), torch.zeros(1, 4), [])
+
+
+@pytest.mark.filterwarnings("ignore:no font on this machine")
+@pytest.mark.parametrize("name", ["caf\u00e9", "\u043a\u043e\u0448\u043a\u0430", "\u03a9\u03bc\u03ad\u03b3\u03b1"])
+def test_a_name_that_is_not_ascii_is_drawn_and_not_a_row_of_boxes(name: str):
+    """The label differs from that of as many characters that no font has."""
+    box = torch.tensor([[10.0, 60.0, 380.0, 190.0]])
+    absent = np.asarray(draw_boxes(gray(200, 400), box, ["\uffff" * len(name)]))
+    assert (np.asarray(draw_boxes(gray(200, 400), box, [name])) != absent).any()
+
+
+@pytest.mark.parametrize(("suffix", "width", "kind"), [(".WEBP", 16383, "WEBP"), (".webp", 16384, "PNG")])
+def test_an_image_too_large_for_its_format_becomes_a_png(suffix: str, width: int, kind: str):
+    written, content = encode(PIL.Image.new("RGB", (width, 1)), suffix)
+    assert written == (suffix if kind == "WEBP" else ".png")
+    assert PIL.Image.open(io.BytesIO(content)).format == kind
 
 
 def test_classes_have_different_colors_that_hang_on_the_name():

@@ -231,13 +231,20 @@ def test_a_image_is_new_to_its_proposer_and_a_cache_is_left_as_it_was(tmp_path: 
     assert proposed.propose is cached
 
 
-def test_throughput_is_of_full_batches_in_turn(paths: list[Path]):
+def test_throughput_is_of_full_batches_in_turn_where_images_have_one_shape(paths: list[Path]):
     one, two = halves(), halves()
-    measured = throughput({"one": one, "two": two}, paths, batch=2, rounds=2)
-    assert isinstance(one.detector, Halves) and one.detector.batches == [2] * 3 * 3  # 3 images are 2 batches of 2
+    measured = throughput({"one": one, "two": two}, paths[:1] * 3, batch=2, rounds=2)
+    assert isinstance(one.detector, Halves) and one.detector.batches == [2, 2] * 3 * 2  # 3 images are 2 batches of 2
     assert measured.failures == {} and all(rate > 0 for rate in measured.rates.values())
     with pytest.raises(ValueError, match="1 or more, got 0"):
         throughput({"one": one}, paths, batch=0)
+
+
+def test_throughput_of_mixed_shapes_is_that_of_a_stream(paths: list[Path]):
+    """The first image comes twice, and has a batch of two."""
+    mixed = halves()
+    throughput({"mixed": mixed}, paths, batch=2, rounds=1)
+    assert isinstance(mixed.detector, Halves) and mixed.detector.batches == [2, 1, 1] * 2 * 2
 
 
 def test_throughput_counts_images_over_seconds(paths: list[Path], monkeypatch: pytest.MonkeyPatch):
@@ -254,7 +261,7 @@ def test_throughput_counts_images_over_seconds(paths: list[Path], monkeypatch: p
     slow = Predictor(Slow(), NAMES, PREPROCESS)
     broken = Predictor(Slow(), NAMES, PREPROCESS)
     broken.detector.slots = lambda images: 1 / 0  # type: ignore[assignment]
-    measured = throughput({"slow": slow, "broken": broken}, paths, batch=4, rounds=3)
+    measured = throughput({"slow": slow, "broken": broken}, paths[:1], batch=4, rounds=3)
     assert measured.rates == {"slow": 8.0}
     assert measured.failures == {"broken": "ZeroDivisionError: division by zero"}
 

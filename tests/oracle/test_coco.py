@@ -155,24 +155,79 @@ def test_the_random_scene_is_as_described():
     assert max(int(detections.labels.bincount().max()) for detections in found if len(detections)) > 100
 
 
+def with_ids(contents: tuple[Any, Any], image_ids: list[Any], category_ids: list[Any]) -> tuple[Any, Any]:
+    """The contents, changed in place: these ids for 0, 1, 2 ..."""
+    annotations, results = contents
+    for records, key, ids in (
+        (annotations["images"], "id", image_ids),
+        (annotations["categories"], "id", category_ids),
+        ([*annotations["annotations"], *results], "image_id", image_ids),
+        ([*annotations["annotations"], *results], "category_id", category_ids),
+    ):
+        for record in records:
+            record[key] = ids[record[key]]
+    return contents
+
+
 def test_files_in_any_order_of_ids(tmp_path):
-    annotations, results = as_coco(*random_scene(7))
     rng = np.random.default_rng(7)
-    image_ids = rng.permutation(10_000)[: len(annotations["images"])].tolist()
-    category_ids = rng.permutation(90)[: len(NAMES)].tolist()
-    for record in annotations["images"]:
-        record["id"] = image_ids[record["id"]]
-    for record in annotations["categories"]:
-        record["id"] = category_ids[record["id"]]
-    for record in [*annotations["annotations"], *results]:
-        record["image_id"] = image_ids[record["image_id"]]
-        record["category_id"] = category_ids[record["category_id"]]
+    image_ids, category_ids = rng.permutation(10_000)[:30].tolist(), rng.permutation(90)[:5].tolist()
+    annotations, results = with_ids(as_coco(*random_scene(7)), image_ids, category_ids)
     for records in (annotations["images"], annotations["categories"], annotations["annotations"], results):
         rng.shuffle(records)
     truth, found = write(tmp_path, annotations, results)
     evaluation = evaluate_files(truth, found)
     assert_equal(evaluation, pycocotools_of(annotations, results))
     assert list(evaluation.classes) == [NAMES[category_ids.index(number)] for number in sorted(category_ids)]
+
+
+@pytest.mark.parametrize("ids", ["over 2**53", "text", "fractions"])
+def test_ids_are_exact_and_of_any_type(tmp_path, ids):
+    """Numbers over 2**53 differ by one, where float64 has only every second number."""
+    make = {"over 2**53": lambda i: 2**53 + 1 + i, "text": lambda i: f"{i:04}.jpg", "fractions": lambda i: i + 0.5}[ids]
+    annotations, results = with_ids(as_coco(*random_scene(8)), [*map(make, range(30))], [*map(make, range(5))])
+    evaluation = evaluate_files(*write(tmp_path, annotations, results))
+    assert_equal(evaluation, pycocotools_of(annotations, results))
+    assert 0 < evaluation.ap < 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"info": "text"},
+        {"info": {"year": "2023"}, "licenses": None},
+        {"licenses": "none"},
+        {"info": None, "images": [{"id": image, "width": "640", "license": "?"} for image in range(30)]},
+    ],
+)
+def test_what_is_beside_the_annotations_is_not_read(tmp_path, rest):
+    annotations, results = as_coco(*random_scene(9))
+    evaluation = evaluate_files(*write(tmp_path, annotations | rest, results))
+    assert_equal(evaluation, pycocotools_of(annotations | rest, results))
+
+
+def test_annotations_of_other_images_and_categories_do_not_count(tmp_path):
+    annotations, results = as_coco(*random_scene(10))
+    annotations["images"], annotations["categories"] = annotations["images"][:20], annotations["categories"][:3]
+    results = [row for row in results if row["image_id"] < 20 and row["category_id"] < 3]
+    evaluation = evaluate_files(*write(tmp_path, annotations, results))
+    assert_equal(evaluation, pycocotools_of(annotations, results))
+    assert (evaluation.images, len(evaluation.classes)) == (20, 3)
+
+
+def test_an_annotation_without_area_and_iscrowd_has_that_of_its_box(tmp_path):
+    annotations, results = as_coco([RIGHT], [OBJECT])
+    del annotations["annotations"][0]["area"], annotations["annotations"][0]["iscrowd"], annotations["categories"]
+    annotations["categories"] = [{"id": 0}]
+    evaluation = evaluate_files(*write(tmp_path, annotations, results))
+    assert evaluation.ap_small == pytest.approx(1) and list(evaluation.classes) == ["0"]
+
+
+@pytest.mark.parametrize(("written", "objects"), [("0", 1), ("false", 1), (False, 1), ("1", 0), ("True", 0), (1.0, 0)])
+def test_a_crowd_is_what_its_annotation_says(tmp_path, written, objects):
+    annotations, results = as_coco([RIGHT], [OBJECT])
+    annotations["annotations"][0]["iscrowd"] = written
+    assert evaluate_files(*write(tmp_path, annotations, results)).objects == objects
 
 
 def write(folder: Path, annotations: Any, results: Any) -> tuple[Path, Path]:
@@ -314,12 +369,34 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"found.json: .*{fault}"):
             evaluate_files(truth, found)
 
-    @pytest.mark.parametrize("text", ["{", "[]", "{}"])
+    def test_ids_of_another_type_are_shown_as_written(self, tmp_path):
+        annotations, results = as_coco([RIGHT], [OBJECT])
+        results[0]["image_id"] = "0"
+        with pytest.raises(ValueError, match="entry 0 has image '0' .* has images such as 0 and categories such as 0"):
+            evaluate_files(*write(tmp_path, annotations, results))
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": 3}'])
     def test_annotation_file(self, tmp_path, text):
         truth, found = write(tmp_path, {}, [])
         truth.write_text(text)
         with pytest.raises(ValueError, match="truth.json: expected a COCO annotation file"):
             evaluate_files(truth, found)
+
+    @pytest.mark.parametrize(
+        ("part", "change", "fault"),
+        [
+            ("images", {"id": None}, r"images\[0\] should have an id"),
+            ("categories", {"id": []}, r"categories\[0\] should have an id"),
+            ("annotations", {"bbox": []}, r"annotations\[0\] should have .* bbox"),
+            ("annotations", {"iscrowd": "maybe"}, r"annotations\[0\] should have .* iscrowd"),
+            ("annotations", {"area": math.nan}, r"annotations\[0\] has a number that is not finite"),
+        ],
+    )
+    def test_entry_of_an_annotation_file(self, tmp_path, part, change, fault):
+        annotations, results = as_coco([RIGHT], [OBJECT])
+        annotations[part][0] |= change
+        with pytest.raises(ValueError, match=f"truth.json: {fault}"):
+            evaluate_files(*write(tmp_path, annotations, results))
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="absent.json"):

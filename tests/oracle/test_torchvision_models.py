@@ -19,6 +19,7 @@ from torch import nn
 from boxwright.checkpoint import fill
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo import torchvision as source
+from boxwright.zoo.foreign import Arguments
 from boxwright.zoo.proof import BOX, SCORE, Difference, Photos, detect_all, detect_with, differences
 from calibrated import CLASSES, calibrate, photographs
 
@@ -106,6 +107,30 @@ def test_at_its_own_size(name: str, rows: list[tuple[object, ...]]) -> None:
     assert_same(f"{name}, own size", 1, *pair(name, calibrated(name), small=False), wide, rows)
 
 
+def test_built_with_other_arguments(rows: list[tuple[object, ...]]) -> None:
+    """Other sizes of images, anchors and normalisation than torchvision's own."""
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    given = Arguments(
+        min_size=160,
+        max_size=240,
+        anchor_sizes=(24.0, 36.0, 48.0, 72.0, 96.0, 144.0),
+        aspect_ratios=(0.4, 2.0),
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.3),
+    )
+    few = {photo: photos()[photo] for photo in ("astronaut", "china", "chelsea", "flower")}
+    foreign = source.foreign(name, given)
+    num_classes = len(foreign.names)
+    torch.manual_seed(0)
+    model = source.build(name, num_classes, arguments=given).eval()
+    calibrate(model, lambda: source.detect(model, 1, list(few.values())), 4.5)
+    detector = foreign.config.build(num_classes)
+    fill(detector, foreign.convert(model.state_dict(), num_classes), name)
+    converted = detect_with(Predictor(detector, foreign.names, foreign.preprocess))
+    original = partial(source.detect, model, foreign.first_label)
+    assert_same(f"{name}, other arguments", 2, original, converted, few, rows)
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", source.PUBLISHED)
 def test_published_weights(name: str, batch: int, rows: list[tuple[object, ...]]) -> None:
@@ -113,10 +138,11 @@ def test_published_weights(name: str, batch: int, rows: list[tuple[object, ...]]
     path = Path(os.environ.get("BOXWRIGHT_WEIGHTS", "")) / about.file
     if not path.is_file():
         pytest.skip(f"BOXWRIGHT_WEIGHTS names no folder with {about.file}")
-    state, foreign = source.read(path), source.foreign(name, about.norm_eps)
+    arguments = Arguments(norm_eps=about.norm_eps)
+    state, foreign = source.read(path), source.foreign(name, arguments)
     num_classes = source.count_classes(name, state)
     detector = foreign.config.build(num_classes)
     fill(detector, foreign.convert(state, num_classes), path)
-    original = source.reference(name, state, num_classes, about.norm_eps)
+    original = source.reference(name, state, num_classes, arguments)
     converted = detect_with(Predictor(detector, foreign.names, foreign.preprocess))
     assert_same(f"{name}, published", batch, original, converted, photos(), rows)

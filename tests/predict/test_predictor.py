@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 
 import boxwright
 from boxwright.data.image import ImageError
 from boxwright.data.preprocess import Preprocess
+from boxwright.detectors.base import Detector
+from boxwright.detectors.config import DETECTORS, FasterRCNNConfig
 from boxwright.device import choose_device
 from boxwright.predict.predictor import InputImage, Predictor, Result
 from boxwright.types import Images, Slots
@@ -52,23 +58,64 @@ def test_only_the_classes_that_are_wanted():
 def test_a_path_an_array_and_a_pil_image_give_the_same(tmp_path: Path):
     path = tmp_path / "photo.png"
     PIL.Image.fromarray(IMAGE).save(path)
-    predictor = halves()
-    for source in (path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), InputImage.open(path)):
+    predictor, data = halves(), path.read_bytes()
+    in_memory = (data, bytearray(data), memoryview(data), io.BytesIO(data), path.open("rb"))
+    for source in (
+        path, str(path), IMAGE, IMAGE[..., 0], PIL.Image.fromarray(IMAGE), InputImage.open(path), *in_memory
+    ):  # fmt: skip
         result = predictor(source)
         assert isinstance(result, Result)
         torch.testing.assert_close(result.boxes, torch.tensor([WHOLE], dtype=torch.float32))
         np.testing.assert_array_equal(result.image, IMAGE)
     assert predictor(path).path == path
+    assert [r.label_names for r in predictor([data, io.BytesIO(data), path])] == [["whole"]] * 3
+    assert predictor(data, "0.3").label_names == ["whole", "half"]  # pyright: ignore
 
 
 def test_several_images_give_several_results_whatever_the_batch():
     images = [np.zeros((height, 50, 3), np.uint8) for height in (10, 20, 30, 40, 50)]
-    for batch, counts in ((1, [1] * 5), (2, [2, 2, 1]), (8, [5])):
+    for batch, counts in ((1, [1] * 5), (2, [2, 1, 1, 1]), (8, [1, 2, 1, 1])):  # 20 and 30 have the same canvas
         predictor = halves()
         results = predictor(iter(images), batch=batch)
         assert [result.boxes.tolist() for result in results] == [[[0, 0, 50, h]] for h in (10, 20, 30, 40, 50)]
         assert isinstance(predictor.detector, Halves) and predictor.detector.batches == counts
     assert halves()([]) == []
+
+
+def sees_padding(images: Images) -> Slots:
+    """As networks do: the score is the mean of all pixels of the batch's canvas."""
+    boxes = torch.cat([torch.zeros_like(images.sizes), images.sizes.flip(1)], dim=1)[:, None].float()  # (N, 1, 4)
+    scores = images.pixels.mean((1, 2, 3), dtype=torch.float64)[:, None].float() / 255
+    return Slots(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), torch.ones_like(scores, dtype=torch.bool))
+
+
+def test_results_do_not_depend_on_the_batch():
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (*random.integers(20, 60, 2), 3), np.uint8) for _ in range(60)]
+    predictor = Predictor(sees_padding, NAMES, Preprocess(short=64, long=128), threshold=0)
+    alone = [(result.scores.item(), result.boxes.tolist()) for result in predictor(images)]
+    assert len({score for score, _ in alone}) > 30
+    for batch in (4, 8, 60):
+        assert [(result.scores.item(), result.boxes.tolist()) for result in predictor(images, batch=batch)] == alone
+
+
+def test_a_stream_of_mixed_shapes_holds_four_batches_at_most():
+    """Wide and tall by turns, after a square one: images of one canvas share a batch, and the square one does not wait
+    for another."""
+    read, counts = [], []
+
+    def images():
+        for number, shape in enumerate([(50, 50), *[(40, 60), (60, 40)] * 9]):
+            read.append(number)
+            yield np.full((*shape, 3), number, np.uint8)
+
+    predictor = halves()
+    stream = predictor.stream(images(), batch=3)
+    for number, result in enumerate(stream):
+        assert result.image[0, 0, 0] == number
+        counts.append(len(read) - number)
+    assert counts[0] == 4 * 3 and max(counts) == 4 * 3
+    assert isinstance(predictor.detector, Halves) and predictor.detector.batches == [3, 3, 3, 1, 3, 3, 3]
 
 
 def test_a_stream_reads_no_further_than_it_is_asked_to():
@@ -87,12 +134,19 @@ def test_what_is_no_image_is_said(tmp_path: Path):
         predictor(str(tmp_path))
     with pytest.raises(ImageError, match=r"channels last"):
         predictor(np.zeros((3, 20, 30), np.uint8))
+    (tmp_path / "text.jpg").write_text("text")
+    with pytest.raises(ImageError, match="expected a file open in binary mode"), (tmp_path / "text.jpg").open() as file:
+        predictor(file)  # pyright: ignore
+    for source in (None, 7, [7]):
+        with pytest.raises(ImageError, match="expected a path, .*, got (NoneType|int)"):
+            predictor(source)  # pyright: ignore
 
 
 def test_options_that_make_no_sense_are_said_before_anything_is_read():
     predictor = halves()
-    with pytest.raises(ValueError, match="between 0 and 1, got 50"):
-        predictor.stream([], threshold=50)
+    for threshold in (50, "high", "nan", [0.5]):
+        with pytest.raises(ValueError, match="a score threshold is a number between 0 and 1, got "):
+            predictor.stream([], threshold=threshold)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="1 or more, got 0"):
         predictor.stream([], batch=0)
     with pytest.raises(ValueError, match="no class is called dog"):
@@ -124,6 +178,10 @@ def test_to_coco_has_width_and_height_and_the_datasets_own_ids():
     }
     assert second["bbox"] == pytest.approx([0, 0, 150.5, 200])
     assert [entry["category_id"] for entry in result.to_coco(7, {"whole": 90, "half": 3})] == [90, 3]
+    for ids in ({"whole": 90}, {}):
+        with pytest.raises(ValueError, match="category_ids has no id for .*half; it has (whole|none). Add"):
+            result.to_coco(7, ids)
+    assert [entry["category_id"] for entry in halves()(IMAGE).to_coco(7, {"whole": 90})] == [90]
 
 
 def test_the_summary_counts_by_class():
@@ -168,9 +226,9 @@ def test_proposals_arrive_in_pixels_of_the_resized_image():
     predictor.propose = lambda image: np.array([[0, 0, image.shape[1], 100]], np.float32)
     slots = predictor.detector.slots
     predictor.detector.slots = lambda images: (seen.append(images.proposals), slots(images))[1]
-    predictor([IMAGE, IMAGE[:100]], batch=2)
+    predictor([IMAGE, IMAGE[:, :290]], batch=2)
     assert seen[0].shape == (2, 1, 4)
-    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 128, 43]]), atol=1, rtol=0)
+    torch.testing.assert_close(seen[0][:, 0], torch.tensor([[0.0, 0, 96, 32], [0, 0, 93, 32]]), atol=1, rtol=0)
 
 
 def lower_quarter(images: Images) -> Slots:
@@ -205,16 +263,71 @@ def test_a_detector_runs_in_evaluation_mode_and_keeps_its_own(learning: bool):
     assert modes == [False] and predictor.detector.training == learning
 
 
-def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(tmp_path: Path):
-    """A crop still carries the EXIF orientation of its file; boxes are in the pixels of the crop all the same."""
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_pil_image_is_taken_as_given_and_a_file_is_turned_upright(orientation: int, tmp_path: Path):
+    """Crops, copies and turned images keep the EXIF orientation of their file; boxes are in their pixels."""
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     path = tmp_path / "turned.jpg"
     PIL.Image.fromarray(IMAGE).save(path, exif=exif)
-    assert halves()(path).boxes.tolist() == [[0, 0, 200, 301]]
+    assert halves()(path).boxes.tolist() == [[0, 0, 301, 200] if orientation < 5 else [0, 0, 200, 301]]
     with PIL.Image.open(path) as image:
-        part = image.crop((0, 0, 100, 50))
-    assert part.getexif()[0x0112] == 6
-    result = halves()(part)
-    assert result.size == (part.height, part.width) == (50, 100)
-    assert result.boxes.tolist() == [[0, 0, 100, 50]]
+        turned = image.transpose(PIL.Image.Transpose.ROTATE_90)
+        made = (image.copy(), image.crop((0, 0, 100, 50)), image.resize((90, 60)), turned, image)
+        made = (*made, PIL.ImageOps.exif_transpose(image))
+        assert [part.getexif().get(0x0112) for part in made[1:4]] == [orientation] * 3
+        results = halves()(made)
+    for part, result in zip(made, results, strict=True):
+        assert result.size == (part.height, part.width)
+        assert result.boxes.tolist() == [[0, 0, part.width, part.height]]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_selection_of_a_detector_is_that_of_its_detections(name: str):
+    config = replace(DETECTORS[name](), score_threshold=(0.0625,))
+    selection = config.build(3, pretrained=False).selection
+    assert selection is not None and selection.score_threshold == 0.0625
+
+
+def faster_rcnn(score_threshold: tuple[float, ...] = (0.25,)) -> Predictor:
+    """Random weights, whose scores are about a third."""
+    torch.manual_seed(0)
+    config = FasterRCNNConfig(backbone="mobilenet_v2", channels=8, hidden=16, score_threshold=score_threshold)
+    return Predictor(config.build(2, pretrained=False), NAMES, Preprocess(short=64, long=96))
+
+
+@pytest.mark.parametrize("score_threshold", [(0.9,), (0.9, 0.3)])
+def test_a_threshold_below_that_of_the_detector_lowers_it_for_the_call(score_threshold: tuple[float, ...]):
+    """Of every class."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    expected = faster_rcnn((0.0,))(image, threshold=0.3)
+    predictor = faster_rcnn(score_threshold)
+    assert predictor.floor == 0.9
+    state = list(predictor.detector.parameters())
+    found = predictor(image, threshold=0.3)
+    assert len(found) and torch.equal(found.boxes, expected.boxes) and torch.equal(found.scores, expected.scores)
+    assert 0 < len(predictor(image, threshold=float(found.scores.min()))) == len(found)  # equal suffices
+    assert (
+        predictor.threshold == 0.5 and len(predictor(image)) == 0 and predictor.floor == 0.9
+    )  # the others stay as they were
+    assert all(one is other for one, other in zip(state, predictor.detector.parameters(), strict=True))
+
+
+def test_a_program_that_cannot_lower_its_threshold_says_so():
+    class Fixed:
+        """As `Compiled`, whose import takes seconds."""
+
+        def __init__(self, detector: Detector) -> None:
+            self.detector = detector
+
+        def __call__(self, images: Images) -> Slots:
+            return self.detector.slots(images)
+
+    predictor = faster_rcnn()
+    predictor = predictor.with_program(Fixed(predictor.detector))
+    with pytest.warns(UserWarning, match=r"detections below 0\.25, .* are missing at the threshold 0\.1: "):
+        predictor.stream([], threshold=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictor.stream([], threshold=0.25)
+        predictor.stream([])

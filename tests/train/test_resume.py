@@ -90,6 +90,26 @@ def test_another_run_is_refused_and_nothing_has_changed(data: Path, never_stoppe
     assert all(torch.equal(before[key], value) for key, value in run.detector.state_dict().items())
 
 
+def test_other_class_names_are_refused(data: Path, tmp_path: Path) -> None:
+    """In another order, the rows of the heads would go on with crossed classes."""
+    run = training(data)
+    run.save(tmp_path / "resume.safetensors")
+    names = run.batches.dataset.names  # type: ignore[attr-defined]
+    first, second, third = names
+    for others, difference in [
+        ((first, third, second), rf"class names\[1\] was {second}, now {third}\)"),
+        ((first, second), rf"class names\[2\] was {third}, now missing\)"),
+    ]:
+        run.batches.dataset = run.batches.dataset.restrict(others)  # type: ignore[attr-defined]
+        with pytest.raises(CheckpointError, match=difference):
+            run.resume(tmp_path / "resume.safetensors")
+        run = training(data)
+    tensors, described = checkpoint.read(tmp_path / "resume.safetensors")
+    assert described["run"].pop("class names") == list(names)
+    checkpoint.write(tmp_path / "old.safetensors", tensors, described)  # as earlier versions wrote it
+    run.resume(tmp_path / "old.safetensors")
+
+
 def test_what_is_no_state_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such file"):
         training(data).resume(tmp_path / "resume.safetensors")

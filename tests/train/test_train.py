@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from boxwright import checkpoint
+from boxwright.data.dataset import Dataset
+from boxwright.data.formats import Splits, open_dataset
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import DivergedError, Training, train
 from boxwright.train.optimize import Average, parameter_groups, schedule
-from shapes import write_shapes
+from boxwright.train.run import Run, need_objects
+from shapes import NAMES, write_shapes
 
 TINY = runpy.run_path(str(Path(__file__).with_name("tiny_run.py")))
 Counter, Noise = TINY["Counter"], TINY["Noise"]
@@ -181,3 +187,47 @@ def test_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
 def test_batches_of_another_process_are_refused() -> None:
     with pytest.raises(ValueError, match="this is process 0 of 1, but its batches are for 1 of 2"):
         Training(Counter(), Noise([1] * 8, 2, rank=1, world=2))
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    return open_dataset(write_shapes(tmp_path_factory.mktemp("shapes"), {"train": 2, "val": 1, "test": 1}))
+
+
+def changed(splits: Splits, **datasets: Dataset) -> Splits:
+    return Splits({**splits, **datasets}, Path("DATA"), "coco", splits.drawn, splits.seed)
+
+
+def only_crowds(dataset: Dataset) -> Dataset:
+    return replace(dataset, crowd=np.ones_like(dataset.crowd))
+
+
+def of_one_class(dataset: Dataset, label: int) -> Dataset:
+    return replace(dataset, labels=np.full_like(dataset.labels, label))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_an_object_that_counts_is_refused(splits: Splits, split: str) -> None:
+    need_objects(splits, ("train", "val", "test"), NAMES)
+    boxes = len(splits[split].boxes)
+    crowds = changed(splits, **{split: only_crowds(splits[split])})
+    with pytest.raises(ValueError, match=f"the {split} split has no object to .*; all {boxes} are crowds"):
+        need_objects(crowds, ("train", "val", "test"), NAMES)
+    squares = changed(splits, **{name: of_one_class(splits[name], 1 if name == split else 0) for name in splits})
+    message = f"DATA: the {split} split has no object of circle to .*; it has square {boxes}"
+    with pytest.raises(ValueError, match=message):
+        need_objects(squares, ("train", "val", "test"), ["circle"])
+    need_objects(squares, [name for name in splits if name != split], ["circle"])
+    with pytest.raises(ValueError, match="it has no annotation at all.*boxwright data check DATA"):
+        need_objects(changed(splits, **{split: squares[split].restrict(["circle"])}), [split], ["circle"])
+
+
+def test_the_last_epoch_is_the_best_where_val_has_no_object(splits: Splits, tmp_path: Path) -> None:
+    """AP is not defined there: the first epoch is not better than the second."""
+    parts = changed(splits, val=only_crowds(splits["val"]))
+    config = TrainConfig(epochs=2, precision="fp32")
+    run = Run(tmp_path, TINY["CONFIG"], parts, TINY["PREPROCESS"], None, 2, config, pretrained=False, device="cpu")
+    lines: list[str] = []
+    run.train(run.begin(), report=lines.append)
+    assert [checkpoint.read(path)[1]["epoch"] for path in (run.best, run.last)] == [2, 2]
+    assert all("val has no object: the last epoch counts as the best" in line for line in lines)

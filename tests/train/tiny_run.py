@@ -45,7 +45,7 @@ class Counter(Detector):
         super().__init__()
         self.guess = nn.Linear(3, 1)
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         guesses = self.guess(images.pixels.mean((2, 3)) / 255)[:, 0]  # (N,)
         expected = torch.tensor([float(len(target)) for target in targets])
         return {"count": (guesses - expected).square().mean()}

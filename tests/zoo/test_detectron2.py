@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from boxwright.detectors import FastRCNNConfig
 from boxwright.zoo import detectron2
-from boxwright.zoo.foreign import ForeignError, look_up
+from boxwright.zoo.convert import _original
+from boxwright.zoo.foreign import Arguments, ForeignError, look_up
+from boxwright.zoo.weights import find
 
 State = dict[str, Tensor]
 FPN = "detectron2:faster_rcnn_R_50_FPN_3x"
@@ -60,6 +65,13 @@ def test_the_cache_of_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     folder = tmp_path / "detectron2" / "COCO-Detection" / "faster_rcnn_R_50_FPN_3x" / "137849458"
     assert detectron2.cached(look_up(FPN)) == folder / "model_final_280758.pkl"
+
+
+def test_thresholds() -> None:
+    """Those of Detectron2's configs. All proposals of an RPN are its output."""
+    thresholds = {detectron2.foreign(name).threshold for name in detectron2.PUBLISHED if not name.startswith("rpn")}
+    assert thresholds == {0.05}
+    assert detectron2.foreign("rpn_R_50_FPN_1x").threshold == detectron2.foreign("rpn_R_50_C4_1x").threshold == 0.0
 
 
 def test_names() -> None:
@@ -118,7 +130,7 @@ def test_from_file_to_detector(tmp_path: Path, config: Any, state: State, traine
         torch.save({"model": state | anchors | pixels, "optimizer": optimizer, "iteration": 9}, path)
     else:
         path = zoo_file(tmp_path / "model_final_280758.pkl", state | anchors)
-    content = detectron2.read(path)
+    content = find(detectron2.read(path), detectron2.LOGITS["faster_rcnn"]).state
     assert detectron2.count_classes(content) == 3
     detector = config.build(3)
     detector.load_state_dict(convert(config, content))
@@ -156,9 +168,12 @@ def test_another_model(config: Any, state: State) -> None:
 
 def test_weights_of_another_config(config: Any, state: State) -> None:
     key = "proposal_generator.anchor_generator.cell_anchors.1"
-    with pytest.raises(ForeignError, match=rf"trained as .*: {re.escape(key)} begins \[-22\.63, .*expected \[-45\.25"):
+    with pytest.raises(
+        ForeignError,
+        match=rf"trained as .*: {re.escape(key)} begins \[-22\.63, .*expected \[-45\.25.*give --anchor-sizes",
+    ):
         convert(config, state | {key: CELLS[0]})
-    with pytest.raises(ForeignError, match=r"pixel_mean begins \[123\.68, .*expected \[103\.53"):
+    with pytest.raises(ForeignError, match=r"pixel_mean begins \[123\.68, .*expected \[103\.53.*give --mean$"):
         convert(config, state | {"pixel_mean": torch.tensor([123.675, 116.28, 103.53])})
 
 
@@ -180,6 +195,130 @@ def test_files_without_a_detector(tmp_path: Path) -> None:
         detectron2.read(path)
     with pytest.raises(ForeignError, match="no such file|No such file"):
         detectron2.read(tmp_path / "none.pkl")
+
+
+def test_arguments_of_the_config() -> None:
+    """Pixels are BGR there."""
+    given = Arguments(min_size=600, max_size=900, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), aspect_ratios=(0.5, 2.0))
+    foreign = detectron2.foreign(FPN, given)
+    config: Any = foreign.config
+    assert config.pixel_mean == foreign.preprocess.fill == (3, 2, 1) and config.pixel_std == (6, 5, 4)
+    assert (foreign.preprocess.short, foreign.preprocess.long, config.aspect_ratios) == (600, 900, (0.5, 2))
+    with pytest.raises(
+        ForeignError, match=r"aspect_ratios of fast_rcnn_R_50_FPN_1x is fixed; leave out --aspect-ratios"
+    ):
+        detectron2.foreign("fast_rcnn_R_50_FPN_1x", given)
+    with pytest.raises(ForeignError, match=r"leave out --norm-eps"):
+        detectron2.foreign(FPN, Arguments(norm_eps=0.0))
+
+
+class Installed(SimpleNamespace):
+    """Detectron2's modules as far as a reference needs them: the model returns `output`, and records its inputs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **output: Any) -> None:
+        super().__init__(inputs=[], output=output, state=None)
+        anchors = SimpleNamespace(SIZES=[[32], [64], [128], [256], [512]], ASPECT_RATIOS=[[0.5, 1.0, 2.0]])
+        heads = {name: SimpleNamespace(NUM_CLASSES=80) for name in ("ROI_HEADS", "RETINANET")}
+        pixels = {"PIXEL_MEAN": [1.0, 2.0, 3.0], "PIXEL_STD": [1.0, 1.0, 1.0]}
+        self.cfg = SimpleNamespace(
+            MODEL=SimpleNamespace(DEVICE="cuda", ANCHOR_GENERATOR=anchors, **heads, **pixels),
+            INPUT=SimpleNamespace(MIN_SIZE_TEST=800, MAX_SIZE_TEST=1333),
+        )
+        self.eval = lambda: self
+        resize = SimpleNamespace(
+            apply_image=lambda image: image.repeat(2, 0).repeat(2, 1), apply_box=lambda boxes: 2 * boxes
+        )
+        for name, content in {
+            "detectron2": {"__version__": "0.6"},
+            "detectron2.model_zoo": {"get_config": self.config},
+            "detectron2.modeling": {"build_model": lambda cfg: self},
+            "detectron2.data.transforms": {
+                "ResizeShortestEdge": lambda *sizes: SimpleNamespace(sizes=sizes, get_transform=lambda image: resize)
+            },
+            "detectron2.structures": {"Boxes": Boxes, "Instances": Instances},
+        }.items():
+            module: Any = ModuleType(name)
+            vars(module).update(content, __path__=[])
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, "detectron2.data", ModuleType("detectron2.data"))
+
+    def config(self, name: str) -> SimpleNamespace:
+        self.name = name
+        return self.cfg
+
+    def load_state_dict(self, state: State, strict: bool) -> None:
+        self.state = state
+
+    def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.inputs.append(inputs)
+        return [self.output for _ in inputs]
+
+
+class Boxes:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def clip(self, size: tuple[int, int]) -> None:
+        self.tensor = self.tensor.clamp(min=0, max=max(size))
+
+    def nonempty(self) -> Tensor:
+        return (self.tensor[:, 2:] > self.tensor[:, :2]).all(1)
+
+
+class Instances:
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.image_size, self.proposal_boxes = size, Boxes(torch.zeros(0, 4))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.proposal_boxes.tensor[rows]
+
+
+BOX = Boxes(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+
+
+def test_the_installed_library_is_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets its own config with these numbers, the weights, and resized images as BGR."""
+    found = SimpleNamespace(pred_boxes=BOX, scores=torch.tensor([0.5]), pred_classes=torch.tensor([2]))
+    library = Installed(monkeypatch, instances=found)
+    sizes = (16.0, 32.0, 64.0, 128.0, 256.0)
+    given = Arguments(min_size=600, mean=(4.0, 5.0, 6.0), anchor_sizes=sizes, aspect_ratios=(1.0,))
+    state = {"a": torch.ones(1)}
+    detect = detectron2.foreign(FPN, given).reference(state, 3)
+    cfg, anchors = library.cfg, library.cfg.MODEL.ANCHOR_GENERATOR
+    assert library.name == "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml" and library.state is state
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 3 and cfg.MODEL.DEVICE == "cpu"
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (600, 1333)
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([4, 5, 6], [1, 1, 1])
+    assert anchors.SIZES == [[16], [32], [64], [128], [256]] and anchors.ASPECT_RATIOS == [[1.0]]
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    (first, second) = detect([image, image])
+    ((given_image, _),) = library.inputs
+    assert (given_image["height"], given_image["width"], given_image["image"].shape) == (2, 3, (3, 4, 6))
+    assert given_image["image"][:, 0, 0].tolist() == [2, 1, 0]
+    assert first.boxes.tolist() == second.boxes.tolist() == [[1, 2, 3, 4]] and first.labels.tolist() == [2]
+
+
+def test_proposals_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An RPN's are its detections, scored by the sigmoid of their logits; a Fast R-CNN's are given, resized."""
+    found = SimpleNamespace(proposal_boxes=BOX, objectness_logits=torch.tensor([0.0]))
+    library = Installed(monkeypatch, proposals=found)
+    image = np.zeros((20, 30, 3), np.uint8)
+    (detections,) = detectron2.foreign("rpn_R_50_FPN_1x").reference({}, 1)([image])
+    assert detections.scores.tolist() == [0.5] and detections.labels.tolist() == [0]
+    boxes = np.array([[1, 2, 3, 4], [5, 5, 5, 9]], np.float32)
+    monkeypatch.setattr(FastRCNNConfig, "build_proposer", lambda self: lambda image: boxes)
+    detectron2.foreign("fast_rcnn_R_50_FPN_1x").reference({}, 1)([image])
+    assert library.inputs[-1][0]["proposals"].tolist() == [[2, 4, 6, 8]]  # the other is empty
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    model, given = detectron2.foreign(FPN), Arguments()
+    original, against = _original(model, {}, 3, given)
+    assert original is None and against.startswith("boxwright itself at the time of import, since detectron2 is not")
+    Installed(monkeypatch)
+    original, against = _original(model, {}, 3, given)
+    assert original is not None and against == "detectron2 0.6 as it builds the model without arguments"
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import pytest
@@ -17,7 +19,7 @@ from boxwright import zoo
 from boxwright.layers.conv import change_epsilon
 from boxwright.zoo import convert, foreign, torchvision
 from boxwright.zoo.coco import ALL_IDS, NAMES
-from boxwright.zoo.foreign import ForeignError, Published
+from boxwright.zoo.foreign import Arguments, ForeignError, Published
 
 MODEL = "torchvision:fcos_resnet50_fpn"
 
@@ -101,3 +103,47 @@ def test_names_of_the_published_files(name: str):
     published = {before.get(key, key): value for key, value in expected.items()}
     assert published.keys() != expected.keys()
     assert torchvision._modern(name, published).keys() == expected.keys()
+
+
+def test_arguments_of_the_builder():
+    """In the config here, and in torchvision's model, whose last layers have as many rows as there are anchors."""
+    given = Arguments(
+        min_size=600, max_size=900, anchor_sizes=(16, 24, 32, 48, 64, 96, 128, 192, 256, 384), aspect_ratios=(0.5, 2.0),
+        mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.5), norm_eps=1e-3,
+    )  # fmt: skip
+    for name in ("fasterrcnn_resnet50_fpn_v2", "retinanet_resnet50_fpn"):
+        foreign, model = torchvision.foreign(name, given), torchvision.build(name, 3, "meta", given)
+        assert (foreign.preprocess.short, foreign.preprocess.long) == (600, 900)
+        config: Any = foreign.config
+        assert config.pixel_mean == foreign.preprocess.fill == (0, 127.5, 255) and config.pixel_std == (
+            255,
+            127.5,
+            127.5,
+        )
+        transform: Any = model.transform
+        assert (transform.min_size, transform.max_size) == ((600,), 900)
+        assert (transform.image_mean, transform.image_std) == ([0.0, 0.5, 1.0], [1.0, 0.5, 0.5])
+        stage: Any = getattr(model, "rpn", model)
+        assert stage.anchor_generator.sizes == ((16, 24), (32, 48), (64, 96), (128, 192), (256, 384))
+        assert {norm.eps for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d)} == {1e-3}
+        assert torchvision.count_classes(name, model.state_dict()) == 3
+        with pytest.raises(ForeignError, match=r"of another shape .*give --anchor-sizes and --aspect-ratios$"):
+            torchvision.foreign(name).convert(model.state_dict(), 3)
+    assert Arguments.of(json.loads(json.dumps({"name": "x", **given.given()}))) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("ssd300_vgg16", Arguments(min_size=600), "min_size of ssd300_vgg16 is fixed; leave out --min-size"),
+        ("fcos_resnet50_fpn", Arguments(anchor_sizes=(1.0,)), "anchor_sizes of fcos_resnet50_fpn is fixed"),
+        ("fcos_resnet50_fpn", Arguments(mean=(103.0, 116.0, 123.0)), r"in 0\.\.1, got \(103.*divide by 255"),
+    ],
+)
+def test_arguments_that_a_model_does_not_have(name: str, given: Arguments, message: str):
+    with pytest.raises(ForeignError, match=message):
+        torchvision.foreign(name, given)
+    with pytest.raises(ForeignError, match="mean takes three numbers"):
+        Arguments(mean=(0.5,))
+    with pytest.raises(ForeignError, match="std, anchor_sizes and aspect_ratios are greater than 0"):
+        Arguments(std=(0.0, 1.0, 1.0))

@@ -13,16 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from boxwright.bench.driver import race
     from boxwright.bench.plan.cells import Cell, grid
     from boxwright.bench.plan.rules import Rules
-    from boxwright.bench.race import race
     from boxwright.bench.result import Race
     from boxwright.bench.run.external import ExternalModel
 
 __all__ = ["Cell", "ExternalModel", "Race", "Rules", "grid", "race"]
 
 _HOME = {"Cell": "plan.cells", "ExternalModel": "run.external", "Race": "result", "Rules": "plan.rules",
-         "grid": "plan.cells", "race": "race"}  # fmt: skip
+         "grid": "plan.cells", "race": "driver"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

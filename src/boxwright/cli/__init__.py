@@ -56,6 +56,8 @@ class UsageError(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 not understood."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal does not have is ?, and no error
+        sys.stdout.reconfigure(errors="replace")
     try:
         try:
             return _dispatch(words)

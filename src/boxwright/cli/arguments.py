@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+DataFormat = Annotated[
+    Literal["coco", "voc", "yolo", "labelme", "csv"] | None,
+    arg(
+        metavar="coco|voc|yolo|labelme|csv",
+        help="The format of the annotations, where the data holds more than one; detected if not given.",
+        help_behavior_hint="",
+    ),
+]
+"""The option --format of every command that opens a dataset."""
 
 
 def dataset_path(path: Path | None) -> Path:
     """The value of --data. Raises ValueError where it is not given or does not exist."""
     if path is None:
-        raise ValueError("no data. Name a dataset with --data: its folder, COCO JSON or YOLO YAML")
-    check_exists("a dataset's folder, COCO JSON or YOLO YAML", path)
+        raise ValueError("no data. Name a dataset with --data: its folder, COCO JSON, YOLO YAML or CSV")
+    check_exists("a dataset's folder, COCO JSON, YOLO YAML or CSV", path)
     return path
 
 

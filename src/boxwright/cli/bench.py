@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from boxwright.bench.plan.rules import Rules
-from boxwright.cli.arguments import check_at_least, check_detectors, check_folder, dataset_path
+from boxwright.cli.arguments import DataFormat, check_at_least, check_detectors, check_folder, dataset_path
 from boxwright.cli.table import table
 from boxwright.train.config import TrainConfig
 from boxwright.units import digits, fraction
@@ -34,7 +34,8 @@ class Bench:
     """
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
+    format: DataFormat = None
     detectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = DETECTORS
     """Meta-architectures, of those that `boxwright train` offers."""
     backbones: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("efficientnet_lite0",)
@@ -72,12 +73,14 @@ class Bench:
         for constraint in self.constraint:
             Constraint.parse(constraint)
         cells = grid(self.detectors, self.backbones, self.sizes, self.proposals)
-        from boxwright.bench.race import race
+        from boxwright.bench.driver import race
         from boxwright.bench.run.state import RaceState
         from boxwright.bench.summary import check_constraints
+        from boxwright.data.formats import open_dataset
         from boxwright.train.stop import StoppedError, stoppable
 
-        race_state = RaceState(cells, data, self.rules, self.training, self.out)
+        splits = open_dataset(data, self.training.seed, self.format)
+        race_state = RaceState(cells, splits, self.rules, self.training, self.out)
         check_constraints(self.constraint, race_state.names)
         if self.dry_run:
             print(_estimate(race_state))
@@ -85,7 +88,7 @@ class Bench:
         try:
             with stoppable():
                 result = race(
-                    cells, data, self.rules, self.training, out=self.out, constraints=self.constraint,
+                    cells, splits, self.rules, self.training, out=self.out, constraints=self.constraint,
                     report_images=self.report_images, retry=self.retry,
                     command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip

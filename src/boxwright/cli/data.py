@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table
+from boxwright.files import Outputs
 from boxwright.units import counted
 
 if TYPE_CHECKING:
     from boxwright.data.check import Problem
     from boxwright.data.formats import Splits
 
-Format = Literal["coco", "voc", "yolo"]
 _SHOWN = 10  # problems of one kind that are printed without --all
 
 
@@ -34,9 +35,8 @@ class Check:
     """
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
-    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """The format to read, where a folder holds annotations in more than one."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
+    format: DataFormat = None
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
@@ -59,7 +59,7 @@ class Show:
     """Count the boxes of each class and split, and draw samples with their boxes."""
 
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("samples")
     """The folder for the images, one per split."""
     samples: int = 12
@@ -70,8 +70,7 @@ class Show:
     """Show the samples as training augments them."""
     seed: int = 0
     """Chooses the samples and their augmentation."""
-    format: Annotated[Format | None, arg(metavar="coco|voc|yolo", help_behavior_hint="")] = None
-    """The format to read, where a folder holds annotations in more than one."""
+    format: DataFormat = None
 
     def run(self) -> None:
         data = dataset_path(self.data)
@@ -81,15 +80,17 @@ class Show:
 
         splits = open_dataset(data, self.seed, self.format)
         names = chosen_splits(data, splits, self.split)
+        outputs = Outputs(splits[name].path(index) for name in names for index in range(len(splits[name])))
+        outputs.check("--out", [self.out / f"{name}.jpg" for name in names])
         print(_counts(splits))
         from boxwright.data.augment import PRESETS
         from boxwright.draw.samples import contact_sheet
 
-        self.out.mkdir(parents=True, exist_ok=True)
         augment = None if self.augmented == "none" else PRESETS[self.augmented]
         for name in names:
             path = self.out / f"{name}.jpg"
-            contact_sheet(splits[name], self.samples, self.seed, augment).save(path, quality=90, subsampling=0)
+            sheet = contact_sheet(splits[name], self.samples, self.seed, augment)
+            path = save_drawing(sheet, path, outputs, "--out")
             print(f"{name}: {path}", file=sys.stderr)
 
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_at_least, check_file, check_folder
+from boxwright.files import Outputs
 from boxwright.zoo import DEFAULT, find
+
+if TYPE_CHECKING:
+    from boxwright.cli.images import ImageFile
 
 
 @dataclass(frozen=True)
 class Detect:
-    """Find objects in images: draw their boxes, list them, write them as JSON, COCO or YOLO."""
+    """Find objects in images: draw their boxes, list them, write them as JSON, COCO or YOLO.
+
+    Files that boxwright wrote earlier are replaced, and no others: each folder with its files lists them in the hidden
+    .boxwright-outputs.
+    """
 
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE ...", help_behavior_hint="")]] = ()
-    """Files, folders (with their subfolders) and globs such as "photos/*.jpg"."""
+    """Files, folders (with their subfolders) and globs such as "photos/*.jpg"; - is standard input."""
     model: str = DEFAULT
     """A bundled model, a .safetensors file or a run's folder; `boxwright models` lists them."""
     threshold: Annotated[float | None, arg(metavar="0..1", help_behavior_hint="")] = None
@@ -28,7 +36,7 @@ class Detect:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
-    """Images in a batch; more than one helps on a GPU."""
+    """Images in a batch at most; more than one helps on a GPU, and changes no box."""
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False
@@ -56,14 +64,28 @@ class Detect:
         check_folder("--yolo", self.yolo)
         check_file("--json-file", self.json_file)
         check_file("--coco", self.coco)
-        from boxwright.cli.images import find_images
+        from boxwright.cli.images import STDIN, find_images
 
-        images, failed = find_images(self.sources, self.out)
-        for message in failed:
+        if self.coco is not None and str(STDIN) in self.sources:
+            raise ValueError("--coco names the files of its images, and the image from standard input has none")
+        images, failed, left_out = find_images(self.sources, self.out, stdin=True)
+        for message in [*failed, *filter(None, [left_out])]:
             print(f"boxwright detect: {message}", file=sys.stderr)
         if not images:
             return 1
+        outputs = self._outputs(images)
         model = find(self.model)  # a wrong name is refused here, before torch is imported
         from boxwright.cli.detecting import detect
 
-        return detect(self, model, images, failed)
+        return detect(self, model, images, outputs, failed)
+
+    def _outputs(self, images: list[ImageFile]) -> Outputs:
+        """All files that will be written. Raises ValueError where one must not be, before the model is loaded."""
+        outputs = Outputs(image.path for image in images)
+        if not self.no_draw:
+            outputs.check("--out", (image.drawing(self.out) for image in images))
+        outputs.check("--json-file", filter(None, [self.json_file]))
+        outputs.check("--coco", filter(None, [self.coco]))
+        if self.yolo is not None:
+            outputs.check("--yolo", [self.yolo / "classes.txt", *(image.output(self.yolo, ".txt") for image in images)])
+        return outputs

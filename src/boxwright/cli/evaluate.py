@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, check_at_least, chosen_splits, dataset_path
+from boxwright.files import Outputs
 from boxwright.zoo import DEFAULT
 
 if TYPE_CHECKING:
@@ -24,13 +25,14 @@ class Evaluate:
     model: Positional[Annotated[str, arg(metavar="MODEL")]] = DEFAULT
     """A bundled model, a .safetensors file or a run's folder."""
     data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
+    format: DataFormat = None
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
     """The split to score on; test if there is one, else val."""
     seed: int = 0
     """For datasets without splits: the seed they were drawn with in training."""
     batch: int = 8
-    """Images in a batch."""
+    """Images in a batch at most; the numbers do not depend on it."""
     workers: int = 0
     """Processes that load images."""
     device: str = "auto"
@@ -46,10 +48,12 @@ class Evaluate:
         check_at_least(0, workers=self.workers)
         if self.plot is not None and self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise ValueError(f"--plot names a .png, .svg or .pdf, got {self.plot}")
+        outputs = Outputs()
+        outputs.check("--plot", filter(None, [self.plot]))
         from boxwright.data.formats import open_dataset
         from boxwright.zoo import find, load
 
-        splits = open_dataset(data, seed=self.seed)
+        splits = open_dataset(data, self.seed, self.format or _format_of_run(Path(self.model), data))
         names = chosen_splits(data, splits, self.split)
         split = next(name for name in ("test", "val", *names) if name in names)
         model = find(self.model)  # up to here no torch is imported, so errors come at once
@@ -69,7 +73,17 @@ class Evaluate:
         if self.plot is not None:
             self.plot.parent.mkdir(parents=True, exist_ok=True)
             draw_precision_recall(quality, self.plot)
+            outputs.written(self.plot)
             print(f"precision-recall curves: {self.plot}", file=sys.stderr)
+
+
+def _format_of_run(model: Path, data: Path) -> str | None:
+    """The --format that the model's run was given for the same data; None if there was none, or no run."""
+    path = (model if model.is_dir() else model.parent) / "config.json"
+    if not model.exists() or not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config["options"].get("format") if config.get("data") == str(data.resolve()) else None
 
 
 def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:

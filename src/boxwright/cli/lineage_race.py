@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from boxwright.bench.driver import race
 from boxwright.bench.plan.cells import Cell, configure, differences
-from boxwright.bench.race import race
 from boxwright.bench.report.lineage import Cost, draw_costs, quartiles_of
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.run.state import RaceState
@@ -58,7 +58,7 @@ def _cells(options: Lineage) -> list[Cell]:
 
 
 def _splits(options: Lineage, data: Path) -> Splits:
-    splits = open_dataset(data, options.training.seed)
+    splits = open_dataset(data, options.training.seed, options.format)
     test = "test" if "test" in splits else "val"
     for split, count, option in (("train", options.images, "--images"), (test, options.test_images, "--test-images")):
         if count is not None:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_folder, chosen_splits
-from boxwright.cli.images import find_images
+from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits
+from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
+from boxwright.files import Outputs
 from boxwright.units import counted
 
 if TYPE_CHECKING:
     import numpy as np
+    import PIL.Image
     from torch import Tensor
 
     from boxwright.data.dataset import Dataset
@@ -35,7 +37,8 @@ class Propose:
     """
 
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="")]] = ()
-    """A dataset (its folder, COCO JSON or YOLO YAML); or images, folders of images and globs."""
+    """A dataset (its folder, COCO JSON, YOLO YAML or CSV); or images, folders of images and globs."""
+    format: DataFormat = None
     mode: Annotated[Literal["fast", "quality"], arg(metavar="fast|quality")] = "fast"
     """Of selective search; quality finds more and takes about three times as long."""
     count: int = 2000
@@ -57,8 +60,9 @@ class Propose:
         """Exit status 1 if an image could not be read; the others are done."""
         self._check()
         datasets = self._datasets()
-        images, failed = ([], []) if datasets else find_images(self.sources, self.draw or Path("proposals"))
-        for message in failed:
+        excluded = self.draw or Path("proposals")
+        images, failed, left_out = Found([], [], "") if datasets else find_images(self.sources, excluded)
+        for message in [*failed, *filter(None, [left_out])]:
             print(f"boxwright propose: {message}", file=sys.stderr)
         if not datasets and not images:
             return 1
@@ -67,9 +71,14 @@ class Propose:
         from boxwright.proposals import build_proposer, read_proposals, write_proposals
 
         sources = [Source(path) for path, _ in images] + [s for dataset in datasets for s in sources_of(dataset)]
+        paths = [Path(str(source.path)) for source in sources]
+        outputs, drawings = Outputs(paths), []
+        if self.draw is not None:
+            drawings = [self.draw / f"{number:05}-{path.stem}.jpg" for number, path in enumerate(paths, 1)]
+            outputs.check("--draw", drawings)
         objects = [boxes for dataset in datasets for boxes in _objects(dataset)]
         propose = build_proposer("selective_search" if self.mode == "fast" else "selective_search_quality", self.count)
-        kept = read_proposals(self.out) if self.out is not None and self.out.exists() else {}
+        kept = read_proposals(self.out, to_extend=True) if self.out is not None and self.out.exists() else {}
         counts, known, overlaps = [], 0, []
         started = time.monotonic()
         with Progress("propose", len(sources)) as bar:
@@ -86,8 +95,12 @@ class Propose:
                 if self.out is not None:
                     kept[proposed.key] = proposed.boxes
                 if self.draw is not None:
-                    name = f"{index + 1:05}-{Path(str(proposed.source.path)).stem}.jpg"
-                    _draw(proposed.source.read(), proposed.boxes[: self.top], self.draw / name)
+                    drawing = _draw(proposed.source.read(), proposed.boxes[: self.top])
+                    try:
+                        save_drawing(drawing, drawings[index], outputs, "--draw")
+                    except ValueError as error:
+                        failed.append(f"{paths[index]}: {error}")
+                        print(f"boxwright propose: {failed[-1]}", file=sys.stderr)
         numbers = {"images": len(counts), "known": known, "failed": failed}
         numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
         numbers |= _recall(overlaps)
@@ -109,19 +122,20 @@ class Propose:
     def _datasets(self) -> list[Dataset]:
         """The splits of the dataset; [] where images are named, also by a folder without annotations."""
         path, splits = Path(self.sources[0]), None
-        annotations = path.suffix.lower() in (".json", ".yaml", ".yml")
+        annotations = path.suffix.lower() in (".json", ".yaml", ".yml", ".csv")
         if len(self.sources) == 1 and (annotations or path.is_dir()):
             from boxwright.data.formats import DatasetError, open_dataset
 
             try:
-                splits = open_dataset(path)
+                splits = open_dataset(path, format=self.format)
             except DatasetError:
-                if annotations or self.split is not None:
+                if annotations or self.split is not None or self.format is not None:
                     raise
                 print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
         if splits is None:
-            if self.split is not None:
-                raise ValueError(f"--split is for one dataset; {', '.join(self.sources)} is none")
+            if self.split is not None or self.format is not None:
+                option = "--format" if self.split is None else "--split"
+                raise ValueError(f"{option} is for one dataset; {', '.join(self.sources)} is none")
             return []
         return [splits[name] for name in chosen_splits(path, splits, self.split)]
 
@@ -156,7 +170,7 @@ def _text(numbers: dict[str, Any]) -> str:
         f"{numbers['proposals']:.0f} proposals an image"
     ]
     if numbers["failed"]:
-        lines.append(f"{len(numbers['failed'])} could not be read")
+        lines.append(f"{len(numbers['failed'])} could not be read or drawn")
     if "recall" in numbers:
         rows = []
         for threshold, recalls in numbers["recall"].items():
@@ -166,9 +180,8 @@ def _text(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _draw(image: np.ndarray, boxes: np.ndarray, path: Path) -> None:
+def _draw(image: np.ndarray, boxes: np.ndarray) -> PIL.Image.Image:
     """The boxes, each with its rank."""
     from boxwright.draw.boxes import draw_boxes
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw_boxes(image, boxes, [str(rank + 1) for rank in range(len(boxes))]).save(path, quality=90)
+    return draw_boxes(image, boxes, [str(rank + 1) for rank in range(len(boxes))])

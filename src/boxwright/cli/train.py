@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from boxwright.cli.arguments import check_at_least, dataset_path, no_detector
+from boxwright.cli.arguments import DataFormat, check_at_least, dataset_path, no_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
@@ -31,15 +31,17 @@ else:
 @dataclass(frozen=True)
 @tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 class Train:
-    """Train a detector on your own data: COCO JSON, VOC XML or YOLO text, in any usual layout.
+    """Train a detector on your own data: COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV, in any usual layout.
 
     The folder of the run gets best.safetensors and last.safetensors (for `boxwright detect` and `evaluate`), log.jsonl,
     curves.png, and resume.safetensors, from which a stopped run continues with the same result as one never stopped.
+    Where TensorBoard is installed, it also gets its event files: tensorboard --logdir DIR.
     """
 
     detector: AnyDetector = None
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """The dataset: its folder, COCO JSON or YOLO YAML."""
+    """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
+    format: DataFormat = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from boxwright import checkpoint
 from boxwright.checkpoint import Loaded, load_detector
+from boxwright.cli.arguments import chosen_splits
 from boxwright.cli.train import Train
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
@@ -25,14 +26,16 @@ from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Process, join
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.loop import Training
-from boxwright.train.run import Run
+from boxwright.train.run import Run, need_objects
 from boxwright.units import counted
 from boxwright.version import __version__
 from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
-_KEPT = ("start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every")  # fields in config.json
+_KEPT = (  # fields in config.json
+    "format", "start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every",
+)  # fmt: skip
 
 
 def train(options: Train) -> int:
@@ -54,11 +57,11 @@ def train(options: Train) -> int:
 def _train(options: Train, process: Process, resume: Path | None, source: Loaded | None) -> int:
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
-    splits = open_dataset(_given(options.data), seed=options.training.seed)
+    splits = open_dataset(_given(options.data), options.training.seed, options.format)
+    chosen_splits(splits.source, splits, "train")
     names = options.classes or splits.names
+    need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
-    if not len(chosen["train"].boxes):
-        raise ValueError(f"{options.data}: no object of {', '.join(names)} in the train split to learn from")
     usual = Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
     run = Run(
         resume or options.out or usual, _given(options.detector), chosen, options.preprocess,
@@ -126,9 +129,9 @@ def _propose_ahead(detector: Detector, splits: dict[str, Dataset]) -> None:
 
 
 def _draw_curves(run: Run) -> None:
-    """After an epoch that was evaluated; after each epoch where there is no validation split."""
+    """After an epoch that was evaluated; after each epoch where none is."""
     epochs = run.history.epochs()
-    if "val" not in epochs[-1] and "val" in run.splits:
+    if "val" not in epochs[-1] and run.val is not None:
         return
     try:
         from boxwright.draw.plots import draw_curves
@@ -194,11 +197,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _introduction(options: Train, training: Training, run: Run) -> str:
     learning = sum(p.numel() for p in training.detector.parameters() if p.requires_grad) / 1e6
     images = ", ".join(f"{split} {len(dataset)}" for split, dataset in run.splits.items())
+    events = f", also for TensorBoard: tensorboard --logdir {run.folder}" if run.history.plots else ""
     return (
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
         f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn; "
         f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
-        f"in {training.config.precision} on {training.device}\n{run.folder}/"
+        f"in {training.config.precision} on {training.device}\n{run.folder}/{events}"
     )
 
 

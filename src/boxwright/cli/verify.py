@@ -46,7 +46,7 @@ class Verify:
             return int(not same)
         head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
         print(table(head, [_row(difference) for difference in measured]))
-        print(f"against {proof['against']} with torch {proof['torch']}, {proof['date']}: {worst(measured)}")
+        print(f"against {proof['against']} (torch {proof['torch']}, {proof['date']}): {worst(measured)}")
         if "source" in verified:
             print(f"and against {verified['source']['against']} here, with {verified['source']['file']}")
         if proof.get("allowed"):

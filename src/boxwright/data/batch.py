@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from boxwright.data.augment import Augment, MultiScale, Sample
 from boxwright.data.image import ImageError, ImageSource, read_annotated
 from boxwright.data.preprocess import Preprocess
 from boxwright.types import Images, Propose, Size, Target
+
+Key = TypeVar("Key")
 
 _ASPECT_RUN, _SIZE_RUN = 64, 8  # batches whose images are sorted by aspect, and within those by size
 ORDER, ZOOM, SAMPLE = range(3)  # the purposes of random numbers, each with a generator of its own
@@ -68,8 +70,8 @@ class Batches:
     workers     processes that load ahead, kept from epoch to epoch, one epoch at a time; 0 loads in this process
     rank, world this process's share: of every `batch_size * world` images each rank gets `batch_size`, so that all
                 ranks see equally many batches; the first images come twice if the dataset does not divide evenly
-    shuffle     a new order each epoch
-    group       put images of like shape into a batch, which saves padding
+    shuffle     a new order each epoch; without it, a batch holds images of one canvas only (see `for_evaluation`)
+    group       put images of like shape into a batch of a shuffled epoch, which saves padding
     drop_last   leave out the last batch of a shuffled epoch if it is not full; an only batch stays
     device      where images and targets go; pixels are transferred in the dtype of `preprocess`
     propose     from an image to boxes (P, 4) in its pixels, best first: `Detector.propose`. They move with the image
@@ -110,11 +112,11 @@ class Batches:
         self.broken: dict[int, str] = {}
         self._load = Load(dataset, preprocess, augment, seed, shuffle, propose)
         self._todo: list[Task] = []  # read by the sampler of the worker processes
-        self._workers: data.DataLoader[LoadedBatch] | None = None
+        self._workers: data.DataLoader[LoadedTask] | None = None
         self._sizes = np.array([dataset.size(index) for index in range(len(dataset))])  # (N, 2)
 
     @classmethod
-    def in_order(
+    def for_evaluation(
         cls,
         dataset: AnnotatedImages,
         preprocess: Preprocess,
@@ -126,7 +128,13 @@ class Batches:
         device: torch.device | str = "cpu",
         propose: Propose | None = None,
     ) -> Batches:
-        """For evaluation: every image, unchanged. With several ranks the last may come twice: count each index once."""
+        """Every image, unchanged, in batches of images that have the same canvas by themselves.
+
+        A network sees the padding of its images. In these batches an image is padded as it would be alone, so its
+        detections do not depend on `batch_size`, up to rounding. Batches follow the order of their first images, and
+        are not full where a canvas has too few images. With several ranks some images come twice: count each index
+        once.
+        """
         return cls(
             dataset, preprocess, batch_size=batch_size, workers=workers, rank=rank, world=world, shuffle=False,
             device=device, propose=propose,
@@ -134,6 +142,8 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches per epoch and rank."""
+        if not self.shuffle:
+            return len(self._tasks(0))
         full, rest = divmod(len(self.dataset), self.batch_size * self.world)
         return full + (rest > 0 and (full == 0 or not self.drop_last))
 
@@ -147,13 +157,12 @@ class Batches:
         try:
             for loaded in self._loaded(tasks):
                 self.broken.update(loaded.broken)
-                if loaded.indices:
-                    yield self._batch(loaded)
+                yield from map(self._batch, loaded.batches)
         finally:
             if len(self.broken) > known:
                 _warn(self.broken, known, len(self.dataset), self.shuffle)
 
-    def _loaded(self, tasks: list[Task]) -> Iterable[LoadedBatch]:
+    def _loaded(self, tasks: list[Task]) -> Iterable[LoadedTask]:
         if self.workers == 0:
             return map(self._load.__getitem__, tasks)
         self._todo[:] = tasks
@@ -170,22 +179,47 @@ class Batches:
 
     def _tasks(self, epoch: int) -> list[Task]:
         """The tasks of this rank in an epoch, one per batch."""
+        zooms = np.ones(len(self.dataset))
+        if self.augment is not None:
+            zooms = MultiScale(*self.augment.scale).draw(generator(ZOOM, self.seed, epoch), len(zooms))
+        batches = self._shuffled(epoch, zooms) if self.shuffle else self._by_canvas(zooms)
+        shares = [batch[self.rank :: self.world] for batch in batches]
+        return [Task(epoch, share.tolist(), zooms[share].tolist()) for share in shares]
+
+    def _shuffled(self, epoch: int, zooms: np.ndarray) -> list[np.ndarray]:
+        """The indices of each batch of all ranks together."""
         count, together = len(self.dataset), self.batch_size * self.world
         rng = generator(ORDER, self.seed, epoch)
-        order = rng.permutation(count) if self.shuffle else np.arange(count)
-        zooms = np.ones(count)
-        if self.augment is not None:
-            zooms = MultiScale(*self.augment.scale).draw(generator(ZOOM, self.seed, epoch), count)
+        order = rng.permutation(count)
         whole, rest = np.split(order, [count - count % together])
         if self.group:
-            sizes = zip(self._sizes.tolist(), zooms.tolist(), strict=True)
-            resized = np.array([self.preprocess.size(Size(*size), zoom) for size, zoom in sizes])  # (N, 2)
-            whole = rng.permutation(_grouped(whole, resized, together).reshape(-1, together))
+            whole = rng.permutation(_grouped(whole, np.array(self._resized(zooms)), together).reshape(-1, together))
         batches = list(whole.reshape(-1, together))
         if len(batches) < len(self):
             batches.append(np.concatenate((rest, np.resize(order, -len(rest) % self.world))))
-        shares = [batch[self.rank :: self.world] for batch in batches]
-        return [Task(epoch, share.tolist(), zooms[share].tolist()) for share in shares]
+        return batches
+
+    def _by_canvas(self, zooms: np.ndarray) -> list[np.ndarray]:
+        """As `_shuffled`, but in order, and each batch of one canvas."""
+        together = self.batch_size * self.world
+        batches = []
+        for group in grouped(self.preprocess.canvas([size]) for size in self._resized(zooms)).values():
+            group = np.resize(group, len(group) + -len(group) % self.world)  # the first ones again at the end
+            batches += [group[start : start + together] for start in range(0, len(group), together)]
+        return batches
+
+    def _resized(self, zooms: np.ndarray) -> list[Size]:
+        """The size that each image gets."""
+        sizes = zip(self._sizes.tolist(), zooms.tolist(), strict=True)
+        return [self.preprocess.size(Size(*size), zoom) for size, zoom in sizes]
+
+
+def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """The positions of each key, in the order in which the keys first occur."""
+    groups: dict[Key, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return groups
 
 
 def _grouped(order: np.ndarray, sizes: np.ndarray, together: int) -> np.ndarray:
@@ -229,12 +263,18 @@ class LoadedBatch(NamedTuple):
     proposals: list[np.ndarray]  # (P, 4) float32
     indices: list[int]
     views: list[View]
+
+
+class LoadedTask(NamedTuple):
+    """One batch; none where no image can be read, and several where an evaluation's images differ in canvas."""
+
+    batches: list[LoadedBatch]
     broken: dict[int, str]
 
 
 @dataclass
-class Load(data.Dataset[LoadedBatch]):
-    """Loads the batch of a task; this is what a worker process runs."""
+class Load(data.Dataset[LoadedTask]):
+    """Loads the images of a task; this is what a worker process runs."""
 
     dataset: AnnotatedImages
     preprocess: Preprocess
@@ -246,22 +286,25 @@ class Load(data.Dataset[LoadedBatch]):
     def __post_init__(self) -> None:
         self.broken: dict[int, str] = {}
 
-    def __getitem__(self, task: Task) -> LoadedBatch:
-        samples, indices, views = [], [], []
+    def __getitem__(self, task: Task) -> LoadedTask:
+        rows = []
         before = set(self.broken)
         for index, zoom in zip(task.indices, task.zooms, strict=True):
             if (loaded := self._sample(index, zoom, task.epoch)) is not None:
                 index, sample = loaded
                 image, view = self.preprocess(sample.image, sample.zoom)
-                samples.append(sample.seen(view, image))
-                indices.append(index)
-                views.append(view)
-        images = [sample.image for sample in samples]
-        pixels, sizes = pad(images, self.preprocess) if images else (torch.empty(0), torch.empty(0))
+                rows.append((index, sample.seen(view, image), view))
+        # In an evaluation a file may have another size than the dataset declares.
+        keys = [None if self.replace_broken else self.preprocess.canvas([view.output]) for _, _, view in rows]
+        batches = [self._batch([rows[position] for position in group]) for group in grouped(keys).values()]
+        return LoadedTask(batches, {index: message for index, message in self.broken.items() if index not in before})
+
+    def _batch(self, rows: Sequence[tuple[int, Sample, View]]) -> LoadedBatch:
+        indices, samples, views = zip(*rows, strict=True)
+        pixels, sizes = pad([sample.image for sample in samples], self.preprocess)
         targets = [tuple(column.numpy() for column in vars(sample.target).values()) for sample in samples]
         proposals = [sample.proposals.numpy() for sample in samples]
-        broken = {index: message for index, message in self.broken.items() if index not in before}
-        return LoadedBatch(pixels, sizes, targets, proposals, indices, views, broken)
+        return LoadedBatch(pixels, sizes, targets, proposals, list(indices), list(views))
 
     def _sample(self, index: int, zoom: float, epoch: int) -> tuple[int, Sample] | None:
         """The augmented sample with its index; for one that cannot be read the next that can, or None."""
@@ -305,7 +348,7 @@ class Load(data.Dataset[LoadedBatch]):
         return sample.clipped()
 
 
-def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoader[LoadedBatch]:
+def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoader[LoadedTask]:
     """Worker processes that load the tasks in the list in order, a few tasks ahead of their use."""
     return data.DataLoader(
         load,
@@ -319,7 +362,7 @@ def _start_workers(load: Load, tasks: list[Task], workers: int) -> data.DataLoad
     )
 
 
-def _unchanged(loaded: LoadedBatch) -> LoadedBatch:
+def _unchanged(loaded: LoadedTask) -> LoadedTask:
     return loaded
 
 

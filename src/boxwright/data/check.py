@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from boxwright.data.formats import DatasetError, Problem, read_splits
-from boxwright.data.formats.reading import ImageRow, Reading, build, unreadable
+from boxwright.data.formats.build import build
+from boxwright.data.formats.reading import ImageRow, Reading, unreadable
 from boxwright.data.image import is_image, read_image
 from boxwright.files import sha256
 from boxwright.types import Size
@@ -48,8 +49,8 @@ def check(
     problems += _ambiguous_names(names, source)
     problems += _duplicate_images(readings, decoded)
     problems += _not_listed(readings.values())
-    for reading in readings.values():
-        problems += _wrong_sizes(reading, decoded)
+    for split, reading in readings.items():
+        problems += _only_crowds(split, reading)
         problems += _without_boxes(reading, decoded)
         problems += _duplicate_boxes(reading)
     return sorted(dict.fromkeys(problems), key=lambda p: (_RANK[p.severity], p.file, p.line or 0))
@@ -87,17 +88,11 @@ def _decode(path: str) -> Decoded:
     return fingerprint, Size(*pixels.shape[:2])
 
 
-def _wrong_sizes(reading: Reading, decoded: dict[str, Decoded]) -> Iterator[Problem]:
-    for image in reading.images:
-        result = decoded[image.path]
-        if isinstance(result, Problem) or image.size in (None, result[1]):
-            continue
-        annotated, actual = (f"{size.width}×{size.height}" for size in (image.size, result[1]))
-        message = f"annotated as {annotated}, but {image.path} is {actual}"
-        turned = image.size == result[1][::-1]
-        reason = "drawn before EXIF orientation was applied" if turned else "those of an earlier version of the image"
-        mend = f"correct the size, and check the boxes: they may be {reason}"
-        yield Problem("wrong size", image.file, image.line, message, mend)
+def _only_crowds(split: str, reading: Reading) -> Iterator[Problem]:
+    if reading.boxes and all(row.crowd for row in reading.boxes):
+        row = reading.boxes[0]
+        message = f"all {len(reading.boxes)} boxes of {split} are crowds, which are neither learnt nor counted"
+        yield Problem("only crowds", row.file, row.line, message, "set `iscrowd` to 0 for boxes of single objects")
 
 
 def _without_boxes(reading: Reading, decoded: dict[str, Decoded]) -> Iterator[Problem]:

@@ -49,13 +49,14 @@ class Dataset:
     names      the K classes; the name is the identity of a class, the label only its index here
     paths      (N,) image files
     ids        (N,) int64 or strings, as annotated
-    sizes      (N, 2) int64, height and width
+    sizes      (N, 2) int64, height and width of the upright image, or as stored where only that was annotated
     offsets    (N + 1,) int64
     boxes      (M, 4) float32, xyxy in absolute pixels, inside the image
     labels     (M,) int64, 0..K-1
     crowd      (M,) bool
     difficult  (M,) bool
-    area       (M,) float32, square pixels; as annotated, such as that of a mask, otherwise that of the box
+    area       (M,) float32, square pixels; as annotated, such as that of a mask, and scaled if its box is; otherwise
+               that of the box
     """
 
     names: tuple[str, ...]

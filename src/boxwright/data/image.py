@@ -17,7 +17,14 @@ from boxwright.types import Size
 ImageSource = str | PathLike[str] | bytes | BinaryIO
 """Where an image can be read from: a path, the bytes of a file, or a file open in binary mode."""
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp")
+    + (".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+)
+"""Of the images in a folder, in upper or lower case. A file that is named, by the user or by an annotation, is read
+whatever its suffix."""
+
+_DEPTHS = (10, 12, 14, 16)
 _WHITE = (255, 255, 255, 255)
 
 
@@ -34,7 +41,9 @@ def read_image(source: ImageSource, upright: bool = True) -> np.ndarray:
     """The image as uint8 RGB (H, W, 3).
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB, transparency is laid over white, and of an animation
-    the first frame is taken. `upright` turns the image as its EXIF orientation asks, which is what viewers show.
+    the first frame is taken. White in a 16-bit grey image is the largest value of 10, 12, 14 or 16 bits, whichever is
+    the first to hold all its values: sensors leave the upper bits empty. `upright` turns the image as its EXIF
+    orientation asks, which is what viewers show.
     Raises ImageError for anything that is not a whole image.
     """
     return read_reduced(source, None, upright)[0]
@@ -93,8 +102,8 @@ def to_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
 
     It is taken as given: an EXIF orientation that a PIL image still carries does not turn it, so that its pixels are
     those of `image.size`. Takes a PIL image of any mode, or an array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA
-    of uint8, uint16, bool, or floats 0..1. Raises ImageError for anything else, except OpenCV's BGR order, which cannot
-    be recognised.
+    of uint8, uint16, bool, or floats 0..1; an array of uint16 is scaled from 16 bits. Raises ImageError for anything
+    else, except OpenCV's BGR order, which cannot be recognised.
     """
     if isinstance(image, Image.Image):
         try:
@@ -171,6 +180,10 @@ def _turn_upright(image: Image.Image) -> None:
 def _to_rgb_image(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode.startswith("I;16"):
+        values = np.array(image).astype(np.uint16)  # the file's byte order becomes the machine's
+        depth = next(bits for bits in _DEPTHS if values.max() < 2**bits)
+        return Image.fromarray(_uint16_to_uint8(values, depth)).convert("RGB")
     if image.mode[0] in "IF":  # 16- and 32-bit integers, floats: convert("RGB") would cut them off at 255
         return Image.fromarray(_deep_to_uint8(np.array(image))).convert("RGB")
     if image.has_transparency_data:
@@ -192,7 +205,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return _uint16_to_uint8(values, 16)
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f":
@@ -204,3 +217,8 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
             )
         return (values * 255 + 0.5).astype(np.uint8)
     raise ImageError(f"expected uint8, uint16, bool or floats 0..1, got {values.dtype}; try image.astype('uint8')")
+
+
+def _uint16_to_uint8(values: np.ndarray, depth: int) -> np.ndarray:
+    white = 2**depth - 1
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)

@@ -145,7 +145,7 @@ class AnchorStage(nn.Module):
         """Maps (N, C, h, w), one per level, to the predictions of all A anchors."""
         logits, deltas, *quality = self.head(maps)
         anchors = self.anchors([(m.shape[2], m.shape[3]) for m in maps], maps[0].device)
-        return Dense(logits, deltas, torch.cat(anchors), tuple(len(level) for level in anchors), *quality)
+        return Dense(logits, deltas, torch.cat(anchors), tuple(level.shape[0] for level in anchors), *quality)
 
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
         """The scalars `class`, `box` and, with a quality, `quality`; targets are one per image."""
@@ -189,10 +189,8 @@ class AnchorStage(nn.Module):
         by_logits = not self.softmax and dense.quality is None  # a sigmoid keeps the order: only the best need it
         scores = dense.logits if by_logits else self.scores(dense)
         candidates = self.choose(scores, self.select.pre_nms_top_k, dense.levels)  # (N, C) each
-        if by_logits:
-            candidates = candidates._replace(scores=candidates.scores.sigmoid())
         boxes = self.codec.decode(deltas_of(candidates, dense.deltas), dense.anchors[candidates.rows])  # (N, C, 4)
-        return self.select(boxes, candidates, sizes)
+        return self.select(boxes, candidates, sizes, by_logits)
 
     def scores(self, dense: Dense) -> Tensor:
         """The probability of every class at every anchor, (N, A, K)."""
@@ -207,7 +205,7 @@ class SingleStage(Detector):
         super().__init__()
         self.features, self.anchors = features, anchors
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """The scalars `class`, `box` and, in FCOS, `quality`."""
         return self.anchors.loss(self.anchors(self.features(images.pixels)), targets)
 

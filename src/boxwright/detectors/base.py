@@ -21,22 +21,41 @@ from boxwright.types import Detections, Images, Losses, Slots, Target
 class Detector(nn.Module):
     """A detector is trained with `loss` and predicts with `detect`; the mode is in the call, not in `self.training`.
 
-    A subclass writes `loss` and `slots`. All shapes between pixels and slots depend on the shape of the input only, so
-    `slots` compiles and exports (see `Network`); `detect` trims it.
+    A subclass writes `compute_loss` and `slots`. All shapes between pixels and slots depend on the shape of the input
+    only, so `slots` compiles and exports (see `Network`); `detect` trims it.
 
-    propose  from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that takes
-             external proposals: the code that makes the `Images` calls it. None for all other detectors
+    propose      from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that
+                 takes external proposals: the code that makes the `Images` calls it. None for all other detectors
+    num_classes  K, set by the `build` of a config: labels are 0..K-1. None where it is not known, or any label is good
     """
 
     propose: Callable[[np.ndarray], np.ndarray] | None = None
+    num_classes: int | None = None
+    _waited = False  # for a device, to check targets that were made there: it is done once
 
     def loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Named scalar losses of the batch, weighted; their sum is minimised. An image may have no objects."""
-        raise NotImplementedError(f"{type(self).__name__} must define loss(images, targets)")
+        """Named scalar losses of the batch, weighted; their sum is minimised. An image may have no objects.
+
+        Raises ValueError for targets that cannot be meant: another number than of images, labels outside of 0..K-1,
+        boxes that are not xyxy in pixels. Within torch.compile nothing is checked, as that would break the graph.
+        """
+        if not torch.compiler.is_compiling():
+            check_targets(images, targets, self.num_classes, wait=not self._waited)
+            self._waited |= not all(target.has_extremes for target in targets)
+        return self.compute_loss(images, targets)
+
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
+        """What `loss` returns, of N images and their N targets, which are sound."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute_loss(images, targets)")
 
     def slots(self, images: Images) -> Slots:
         """Slots (N, S): boxes in pixels of the batch, scores from 0 to 1, labels 0..K-1; S depends on no value."""
         raise NotImplementedError(f"{type(self).__name__} must define slots(images)")
+
+    @property
+    def selection(self) -> Select | None:
+        """The selection of its detections, which is the last one in it; None for a detector without any."""
+        return next((part for part in reversed([*self.modules()]) if isinstance(part, Select)), None)
 
     @torch.inference_mode()
     def detect(self, images: Images) -> list[Detections]:
@@ -48,11 +67,56 @@ class Detector(nn.Module):
         return self.detect(images) if targets is None else self.loss(images, targets)
 
 
+def check_targets(images: Images, targets: Sequence[Target], num_classes: int | None, wait: bool = True) -> None:
+    """Raises ValueError for targets that cannot be meant; it names the first of them, and the likely slip.
+
+    num_classes  K; None takes any label from 0 on
+    wait         for an accelerator, where targets were made on it; they are not checked otherwise
+    """
+    if len(targets) != len(images):
+        raise ValueError(f"expected a target for each of {len(images)} images, got {len(targets)}")
+    checked = {index: t.extremes() for index, t in enumerate(targets) if len(t) and (wait or t.has_extremes)}
+    limit = torch.inf if num_classes is None else num_classes
+    for index, (low, high, side, reach) in checked.items():
+        labels_are_sound = 0 <= low <= high < limit and targets[index].labels.dtype == torch.int64
+        if not (labels_are_sound and side >= 0 and reach < torch.inf):
+            from_one = high == num_classes and min(extremes.label_min for extremes in checked.values()) >= 1
+            raise ValueError(f"targets[{index}]{_mistake(targets[index], num_classes, from_one)}")
+    objects = sum(len(targets[index]) for index in checked)
+    if objects > 1 and max(extremes.reach for extremes in checked.values()) <= 1 < min(images.pixels.shape[2:]) / 8:
+        raise ValueError(
+            f"all {objects} boxes of the targets lie in 0..1; expected x1 y1 x2 y2 in pixels of the batch, which has "
+            f"{images.pixels.shape[2]} x {images.pixels.shape[3]} of them; multiply shares by the size of their image"
+        )
+
+
+def _mistake(target: Target, num_classes: int | None, from_one: bool) -> str:
+    """What is wrong with a target; `from_one`: the labels of the batch are 1 to K."""
+    boxes, labels = target.boxes, target.labels
+    if labels.dtype != torch.int64:
+        return f".labels are {labels.dtype}; expected torch.int64"
+    low, high, *_ = target.extremes()
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        hint = "; torchvision counts classes from 1, so subtract 1" if from_one else ""
+        return f" has label {low if low < 0 else high}; expected {expected}{hint}"
+    wrong = ~(boxes[:, 2:] >= boxes[:, :2]).all(1) | ~boxes.isfinite().all(1)
+    row = int(wrong.nonzero()[0])
+    return (
+        f".boxes[{row}] is {boxes[row].tolist()}; expected x1 y1 x2 y2 in pixels, finite, with x1 <= x2 and y1 <= y2; "
+        "of x y width height they are made by boxes[:, 2:] += boxes[:, :2]"
+    )
+
+
 class Network(nn.Module):
     """What is compiled or exported of a detector: tensors in, the tensors of `Slots` out.
 
     torch.compile(Network(detector), fullgraph=True)
     torch.export.export(Network(detector), (pixels, sizes))
+
+    With `dynamic_shapes` the program takes any number of images, of any size. The example needs two images, and two
+    cells a side on the coarsest map (stride 128: sides over 128 pixels), as torch takes a 1 for a constant; so do the
+    images that the program is given.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -135,46 +199,54 @@ class Select(nn.Module):
     within           which boxes suppress each other: those of one class, of one level (as in region proposal
                      networks), or all of the image
     min_size         pixels; a box narrower or lower than this, once clipped to its image, is dropped
-    clip_after_nms   clip and measure the boxes that survive suppression rather than all that enter it (Detectron2's
-                     RetinaNet)
+    drop_after_nms   small boxes enter suppression and count among the slots; they are dropped from these at the end
+                     (Detectron2)
+    clip_after_nms   all boxes enter suppression unclipped; those in the slots are clipped, and dropped if small
+                     (Detectron2's RetinaNet)
     suppress         the suppression itself
     """
 
     def __init__(
         self, score_threshold: float | tuple[float, ...] = 0.05, iou_threshold: float = 0.5, pre_nms_top_k: int = 1000,
         slots: int = 100, within: Literal["class", "level", "image"] = "class", min_size: float = MIN_SIZE,
-        clip_after_nms: bool = False, suppress: Suppress = nms_mask,
+        drop_after_nms: bool = False, clip_after_nms: bool = False, suppress: Suppress = nms_mask,
     ) -> None:  # fmt: skip
         super().__init__()
         if within not in ("class", "level", "image"):
             raise ValueError(f"boxes suppress each other within class, level or image, got {within!r}")
         self.score_threshold, self.iou_threshold, self.within = score_threshold, iou_threshold, within
         self.pre_nms_top_k, self.slots, self.min_size = pre_nms_top_k, slots, min_size
-        self.clip_after_nms, self.suppress = clip_after_nms, suppress
+        self.drop_after_nms, self.clip_after_nms, self.suppress = drop_after_nms, clip_after_nms, suppress
 
-    def forward(self, boxes: Tensor, candidates: Candidates, sizes: Tensor) -> Slots:
+    def forward(self, boxes: Tensor, candidates: Candidates, sizes: Tensor, logits: bool = False) -> Slots:
         """Boxes (N, C, 4) of candidates (N, C) and sizes (N, 2) of the images to slots (N, S), best first.
 
         The boxes that come out are clipped to their image. A slot that is not valid holds zeros.
+
+        logits  the scores of the candidates are logits: they rank where sigmoids are equal (in float32 from 16.7 on)
         """
-        scores, labels, levels = candidates.scores, candidates.labels, candidates.levels
+        ranks, labels, levels = candidates.scores, candidates.labels, candidates.levels
         boxes = boxes if self.clip_after_nms else clip(boxes, sizes)
         groups = {"class": labels, "level": levels, "image": torch.zeros_like(labels)}[self.within]
-        valid = (scores > self._thresholds(candidates)) & (self.clip_after_nms | self._is_large_enough(boxes))
-        kept = self.suppress(boxes, scores, groups, valid, self.iou_threshold, self.slots)
+        drop_after_nms = self.drop_after_nms or self.clip_after_nms
+        scores = ranks.sigmoid() if logits else ranks
+        valid = (scores > self._thresholds(candidates)) & (drop_after_nms | self._is_large_enough(boxes))
+        kept = self.suppress(boxes, ranks, groups, valid, self.iou_threshold, self.slots)
 
-        ranked = torch.where(kept, scores, -1.0)
-        ranked = F.pad(ranked, (0, max(0, self.slots - ranked.shape[1])), value=-1.0)  # (N, C or S if that is more)
+        ranked = torch.where(kept, ranks, -torch.inf)
+        ranked = F.pad(ranked, (0, max(0, self.slots - ranked.shape[1])), value=-torch.inf)  # (N, C or S if more)
         top = ranked.topk(self.slots, dim=1)
-        valid = top.values >= 0
+        valid = top.values > -torch.inf
         rows = top.indices.clamp(max=boxes.shape[1] - 1)
         boxes = gather(boxes, rows)
         if self.clip_after_nms:
             boxes = clip(boxes, sizes)
+        if drop_after_nms:
             valid &= self._is_large_enough(boxes)
         boxes = torch.where(valid[..., None], boxes, 0.0)
+        scores = torch.where(valid, gather(scores, rows), 0.0)
         labels = torch.where(valid, gather(labels, rows), 0)
-        return Slots(boxes, torch.where(valid, top.values, 0.0), labels, valid)
+        return Slots(boxes, scores, labels, valid)
 
     def _is_large_enough(self, boxes: Tensor) -> Tensor:
         return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= self.min_size
@@ -210,12 +282,13 @@ def with_colors(config: BackboneFields, backbone: Backbone) -> Backbone:
 
 
 def build_select(
-    config: SelectionFields, num_classes: int, min_size: float = Convention.min_size, clip_after_nms: bool = False
-) -> Select:
+    config: SelectionFields, num_classes: int, min_size: float = Convention.min_size, drop_after_nms: bool = False,
+    clip_after_nms: bool = False,
+) -> Select:  # fmt: skip
     """The selection of a detector whose config has its numbers; `min_size` in pixels."""
     return Select(
         score_threshold(config, num_classes), config.nms_threshold, config.pre_nms_top_k, config.max_detections,
-        min_size=min_size, clip_after_nms=clip_after_nms,
+        min_size=min_size, drop_after_nms=drop_after_nms, clip_after_nms=clip_after_nms,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from boxwright.detectors.fields import (
     BackboneFields,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from boxwright.detectors.sliding_window import SlidingWindowDetector
     from boxwright.detectors.spp_net import SPPNet
     from boxwright.detectors.ssd import SSD
+
+AnyDetector = TypeVar("AnyDetector", bound="Detector")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ class DetectorConfig(BackboneFields):
         raise NotImplementedError(f"{type(self).__name__} must define build(num_classes, pretrained)")
 
 
+def _for_classes(num_classes: int, detector: AnyDetector) -> AnyDetector:
+    """The detector, told how many classes it is for, so that it can check the labels of targets."""
+    detector.num_classes = num_classes
+    return detector
+
+
 @dataclass(frozen=True)
 class LocalizerConfig(ScoreFields, OneLevel, LearningBackbone, DetectorConfig):
     """The numbers of a localizer."""
@@ -103,7 +111,7 @@ class LocalizerConfig(ScoreFields, OneLevel, LearningBackbone, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> Localizer:
         from boxwright.detectors.localizer import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class SlidingWindowConfig(SelectionFields, OneLevel, LearningBackbone, DetectorC
     def build(self, num_classes: int, pretrained: bool = False) -> SlidingWindowDetector:
         from boxwright.detectors.sliding_window import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ class RCNNConfig(ProposedFields, OneLevel, LearningBackbone, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> RCNN:
         from boxwright.detectors.rcnn import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ class SPPNetConfig(ProposedFields, OneLevel, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> SPPNet:
         from boxwright.detectors.spp_net import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 _ONE_MAP = ("levels", "canonical_size")  # read on a pyramid only
@@ -197,7 +205,7 @@ class FastRCNNConfig(HeadFields, ProposedFields, ConventionFields, SharedFields,
     def build(self, num_classes: int, pretrained: bool = False) -> FastRCNN:
         from boxwright.detectors.fast_rcnn import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ class FasterRCNNConfig(HeadFields, RegionFields, RPNFields, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> FasterRCNN:
         from boxwright.detectors.faster_rcnn import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ class RFCNConfig(PoolFields, RegionFields, RPNFields, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> RFCN:
         from boxwright.detectors.r_fcn import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,7 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
     def build(self, num_classes: int, pretrained: bool = False) -> SSD:
         from boxwright.detectors.ssd import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -299,7 +307,7 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> RetinaNet:
         from boxwright.detectors.retinanet import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)
@@ -324,7 +332,7 @@ class FCOSConfig(DenseFields, DetectorConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> FCOS:
         from boxwright.detectors.fcos import build
 
-        return build(self, num_classes, pretrained)
+        return _for_classes(num_classes, build(self, num_classes, pretrained))
 
 
 @dataclass(frozen=True)

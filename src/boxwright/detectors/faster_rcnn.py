@@ -39,7 +39,7 @@ class FasterRCNN(Detector):
             raise ValueError(f"a Faster R-CNN takes one proposal per image at least, got {count}")
         self.proposer.select.slots = count
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """Scalars `objectness` and `proposal_box` of the RPN, `class` and `box` of the region stage."""
         maps = self.features(images.pixels)
         dense = self.proposer(maps)

@@ -266,7 +266,9 @@ class Convention:
     min_proposal_size, min_region_size, min_size
                              pixels; a box that is narrower or lower once clipped is dropped: proposals of a region
                              proposal network, detections of a region stage, detections of a single stage
-    clip_after_nms           detections of a single stage are clipped after NMS rather than before
+    drop_after_nms           small detections of a region stage are dropped after NMS, from the best `max_detections`,
+                             rather than before
+    clip_after_nms           detections of a single stage are clipped, and dropped if small, after NMS likewise
     """
 
     round_anchors: bool = False
@@ -276,6 +278,7 @@ class Convention:
     min_proposal_size: float = 1e-3
     min_region_size: float = 1e-3
     min_size: float = 1e-3
+    drop_after_nms: bool = False
     clip_after_nms: bool = False
 
 
@@ -285,6 +288,11 @@ CONVENTIONS = {
         round_anchors=True, stride_from_feature_map=True, aligned=False, min_region_size=1e-2, min_size=0.0
     ),
     "detectron2": Convention(
-        sampling_ratio=0, min_proposal_size=1e-9, min_region_size=1e-9, min_size=1e-9, clip_after_nms=True
+        sampling_ratio=0,
+        min_proposal_size=1e-9,
+        min_region_size=1e-9,
+        min_size=1e-9,
+        drop_after_nms=True,
+        clip_after_nms=True,
     ),
 }

@@ -31,7 +31,7 @@ class Localizer(Detector):
         super().__init__()
         self.features, self.region = features, region
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """Scalars `class` and `box`, of the largest object of each image."""
         return self.region.loss(self.features(images.pixels), whole(images), targets)
 

@@ -26,7 +26,7 @@ class ProposedDetector(Detector):
         super().__init__()
         self.features, self.regions, self.propose = features, regions, propose
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """Scalars `class` and `box`, of sampled proposals. The objects themselves are among them."""
         return self.regions.loss(self.features(images.pixels), given(images), targets)
 

@@ -74,5 +74,6 @@ def build_voting_regions(config: RFCNConfig, features: Features, num_classes: in
     pool = operator(strides_read(config, features), config.cells, canonical=config.canonical_size)
     boxes = 1 if config.class_agnostic else num_classes
     maps = ScoreMaps(features.channels[0], config.channels, num_classes, boxes, pool)
-    select = build_select(config, num_classes, CONVENTIONS[config.convention].min_region_size)
+    convention = CONVENTIONS[config.convention]
+    select = build_select(config, num_classes, convention.min_region_size, convention.drop_after_nms)
     return build_region_stage(config, maps, Vote(num_classes), select)

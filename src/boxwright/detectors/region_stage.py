@@ -201,7 +201,8 @@ def build_regions(
     else:
         pool = RegionPool(strides, size, config.canonical_size)
     head = RegionHead(hidden, width, num_classes, config.class_agnostic)
-    return build_region_stage(config, pool, head, build_select(config, num_classes, convention.min_region_size))
+    select = build_select(config, num_classes, convention.min_region_size, convention.drop_after_nms)
+    return build_region_stage(config, pool, head, select)
 
 
 def strides_read(config: SharedFields, features: Features) -> tuple[int, ...]:

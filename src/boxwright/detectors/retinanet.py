@@ -37,6 +37,6 @@ def build(config: RetinaNetConfig, num_classes: int, pretrained: bool) -> Retina
         sample=all_valid_anchors,
         class_loss=focal,
         box_loss=DeltaLoss(codec),
-        select=build_select(config, num_classes, convention.min_size, convention.clip_after_nms),
+        select=build_select(config, num_classes, convention.min_size, clip_after_nms=convention.clip_after_nms),
     )
     return RetinaNet(features, stage)

@@ -24,7 +24,7 @@ class RPN(Detector):
         super().__init__()
         self.features, self.proposer = features, proposer
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """Scalars `class`, the objectness, and `box`."""
         dense = self.proposer(self.features(images.pixels))
         return self.proposer.loss(dense, [t.replace(labels=torch.zeros_like(t.labels)) for t in targets])

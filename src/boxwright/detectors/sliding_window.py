@@ -91,7 +91,7 @@ class SlidingWindowDetector(Detector):
         windows = torch.cat(windows).expand(pixels.shape[0], -1, -1)
         return torch.cat(logits, 1), clip(windows, images.sizes)
 
-    def loss(self, images: Images, targets: list[Target]) -> Losses:
+    def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
         """Scalar `class`: cross entropy over the sampled windows; a window in the padding is never sampled."""
         logits, windows = self.classify(images)
         assigned, labels, _ = match(self.assign, map(Prediction, windows, logits.detach()), targets)  # (N, A) each

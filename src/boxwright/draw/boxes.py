@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 from torch import Tensor
 
 from boxwright.boxes.geometry import intersection
+from boxwright.draw.font import Font, drawable, load_font
 
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Hues far apart from each other that stand out on grass, sky, skin and in the dark.
 PALETTE: tuple[Color, ...] = (
@@ -53,15 +54,38 @@ def draw_boxes(
     colors = class_colors([*(palette or ()), *names])
     side = (drawing.width * drawing.height) ** 0.5
     line = max(1, round(side / 180))
-    font = ImageFont.load_default(size=max(11, round(side / 30)))
     corners = [[float(value) for value in box] for box in boxes]
     for row in reversed(range(len(corners))):
         _rectangle(canvas, corners[row], colors[names[row]], line, drawing.size)
     texts = [name if scores is None else f"{name} {round(100 * scores[row])}%" for row, name in enumerate(names)]
-    labels = _place_labels(canvas, corners, texts, font, line + 1, drawing.size)
+    texts = [drawable(text) for text in texts]
+    fonts = [load_font(text, max(11, round(side / 30))) for text in texts]
+    labels = _place_labels(canvas, corners, texts, fonts, line + 1, drawing.size)
     for row in reversed(range(len(corners))):
-        _label(canvas, labels[row], texts[row], colors[names[row]], font, line + 1)
+        _label(canvas, labels[row], texts[row], colors[names[row]], fonts[row], line + 1)
     return drawing
+
+
+def encode(drawing: PIL.Image.Image, suffix: str) -> tuple[str, bytes]:
+    """The suffix and content of an image file: of this suffix, or .png where that format has no image so large.
+
+    A side of a JPEG has at most 65535 pixels, that of a WebP 16383. Raises ValueError where PNG fails too.
+    """
+    try:
+        return suffix, _encoded(drawing, PIL.Image.registered_extensions()[suffix.lower()])
+    except (OSError, ValueError):
+        try:
+            return ".png", _encoded(drawing, "PNG")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"an image of {drawing.width}x{drawing.height} pixels cannot be written: {error}"
+            ) from error
+
+
+def _encoded(drawing: PIL.Image.Image, kind: str) -> bytes:
+    stream = io.BytesIO()
+    drawing.save(stream, kind, quality=92, subsampling=0, compress_level=1)  # a PNG's level: far faster, little larger
+    return stream.getvalue()
 
 
 def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line: int, size: tuple[int, int]) -> None:
@@ -72,11 +96,12 @@ def _rectangle(canvas: ImageDraw.ImageDraw, box: list[float], color: Color, line
 
 
 def _place_labels(
-    canvas: ImageDraw.ImageDraw, boxes: list[list[float]], texts: list[str], font: Font, pad: int, size: tuple[int, int]
-) -> list[list[int]]:
+    canvas: ImageDraw.ImageDraw, boxes: list[list[float]], texts: list[str], fonts: list[Font], pad: int,
+    size: tuple[int, int],
+) -> list[list[int]]:  # fmt: skip
     """The rectangle of each label, xyxy: in order, the spot that overlaps least with the labels before."""
     labels: list[list[int]] = []
-    for box, text in zip(boxes, texts, strict=True):
+    for box, text, font in zip(boxes, texts, fonts, strict=True):
         left, top, right, bottom = canvas.textbbox((0, 0), text, font=font)
         spots = _spots(box, int(right - left) + 2 * pad, int(bottom - top) + 2 * pad, size)
         covered = intersection(torch.tensor(spots)[:, None], torch.tensor(labels).reshape(1, -1, 4)).sum(1)

@@ -21,7 +21,7 @@ def detect_dataset(
 
     An image that cannot be read counts as one without detections; a warning names it.
     """
-    batches = Batches.in_order(
+    batches = Batches.for_evaluation(
         dataset, predictor.preprocess, batch_size, workers=workers, device=predictor.device, propose=predictor.propose
     )
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))

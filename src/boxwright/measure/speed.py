@@ -29,7 +29,8 @@ STAGES = ("decode", "resize", "propose", "network", "nms", "boxes")
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_ROW = 5  # images in a turn of one model
+_ROW = 5  # images in a turn of one model; where images a second are measured, groups of them
+_GROUP = 4  # batches in such a group
 
 
 class Quartiles(NamedTuple):
@@ -106,14 +107,15 @@ def take_latencies(
 
 
 def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch: int, rounds: int = 3) -> Throughput:
-    """Images per second in batches of `batch`, in turn as in `take_latencies`.
+    """Images per second as `Predictor.stream` runs them in batches of up to `batch`, in turn as in `take_latencies`.
 
-    All batches are full: if the images do not divide evenly, the first ones are repeated at the end.
+    An item is four batches, so that the stream can find images of one canvas. Where all images have the same, all
+    batches are full: if the images do not divide evenly, the first ones are repeated at the end.
     """
     if batch < 1:
         raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
-    repeated = cycle(paths)
-    groups = [list(islice(repeated, batch)) for _ in range(math.ceil(len(paths) / batch))]
+    repeated = list(islice(cycle(paths), math.ceil(len(paths) / batch) * batch))
+    groups = [repeated[start : start + _GROUP * batch] for start in range(0, len(repeated), _GROUP * batch)]
 
     def seconds_of(predictor: Predictor, group: list[Path]) -> float:
         started = time.perf_counter()
@@ -126,7 +128,8 @@ def throughput(predictors: Mapping[str, Predictor], paths: Sequence[Path], batch
 
     models = {name: partial(seconds_of, predictor.uncached()) for name, predictor in predictors.items()}
     measured, failures = _race("throughput", models, groups, rounds, before=read)
-    return Throughput({name: batch * len(seconds) / sum(seconds) for name, seconds in measured.items()}, failures)
+    images = rounds * len(repeated)
+    return Throughput({name: images / sum(seconds) for name, seconds in measured.items()}, failures)
 
 
 def _race(

@@ -19,8 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from boxwright.data.formats.text import flag
 from boxwright.types import Detections, Target
 from boxwright.units import counted
+
+Id = int | float | str
+"""The id of an image or a category in a COCO file."""
 
 RECALLS = tuple(np.linspace(0.0, 1.0, 101).tolist())
 """The recalls at which COCO samples the precision."""
@@ -145,17 +149,13 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names:
 def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -> Evaluation:
     """A COCO results file (image_id, category_id, bbox xywh, score) against a COCO annotation file.
 
+    Ids are numbers of any size or text. Of the annotation file only "images", "categories" and "annotations" are read;
+    as in pycocotools, an annotation of another image or category does not count.
+
     Raises OSError or ValueError, naming the file and the entry, for anything that is not in COCO's format.
     """
-    import hotcoco
-
-    try:
-        truth = hotcoco.COCO(str(ground_truth_json))
-    except ValueError as error:
-        raise ValueError(f"{ground_truth_json}: expected a COCO annotation file: {error}") from error
-    if not truth.get_img_ids():
-        raise ValueError(f'{ground_truth_json}: expected a COCO annotation file, found no "images" in it')
-    return _evaluate(truth, _read_results(Path(detections_json), set(truth.get_img_ids()), set(truth.get_cat_ids())))
+    truth, images, categories = _read_annotations(Path(ground_truth_json))
+    return _evaluate(truth, _read_results(Path(detections_json), images, categories))
 
 
 def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
@@ -235,8 +235,67 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (R, 4)
 
 
-def _read_results(path: Path, image_ids: set[int], category_ids: set[int]) -> np.ndarray:
-    """The rows of a COCO results file: (D, 7) float64."""
+def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
+    """A hotcoco.COCO whose ids are 0, 1, 2 ..., and from the ids of images and of categories in the file to these."""
+    import hotcoco
+
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a COCO annotation file: {error}") from error
+    if not isinstance(content, dict) or not content.get("images"):
+        raise ValueError(f'{path}: expected a COCO annotation file, found no "images" in it')
+    parts = {part: content.get(part) or [] for part in ("images", "categories", "annotations")}
+    for part, records in parts.items():
+        if not isinstance(records, list):
+            raise ValueError(f'{path}: expected a COCO annotation file, where "{part}" is a list; got {records!r:.200}')
+    images, categories = (_numbered(path, part, parts[part]) for part in ("images", "categories"))
+    names = {record["id"]: str(record.get("name", record["id"])) for record in parts["categories"]}
+    objects = []
+    for number, entry in enumerate(parts["annotations"]):
+        try:
+            image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
+            x, y, width, height = map(float, entry["bbox"])
+            area = float(entry.get("area", width * height))
+            crowd = flag(entry.get("iscrowd"))
+            if crowd is None:
+                raise ValueError("iscrowd")
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{path}: annotations[{number}] should have image_id, category_id, bbox [x, y, width, height] and, "
+                f"if given, area and iscrowd 0 or 1; got {str(entry)[:200]}"
+            ) from error
+        if not math.isfinite(x + y + width + height + area):
+            raise ValueError(f"{path}: annotations[{number}] has a number that is not finite: {str(entry)[:200]}")
+        if image is not None and category is not None:
+            objects.append((image, category, x, y, width, height, area, crowd))
+    columns = np.array(objects, dtype=np.float64).reshape(-1, 8).T  # whole numbers up to 2**53 are exact
+    truth = hotcoco.COCO.from_arrays(
+        images=[{"id": image} for image in images.values()],
+        categories=[{"id": category, "name": names[name]} for name, category in categories.items()],
+        image_ids=columns[0].astype(np.int64),
+        category_ids=columns[1].astype(np.int64),
+        boxes=columns[2:6].T.copy(),
+        area=columns[6].copy(),
+        iscrowd=columns[7].astype(bool),
+    )
+    return truth, images, categories
+
+
+def _numbered(path: Path, part: str, records: Sequence[Any]) -> dict[Id, int]:
+    """A number for each id, in the order of the ids, which decides between detections of equal scores."""
+    ids: set[Id] = set()
+    for number, record in enumerate(records):
+        value = record.get("id") if isinstance(record, dict) else None
+        if not isinstance(value, int | float | str):
+            raise ValueError(f"{path}: {part}[{number}] should have an id, got {str(record)[:200]}")
+        ids.add(value)
+    in_order = sorted(ids, key=lambda value: (isinstance(value, str), value))
+    return {value: number for number, value in enumerate(in_order)}
+
+
+def _read_results(path: Path, images: dict[Id, int], categories: dict[Id, int]) -> np.ndarray:
+    """The rows of a COCO results file as `_evaluate` takes them: (D, 7) float64."""
     try:
         entries = json.loads(path.read_bytes())
     except ValueError as error:
@@ -246,17 +305,22 @@ def _read_results(path: Path, image_ids: set[int], category_ids: set[int]) -> np
     rows = np.empty((len(entries), 7))
     for number, entry in enumerate(entries):
         try:
-            rows[number] = (entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"])
-        except (KeyError, TypeError, ValueError) as error:
+            image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
+            x, y, width, height = entry["bbox"]
+            rows[number, 1:6] = x, y, width, height, entry["score"]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path}: entry {number} should have image_id, category_id, bbox [x, y, width, height] and score, "
                 f"got {str(entry)[:200]}"
             ) from error
-        if entry["image_id"] not in image_ids or entry["category_id"] not in category_ids:
+        if image is None or category is None:
+            known = " and ".join(f"{what} such as {next(iter(ids), None)!r}" for what, ids in
+                                 (("images", images), ("categories", categories)))  # fmt: skip
             raise ValueError(
-                f"{path}: entry {number} has image {entry['image_id']} and category {entry['category_id']}, "
-                "which are not both in the annotation file; are both files of the same split?"
+                f"{path}: entry {number} has image {entry['image_id']!r} and category {entry['category_id']!r}, which "
+                f"are not both in the annotation file (it has {known}); are both files of the same split?"
             )
+        rows[number, [0, 6]] = image, category
     finite = np.isfinite(rows.sum(axis=1))
     if not finite.all():
         raise ValueError(f"{path}: entry {np.argmin(finite)} has a number that is not finite")

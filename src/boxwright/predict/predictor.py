@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -19,7 +20,7 @@ from torch import Tensor
 from boxwright.boxes.geometry import clip, xyxy_to_xywh
 from boxwright.boxes.view import View
 from boxwright.data.batch import as_boxes, to_images
-from boxwright.data.image import read_image, to_rgb
+from boxwright.data.image import ImageError, ImageSource, read_image, to_rgb
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
@@ -27,6 +28,8 @@ from boxwright.draw.boxes import draw_boxes
 from boxwright.predict.program import Eager, Program
 from boxwright.proposals import CachedProposer, Propose
 from boxwright.types import Detections, Images, Size, Slots
+
+_WAITING = 4  # batches of images that a stream holds at most, to find those of one canvas
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +49,25 @@ class InputImage:
             return source
         if isinstance(source, str | PathLike):
             return cls(read_image(source), Path(source))
-        return cls(to_rgb(source))
+        if isinstance(source, np.ndarray | PIL.Image.Image):
+            return cls(to_rgb(source))
+        if isinstance(source, bytes | bytearray | memoryview):
+            return cls(read_image(bytes(source)))
+        if not hasattr(source, "read"):
+            raise ImageError(
+                "expected a path, the bytes of a file, an open file, an array or a PIL image, "
+                f"got {type(source).__name__}"
+            )
+        return cls(read_image(source))
+
+    @property
+    def size(self) -> Size:
+        height, width = self.image.shape[:2]
+        return Size(height, width)
 
 
-ImageLike = str | PathLike[str] | np.ndarray | PIL.Image.Image | InputImage
-"""What an image can be taken from."""
+ImageLike = ImageSource | bytearray | memoryview | np.ndarray | PIL.Image.Image | InputImage
+"""What an image can be taken from: a path, the bytes of a file, a file open in binary mode, an array, a PIL image."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,8 +119,12 @@ class Result:
         """COCO's result entries, unrounded: image_id, category_id, bbox as [x, y, width, height], score; and the name.
 
         `category_ids` are a dataset's own ids by class name; without them they are 1, 2, ... in the order of `names`.
+        Raises ValueError for a detection whose class they lack.
         """
-        ids = category_ids or {name: label + 1 for label, name in enumerate(self.names)}
+        ids = {name: label + 1 for label, name in enumerate(self.names)} if category_ids is None else category_ids
+        if lacking := ", ".join(dict.fromkeys(name for name in self.label_names if name not in ids)):
+            has = ", ".join(ids) or "none"
+            raise ValueError(f"category_ids has no id for {lacking}; it has {has}. Add it, or choose other classes")
         rows = zip(self.label_names, xyxy_to_xywh(self.boxes).tolist(), self.scores.tolist(), strict=True)
         return [
             {"image_id": image_id, "category_id": ids[name], "category_name": name, "bbox": bbox, "score": score}
@@ -153,6 +174,13 @@ class Predictor:
             raise TypeError(f"the program {self.program!r} has no detector; only Eager and Compiled do")
         return detector
 
+    @property
+    def floor(self) -> float:
+        """Detections that score less are incomplete: the highest score threshold of the detector, 0 if unknown."""
+        selection = getattr(getattr(self.program, "detector", None), "selection", None)
+        values = 0.0 if selection is None else selection.score_threshold
+        return max(values) if isinstance(values, tuple) else values
+
     def with_program(self, program: Program) -> Predictor:
         """A copy with another program."""
         other = copy(self)
@@ -183,37 +211,63 @@ class Predictor:
     ) -> Result | list[Result]:  # fmt: skip
         """The objects in an image, or in each of several.
 
-        source     a path, an array (H, W, 3) in RGB, a PIL image; or a list or other iterable of them. A file is turned
-                   upright by its EXIF orientation. An array or a PIL image is taken as given: boxes are in its pixels
-        threshold  the lowest score, 0..1
+        source     a path, the bytes of a file, a file open in binary mode, an array (H, W, 3) in RGB, a PIL image; or a
+                   list or other iterable of them. A file is turned upright by its EXIF orientation. An array or a PIL
+                   image, also a crop or a resized one, is taken as given: boxes are in its pixels
+        threshold  the lowest score, 0..1; the predictor's own if not given. Below the `floor`, an eager program detects
+                   down to it in this call, and any other warns
         classes    only these, by name
-        batch      images per batch; more than one helps on a GPU
+        batch      images per batch at most; more than one helps on a GPU
         """
-        if isinstance(source, (str, PathLike, np.ndarray, PIL.Image.Image, InputImage)):
-            return next(self.stream([source], threshold, classes, batch))
-        return list(self.stream(source, threshold, classes, batch))
+        kinds = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, PIL.Image.Image, InputImage)
+        if isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable):
+            return next(self.stream([cast("ImageLike", source)], threshold, classes, batch))
+        return list(self.stream(cast("Iterable[ImageLike]", source), threshold, classes, batch))
 
     def stream(
         self, sources: Iterable[ImageLike], threshold: float | None = None, classes: Iterable[str] | None = None,
         batch: int = 1,
     ) -> Iterator[Result]:  # fmt: skip
-        """As a call, but results come one by one, with at most one batch of images in memory.
+        """As a call, but results come one by one, in the order of the images.
+
+        A batch holds images of one canvas only, so that none is padded otherwise than alone: results do not depend on
+        `batch`, up to rounding. Where shapes are mixed, up to four batches of images are in memory at a time.
 
         Invalid options raise here, not at the first result.
         """
+        program = self.program if threshold is None else self._down_to(_fraction(threshold))
         threshold = self.threshold if threshold is None else _fraction(threshold)
         labels = self._labels(classes)
         if batch < 1:
             raise ValueError(f"batch is the number of images per batch: 1 or more, got {batch}")
-        return self._stream(map(InputImage.open, sources), threshold, labels, batch)
+        return self._stream(program, map(InputImage.open, sources), threshold, labels, batch)
 
     def _stream(
-        self, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
+        self, program: Program, images: Iterator[InputImage], threshold: float, labels: Tensor | None, batch: int
     ) -> Iterator[Result]:
-        while group := list(islice(images, batch)):
-            prepared, views = self.prepare(group, self.proposals(group))
-            detections = self.detections(self.program(prepared), views)
-            yield from self.results(group, detections, threshold, labels)
+        done: dict[int, Result] = {}
+        number = 0  # of the next result
+        for group in self._by_canvas(images, batch):
+            numbers, inputs = zip(*group, strict=True)
+            prepared, views = self.prepare(inputs, self.proposals(inputs))
+            detections = self.detections(program(prepared), views)
+            done |= zip(numbers, self.results(inputs, detections, threshold, labels), strict=True)
+            while number in done:
+                yield done.pop(number)
+                number += 1
+
+    def _by_canvas(self, images: Iterator[InputImage], batch: int) -> Iterator[list[tuple[int, InputImage]]]:
+        """Numbered images in batches of one canvas. No image waits until `_WAITING` batches more have been read."""
+        waiting: dict[Size, list[tuple[int, InputImage]]] = {}  # the group of the oldest image first
+        for number, image in enumerate(images):
+            canvas = self.preprocess.canvas([self.preprocess.size(image.size)])
+            waiting.setdefault(canvas, []).append((number, image))
+            if len(waiting[canvas]) == batch:
+                yield waiting.pop(canvas)
+            oldest = next(iter(waiting), None)
+            if oldest is not None and number - waiting[oldest][0][0] >= _WAITING * batch - 1:
+                yield waiting.pop(oldest)
+        yield from waiting.values()
 
     def proposals(self, images: Sequence[InputImage]) -> list[Tensor] | None:
         """Boxes (P, 4) in pixels of each image, for a program that takes proposals; None for any other."""
@@ -249,6 +303,18 @@ class Predictor:
             results.append(Result(kept.boxes, kept.scores, kept.labels, self.names, image.image, image.path))
         return results
 
+    def _down_to(self, threshold: float) -> Program:
+        if threshold >= self.floor:
+            return self.program
+        if isinstance(self.program, Eager):
+            return self.program.down_to(threshold)
+        warnings.warn(
+            f"detections below {self.floor:g}, the score threshold of the detector, are missing at the threshold "
+            f"{threshold:g}: {self.program!r} cannot lower it, an eager program can",
+            stacklevel=4,
+        )
+        return self.program
+
     def _labels(self, classes: Iterable[str] | None) -> Tensor | None:
         if classes is None:
             return None
@@ -259,7 +325,11 @@ class Predictor:
         return torch.tensor([self.names.index(name) for name in chosen])
 
 
-def _fraction(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"a score threshold is between 0 and 1, got {threshold}")
-    return float(threshold)
+def _fraction(threshold: float | str) -> float:
+    try:
+        number = float(threshold)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError(f"a score threshold is a number between 0 and 1, got {threshold!r}")
+    return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from boxwright.types import Images, Slots
@@ -16,6 +17,7 @@ Program = Callable[[Images], Slots]
 """A batch of images to slots in pixels of the batch. A `Predictor` runs any of these: an exported graph, a function."""
 
 _MAX_PROGRAMS = 1000  # of torch.compile, one for each detector and shape of input; its own limit is eight
+_BELOW = 1e-6  # a selection takes what scores more than its threshold, a predictor also what scores as much
 _PROPOSALS = 100  # the number of proposals of a compiled program is a multiple of this
 
 
@@ -38,9 +40,28 @@ class Eager:
             if training:
                 self.detector.train()
 
+    def down_to(self, threshold: float) -> Eager:
+        """A program of the same weights that also returns detections of scores down to this one, if it is above 0.
+
+        Detections of higher scores stay the same: a box suppresses only those that score less.
+        """
+        last = self.detector.selection
+        if last is None:
+            return self
+        shared = [part for part in self.detector.modules() if all(inner is not last for inner in part.modules())]
+        tensors = [*self.detector.parameters(), *self.detector.buffers()]
+        kept = {id(part): part for part in (*shared, *tensors, self.detector.propose)}
+        detector = deepcopy(self.detector, kept)
+        lower = max(0.0, threshold - _BELOW)
+        values = last.score_threshold
+        least = tuple(min(value, lower) for value in values) if isinstance(values, tuple) else min(values, lower)
+        assert detector.selection is not None
+        detector.selection.score_threshold = least
+        return Eager(detector)
+
 
 class Compiled:
-    """A detector compiled from pixels to slots, once for each shape of input.
+    """A detector compiled from pixels to slots, once for each shape of input: padded size, and images in a batch.
 
     A single program for all shapes would take minutes to compile. Proposals are padded with zeros to full hundreds.
     The default `backend` of torch.compile needs a C++ compiler.

@@ -56,9 +56,14 @@ class ProposalsFromFile:
         return image_key(image) in _open(self.path).keys()  # noqa: SIM118
 
 
-def read_proposals(path: str | Path) -> dict[str, np.ndarray]:
-    """All boxes of a file, by `image_key`."""
+def read_proposals(path: str | Path, to_extend: bool = False) -> dict[str, np.ndarray]:
+    """All boxes of a file, by `image_key`.
+
+    `to_extend` raises ValueError unless `write_proposals` wrote it: to write it again would lose anything else in it.
+    """
     arrays = _open(Path(path))
+    if to_extend and _MARK not in (arrays.metadata() or {}):
+        raise ValueError(f"{path} is no file of proposals that boxwright wrote, and is not replaced; give another")
     return {key: _get(arrays, key) for key in arrays.keys()}  # noqa: SIM118
 
 

@@ -25,10 +25,15 @@ class History:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / "log.jsonl"
 
+    @property
+    def plots(self) -> bool:
+        """Whether events for TensorBoard are written beside the log: where it is installed."""
+        return find_spec("tensorboard") is not None
+
     @cached_property
     def _board(self) -> Any:
-        """A writer of events, where TensorBoard is installed; made at the first event, as most callers only read."""
-        if find_spec("tensorboard") is None:
+        """A writer of events; made at the first event, as most callers only read."""
+        if not self.plots:
             return None
         from torch.utils.tensorboard import SummaryWriter
 

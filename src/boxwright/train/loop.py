@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
 from boxwright.types import Images, Losses, Target
 
+_NAMES = "class names"  # a key of `Training._run`
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -240,9 +242,10 @@ class Training:
         if "run" not in described:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         was, now = described["run"], self._run()
+        was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
         if changed:
-            differences = "; ".join(f"{key} was {was.get(key)}, now {now.get(key)}" for key in changed)
+            differences = "; ".join(_difference(key, was.get(key), now.get(key)) for key in changed)
             raise checkpoint.CheckpointError(
                 f"{path} is the state of another run ({differences}); use the same options and data, or start a new run"
             )
@@ -260,7 +263,8 @@ class Training:
         """Settings that must be the same when a run is resumed."""
         images = {"images": len(self.batches.dataset), "batches": len(self.batches), "processes": self.world}
         batches = {"batch size": self.batches.batch_size, "data seed": self.batches.seed}
-        return {**asdict(self.config), **images, **batches}
+        names = getattr(self.batches.dataset, "names", None)  # in order: rows of the heads belong to them
+        return {**asdict(self.config), **images, **batches, _NAMES: None if names is None else list(names)}
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -283,6 +287,15 @@ def train(
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """An optimizer moment in its parameter's memory format, so that kernels round as before; a count is unchanged."""
     return torch.empty_like(parameter).copy_(value) if value.ndim and value.shape == parameter.shape else value
+
+
+def _difference(key: str, was: Any, now: Any) -> str:
+    """A setting and its two values; of lists, the first entry that differs."""
+    if isinstance(was, list) and isinstance(now, list):
+        pairs = enumerate(zip_longest(was, now, fillvalue="missing"))
+        index, (was, now) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+        key = f"{key}[{index}]"
+    return f"{key} was {was}, now {now}"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from boxwright import checkpoint
 from boxwright.data.augment import Augment
 from boxwright.data.batch import Batches
 from boxwright.data.dataset import Dataset
+from boxwright.data.formats import Splits
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import DetectorConfig
@@ -63,7 +64,7 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the epoch that was best on val; of the last one where there is no val."""
+        """The checkpoint of the epoch that was best on val; of the last one where val has no object, or is missing."""
         return self.folder / "best.safetensors"
 
     @property
@@ -82,6 +83,12 @@ class Run:
     @property
     def names(self) -> tuple[str, ...]:
         return self.splits["train"].names
+
+    @cached_property
+    def val(self) -> Dataset | None:
+        """The split that chooses the best epoch; None where it is missing or has no object that counts: no AP."""
+        val = self.splits.get("val")
+        return val if val is not None and not val.crowd.all() else None
 
     def build(self) -> Detector:
         """A new detector on the CPU, initialized with the seed."""
@@ -146,11 +153,10 @@ class Run:
         """After an epoch: evaluate if it is time or asked for, save, log; returns a line about it."""
         metadata: dict[str, Any] = {"boxwright": __version__, "epoch": epoch.number, "metrics": {}}
         metadata |= {"training": asdict(epoch.training.config), **self.about}
-        quality, best = None, "val" not in self.splits
-        every = validate_every(len(self.splits["val"]), len(self.splits["train"])) if not best else 1
-        if not best and (measure or epoch.number % every == 0 or epoch.training.finished):
+        quality, best, val = None, self.val is None, self.val
+        if val is not None and (measure or epoch.training.finished or self._is_due(epoch.number)):
             with epoch.training.averaged() as detector:
-                quality, metadata["threshold"] = self._evaluate(detector)
+                quality, metadata["threshold"] = self._evaluate(detector, val)
             metadata["thresholds"] = {name: score for name, score in quality.thresholds.items() if score == score}
             metadata["metrics"]["val"] = summary(quality)
             best = rank(quality.ap) > self.history.best(epoch.number - 1) or not self.best.exists()
@@ -158,13 +164,17 @@ class Run:
         for path in (self.best, self.last) if best else (self.last,):
             checkpoint.save_detector(path, model, self.config, self.names, self.preprocess, metadata, weights=weights)
         self.history.append(epoch, quality)
-        return _line(epoch, quality, best)
+        return _line(epoch, quality, best, unmeasured="val" in self.splits and self.val is None)
 
-    def _evaluate(self, detector: Detector) -> tuple[Evaluation, float]:
+    def _is_due(self, epoch: int) -> bool:
+        """Whether this epoch is evaluated although nothing else asks for it."""
+        return epoch % validate_every(len(self.splits["val"]), len(self.splits["train"])) == 0
+
+    def _evaluate(self, detector: Detector, val: Dataset) -> tuple[Evaluation, float]:
         """The quality on the validation split, and the best score threshold there."""
         predictor = Predictor(detector, self.names, self.preprocess)
-        detections = detect_dataset(predictor, self.splits["val"], self.batch, self.workers)
-        targets = targets_of(self.splits["val"])
+        detections = detect_dataset(predictor, val, self.batch, self.workers)
+        targets = targets_of(val)
         return evaluate(detections, targets, self.names), best_threshold(detections, targets)
 
 
@@ -173,8 +183,32 @@ def validate_every(val: int, train: int) -> int:
     return math.ceil(val / train / 3 / _EVALUATION_SHARE)
 
 
-def _line(epoch: Epoch, quality: Evaluation | None, best: bool) -> str:
+def _line(epoch: Epoch, quality: Evaluation | None, best: bool, unmeasured: bool) -> str:
     parts = [f"epoch {epoch.number}/{epoch.training.total_epochs}", f"loss {epoch.losses['total']:.3f}"]
     if quality is not None:
         parts.append(f"AP {quality.ap:.3f} AP50 {quality.ap50:.3f}" + " (best)" * best)
+    if unmeasured:
+        parts.append("no AP, as val has no object: the last epoch counts as the best")
     return " · ".join([*parts, f"{epoch.seconds:.0f} s, {epoch.images_per_second:.1f} images/s"])
+
+
+def need_objects(splits: Splits, required: Sequence[str], names: Sequence[str]) -> None:
+    """Check that those of the `required` splits that there are have an object of the classes `names`, crowds apart.
+
+    Without one there is nothing to learn from in "train", and AP is not defined in the others. Raises ValueError.
+    """
+    for split in required:
+        if split not in splits or not (chosen := splits[split].restrict(names)).crowd.all():
+            continue
+        if len(chosen.boxes):
+            found = f"all {len(chosen.boxes)} are crowds, which are neither learnt nor counted"
+        else:
+            others = ", ".join(f"{name} {count}" for name, count in splits[split].counts().items() if count)
+            found = f"it has {others}" if others else "it has no annotation at all"
+            found += "; it was drawn, and another --seed draws another" * splits.drawn
+        of = f" of {', '.join(names)}" if len(names) < len(splits.names) else ""
+        purpose = {"train": "to learn from", "val": "to choose the best epoch by"}.get(split, "to measure AP by")
+        raise ValueError(
+            f"{splits.source}: the {split} split has no object{of} {purpose}; {found}. "
+            f"What was read: boxwright data check {splits.source}"
+        )

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from inspect import signature
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 from boxwright.checkpoint import CheckpointError, fill, load_detector, save_detector
 from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
-from boxwright.zoo.foreign import Foreign, ForeignError, Published, look_up, module_of
-from boxwright.zoo.proof import TOLERANCE, Difference, Photos, detect_with, photographs, prove, repeat, worst
+from boxwright.zoo.answers import Files, read_answers
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, look_up, module_of
+from boxwright.zoo.proof import (
+    TOLERANCE,
+    Difference,
+    Photos,
+    detect_in_batches,
+    detect_with,
+    differences,
+    photographs,
+    prove,
+    repeat,
+    worst,
+)
+from boxwright.zoo.weights import find
+
+if TYPE_CHECKING:
+    from boxwright.zoo.foreign import Detect, State
 
 _TIMEOUT = 10.0  # seconds without data from the server
+
+_NOT_IN_THE_WEIGHTS = (
+    "A state dict has neither the sizes of images (--min-size, --max-size), nor anchors (--anchor-sizes, "
+    "--aspect-ratios), nor the normalisation (--mean, --std), nor the epsilon of frozen norms (--norm-eps), nor "
+    "thresholds, of which the library's are used. "
+)
+_FROZEN = (
+    "the batch norms of these weights are frozen: they have no num_batches_tracked. If training began with "
+    "torchvision's weights of COCO, its model has an epsilon of {eps:g} in these norms: give --norm-eps {eps:g}. "
+    "The weights do not tell; --answers compares with what your own model detects"
+)
 
 
 def convert(
@@ -24,27 +52,35 @@ def convert(
     out: str | Path,
     names: Sequence[str] = (),
     photos: Photos | None = None,
-    norm_eps: float | None = None,
+    arguments: Arguments | None = None,
     allow_difference: str = "",
     batches: Sequence[int] = (1, 4),
+    prefix: str | None = None,
+    answers: Files | None = None,
 ) -> dict[str, Any]:
     """Write `weights` of the model `name` as a checkpoint to `out`, and return its metadata.
 
     names             of the classes, if they are not those of the published weights
     photos            images on which both detectors are compared; the bundled ones if not given
-    norm_eps          see `boxwright.zoo.torchvision.foreign`; known for published files
+    arguments         what the original was built with, where that is not its library's default; known for published
+                      files
     allow_difference  the reason for accepting a difference; none is accepted without a reason
     batches           batch sizes; there is one comparison for each
+    prefix            of the names of the weights to take, where the file has several of the same detector: those of
+                      training and an average; "other_prefixes" in the metadata names those that were not taken
+    answers           files of photographs to those of the user's own model's detections in them (`read_answers`). They
+                      are compared in place of what the library's model detects
 
     Raises ForeignError, and writes nothing, if the weights are not those of the model or the detections differ.
     """
     about, weights = look_up(name), Path(weights)
-    module = module_of(name)
-    state, digest = module.read(weights), sha256(weights)
-    if norm_eps is None and about.sha256 and digest.startswith(about.sha256):
-        norm_eps = about.norm_eps
-    model = _model(name, norm_eps)
-    num_classes = len(model.names) if model.count_classes is None else model.count_classes(state)
+    module, arguments = module_of(name), arguments or Arguments()
+    digest = sha256(weights)
+    if arguments.norm_eps is None and about.sha256 and digest.startswith(about.sha256):
+        arguments = replace(arguments, norm_eps=about.norm_eps)
+    model: Foreign = module.foreign(name, arguments)
+    state, prefix, others = find(module.read(weights), model.logits, prefix)
+    num_classes = model.count_classes(state)
     names = _class_names(model, num_classes, names)
     detector = model.config.build(num_classes)
     try:
@@ -52,22 +88,33 @@ def convert(
     except CheckpointError as error:
         raise ForeignError(f"{weights} is not {name}: {error}") from error
     converted = detect_with(Predictor(detector, names, model.preprocess, model.threshold))
-    original = converted if model.reference is None else model.reference(state, num_classes)
-    proof = prove(original, converted, photos or photographs(), _against(model), batches)
+    if answers:
+        photos, detections = read_answers(answers, names, model.first_label)
+        lowest = min(float(of_photo.scores.min()) for of_photo in detections if len(of_photo))
+        against = f"the detections in {', '.join(Path(file).name for file in answers.values())}"
+        proof = prove({"1": detections}, converted, photos, against, lowest)
+    else:
+        photos = photos or photographs()
+        original, against = _original(model, state, num_classes, arguments)
+        proof = prove(detect_in_batches(original or converted, photos, batches), converted, photos, against)
     measured = [Difference(**values) for values in proof["measured"]]
     if not all(difference.same for difference in measured) and not allow_difference:
         raise ForeignError(
-            f"{name} gives other detections once converted, so nothing was written: {worst(measured)}; expected "
-            f'{TOLERANCE}. To write it all the same, give a reason with --allow-difference "..."'
+            f"{name} gives other detections once converted, so nothing was written: against {against}, "
+            f"{worst(measured)}; expected {TOLERANCE}. {_NOT_IN_THE_WEIGHTS if answers else ''}To write it all the "
+            'same, give a reason with --allow-difference "..."'
         )
     origin = {"name": name, "url": about.url, "file": weights.name, "sha256": digest, "licence": about.licence}
+    found = {"prefix": prefix, "other_prefixes": others}
     metadata = {
         "threshold": model.threshold,
-        "origin": origin | ({} if norm_eps is None else {"norm_eps": norm_eps}),
+        "origin": origin | arguments.given() | {key: value for key, value in found.items() if value},
         "proof": proof | ({"allowed": allow_difference} if allow_difference else {}),
     }
     save_detector(out, detector, model.config, names, model.preprocess, metadata)
-    return {"detector": type(detector).__name__, "names": list(names), **metadata}
+    hint = not answers and arguments.norm_eps is None and about.norm_eps is not None and _frozen(state)
+    hints = [_FROZEN.format(eps=about.norm_eps)] if hint else []
+    return {"detector": type(detector).__name__, "names": list(names), **metadata, "hints": hints}
 
 
 def verify(path: str | Path, photos: Photos | None = None, weights: str | Path | None = None) -> dict[str, Any]:
@@ -88,14 +135,15 @@ def verify(path: str | Path, photos: Photos | None = None, weights: str | Path |
     verified = {"proof": {key: value for key, value in proof.items() if key != "answers"}, "origin": origin}
     source = _source(origin, weights)
     if source is not None:
-        model = _model(origin["name"], origin.get("norm_eps"))
-        if model.reference is not None:
-            original = model.reference(module_of(model.name).read(source), len(loaded.names))
-            batches = [int(batch) for batch in proof["answers"]]
+        arguments = Arguments.of(origin)
+        model = module_of(origin["name"]).foreign(origin["name"], arguments)
+        state = find(module_of(model.name).read(source), model.logits, origin.get("prefix")).state
+        original, against = _original(model, state, len(loaded.names), arguments)
+        if original is not None:
             of_proof = {name: photos[name] for name in proof["photos"]}
-            again = prove(original, converted, of_proof, _against(model), batches)
-            measured += [Difference(**values) for values in again["measured"]]
-            verified["source"] = {"file": str(source), "against": again["against"]}
+            batches = [int(batch) for batch in proof["answers"]]
+            measured += differences(detect_in_batches(original, of_proof, batches), converted, of_proof)
+            verified["source"] = {"file": str(source), "against": against}
     return verified | {"measured": measured}
 
 
@@ -134,16 +182,6 @@ def _fetch(about: Published, path: Path) -> None:
         ) from error
 
 
-def _model(name: str, norm_eps: float | None) -> Foreign:
-    """A model of another library, with this epsilon in its batch norms if given."""
-    source = module_of(name)
-    if norm_eps is None:
-        return source.foreign(name)
-    if "norm_eps" not in signature(source.foreign).parameters:
-        raise ForeignError(f"the epsilon of the batch norms of {name} is fixed; leave out --norm-eps")
-    return source.foreign(name, norm_eps)
-
-
 def _class_names(model: Foreign, num_classes: int, names: Sequence[str]) -> tuple[str, ...]:
     """The given names, checked, or the published ones, or "class 1", "class 2" …; with a background if it has one."""
     background = model.names[:1] if model.names[0] == "__background__" else ()
@@ -159,14 +197,23 @@ def _class_names(model: Foreign, num_classes: int, names: Sequence[str]) -> tupl
     return (*background, *(f"class {number}" for number in range(1, count + 1)))
 
 
-def _against(model: Foreign) -> str:
-    """Where the detections in a proof come from."""
+def _original(model: Foreign, state: State, num_classes: int, arguments: Arguments) -> tuple[Detect | None, str]:
+    """The library's own model, None where the library is not available, and how to name it in a proof."""
     library = model.name.partition(":")[0]
-    if model.reference is None:
-        return f"boxwright itself at the time of import, since {library} is not available"
-    from importlib.metadata import version
+    try:
+        original = model.reference(state, num_classes)
+    except ImportError as error:
+        return None, f"boxwright itself at the time of import, since {library} is not available ({error})"
+    given = ", ".join(f"{name}={value}" for name, value in arguments.given().items())
+    how = f"with {given}" if given else "without arguments"
+    return original, f"{library} {import_module(library).__version__} as it builds the model {how}"
 
-    return f"{library} {version(library)}"
+
+def _frozen(state: State) -> bool:
+    """Whether all batch norms were frozen: those that are not count their batches."""
+    return any(key.endswith("running_var") for key in state) and not any(
+        key.endswith("num_batches_tracked") for key in state
+    )
 
 
 def _source(origin: dict[str, Any], weights: str | Path | None) -> Path | None:

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.zoo import weights
 from boxwright.zoo.coco import NAMES
-from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
-from boxwright.zoo.torchvision import read as read_state_dict
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from boxwright.boxes.anchors import AnchorGrid
     from boxwright.detectors.config import DetectorConfig
-    from boxwright.zoo.foreign import State
+    from boxwright.proposals import Propose
+    from boxwright.types import Detections
+    from boxwright.zoo.foreign import Detect, State
 
 LICENCE = "CC BY-SA 3.0 (MODEL_ZOO.md)"
 SITE = "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection"
@@ -58,6 +63,17 @@ STD = {"X_101_32x8d": (58.395, 57.12, 57.375)}
 """RGB, if not 1: Caffe's networks have the scale in their first convolution."""
 SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
+LOGITS = {
+    "faster_rcnn": "roi_heads.box_predictor.cls_score.weight",
+    "fast_rcnn": "roi_heads.box_predictor.cls_score.weight",
+    "retinanet": "head.cls_score.weight",
+    "rpn": "proposal_generator.rpn_head.objectness_logits.weight",
+}
+"""The weight of the classification layer by kind of detector."""
+
+DEFAULTS = Arguments()
+"""The values of its configs."""
+
 RENAMED = (
     (r"^regions\.head\.hidden\.backbone\.body", "roi_heads"),
     (r"\bbn(\d)\b", r"conv\1.norm"),
@@ -81,23 +97,40 @@ RENAMED = (
 def cached(published: Published) -> Path:
     """The published file in the cache of Detectron2."""
     folder = os.environ.get("FVCORE_CACHE", "~/.torch/iopath_cache")
-    return Path(folder).expanduser() / published.url.split("/", 3)[3]
+    return Path(os.path.expanduser(folder), published.url.split("/", 3)[3])
 
 
-def foreign(name: str) -> Foreign:
-    """One of `PUBLISHED`, ready to be converted."""
+def foreign(name: str, arguments: Arguments = DEFAULTS) -> Foreign:
+    """One of `PUBLISHED`, ready to be converted.
+
+    arguments  values of its config: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, MODEL.ANCHOR_GENERATOR.SIZES and
+               ASPECT_RATIOS, MODEL.PIXEL_MEAN and PIXEL_STD
+    """
     from boxwright.data.preprocess import Preprocess
 
     about = PUBLISHED[name.removeprefix("detectron2:")]
-    config = configure(about.name.removeprefix("detectron2:"))
+    name = about.name.removeprefix("detectron2:")
+    config, kind = configure(name), re.split("_(?=[RX]_)", name)[0]
+    arguments.refuse(name, "norm_eps", *(("anchor_sizes", "aspect_ratios") if kind == "fast_rcnn" else ()))
+    config = replace(config, **arguments.options(lambda values: values[::-1]))
+    fill: Any = config.pixel_mean  # three numbers
     divisor = 32 if getattr(config, "variant", "fpn") == "fpn" else 1
     return Foreign(
         **vars(about),
         config=config,
-        preprocess=Preprocess(short=800, long=1333, divisor=divisor, fill=MEAN, resample="pillow"),
-        names=("object",) if about.name.startswith("detectron2:rpn") else tuple(NAMES.values()),
+        preprocess=Preprocess(
+            short=arguments.min_size or 800,
+            long=arguments.max_size or 1333,
+            divisor=divisor,
+            fill=fill,
+            resample="pillow",
+        ),
+        names=("object",) if kind == "rpn" else tuple(NAMES.values()),
+        logits=LOGITS[kind],
         convert=partial(convert, config, about.name),
+        threshold=0.0 if kind == "rpn" else 0.05,  # a network of proposals has none
         count_classes=count_classes,
+        reference=partial(reference, name, config, arguments),
     )
 
 
@@ -130,12 +163,12 @@ def configure(name: str) -> DetectorConfig:
 
 
 def read(path: str | Path) -> State:
-    """The weights in a .pkl of the model zoo, or in a .pth of its trainer.
+    """The weights in a .pkl of the model zoo, or all tensors in a .pth of its trainer.
 
     Executes nothing. Raises ForeignError if the file is damaged, refers to more than arrays, or has no detector.
     """
     if Path(path).suffix != ".pkl":
-        return read_state_dict(path)
+        return weights.read(path)
     from boxwright.zoo.unpickle import read_pickle  # imports numpy, which listing models does not need
 
     content = read_pickle(path)
@@ -168,8 +201,70 @@ def count_classes(state: State) -> int:
         return 1
     raise ForeignError(
         "these are not the weights of a Detectron2 detector: expected head.cls_score.weight or "
-        "roi_heads.box_predictor.cls_score.weight, found neither"
+        f"roi_heads.box_predictor.cls_score.weight, found {few(sorted(state))}"
     )
+
+
+def reference(name: str, config: DetectorConfig, arguments: Arguments, state: State, num_classes: int) -> Detect:
+    """Detectron2's own model with this state dict, on the CPU; a Fast R-CNN has the proposals of ours.
+
+    Raises ImportError where Detectron2 is not installed.
+    """
+    from detectron2 import model_zoo  # pyright: ignore[reportMissingImports]
+    from detectron2.modeling import build_model  # pyright: ignore[reportMissingImports]
+
+    from boxwright.boxes.anchors import anchor_sizes
+    from boxwright.detectors import FastRCNNConfig
+
+    cfg = model_zoo.get_config(f"COCO-Detection/{name}.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+    cfg.INPUT.MIN_SIZE_TEST = arguments.min_size or cfg.INPUT.MIN_SIZE_TEST
+    cfg.INPUT.MAX_SIZE_TEST = arguments.max_size or cfg.INPUT.MAX_SIZE_TEST
+    cfg.MODEL.PIXEL_MEAN = list(arguments.mean) or cfg.MODEL.PIXEL_MEAN
+    cfg.MODEL.PIXEL_STD = list(arguments.std) or cfg.MODEL.PIXEL_STD
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    if arguments.anchor_sizes:
+        anchors.SIZES = [list(sizes) for sizes in anchor_sizes(anchors.SIZES, (), arguments.anchor_sizes)]
+    if arguments.aspect_ratios:
+        anchors.ASPECT_RATIOS = [list(arguments.aspect_ratios)]
+    model = build_model(cfg).eval()
+    model.load_state_dict(state, strict=False)  # some versions keep buffers in it, which `convert` checks
+    return partial(detect, model, cfg.INPUT, config.build_proposer() if isinstance(config, FastRCNNConfig) else None)
+
+
+def detect(model: Any, sizes: Any, propose: Propose | None, images: Sequence[np.ndarray]) -> list[Detections]:
+    """The detections of a Detectron2 model in a batch of RGB images, uint8 (H, W, 3), as its DefaultPredictor has them.
+
+    sizes    MIN_SIZE_TEST and MAX_SIZE_TEST
+    propose  from an image to the proposals of a Fast R-CNN
+    """
+    import torch
+    from detectron2.data.transforms import ResizeShortestEdge  # pyright: ignore[reportMissingImports]
+    from detectron2.structures import Boxes, Instances  # pyright: ignore[reportMissingImports]
+
+    from boxwright.types import Detections
+
+    inputs: list[dict[str, Any]] = []
+    for image in images:
+        resize = ResizeShortestEdge([sizes.MIN_SIZE_TEST] * 2, sizes.MAX_SIZE_TEST).get_transform(image)
+        pixels = torch.from_numpy(resize.apply_image(image[:, :, ::-1]).astype("float32")).permute(2, 0, 1)
+        inputs.append({"image": pixels, "height": image.shape[0], "width": image.shape[1]})
+        if propose is not None:
+            proposals = Instances(tuple(pixels.shape[1:]))
+            proposals.proposal_boxes = Boxes(torch.as_tensor(resize.apply_box(propose(image)), dtype=torch.float32))
+            proposals.proposal_boxes.clip(proposals.image_size)
+            inputs[-1]["proposals"] = proposals[proposals.proposal_boxes.nonempty()]
+    with torch.inference_mode():
+        outputs = model(inputs)
+    found = []
+    for output in outputs:
+        if (instances := output.get("instances")) is not None:
+            found.append(Detections(instances.pred_boxes.tensor, instances.scores, instances.pred_classes))
+        else:
+            boxes, logits = output["proposals"].proposal_boxes.tensor, output["proposals"].objectness_logits
+            found.append(Detections(boxes, logits.sigmoid(), torch.zeros(len(boxes), dtype=torch.int64)))
+    return found
 
 
 def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -> State:
@@ -237,5 +332,6 @@ def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | No
         if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):
             starts = [[round(number, 2) for number in numbers.tolist()[:4]] for numbers in (stored, expected)]
             raise ForeignError(
-                f"the weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}"
+                f"the weights were not trained as {name}: {key} begins {starts[0]}, expected {starts[1]}; give "
+                f"--{'anchor-sizes and --aspect-ratios' if 'anchor' in key else key.removeprefix('pixel_')}"
             )

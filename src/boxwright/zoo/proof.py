@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from boxwright.data.image import read_image
-from boxwright.predict.predictor import Predictor
+from boxwright.predict.predictor import InputImage, Predictor
 from boxwright.proposals.cache import image_key
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
@@ -33,6 +33,9 @@ TOLERANCE = f"equal numbers, boxes within {AMPLIFIED * BOX} px and scores within
 
 Photos = dict[str, np.ndarray]
 """Images by file name, uint8 RGB (H, W, 3)."""
+
+Answers = Mapping[str, Sequence[Detections]]
+"""By batch size the detections in each photograph, in its pixels and with labels as here."""
 
 
 @dataclass(frozen=True)
@@ -109,27 +112,36 @@ def detect_all(detect: Detect, photos: Photos, batch: int) -> list[Detections]:
 
 
 def detect_with(predictor: Predictor) -> Detect:
-    """All detections of a predictor, however low their score."""
+    """All detections of a predictor, however low their score. As in the original, a batch has one canvas for all."""
 
     def detect(images: Sequence[np.ndarray]) -> list[Detections]:
-        results = predictor(images, threshold=0.0, batch=len(images))
-        return [Detections(result.boxes, result.scores, result.labels) for result in results]
+        inputs = [InputImage.open(image) for image in images]
+        prepared, views = predictor.prepare(inputs, predictor.proposals(inputs))
+        return predictor.detections(predictor.program(prepared), views)
 
     return detect
 
 
+def detect_in_batches(detect: Detect, photos: Photos, batches: Sequence[int]) -> Answers:
+    """The detections in each photograph by batch size."""
+    return {str(batch): detect_all(detect, photos, batch) for batch in batches}
+
+
 def prove(
-    original: Detect, converted: Detect, photos: Photos, against: str, batches: Sequence[int] = (1, 4)
+    answers: Answers, converted: Detect, photos: Photos, against: str, lowest_score: float = 0.0
 ) -> dict[str, Any]:
-    """The metadata of a proof: `answers`, the original's detections by batch size, and `measured`, the differences."""
-    detections = {str(batch): detect_all(original, photos, batch) for batch in batches}
+    """The metadata of a proof: `answers`, the original's detections, and `measured`, the differences.
+
+    lowest_score  what scores less was left out of the answers, and is left out of what the converted detector finds
+    """
     return {
         "against": against,
         "torch": torch.__version__,
         "date": date.today().isoformat(),
         "photos": {name: image_key(photo) for name, photo in photos.items()},
-        "answers": {batch: [_to_json(of_photo) for of_photo in by_photo] for batch, by_photo in detections.items()},
-        "measured": [asdict(difference) for difference in differences(detections, converted, photos)],
+        "answers": {batch: [_to_json(of_photo) for of_photo in by_photo] for batch, by_photo in answers.items()},
+        "lowest_score": lowest_score,
+        "measured": [asdict(difference) for difference in differences(answers, converted, photos, lowest_score)],
     }
 
 
@@ -143,15 +155,16 @@ def repeat(proof: Mapping[str, Any], converted: Detect, photos: Photos) -> list[
         )
     of_proof = {name: photos[name] for name in proof["photos"]}
     original = {batch: [_from_json(of_photo) for of_photo in by_photo] for batch, by_photo in proof["answers"].items()}
-    return differences(original, converted, of_proof)
+    return differences(original, converted, of_proof, proof.get("lowest_score", 0.0))
 
 
-def differences(original: Mapping[str, Sequence[Detections]], converted: Detect, photos: Photos) -> list[Difference]:
+def differences(original: Answers, converted: Detect, photos: Photos, lowest_score: float = 0.0) -> list[Difference]:
     """The original's detections in each photograph, by batch size, against those of the converted detector."""
+    lowest_score -= AMPLIFIED * SCORE
     return [
-        compare(name, int(batch), *pair)
+        compare(name, int(batch), of_photo, found[found.scores >= lowest_score])
         for batch, by_photo in original.items()
-        for name, *pair in zip(photos, by_photo, detect_all(converted, photos, int(batch)), strict=True)
+        for name, of_photo, found in zip(photos, by_photo, detect_all(converted, photos, int(batch)), strict=True)
     ]
 
 

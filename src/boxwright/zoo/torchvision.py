@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.zoo.coco import ALL_IDS
-from boxwright.zoo.foreign import Foreign, ForeignError, Published, check
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few
 from boxwright.zoo.torchvision_names import NAMES, RENAMED, RENAMED_RETINANET, rename
+from boxwright.zoo.weights import read as read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,36 +62,57 @@ PUBLISHED = {
 def cached(published: Published) -> Path:
     """The published file in the cache of torch.hub."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / published.file
+    return Path(os.path.expanduser(home), "hub", "checkpoints", published.file)
 
 
-def foreign(name: str, norm_eps: float | None = None) -> Foreign:
+DEFAULTS = Arguments()
+"""Whatever torchvision's builder takes without arguments."""
+
+
+def foreign(name: str, arguments: Arguments = DEFAULTS) -> Foreign:
     """One of `PUBLISHED`, ready to be converted.
 
-    norm_eps  epsilon of the batch norms, if it is not that of torchvision's builder: 0 for weights fine-tuned from
-              those that are used without one (`Published.norm_eps`)
+    arguments  those of torchvision's builder; a `norm_eps` of 0 for weights fine-tuned from those that are used without
+               one (`Published.norm_eps`)
     """
     from boxwright.data.preprocess import Preprocess
 
     about = PUBLISHED[name.removeprefix("torchvision:")]
     name = about.name.removeprefix("torchvision:")
-    config = _configs()[name]
+    config = configure(name, arguments)
     if name.startswith("ssd"):
         side = 320 if "320" in name else 300
         preprocess = Preprocess("stretch", height=side, width=side, divisor=1, resample="plain")
     else:
         short, long = (320, 640) if "320" in name else (800, 1333)
-        preprocess = Preprocess(short=short, long=long, resample="plain", rounding="floor", fill=_IMAGENET[0])
+        short, long = arguments.min_size or short, arguments.max_size or long
+        fill: Any = config.pixel_mean
+        preprocess = Preprocess(short=short, long=long, resample="plain", rounding="floor", fill=fill)
     return Foreign(
         **vars(about),
         config=config,
         preprocess=preprocess,
         names=ALL_IDS if NAMES[name].softmax else ("__background__", *ALL_IDS),
-        convert=partial(convert, name, norm_eps=norm_eps),
+        logits=NAMES[name].logits,
+        convert=partial(convert, name, arguments=arguments),
         threshold=config.score_threshold[0],
         count_classes=partial(count_classes, name),
-        reference=partial(reference, name, norm_eps=norm_eps),
+        first_label=int(NAMES[name].softmax),
+        reference=partial(reference, name, arguments=arguments),
     )
+
+
+def configure(name: str, arguments: Arguments = DEFAULTS) -> Config:
+    """The config of the model that torchvision builds with these arguments. Raises ForeignError for those it fixes."""
+    if name.startswith("ssd"):
+        arguments.refuse(name, "min_size", "max_size")
+    if name.startswith(("ssd", "fcos")):
+        arguments.refuse(name, "anchor_sizes", "aspect_ratios")
+    if max((*arguments.mean, *arguments.std, 0)) > 1:
+        raise ForeignError(
+            f"torchvision's image_mean and image_std are in 0..1, got {arguments.mean or arguments.std}; divide by 255"
+        )
+    return replace(_configs()[name], **arguments.options(lambda values: tuple(255 * value for value in values)))
 
 
 _IMAGENET = ((0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
@@ -183,50 +204,19 @@ def _configs() -> dict[str, Config]:
     }
 
 
-def read(path: str | Path) -> State:
-    """The state dict in a .pth or .safetensors file, alone or under "model", as torchvision's training scripts save it.
-
-    Executes nothing. Raises ForeignError if the file is damaged, or contains more than tensors.
-    """
-    import pickle
-
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(path)
-    if not path.is_file():
-        raise ForeignError(f"{path}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about pickles that are refused anyway
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = str(error).partition("weights_only")[2] and "it refers to more than tensors and plain containers"
-        raise ForeignError(f"{path} was not read, and nothing in it was executed: {why or error}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
-        size = path.stat().st_size
-        raise ForeignError(f"{path} ({size} bytes) is not a whole file of weights; copy it again ({error})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ForeignError(f"{path} has no state dict: expected names to tensors, alone or under 'model'")
-    return {key.removeprefix("module."): value for key, value in content.items()}
-
-
 def count_classes(name: str, state: State) -> int:
     """The number of classes in a state dict of this model, without the background column of a softmax."""
     names = NAMES[name]
+    deltas = state.get("head.regression_head.bbox_reg.weight")
+    boxes = names.boxes if deltas is None else max(1, len(deltas) // 4)
     if names.logits not in state:
-        raise ForeignError(f"these are not the weights of torchvision's {name}: {names.logits} is missing")
-    return len(state[names.logits]) // names.boxes - names.softmax
+        raise ForeignError(
+            f"these are not the weights of torchvision's {name}: {names.logits} is missing among {few(sorted(state))}"
+        )
+    return len(state[names.logits]) // boxes - names.softmax
 
 
-def convert(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> State:
+def convert(name: str, state: State, num_classes: int, arguments: Arguments = DEFAULTS) -> State:
     """torchvision's state dict of the model as that of `config.build(num_classes)`.
 
     Raises ForeignError with the differences, in torchvision's names.
@@ -236,19 +226,18 @@ def convert(name: str, state: State, num_classes: int, norm_eps: float | None = 
 
     from boxwright.layers.conv import change_epsilon
 
-    names, state, model = NAMES[name], _modern(name, state), build(name, num_classes, "meta")
+    names, state, model = NAMES[name], _modern(name, state), build(name, num_classes, "meta", arguments)
     check(_without_counts(state), _without_counts(model.state_dict()), f"torchvision's {name} of {num_classes} classes")
     with torch.device("meta"):
-        detector = _configs()[name].build(num_classes)
+        detector = configure(name, arguments).build(num_classes)
     for norm, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             new_name = rename(f"{norm}.", names.prefixes).removesuffix(".")
             if new_name == norm:  # there is no norm here
                 _fold(state, norm, module.eps)
             else:
-                eps = module.eps if norm_eps is None else norm_eps
                 new_norm: Any = detector.get_submodule(new_name)
-                change_epsilon(state, norm, eps, new_norm.eps)
+                change_epsilon(state, norm, module.eps, new_norm.eps)
     converted = {rename(key, names.prefixes): value for key, value in state.items()}
     for key, value in converted.items():
         if names.softmax and re.match(r"(regions|anchors)\.head\.(\d\.)?logits\.", key):
@@ -261,15 +250,10 @@ def convert(name: str, state: State, num_classes: int, norm_eps: float | None = 
     return _without_counts(converted) | counts
 
 
-def reference(name: str, state: State, num_classes: int, norm_eps: float | None = None) -> Detect:
+def reference(name: str, state: State, num_classes: int, arguments: Arguments = DEFAULTS) -> Detect:
     """torchvision's own model with this state dict."""
-    import torch
-
-    model = build(name, num_classes)
+    model = build(name, num_classes, arguments=arguments)
     model.load_state_dict(state)
-    for module in model.modules():
-        if norm_eps is not None and isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = norm_eps
     return partial(detect, model.eval(), int(NAMES[name].softmax))
 
 
@@ -288,14 +272,48 @@ def detect(model: nn.Module, first: int, images: Sequence[np.ndarray]) -> list[D
     return [Detections(result["boxes"], result["scores"], result["labels"] - first) for result in results]
 
 
-def build(name: str, num_classes: int, device: str = "cpu") -> nn.Module:
+def build(name: str, num_classes: int, device: str = "cpu", arguments: Arguments = DEFAULTS) -> nn.Module:
     """torchvision's model with random weights; `num_classes` without the background of a softmax."""
     import torch
     from torchvision.models import detection
 
     with torch.device(device):
         columns = num_classes + NAMES[name].softmax
-        return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=columns)
+        model: Any = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=columns)
+        if arguments.anchor_sizes or arguments.aspect_ratios:
+            _set_anchors(model, configure(name, arguments), num_classes)
+    transform = model.transform
+    transform.min_size = (arguments.min_size or transform.min_size[-1],)
+    transform.max_size = arguments.max_size or transform.max_size
+    transform.image_mean = list(arguments.mean) or transform.image_mean
+    transform.image_std = list(arguments.std) or transform.image_std
+    for module in model.modules():
+        if arguments.norm_eps is not None and isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = arguments.norm_eps
+    return model
+
+
+def _set_anchors(model: Any, config: Any, num_classes: int) -> None:
+    """Give torchvision's Faster R-CNN or RetinaNet the anchors of a config, and last layers for as many in a cell."""
+    from torch import nn
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    from boxwright.boxes.anchors import anchor_sizes
+
+    stage = getattr(model, "rpn", model)
+    sizes = anchor_sizes(stage.anchor_generator.sizes, (), config.anchor_sizes)
+    stage.anchor_generator = AnchorGenerator(sizes, (config.aspect_ratios,) * len(sizes))
+    (count, *_) = stage.anchor_generator.num_anchors_per_location()
+
+    def layer(old: Any, per_anchor: int) -> nn.Conv2d:
+        return nn.Conv2d(old.in_channels, count * per_anchor, old.kernel_size, padding=old.padding)
+
+    head = stage.head
+    if stage is model:
+        classes, boxes = head.classification_head, head.regression_head
+        classes.cls_logits, boxes.bbox_reg = layer(classes.cls_logits, num_classes), layer(boxes.bbox_reg, 4)
+    else:
+        head.cls_logits, head.bbox_pred = layer(head.cls_logits, 1), layer(head.bbox_pred, 4)
 
 
 def _modern(name: str, state: State) -> State:

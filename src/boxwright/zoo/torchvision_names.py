@@ -12,7 +12,7 @@ class Names(NamedTuple):
 
     prefixes  torchvision's prefixes to those here
     logits    torchvision's name of the weight of the (first) classification layer
-    boxes     anchors per cell in that layer; 1 for regions
+    boxes     anchors per cell in that layer; 1 for regions; not read where a layer of deltas tells
     softmax   whether there is a background class, torchvision's first column
     """
 

@@ -14,6 +14,7 @@ from boxwright.data.formats import Splits
 from boxwright.data.image import ImageError, read_image
 from boxwright.files import sha256
 from boxwright.progress import Progress
+from boxwright.train.run import need_objects
 
 
 def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
@@ -21,9 +22,7 @@ def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
     if "train" not in splits or "val" not in splits:
         raise ValueError(f"{splits.source}: a race needs a train and a val split; there are {', '.join(splits)}")
     tested = "test" if "test" in splits else "val"
-    for name in ("train", "val", tested):
-        if not len(splits[name].boxes):
-            raise ValueError(f"{splits.source}: there is no object in the {name} split")
+    need_objects(splits, ("train", "val", tested), splits.names)
     description = "test" if tested == "test" else "val, for there is no test split; the epochs are chosen on it too"
     return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, description
 

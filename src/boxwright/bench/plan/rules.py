@@ -24,7 +24,7 @@ class Rules:
     augment: Augmentation = "standard"
     """How strongly training images are augmented."""
     batch: int = 8
-    """Images in a training step, and in a batch where images a second are measured."""
+    """Images in a training step, and at most in a batch where images a second are measured."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Backbones start from ImageNet weights (boxwright[pretrained]); with --no-pretrained from random ones."""
     timed: int = 20

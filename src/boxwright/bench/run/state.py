@@ -42,6 +42,10 @@ _RENAMED = {  # keys and values of settings, from earlier versions to today's
     "val, for there is no test part: it has also chosen the epochs":
         "val, for there is no test split; the epochs are chosen on it too",
 }  # fmt: skip
+_WRITTEN = (
+    "cells", "external", "splits.json", "results.json", "results.csv", "report.html", "frontier.png", "frontier.svg",
+    "lineage.png", "lineage.svg",
+)  # fmt: skip
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
 _TRIES = 3
 
@@ -71,9 +75,11 @@ class RaceState:
         self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
         if not existing(self.folder).is_dir():
             raise ValueError(f"the folder of the results cannot be {self.folder}: {existing(self.folder)} is a file")
+        path = self.folder / "bench.json"
+        if not path.exists() and (foreign := [name for name in _WRITTEN if (self.folder / name).exists()]):
+            raise ValueError(f"{self.folder} has {', '.join(foreign)}, but no bench.json of a race; give another --out")
         configs = {name: {"config": asdict(cell.config), "preprocess": asdict(cell.preprocess)}
                    for name, cell in self.cells.items()}  # fmt: skip
-        path = self.folder / "bench.json"
         self.record = Record(path, self._settings(), configs, _PARTS, command, self._translate)
         self._since = time.monotonic()
 

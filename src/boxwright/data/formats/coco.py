@@ -1,6 +1,6 @@
 """COCO JSON: `train.json` beside `images/`, `annotations/instances_*.json`, one JSON without splits, Roboflow exports.
 
-Boxes are `[x, y, width, height]` in continuous pixels. Masks are ignored; every annotation needs a box.
+Boxes are `[x, y, width, height]` in continuous pixels. A mask is read only where there is no such box, for its box.
 The format: https://cocodataset.org/#format-data
 """
 
@@ -9,92 +9,94 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
+from boxwright.data.formats.images import entries_of, named_folders, where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
+from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
-from boxwright.types import Size
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
 )
 
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
-_FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses|images|annotations|categories|type|year)"\s*:')
+_FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
+_IMAGES = re.compile(r'"images"\s*:')
 _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
 
-def find(folder: Path) -> dict[str, Path]:
-    """The JSON file of each split; {"all": file} for one without splits; {} if there is none.
+def find(folder: Path) -> Layout | None:
+    """The JSON file of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_is_coco, _json_files(folder)), folder, "COCO JSON", preferred="instances")
 
-    Raises DatasetError if several files could be the same split.
+
+def near_miss(folder: Path) -> str:
+    """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
+    for file in _json_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                start = stream.read(4096)
+            key = re.match(r'\s*\{\s*("[^"]*")', start)
+            lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
+            return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
+    return where(folder, ".json")
+
+
+def _json_files(folder: Path) -> list[Path]:
+    parents = named_folders(folder, ("", "annotations", *SPLIT_NAMES))
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".json")]
+
+
+def read(layout: Layout, folder: Path) -> dict[str, Reading]:
+    """Every split. A category that is only the supercategory of others, as Roboflow writes one, is not a class.
+
+    A file without splits is divided if each of its images has a `split`, or is in a folder named like one.
     """
-    parents = [folder, folder / "annotations", *(folder / name for name in SPLIT_NAMES)]
-    files = [file for parent in parents for file in sorted(parent.glob("*.json")) if _is_coco(file)]
-    candidates: dict[str, list[Path]] = {}
-    for file in files:
-        candidates.setdefault(split_of(file, folder), []).append(file)
-    if len(candidates) > 1:
-        candidates.pop("all", None)
-    trainval = candidates.pop("trainval", None)
-    if trainval and "train" not in candidates:
-        candidates["train"] = trainval
-    for split, several in candidates.items():
-        candidates[split] = preferred = [file for file in several if file.name.startswith("instances")] or several
-        if len(preferred) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in preferred)
-            raise DatasetError(f"{folder}: expected one COCO JSON for {split}, found {names}; give the file itself")
-    return {split: preferred[0] for split, preferred in candidates.items()}
-
-
-def split_of(file: Path, folder: Path) -> str:
-    """One of train, val, test, trainval, by the words in the file's name or by its folder; otherwise all."""
-    words = re.findall(r"[a-z]+", file.stem.lower()) + ([file.parent.name.lower()] if file.parent != folder else [])
-    return next((SPLIT_NAMES.get(word, word) for word in words if word in SPLIT_NAMES or word == "trainval"), "all")
-
-
-def read(files: dict[str, Path], folder: Path) -> dict[str, Reading]:
-    """Every split. A category that is only the supercategory of others, as Roboflow writes one, is not a class."""
     readings: dict[str, Reading] = {}
     supercategories: set[str] = set()
-    for split, file in files.items():
-        readings[split], of_this_file = _read_file(file, folder)
-        supercategories |= of_this_file
+    for split, file in layout.files.items():
+        readings |= _read_file(split, file, folder, supercategories)
     used = {row.name for reading in readings.values() for row in reading.boxes}
     for reading in readings.values():
         reading.names = [name for name in reading.names if name in used or name not in supercategories]
+    layout.report_unused(next(iter(readings.values())))
     return readings
 
 
-def _read_file(file: Path, folder: Path) -> tuple[Reading, set[str]]:
+def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) -> dict[str, Reading]:
+    """The split, or those into which it is divided; adds to `supercategories`."""
     reading = Reading(names=[])
     sections: dict[str, list[tuple[Any, int]]] = {"images": [], "annotations": [], "categories": []}
     try:
-        for key, element, line in _elements(file.read_text(encoding="utf-8-sig")):
-            if key == "annotations" and isinstance(element, dict):
+        for key, element, line in _elements(read_text(file)):
+            if key == "annotations" and isinstance(element, dict) and fields.box(element):
                 element.pop("segmentation", None)  # most of the file, and not used
             if key in sections:
                 sections[key].append((element, line))
-    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        message, mend = f"not valid JSON: {error}", "export it again, or correct it there"
-        reading.report("unreadable annotations", file, line, message, mend)
-        return reading, set()
+    except (OSError, DatasetError, RecursionError, json.JSONDecodeError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else getattr(error, "line", None)
+        reason = str(error).removeprefix(f"{file}: ") if isinstance(error, DatasetError) else f"not valid JSON: {error}"
+        reading.report("unreadable annotations", file, line, reason, "export it again, or correct it there")
+        return {split: reading}
     if not sections["images"]:
         message = "expected a list `images` with an entry per image, found none"
         reading.report("unreadable annotations", file, None, message, "export it again as COCO object detection")
-        return reading, set()
-    classes, supercategories = _categories(sections["categories"], file, reading)
-    index_of = _images(sections["images"], file, folder, reading)
+        return {split: reading}
+    classes = _categories(sections, file, reading, supercategories)
+    index_of, splits = _images(sections["images"], file, folder, reading)
     _annotations(sections["annotations"], classes, index_of, file, reading)
     drop_missing(reading)
-    return reading, supercategories
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
@@ -133,115 +135,177 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
         raise json.JSONDecodeError("expected the end of the file", text, skip(at + 1))
 
 
-def _categories(elements: list[tuple[Any, int]], file: Path, reading: Reading) -> tuple[dict[Any, str], set[str]]:
-    """Names by category id, in the order of ids, and the names of supercategories."""
-    classes: dict[Any, str] = {}
-    supercategories: set[str] = set()
-    for element, line in elements:
-        name, key = (element.get("name"), element.get("id")) if isinstance(element, dict) else (None, None)
-        if not isinstance(name, str) or not _is_id(key):
+def _categories(
+    sections: Mapping[str, list[tuple[Any, int]]], file: Path, reading: Reading, supercategories: set[str]
+) -> dict[fields.Id, str]:
+    """Names by category id, in the order of ids; fills in `reading.names`, adds to `supercategories`."""
+    good: list[tuple[fields.Id, str, int]] = []
+    above: set[str] = set()
+    for element, line in sections["categories"]:
+        name, key = (
+            (element.get("name"), fields.id_of(element.get("id"))) if isinstance(element, dict) else (None, None)
+        )
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)
+        if not isinstance(name, str) or key is None:
             _malformed(reading, file, line, "a category needs an `id` and a `name`", element)
+            continue
+        good.append((key, name, line))
+        if isinstance(element.get("supercategory"), str):
+            above.add(element["supercategory"])
+            supercategories |= {element["supercategory"]} - {name}
+    annotated = {
+        fields.id_of(element.get("category_id")) for element, _ in sections["annotations"] if isinstance(element, dict)
+    }
+    annotated |= {fields.in_other_type(key) for key in annotated if key is not None}
+    count = Counter(name for _, name, _ in good)
+    classes: dict[fields.Id, str] = {}
+    for key, name, line in good:
+        if count[name] > 1 and name in above and key not in annotated:  # the head of a class of the same name
+            count[name] -= 1
         elif key in classes or name in classes.values():
             message = f"category {key} ({name}) has the id or the name of an earlier one"
             reading.report("duplicate id", file, line, message, "keep one of them")
             classes.setdefault(key, name)
         else:
             classes[key] = name
-            if (supercategory := element.get("supercategory")) != name and isinstance(supercategory, str):
-                supercategories.add(supercategory)
     if all(isinstance(key, int) for key in classes):
         classes = dict(sorted(classes.items()))
     reading.names = list(dict.fromkeys(classes.values()))
-    return classes, supercategories
+    return classes
 
 
-def _images(elements: list[tuple[Any, int]], file: Path, folder: Path, reading: Reading) -> dict[Any, int]:
-    """Fill in `reading.images`; return the index of each image by its id."""
-    good: list[tuple[dict[str, Any], int]] = []
-    index_of: dict[Any, int] = {}
+def _images(
+    elements: list[tuple[Any, int]], file: Path, folder: Path, reading: Reading
+) -> tuple[dict[fields.Id, int], dict[fields.Id, str]]:
+    """Fill in `reading.images`; return the index of each image by its id, and its split if every image names one."""
+    good: list[tuple[fields.Id, str, dict[str, Any], int]] = []
+    index_of: dict[fields.Id, int] = {}
     for element, line in elements:
-        if not isinstance(element, dict) or not _is_id(element.get("id")) or not _is_name(element.get("file_name")):
+        key, name = (
+            (fields.id_of(element.get("id")), fields.file_name(element)) if isinstance(element, dict) else (None, "")
+        )
+        if key is None or not name:
             _malformed(reading, file, line, "an image needs an `id` and a `file_name`", element)
-        elif element["id"] in index_of:
-            message = f"image id {element['id']} ({element['file_name']}) was given to an earlier image"
+        elif key in index_of:
+            message = f"image id {key} ({name}) was given to an earlier image"
             mend = "give every image its own id; the annotations of this id may belong to either"
             reading.report("duplicate id", file, line, message, mend)
         else:
-            index_of[element["id"]] = len(good)
-            good.append((element, line))
-    root, whole = _image_root([element["file_name"] for element, _ in good], file, folder)
-    for element, line in good:
-        name = element["file_name"] if whole else re.split(r"[/\\]", element["file_name"])[-1]
-        sides: list[Any] = [element.get("height"), element.get("width")]
-        size = Size(int(sides[0]), int(sides[1])) if all(map(_is_extent, sides)) else None
+            index_of[key] = len(good)
+            good.append((key, name, element, line))
+    root, skipped = _image_root([name for _, name, _, _ in good], file, folder)
+    splits: dict[fields.Id, str] = {}
+    for key, name, element, line in good:
+        sides = [element.get("height"), element.get("width")]
+        size = size_of(*sides)
         if size is None and sides != [None, None]:
             message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
             reading.report("wrong size", file, line, message, mend)
-        reading.images.append(ImageRow(os.path.join(root, name), element["id"], size, str(file), line))
-    return index_of
+        reading.images.append(ImageRow(os.path.join(root, _end(name, skipped)), key, size, str(file), line))
+        if split := SPLIT_NAMES.get(str(element.get("split")).lower()):
+            splits[key] = split
+    return index_of, splits if len(splits) == len(good) else {}
 
 
-def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, bool]:
-    """The folder of most images, and whether the folders within `file_name` count.
+def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, int]:
+    """The folder of most images, and how many leading parts of a `file_name` are skipped, as `_end` counts them.
 
-    COCO does not define where the images are, so the usual folders are tried on a sample of names.
+    COCO does not define where the images are, so the usual folders are tried on a sample of names, and then without
+    one part after another, which may be those of another machine.
     """
     split = split_of(file, folder)
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
-    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same]
+    own = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
+    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, own]
     inner = ["", "images", *ends, *(f"images/{end}" for end in ends), *(f"{end}/images" for end in ends), "data"]
     roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
+    roots = list(map(str, dict.fromkeys(roots)))
     folders = Folders()
     sample = names[:: max(1, len(names) // 32)]
-    best, most = (str(file.parent), True), 0
-    for whole in (True, False):
-        tried = sample if whole else [re.split(r"[/\\]", name)[-1] for name in sample]
-        for root in dict.fromkeys(map(str, roots)):
-            hits = sum(os.path.join(root, name) in folders for name in tried)
-            if hits > most:
-                best, most = (root, whole), hits
+    longest = max((name.count("/") + name.count("\\") for name in sample), default=0) + 1
+    best, most = (str(file.parent), 0), 0
+    for found in (folders.__contains__, folders.alike):  # names that only look alike, where no name is right
+        for skipped in range(longest + 1):
+            for root in roots:
+                hits = sum(bool(found(os.path.join(root, _end(name, skipped)))) for name in sample)
+                if hits > most:
+                    best, most = (root, skipped), hits
+            if most == len(sample):
+                return best
+        if most:
+            return best
     return best
 
 
+def _end(name: str, skipped: int) -> str:
+    """The name as it is for 0; its parts for 1; without the first of them for 2, and so on; the last always stays."""
+    if not skipped:
+        return name
+    parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".", "..")]
+    return "/".join(parts[skipped - 1 :] or parts[-1:])
+
+
 def _annotations(
-    elements: list[tuple[Any, int]], classes: dict[Any, str], index_of: dict[Any, int], file: Path, reading: Reading
+    elements: list[tuple[Any, int]],
+    classes: dict[fields.Id, str],
+    index_of: dict[fields.Id, int],
+    file: Path,
+    reading: Reading,
 ) -> None:
     """Fill in `reading.boxes`."""
-    seen: set[Any] = set()
+    seen: set[fields.Id] = set()
+    masks: list[int] = []
+    unequal: dict[str, list[int]] = {"image_id": [], "category_id": []}
     for element, line in elements:
-        box = element.get("bbox") if isinstance(element, dict) else None
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        box = None
+        if isinstance(element, dict) and (box := fields.box(element)) is None:
+            box = fields.box_of_mask(element.get("segmentation"))
+            masks += [line] if box else []
+        if box is None:
             _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers", element)
             continue
-        key, image, category = element.get("id"), element.get("image_id"), element.get("category_id")
-        label = f"annotation {key}"
-        if not _is_id(image) or image not in index_of:
-            message, mend = f"{label} is of image {image}, which `images` does not have", "add the image or remove it"
+        crowd, difficult = flag(element.get("iscrowd")), flag(element.get("difficult"))
+        if crowd is None or difficult is None:
+            _malformed(reading, file, line, "`iscrowd` and `difficult` are 0 or 1", element)
+            continue
+        key, label = fields.id_of(element.get("id")), f"annotation {element.get('id')}"
+        image, category = (
+            fields.meet(element.get("image_id"), index_of),
+            fields.meet(element.get("category_id"), classes),
+        )
+        if image not in index_of:
+            shown = fields.unmet(element.get("image_id"), index_of)
+            message, mend = f"{label} is of image {shown}, which `images` does not have", "add the image or remove it"
             reading.report("annotation without image", file, line, message, mend)
             continue
-        if not _is_id(category) or category not in classes:
-            message, mend = f"{label} is of category {category}, not one of {list(classes)}", "add it to `categories`"
+        if category not in classes:
+            shown = fields.unmet(element.get("category_id"), classes)
+            message, mend = f"{label} is of category {shown}, not one of {list(classes)}", "add it to `categories`"
             reading.report("unknown class", file, line, message, mend)
             continue
-        if _is_id(key):
+        for name, met in (("image_id", image), ("category_id", category)):
+            if isinstance(element[name], str) != isinstance(met, str):
+                unequal[name].append(line)
+        if key is not None:
             if key in seen:
                 message, mend = f"{label} has the id of an earlier one; both are kept", "give each its own id"
                 reading.report("duplicate id", file, line, message, mend, "warning")
             seen.add(key)
         x, y, width, height = box
-        area = element.get("area")
-        row = BoxRow(
-            index_of[image],
-            classes[category],
-            (x, y, x + width, y + height),
-            str(file),
-            line,
-            bool(element.get("iscrowd", 0)),
-            bool(element.get("difficult", 0)),
-            area if _is_number(area) else None,
+        corners = (x, y, x + width, y + height)
+        area = number(element.get("area"))
+        reading.boxes.append(
+            BoxRow(index_of[image], classes[category], corners, str(file), line, crowd, difficult, area)
         )
-        reading.boxes.append(row)
+    if masks:
+        message = f"{len(masks)} annotations have no `bbox` of four numbers; the box of their `segmentation` is taken"
+        reading.report("box of a mask", file, masks[0], message, "nothing to do")
+    for name, lines in unequal.items():
+        if lines:
+            message = f"`{name}` of {len(lines)} annotations is a number and the id a text, or the other way round"
+            reading.report("ids of two types", file, lines[0], message, "nothing to do: each number is the id's text")
 
 
 def write_coco(dataset: Dataset, path: str | Path) -> None:
@@ -281,25 +345,18 @@ def _malformed(reading: Reading, file: Path, line: int, expected: str, element: 
 
 
 def _is_coco(file: Path) -> bool:
-    """By its first key, or by its name if it is broken: parsing half a gigabyte to find out is too slow."""
+    """By its first key and `images`, or by its name, since it may be broken; parsing half a gigabyte is too slow."""
     if _OTHER_TASKS.match(file.name):
         return False
-    with file.open(encoding="utf-8-sig", errors="replace") as stream:
-        start = stream.read(4096)
-    return bool(_FIRST_KEY.match(start)) or file.stem in SPLIT_NAMES or file.name == "_annotations.coco.json"
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53)
-
-
-def _is_extent(value: Any) -> bool:
-    return _is_number(value) and 0 < value < 2**31
+    if file.stem.lower() in SPLIT_NAMES or file.name == "_annotations.coco.json":
+        return True
+    try:
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            text = stream.read(4096)
+            if not _FIRST_KEY.match(text):
+                return False
+            while text and not _IMAGES.search(text):
+                text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
+    except OSError:  # a folder, or a file that may not be read
+        return False
+    return bool(text)

@@ -19,7 +19,7 @@ class Splits(dict[str, Dataset]):
     """The splits of a dataset: some of "train", "val", "test", with the same classes in the same order.
 
     source  the folder or file that was opened
-    format  "coco", "voc" or "yolo"
+    format  a key of `FORMATS`
     drawn   whether boxwright drew any of the splits itself, with this seed
     """
 

@@ -1,4 +1,5 @@
-"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports.
+"""Pascal VOC XML: `Annotations` + `JPEGImages` + `ImageSets/Main`, XML files beside their images, Roboflow exports, or
+any one folder of XML beside one of images.
 
 VOC counts pixels from 1 and includes both corners in the box. In continuous coordinates the left and upper edges are
 `xmin - 1` and `ymin - 1`, the right and lower ones `xmax` and `ymax`; the whole image is 1, 1, width, height.
@@ -7,20 +8,41 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, ImageRow, Reading, drop_missing, names_from_file
-from boxwright.data.image import IMAGE_SUFFIXES, is_image
+from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders, where
+from boxwright.data.formats.reading import (
+    SPLIT_NAMES,
+    BoxRow,
+    DatasetError,
+    ImageRow,
+    Problem,
+    Reading,
+    drop_missing,
+)
+from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of, spelled
+from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
-LAYOUTS = "VOC: Annotations/*.xml (with ImageSets/Main/*.txt if there are splits), *.xml, or train/*.xml"
+LAYOUTS = (
+    "VOC: Annotations/*.xml (with ImageSets/Main/*.txt if there are splits), *.xml, train/*.xml, "
+    "or any one folder of XML beside one of images"
+)
 
-_XML_FOLDERS = ("Annotations", "annotations", "Annotations/xmls", "annotations/xmls", "xmls", "xml", "labels", "")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "JPEGImage", "imgs", "img", "")
+_XML_FOLDERS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", "")
+_TEXT_CODECS = re.compile(
+    r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
+    r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
+)
+"""Codecs of text by Python's names; others decompress or execute escapes."""
+_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""What files that declare the key often hold: the same characters and more."""
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -32,13 +54,20 @@ def find(folder: Path) -> dict[str, Path]:
         if trainval and "train" not in splits:
             splits["train"] = trainval
         return splits or {"all": xml_folder}
-    return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(folder / name))}
+    return {split: inner for name, split in SPLIT_NAMES.items() if (inner := _xml_folder(spelled(folder, name)))}
+
+
+def near_miss(folder: Path) -> str:
+    """Where XML files are; "" if there are none."""
+    return where(folder, ".xml")
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
     """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
-    known = names_from_file(folder)
+    problems: list[Problem] = []
+    known = names_from_file(folder, problems, by_index=False)
     readings = {split: _read_split(source, folder, known) for split, source in sources.items()}
+    next(iter(readings.values())).problems.extend(problems)
     names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
     for reading in readings.values():
         reading.names = list(names)
@@ -46,23 +75,63 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
     return readings
 
 
-def _xml_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in _XML_FOLDERS if _xml_files(folder / name)), None)
+def _xml_folder(folder: Path | None) -> Path | None:
+    if folder is None or not folder.is_dir():
+        return None
+    usual = named_folders(folder, _XML_FOLDERS)
+    return next((inner for inner in usual if _xml_files(inner)), None) or _only_xml_folder(folder)
+
+
+def _only_xml_folder(folder: Path) -> Path | None:
+    """A folder of any name, if no other one has VOC XML, and one beside it has images of the same names."""
+    entries = [name.lower() for name in entries_of(folder)]
+    if "labels" in entries or any(name.endswith((".yaml", ".yml", ".data")) for name in entries):
+        return None  # YOLO text that keeps the XML out of which it was made
+    inner_xml = _without_splits(folder)
+    found = [(inner, files) for inner in inner_xml if (files := _xml_files(inner)) and _is_voc(files[0])]
+    if len(found) != 1:
+        return None
+    ((inner, files),) = found
+    return inner if _only_image_folder(folder, {file.stem for file in files}) else None
+
+
+def _only_image_folder(folder: Path, stems: set[str]) -> Path | None:
+    """The folder or sub-folder with images of these names; None if there are several, since one may hold masks."""
+    candidates = [folder, *_without_splits(folder)]
+    found = [inner for inner in candidates if not stems.isdisjoint(images_by_stem([inner]))]
+    return found[0] if len(found) == 1 else None
+
+
+def _without_splits(folder: Path) -> list[Path]:
+    return [inner for inner in inner_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
 
 
 def _xml_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.xml") if not file.name.startswith("."))
+    names = entries_of(folder)
+    return [folder / name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
+
+
+def _is_voc(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return b"<annotation" in stream.read(4096)
 
 
 def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
     reading = Reading(names=[])
-    files = _listed(source, folder, reading) if source.is_file() else _xml_files(source)
+    files = list(_listed(source, folder, reading)) if source.is_file() else _xml_files(source)
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
-    roots = [base / name for base in dict.fromkeys(bases or [folder]) for name in _IMAGE_FOLDERS]
-    images = _images(roots)
+    bases = list(dict.fromkeys(bases or [folder]))
+    roots = image_folders(bases)
+    images, stems = images_by_stem(roots), {file.stem for file in files}
+    if stems.isdisjoint(images):
+        others = (inner for base in bases if (inner := _only_image_folder(base, stems)))
+        images |= images_by_stem(list(others))
     for file in files:
         try:
             root = _parse(file)
+        except DatasetError as error:
+            reading.problems.append(problem_of(error))
+            continue
         except (OSError, expat.ExpatError) as error:
             message, mend = f"expected an XML annotation: {error}", "correct it there, or annotate the image again"
             reading.report("malformed annotation", file, getattr(error, "lineno", None), message, mend)
@@ -81,32 +150,35 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
 
 
 def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
-    """The XML files of a list of image ids, one per line."""
-    xml_folder, seen = _xml_folder(folder), set()
-    for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
+    """The XML files of a list of image ids or file names, one per line, perhaps with 1 or -1 for a class behind it."""
+    try:
+        lines = read_text(source).splitlines()
+    except DatasetError as error:
+        reading.problems.append(problem_of(error))
+        return
+    xml_folder, seen = _xml_folder(folder) or folder, set()
+    files = {file.stem: file for file in _xml_files(xml_folder)}
+    for line, text in enumerate(lines, 1):
         if not text.strip():
             continue
-        entry = Path(text.split()[0])
-        stem = entry.stem if entry.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else entry.name
-        file = (xml_folder or folder) / f"{stem}.xml"
+        stem = _stem(text.strip())
+        if stem not in files:
+            stem = _stem(text.split()[0])
         if stem in seen:
             reading.report("duplicate image", source, line, f"{stem} is listed a second time", "remove the line")
-        elif not file.is_file():
-            message, mend = f"expected {file} for {stem}, there is none", "put it there, or remove the line"
-            reading.report("missing annotation", source, line, message, mend)
+        elif stem not in files:
+            message = f"expected {xml_folder / stem}.xml for {stem}, there is none"
+            reading.report("missing annotation", source, line, message, "put it there, or remove the line")
         else:
-            yield file
+            yield files[stem]
         seen.add(stem)
 
 
-def _images(roots: list[Path]) -> dict[str, str]:
-    """Path of each image by its name without suffix; the first folder that has it counts."""
-    images: dict[str, str] = {}
-    for root in roots:
-        for entry in sorted(os.listdir(root)) if root.is_dir() else ():
-            if is_image(entry):
-                images.setdefault(os.path.splitext(entry)[0], os.path.join(root, entry))
-    return images
+def _stem(entry: str) -> str:
+    """The id of an image: the last part of its path, without a suffix of images or XML."""
+    name = re.split(r"[/\\]", entry)[-1]
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml"} else name
 
 
 def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[Path]) -> str:
@@ -119,12 +191,8 @@ def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[P
 def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
     if node is None:
         return None
-    try:
-        width, height = (int(float(node.text_of(side))) for side in ("width", "height"))
-    except (ValueError, OverflowError):
-        width = height = 0
-    if width > 0 and height > 0:
-        return Size(height, width)
+    if size := size_of(node.text_of("height"), node.text_of("width")):
+        return size
     message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
     mend = "write the image's width and height; until then they are read from the image"
     reading.report("wrong size", file, node.line, message, mend)
@@ -146,8 +214,11 @@ def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
         return None
     if x1 < x2 and y1 < y2:  # equal corners are a stray click, not a box of one pixel; unchanged, they have no area
         x1, y1 = x1 - 1, y1 - 1
-    difficult = node.text_of("difficult") in ("1", "true", "True")
-    return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=difficult)
+    difficult = flag(node.text_of("difficult"))
+    if difficult is None:
+        message = f"expected 0 or 1 in difficult, got {node.text_of('difficult')}; the object counts as not difficult"
+        reading.report("malformed annotation", file, node.line_of("difficult"), message, "write 0 or 1", "warning")
+    return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=bool(difficult))
 
 
 @dataclass
@@ -180,7 +251,7 @@ def _parse(file: Path) -> Node:
     """The root element. Raises expat.ExpatError, which has a line number, if the XML is not well-formed."""
     top = Node("", 0)
     stack = [top]
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")  # whatever the file declares: `_read_xml` has decoded it
     parser.buffer_text = True
 
     def start(tag: str, _: dict[str, str]) -> None:
@@ -194,5 +265,30 @@ def _parse(file: Path) -> Node:
     parser.StartElementHandler = start
     parser.EndElementHandler = lambda _: stack.pop()
     parser.CharacterDataHandler = text
-    parser.Parse(file.read_bytes(), True)
+    parser.Parse(_read_xml(file).encode(), True)
     return top.children[0]
+
+
+def _read_xml(file: Path) -> str:
+    """The text of a file by its byte order mark, else by the encoding that it declares, else in UTF-8."""
+    with file.open("rb") as stream:
+        declared = re.match(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""", stream.read(200))
+    name = declared[1].decode() if declared else "utf-8"
+    try:
+        codec = codecs.lookup(name).name.replace("-", "_")
+    except LookupError:
+        codec = ""
+    if codec.startswith("utf"):  # a declared UTF-16 has a mark, or was copied from another file
+        return read_text(file)
+    if not _TEXT_CODECS.fullmatch(codec):
+        message = f"{file}: expected XML in an encoding of text, it declares {name}; save it as UTF-8 and declare that"
+        raise DatasetError(message, file, 1)
+    data = file.read_bytes()
+    try:
+        return data.decode(_WIDER.get(codec, codec))
+    except UnicodeDecodeError as error:
+        message = (
+            f"{file}: expected text in {name}, as it declares, got the byte 0x{data[error.start]:02x} at position "
+            f"{error.start}; declare its true encoding, or save it as UTF-8"
+        )
+        raise DatasetError(message, file, data.count(b"\n", 0, error.start) + 1) from error

@@ -2,68 +2,128 @@
 
 A label file has the name of its image, and is under `labels/` if the image is under `images/`, or beside it. A line is
 `class cx cy width height` relative to the upright image's width and height, or a polygon `class x1 y1 x2 y2 …`, of
-which the bounding box is taken.
-The format: https://docs.ultralytics.com/datasets/detect/
+which the bounding box is taken. Darknet and CVAT have an `obj.data` in place of the YAML.
+The format: https://docs.ultralytics.com/datasets/detect/ and https://docs.cvat.ai/docs/dataset_management/formats/format-yolo/
 """
 
 from __future__ import annotations
 
-import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from boxwright.data.formats.images import locate, sizes_of, where
 from boxwright.data.formats.reading import (
-    BAD_IMAGE,
     SPLIT_NAMES,
     BoxRow,
     DatasetError,
+    Folders,
     ImageRow,
     Problem,
     Reading,
     drop_missing,
-    image_size,
-    names_from_file,
 )
+from boxwright.data.formats.text import (
+    class_list,
+    find_path,
+    names_from_file,
+    problem_of,
+    read_names,
+    read_text,
+    spelled,
+)
+from boxwright.data.formats.yolo_labels import Labels, expected_folder
+from boxwright.data.formats.yolo_lines import Columns, Line, Unread, parse
 from boxwright.data.image import is_image
+from boxwright.files import walk
 from boxwright.types import Size
 
-LAYOUTS = "YOLO: data.yaml with `names` and `train`, images/ beside labels/, or classes.txt beside images and .txt"
+LAYOUTS = (
+    "YOLO: data.yaml with `names` and `train`, obj.data, images/ beside labels/, or classes.txt beside images and .txt"
+)
 
-Box = tuple[float, float, float, float]
+_LONGEST_DATA_FILE = 65536
 
 
 @dataclass
 class Layout:
-    """Where each split's images are: folders, or text files that list them. `names` are by class index."""
+    """Where each split's images are: folders, or text files that list them.
+
+    names        by class index
+    split_names  of a split that has a list of its own, as labelImg leaves it beside the labels
+    """
 
     names: dict[int, str]
     splits: dict[str, list[Path]]
     keypoints: bool = False
     problems: list[Problem] = field(default_factory=list)
+    split_names: dict[str, dict[int, str]] = field(default_factory=dict)
 
 
 def find(folder: Path) -> Layout | None:
-    """A YAML with `names` and a split, otherwise the usual folders; None if there is neither."""
+    """A YAML with `names` and a split, otherwise obj.data or the usual folders; None if there is none of them."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
-    described = [file for file in files if _describes_dataset(file)]
+    described = [file for file in files if not file.name.startswith(".") and _describes_dataset(file)]
     usual = [file for file in described if file.stem in ("data", "dataset")] or described
     if len(usual) > 1:
         names = ", ".join(file.name for file in usual)
         raise DatasetError(f"{folder}: expected one YAML with `names`, found {names}; give the file itself")
-    return find_in_yaml(usual[0]) if usual else _find_folders(folder)
+    return find_in_yaml(usual[0]) if usual else _find_in_data(folder) or _find_folders(folder)
+
+
+def near_miss(folder: Path) -> str:
+    """Which part of a layout is there without the other, or where text files are; "" if there is none."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in (".yaml", ".yml") and not file.name.startswith("."):
+            keys = _load_yaml(file).keys()
+            if "names" in keys or keys & SPLIT_NAMES.keys():
+                return f"{file.name} has no {'`train`, `val` or `test`' if 'names' in keys else '`names`'}"
+    there = {name: bool(spelled(folder, name)) for name in ("images", "labels")}
+    if any(there.values()) and not all(there.values()):
+        return f"{'images/ is there, labels/' if there['images'] else 'labels/ is there, images/'} is not"
+    texts = where(folder, ".txt")
+    return f"{texts}; a YAML, or images/ beside labels/, says what they belong to" if texts else ""
 
 
 def find_in_yaml(file: Path) -> Layout:
     """The splits that a YAML names. Raises DatasetError if it cannot be read, or has no `names` or no split."""
     content = _load_yaml(file)
-    layout = Layout(_class_names(content, file), {}, keypoints="kpt_shape" in content)
+    problems: list[Problem] = []
+    layout = Layout(_class_names(content, file, problems), {}, keypoints="kpt_shape" in content, problems=problems)
+    return _with_splits(layout, content, file)
+
+
+def _find_in_data(folder: Path) -> Layout | None:
+    """Darknet's obj.data, with lines such as `train = data/train.txt` and `names = data/obj.names`."""
+    for file in sorted(folder.glob("*.data")):
+        if file.name.startswith(".") or file.stat().st_size > _LONGEST_DATA_FILE:
+            continue
+        try:
+            entries = [line.split("=", 1) for line in read_text(file).splitlines() if "=" in line]
+        except DatasetError:
+            continue
+        content = {key.strip().lower(): value.strip() for key, value in entries}
+        if not any(key in content for key in SPLIT_NAMES):
+            continue
+        problems: list[Problem] = []
+        list_of_names = find_path(content.get("names", ""), [folder], os.path.isfile)
+        names = read_names(Path(list_of_names), problems) if list_of_names else names_from_file(folder, problems)
+        try:
+            return _with_splits(Layout(dict(enumerate(names)), {}, problems=problems), content, file)
+        except DatasetError:
+            if _find_folders(folder) is None:
+                raise
+    return None
+
+
+def _with_splits(layout: Layout, content: dict[str, Any], file: Path) -> Layout:
+    """The layout with the splits that the file's content names."""
     for key, split in SPLIT_NAMES.items():
         values = content.get(key)
         for value in values if isinstance(values, list) else [values]:
@@ -76,21 +136,26 @@ def find_in_yaml(file: Path) -> Layout:
                 mend = f"put the images there, or correct {key} (and path) in {file.name}"
                 layout.problems.append(Problem("missing split", str(file), _line_of(file, key), message, mend))
     if not layout.splits:
-        why = f"; {layout.problems[0]}" if layout.problems else ""
+        missing = next((problem for problem in layout.problems if problem.kind == "missing split"), None)
+        why = f"; {missing}" if missing else ""
         raise DatasetError(f"{file}: expected `train`, `val` or `test` to name existing folders{why}", file)
     return layout
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     """Every split. Classes without a name are named by their index."""
-    readings = {split: _read_split(split, layout, folder) for split in layout.splits}
+    used: dict[str, set[Path]] = {split: set() for split in layout.splits}
+    readings = {split: _read_split(split, layout, folder, used[split]) for split in layout.splits}
     empty = [split for split, reading in readings.items() if not reading.images and not reading.problems]
     for split in empty if len(empty) < len(readings) else ():  # exports have empty folders for splits they leave out
         source, mend = str(layout.splits[split][0]), f"put images there, or remove {split}"
         layout.problems.append(Problem("missing split", source, None, f"{split} has no image", mend))
         del readings[split]
     next(iter(readings.values())).problems.extend(layout.problems)
-    if not layout.names:
+    for split, reading in readings.items():
+        if reading.images and not used[split]:
+            _report_unlabelled(split, reading, folder, used)
+    if not layout.names and not layout.split_names:
         names = sorted({row.name for reading in readings.values() for row in reading.boxes}, key=int)
         for reading in readings.values():
             reading.names = list(names)
@@ -100,8 +165,8 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 def _load_yaml(file: Path) -> dict[str, Any]:
     """Every scalar as the string in the file: YAML would turn a class called `no` into False."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
         raise DatasetError(f"{file}: expected YAML: {error}; correct it there", file, line) from error
@@ -119,163 +184,223 @@ def _describes_dataset(file: Path) -> bool:
 
 
 def _line_of(file: Path, key: str) -> int | None:
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
-    return next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), None)
+    """The first line that begins with the key, of a YAML or of obj.data."""
+    pattern = re.compile(rf"{key}\s*[:=]", re.IGNORECASE)
+    return next((number for number, line in enumerate(read_text(file).splitlines(), 1) if pattern.match(line)), None)
 
 
-def _class_names(content: dict[str, Any], file: Path) -> dict[int, str]:
-    names = content.get("names")
+def _class_names(content: dict[str, Any], file: Path, problems: list[Problem]) -> dict[int, str]:
+    given = content.get("names")
     try:
-        if isinstance(names, dict):
-            return {int(key): str(name) for key, name in sorted(names.items(), key=lambda item: int(item[0]))}
-        if isinstance(names, list):
-            return dict(enumerate(map(str, names)))
-        return {index: str(index) for index in range(int(content["nc"]))}
+        if isinstance(given, dict):
+            named = {int(key): str(name) for key, name in sorted(given.items(), key=lambda item: int(item[0]))}
+        elif isinstance(given, list):
+            named = dict(enumerate(map(str, given)))
+        else:
+            return {index: str(index) for index in range(int(content["nc"]))}
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{file}: expected `names` as a list or as `0: name` lines, got {names}; give one name per class"
+        message = f"{file}: expected `names` as a list or as `0: name` lines, got {given}; give one name per class"
         raise DatasetError(message, file, _line_of(file, "names")) from error
+    names, wrong = class_list(named.values(), list(named))
+    for _, what in wrong:
+        mend = "give each class its own name; its index stays the same"
+        problems.append(Problem("ambiguous class", str(file), _line_of(file, "names"), what, mend))
+    return dict(zip(named, names, strict=True))
 
 
-def _resolve(value: str, path: str | None, folder: Path) -> Path | None:
+def _resolve(value: str, path: object, folder: Path) -> Path | None:
     """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
-    roots = [folder / path, folder / Path(path).name] if path else []
-    parts = [part for part in value.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
-    for root in [*roots, folder]:
-        for candidate in [root / value, *(root / end for end in ends)]:
-            inner = candidate / "images"
-            if inner.is_dir() and not any(map(is_image, os.listdir(candidate))):
-                return inner
-            if candidate.exists():
-                return candidate
-    return None
+    roots = [folder / path, folder / Path(path).name] if isinstance(path, str) and path else []
+    found = find_path(value, [*roots, folder], os.path.exists)
+    if found is None:
+        return None
+    inner = spelled(Path(found), "images")
+    return inner if inner and inner.is_dir() and not any(map(is_image, os.listdir(found))) else Path(found)
 
 
 def _find_folders(folder: Path) -> Layout | None:
     """images/ beside labels/, each with or without splits; train/images; or images and their .txt in one folder."""
-    names = dict(enumerate(names_from_file(folder)))
-    if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        return Layout(names, _by_split(folder / "images", "") or {"all": [folder / "images"]})
-    splits = _by_split(folder, "images").items()
-    if labelled := {split: folders for split, folders in splits if (folders[0].parent / "labels").is_dir()}:
-        return Layout(names, labelled)
-    images = (file for file in folder.iterdir() if is_image(file.name))
-    has_labels = names and any(file.with_suffix(".txt").is_file() for file in images)
-    return Layout(names, {"all": [folder]}) if has_labels else None
+    problems: list[Problem] = []
+    names = dict(enumerate(names_from_file(folder, problems)))
+    images, labels = spelled(folder, "images"), spelled(folder, "labels")
+    if images and labels and images.is_dir() and labels.is_dir():
+        if _are_json(labels):
+            return None
+        splits = _by_split(images, "") or {"all": [images]}
+    else:
+        found = _by_split(folder, "images").items()
+        splits = {split: folders for split, folders in found if spelled(folders[0].parent, "labels")}
+    if not splits and (names or problems):
+        find_label = Labels().of
+        labelled = any(find_label(file) for file in folder.iterdir() if is_image(file.name))
+        splits = {"all": [folder]} if labelled else {}
+    split_names = {} if names else _names_beside_labels(splits, problems)
+    return Layout(names, splits, problems=problems, split_names=split_names) if splits else None
+
+
+def _are_json(labels: Path) -> bool:
+    """Whether the labels are those of LabelMe, not text."""
+    suffixes = set[str]()
+    for file in walk(labels):
+        suffixes.add(file.suffix.lower())
+        if ".txt" in suffixes:
+            return False
+    return ".json" in suffixes
 
 
 def _by_split(folder: Path, inner: str) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for child in sorted(folder.iterdir()):
         split = SPLIT_NAMES.get(child.name.lower().rstrip("0123456789"))
-        if split and (child / inner).is_dir():
-            splits.setdefault(split, []).append(child / inner)
+        if split and (source := spelled(child, inner)) and source.is_dir():
+            splits.setdefault(split, []).append(source)
     return splits
 
 
-def _read_split(split: str, layout: Layout, folder: Path) -> Reading:
-    reading = Reading(names=list(dict.fromkeys(layout.names.values())))
-    rows = [row for source in layout.splits[split] for row in _images(source, folder)]
+def _names_beside_labels(splits: dict[str, list[Path]], problems: list[Problem]) -> dict[str, dict[int, str]]:
+    """Each split's class names, by index, from the classes.txt that labelImg leaves beside the labels; {} without."""
+    labels, found = Labels(), dict[str, dict[int, str]]()
+    for split, sources in splits.items():
+        files = [file for source in sources if (file := spelled(labels.folder(source), "classes.txt"))]
+        if files and (names := read_names(files[0], problems)):
+            found[split] = dict(enumerate(names))
+    for split in splits.keys() - found.keys() if len({tuple(names.values()) for names in found.values()}) > 1 else ():
+        message = f"{split} has no classes.txt, and those of other splits differ; that of {next(iter(found))} is used"
+        mend = "put the classes.txt beside its labels with which they were drawn"
+        problems.append(Problem("ambiguous class", str(splits[split][0]), None, message, mend))
+    return {split: found.get(split, next(iter(found.values()))) for split in splits} if found else {}
+
+
+def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Reading:
+    """The split as annotated; adds its label files to `used`."""
+    names = layout.split_names.get(split, layout.names)
+    reading = Reading(names=list(names.values()), measured=True)
+    rows = [row for source in layout.splits[split] for row in _images(source, folder, reading)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
         stem = Path(path).stem
         image_id = stem if stems[stem] == 1 else Path(os.path.relpath(path, folder)).as_posix()
         reading.images.append(ImageRow(path, image_id, None, file, line))
     drop_missing(reading)
-    with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(_size_or_none, (image.path for image in reading.images)))
-    reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
-    used: set[Path] = set()
+    true_sizes = sizes_of(image.path for image in reading.images)
+    reading.images = [image._replace(size=size) for image, size in zip(reading.images, true_sizes, strict=True)]
+    labels, lines, sizes = Labels(), list[Line](), dict[int, Size]()
+    images_of: dict[Path, str] = {}  # by label file
     for index, image in enumerate(reading.images):
-        label_file = _label_file(Path(image.path))
-        used.add(label_file)
-        if image.size and label_file.is_file():
-            _read_labels(label_file, index, image.size, layout, reading)
+        path = Path(image.path)
+        label_file = labels.of(path) or labels.alike(path)
+        if label_file is None:
+            continue
+        if label_file.stem != path.stem:
+            if label_file.stem in stems:  # it belongs to another image
+                continue
+            message, mend = f"{label_file} is read for {image.path}", "name both alike; other programs may not find it"
+            reading.report("similar file name", label_file, None, message, mend)
+        first = images_of.setdefault(label_file, image.path)
+        if first != image.path:
+            message = f"{first} and {image.path} share {label_file}: both get its boxes"
+            reading.report(
+                "shared annotation", image.file, image.line, message, "rename one, with a label file of its own"
+            )
+        if image.size:
+            sizes[index] = image.size
+            lines += _lines(label_file, index, reading)
+    used.update(images_of)
+    _add_boxes(lines, sizes, names, layout.keypoints, reading)
     for source in layout.splits[split]:
-        _unused_labels(source, used, reading)
+        if source.is_dir():  # a list may leave out images on purpose
+            _report_unused(labels.folder(source), source, used, reading)
     return reading
 
 
-def _images(source: Path, folder: Path) -> Iterator[tuple[str, str, int | None]]:
+def _images(source: Path, folder: Path, reading: Reading) -> Iterator[tuple[str, str, int | None]]:
     """(image, file that lists it, line) of a folder, or of a text file with one path per line."""
     if source.is_dir():
-        for parent, _, entries in sorted(os.walk(source)):
-            for entry in sorted(entries):
-                if is_image(entry):
-                    path = os.path.join(parent, entry)
-                    yield path, path, None
+        for path in walk(source):
+            if is_image(path.name):
+                yield str(path), str(path), None
         return
-    for line, text in enumerate(source.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = read_text(source).splitlines()
+    except DatasetError as error:
+        reading.problems.append(problem_of(error))
+        return
+    folders = Folders()
+    for line, text in enumerate(lines, 1):
         if name := text.strip():
-            candidates = [source.parent / name, folder / name]
-            yield str(next((path for path in candidates if path.is_file()), candidates[0])), str(source), line
+            found = locate(name, (source.parent, folder), folders)
+            yield str(Path(found) if found else source.parent / name), str(source), line
 
 
-def _size_or_none(path: str) -> Size | None:
+def _lines(file: Path, image: int, reading: Reading) -> Iterator[Line]:
     try:
-        return image_size(path)
-    except BAD_IMAGE:
-        return None  # `build` reads it again and reports the problem
-
-
-def _label_file(image: Path) -> Path:
-    beside = image.with_suffix(".txt")
-    parts = list(beside.parts)
-    if "images" not in parts[:-1]:
-        return beside
-    last = len(parts) - 2 - parts[-2::-1].index("images")
-    parallel = Path(*parts[:last], "labels", *parts[last + 1 :])
-    return beside if not parallel.is_file() and beside.is_file() else parallel
-
-
-def _read_labels(file: Path, image: int, size: Size, layout: Layout, reading: Reading) -> None:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(file).splitlines()
+    except DatasetError as error:
+        reading.problems.append(problem_of(error))
+        return
+    except OSError as error:
         reading.report("malformed annotation", file, None, f"expected text: {error}", "write it again")
         return
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
-        parsed = _parse_line(text, layout.keypoints)
-        if parsed is None:
-            message = f"expected `class cx cy width height` or a polygon, got `{text.strip()[:80]}`"
-            reading.report("malformed annotation", file, number, message, "mend or remove it")
-            continue
-        index, (x1, y1, x2, y2) = parsed
-        if layout.names and index not in layout.names:
-            message = f"class {index} is not one of {', '.join(f'{k} {name}' for k, name in layout.names.items())}"
-            reading.report("unknown class", file, number, message, "correct the index, or name the class in the YAML")
-            continue
-        box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
-        reading.boxes.append(BoxRow(image, layout.names.get(index, str(index)), box, str(file), number))
+        line = parse(text, image, str(file), number)
+        if isinstance(line, Unread):
+            reading.report("malformed annotation", file, number, line.reason, line.mend)
+        else:
+            yield line
 
 
-def _parse_line(text: str, keypoints: bool) -> tuple[int, Box] | None:
-    """Class index and box relative to the image's size, xyxy; None if the line is malformed."""
-    try:
-        first, *numbers = map(float, text.split())
-    except ValueError:
-        return None
-    if not first.is_integer() or first < 0 or len(numbers) < 4:
-        return None
-    if len(numbers) == 4 or keypoints:
-        cx, cy, width, height = numbers[:4]
-        return int(first), (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    if len(numbers) < 6 or len(numbers) % 2:
-        return None
-    if not all(map(math.isfinite, numbers)):
-        return int(first), (math.nan, math.nan, math.nan, math.nan)
-    xs, ys = numbers[::2], numbers[1::2]
-    return int(first), (min(xs), min(ys), max(xs), max(ys))
+def _add_boxes(
+    lines: list[Line], sizes: dict[int, Size], names: dict[int, str], keypoints: bool, reading: Reading
+) -> None:
+    columns = Columns(lines, keypoints)
+    for line in lines:
+        box = columns.box(line)
+        if isinstance(box, Unread):
+            reading.report("malformed annotation", line.file, line.number, box.reason, box.mend)
+        elif names and line.index not in names:
+            message = f"class {line.index} is not one of {', '.join(f'{k} {name}' for k, name in names.items())}"
+            mend = "correct the index, or name the class in the YAML"
+            reading.report("unknown class", line.file, line.number, message, mend)
+        else:
+            height, width = sizes[line.image]
+            pixels = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+            name = names.get(line.index, str(line.index))
+            reading.boxes.append(BoxRow(line.image, name, pixels, line.file, line.number))
+    for group in columns.unused:
+        message = f"{len(group)} lines like `{group[0].text}` have {group[0].extra} after the box, which is not used"
+        reading.report("unused columns", group[0].file, group[0].number, message, "nothing to do if that is what it is")
 
 
-def _unused_labels(source: Path, used: set[Path], reading: Reading) -> None:
-    """Report labels without an image; only for a whole folder of images, since a list may omit some on purpose."""
-    labels = _label_file(source / "x.jpg").parent
-    if not source.is_dir() or labels == source or not labels.is_dir():
+def _report_unused(labels: Path, source: Path, used: set[Path], reading: Reading) -> None:
+    """Report label files without an image, where they have a folder of their own."""
+    if labels == source:
         return
-    for file in sorted(labels.rglob("*.txt")):
-        if file not in used and file.name != "classes.txt":
+    for file in walk(labels):
+        if file.suffix.lower() == ".txt" and file not in used and file.name.lower() != "classes.txt":
             mend = "put the image there, or remove the file"
             reading.report("annotation without image", file, 1, "no image has this name", mend)
+
+
+def _report_unlabelled(split: str, reading: Reading, folder: Path, used: dict[str, set[Path]]) -> None:
+    """Report that no image of the split has a label file, if there are labels elsewhere."""
+    others = set[Path]().union(*used.values())
+    stems = {Path(image.path).stem for image in reading.images}
+    alike = Counter(
+        file.parent
+        for file in walk(folder)
+        if file.suffix.lower() == ".txt" and file.stem in stems and file not in others
+    )
+    looked = expected_folder(Path(reading.images[0].path).parent)
+    message = f"none of the {len(reading.images)} images of {split} has a label file in {looked} or beside it"
+    if alike:
+        where, count = alike.most_common(1)[0]
+        message += f"; {where} has {count} of their names"
+        mend = f"move the label files to {looked}"
+    elif others:
+        message += ", though other splits have labels"
+        mend = f"put label files into {looked}, or leave out {split}"
+    else:
+        return
+    reading.report("split without labels", looked, None, message, mend)

@@ -1,0 +1,95 @@
+"""Entries of COCO JSON as tools write them: ids of any type, numbers as text, boxes of masks, names in URLs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from boxwright.data.formats.text import number
+
+Id = int | str
+
+
+def id_of(value: Any) -> Id | None:
+    """The id in its normal form, 1 for 1.0; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) else None
+
+
+def in_other_type(key: Id) -> Id | None:
+    """The number that a text writes, or the text of a number; None for other text, also for "01", which is not 1."""
+    if isinstance(key, int):
+        return str(key)
+    try:
+        number = int(key)
+    except ValueError:
+        return None
+    return number if str(number) == key else None
+
+
+def meet(value: Any, table: Mapping[Id, Any]) -> Id | None:
+    """The id of the table that an annotation means, or None.
+
+    A number meets its text where all ids of the table have one type; otherwise both may be there.
+    """
+    key = id_of(value)
+    if key is None or key in table:
+        return key
+    other = in_other_type(key)
+    return other if other in table and _only_type(table) else None
+
+
+def unmet(value: Any, table: Mapping[Id, Any]) -> str:
+    """Describes an id that the table does not have."""
+    shown = f"the text {json.dumps(value)}" if isinstance(value, str) else json.dumps(value)
+    only = _only_type(table)
+    if only is None or isinstance(id_of(value), only):
+        return shown
+    return f"{shown} (ids there are {'numbers' if only is int else 'texts'})"
+
+
+def _only_type(table: Mapping[Id, Any]) -> type | None:
+    types = set(map(type, table))
+    return types.pop() if len(types) == 1 else None
+
+
+def box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """x, y, width, height of `bbox`; None if that is not four numbers."""
+    values = annotation.get("bbox")
+    if not isinstance(values, list) or len(values) != 4:
+        return None
+    x, y, width, height = map(number, values)
+    return None if x is None or y is None or width is None or height is None else (x, y, width, height)
+
+
+def box_of_mask(mask: Any) -> tuple[float, float, float, float] | None:
+    """x, y, width, height of the polygons or the RLE of `segmentation`; None if there is no area to bound."""
+    if isinstance(mask, dict):
+        import hotcoco.mask  # here, because few annotations need it
+
+        try:
+            x, y, width, height = hotcoco.mask.to_bbox(mask).tolist()
+        except (ValueError, TypeError, OverflowError):
+            return None
+        return (x, y, width, height) if width else None
+    polygons = mask if isinstance(mask, list) and mask and isinstance(mask[0], list) else [mask]
+    try:
+        points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons if polygon])
+        (x, y), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return x, y, right - x, bottom - y
+
+
+def file_name(image: Mapping[str, Any]) -> str:
+    """`file_name`, or without one, as in LVIS, the path in `coco_url` or `flickr_url`; "" if there is none."""
+    for key in ("file_name", "coco_url", "flickr_url"):
+        value = image.get(key)
+        if isinstance(value, str) and value:
+            return value if key == "file_name" else unquote(urlsplit(value).path).lstrip("/")
+    return ""

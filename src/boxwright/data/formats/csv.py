@@ -1,0 +1,207 @@
+"""CSV with a box in each row: `filename,width,height,class,xmin,ymin,xmax,ymax` and the like; the header names columns.
+
+Without a header, a row is `path,x1,y1,x2,y2,class`, as RetinaNet's exports have it. Open Images has its own columns:
+corners in shares of the image, and classes named by class-descriptions*.csv. Corners are edges in continuous pixels as
+they are written: nothing is subtracted, though some scripts copy them from VOC XML, which counts pixels from 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxwright.data.formats.given_splits import Layout, divide, layout_of
+from boxwright.data.formats.images import (
+    entries_of,
+    image_folders,
+    images_by_stem,
+    locate,
+    named_folders,
+    sizes_of,
+    where,
+)
+from boxwright.data.formats.reading import (
+    SPLIT_NAMES,
+    BoxRow,
+    DatasetError,
+    Folders,
+    ImageRow,
+    Problem,
+    Reading,
+    drop_missing,
+)
+from boxwright.data.formats.text import encoding_of, names_from_file, read_text, size_of
+from boxwright.data.image import is_image
+
+LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
+
+_COLUMNS = {
+    "image": "filename file filepath path image imagepath imagename imagefile img imgpath imageid",
+    "name": "class label name classname labelname category",
+    "x1": "xmin x1 left",
+    "y1": "ymin y1 top",
+    "x2": "xmax x2 right",
+    "y2": "ymax y2 bottom",
+    "width": "width imagewidth",
+    "height": "height imageheight",
+    "split": "split subset set",
+    "crowd": "isgroupof",
+}
+_MEANING = {word: meaning for meaning, words in _COLUMNS.items() for word in words.split()}
+_CORNERS = ("x1", "y1", "x2", "y2")
+_NEEDED = ("image", *_CORNERS, "name")
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the rows of a file are written: the delimiter, the position of each known column, whether the first row names
+    them, and whether corners are shares of the image."""
+
+    delimiter: str
+    positions: dict[str, int]
+    header: bool
+    shares: bool
+
+
+def find(folder: Path) -> Layout | None:
+    """The CSV of each split; None if there is none. Raises DatasetError if several could be the same split."""
+    return layout_of(filter(_columns, _csv_files(folder)), folder, "CSV of boxes")
+
+
+def near_miss(folder: Path) -> str:
+    """The columns of a CSV without boxes, or where others are; "" if there is none."""
+    for file in _csv_files(folder):
+        if not file.name.startswith("."):
+            with file.open(encoding=encoding_of(file), errors="replace") as stream:
+                return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+    return where(folder, ".csv")
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    parents = named_folders(folder, ("", "annotations", "labels", "data", *SPLIT_NAMES))
+    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".csv")]
+
+
+def _columns(file: Path) -> Columns | None:
+    """By its first line; None if it has no boxes."""
+    if file.name.startswith("."):
+        return None
+    with file.open(encoding=encoding_of(file), errors="replace") as stream:
+        line = stream.readline(65536)
+    delimiter = max(",;\t", key=line.count)
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    words = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in cells]
+    positions: dict[str, int] = {}
+    for position, word in enumerate(words):
+        if word in _MEANING:
+            positions.setdefault(_MEANING[word], position)
+    if positions.keys() >= set(_NEEDED):
+        return Columns(delimiter, positions, header=True, shares={"imageid", "labelname"} <= set(words))
+    if len(cells) == 6 and is_image(cells[0]) and (_corners(cells[1:5]) or not any(cells[1:])):
+        return Columns(delimiter, {name: k for k, name in enumerate(_NEEDED)}, header=False, shares=False)
+    return None
+
+
+def read(layout: Layout, folder: Path) -> dict[str, Reading]:
+    """Every split. A file without splits is divided by its column `split`, or by folders of images named like one.
+
+    Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical.
+    """
+    problems: list[Problem] = []
+    known = names_from_file(folder, problems, by_index=False)
+    readings: dict[str, Reading] = {}
+    for split, file in layout.files.items():
+        readings |= _read_file(split, file, folder, known)
+    first = next(iter(readings.values()))
+    first.problems.extend(problems)
+    layout.report_unused(first)
+    names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
+    for reading in readings.values():
+        reading.names = list(names)
+    return readings
+
+
+def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[str, Reading]:
+    columns = _columns(file)
+    if columns is None:
+        wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
+        raise DatasetError(f"{file}: expected the columns {wanted} in the first line; name them there", file, 1)
+    reading, index_of, splits = Reading(names=[]), dict[str, int](), dict[int | str, str]()
+    words = [word for word, meaning in SPLIT_NAMES.items() if split in ("all", meaning)]
+    bases = [file.parent, *(folder / end for word in words for end in (f"images/{word}", word)), folder]
+    roots = image_folders(base for base in bases if base.is_dir())
+    folders, stems, described = Folders(), images_by_stem(roots), _descriptions((file.parent, folder))
+    for line, row in _rows(file, columns):
+        image, corners, name = row["image"], [row[corner] for corner in _CORNERS], row["name"]
+        box = _corners(corners)
+        blank = not name and not any(corners)  # an image without an object
+        if not image or not (blank or (name and box)):
+            got = ", ".join(value or "nothing" for value in (image, *corners, name))
+            message = f"a row needs an image, four numbers and a class, got {got}"
+            reading.report("malformed annotation", file, line, message, "mend or remove the row")
+            continue
+        if image not in index_of:
+            path = stems.get(image) or locate(image, roots, folders) or str(roots[0] / image)
+            size = size_of(row.get("height"), row.get("width"))  # without one, that of the image
+            index_of[image] = len(reading.images)
+            reading.images.append(ImageRow(path, image, size, str(file), line))
+            if its_split := SPLIT_NAMES.get(row.get("split", "").lower()):
+                splits[image] = its_split
+        name = described.get(name, name)
+        if known and box and name not in known:
+            message, mend = f"class {name} is not one of {', '.join(known)}", "rename it, or add it to the list"
+            reading.report("unknown class", file, line, message, mend)
+        elif box:
+            reading.boxes.append(BoxRow(index_of[image], name, box, str(file), line, row.get("crowd") == "1"))
+    if len(splits) < len(reading.images):
+        splits.clear()
+    drop_missing(reading)
+    if columns.shares:
+        _scale(reading)
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
+
+
+def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line of each row, and its known columns, stripped; missing ones are blank. Raises DatasetError."""
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=columns.delimiter)
+    try:
+        for number, cells in enumerate(reader):
+            if any(cells) and not (columns.header and number == 0):
+                row = {name: cells[k].strip() if k < len(cells) else "" for name, k in columns.positions.items()}
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
+
+
+def _corners(cells: list[str]) -> Box | None:
+    try:
+        x1, y1, x2, y2 = map(float, cells)
+    except ValueError:
+        return None
+    return x1, y1, x2, y2
+
+
+def _descriptions(folders: Iterable[Path]) -> dict[str, str]:
+    """Open Images' names of classes, by the label that its boxes have."""
+    names: dict[str, str] = {}
+    for file in (file for folder in folders for file in sorted(folder.glob("*class-descriptions*.csv"))):
+        names |= {cells[0]: cells[1] for cells in csv.reader(io.StringIO(read_text(file))) if len(cells) == 2}
+    return names
+
+
+def _scale(reading: Reading) -> None:
+    """Boxes in shares of their images to pixels; those of images that cannot be read are left out with them."""
+    sizes = sizes_of(image.path for image in reading.images)
+    reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
+    rows, reading.boxes, reading.measured = reading.boxes, [], True
+    for row in rows:
+        if size := sizes[row.image]:
+            x1, y1, x2, y2 = row.box
+            box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
+            reading.boxes.append(row._replace(box=box))

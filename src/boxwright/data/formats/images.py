@@ -1,0 +1,91 @@
+"""The images of a dataset: in which folders they usually are, by name without suffix, and their sizes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from boxwright.data.formats.reading import BAD_IMAGE, Folders, image_size
+from boxwright.data.formats.text import find_path
+from boxwright.data.image import is_image
+from boxwright.files import walk
+from boxwright.types import Size
+
+_MOST_FILES = 20_000
+"""Of which a message about a folder is made; there may be millions."""
+_IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
+
+
+def entries_of(folder: Path) -> list[str]:
+    """The names in a folder; [] of what is no folder, or one that may not be read, such as `lost+found`."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """The sub-folders that are not hidden; [] as for `entries_of`."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def named_folders(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The folder's sub-folders of these names that exist, whatever their upper and lower case; "" is itself.
+
+    The folder is listed once, since it may have many files.
+    """
+    inner, found = inner_folders(folder), list[Path]()
+    for name in names:
+        first, _, rest = name.lower().partition("/")
+        alike = [entry for entry in inner if entry.name.lower() == first] if first else [folder]
+        found += [deeper for entry in alike for deeper in (named_folders(entry, [rest]) if rest else [entry])]
+    return found
+
+
+def image_folders(bases: Iterable[Path]) -> list[Path]:
+    """The usual folders of images that exist below each base, and the bases themselves."""
+    return [folder for base in dict.fromkeys(bases) for folder in named_folders(base, _IMAGE_FOLDERS)]
+
+
+def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
+    """Path of each image by its name without suffix; the first folder that has it counts."""
+    images: dict[str, str] = {}
+    for folder in folders:
+        for name in entries_of(folder):
+            if is_image(name):
+                images.setdefault(os.path.splitext(name)[0], os.path.join(folder, name))
+    return images
+
+
+def locate(name: str, roots: Sequence[Path], folders: Folders) -> str | None:
+    """The path that an entry means, by `find_path`; one that looks alike, if there is no other, for `drop_missing`."""
+    found = find_path(name, roots, folders.__contains__)
+    return found or find_path(name, roots, lambda path: bool(folders.alike(path)))
+
+
+def where(folder: Path, suffix: str) -> str:
+    """In which folders files of a suffix are, such as "6 × .xml are in Annotations/train"; "" if there are none."""
+    files = (file for file in islice(walk(folder), _MOST_FILES) if file.suffix.lower() == suffix)
+    counts = Counter(file.parent.relative_to(folder).as_posix() for file in files)
+    return ", ".join(f"{count} × {suffix} are in {inner}" for inner, count in counts.most_common(3))
+
+
+def sizes_of(paths: Iterable[str]) -> list[Size | None]:
+    """Of upright images, from the headers of their files; None for an image that cannot be read."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_size_or_none, paths))
+
+
+def _size_or_none(path: str) -> Size | None:
+    try:
+        return image_size(path)
+    except BAD_IMAGE:
+        return None  # `build` reads it again and reports the problem
