@@ -712,6 +712,9 @@ def check_voc9(rows: Rows, options: argparse.Namespace) -> None:
     def compare(found: list[Any], pixels: float) -> dict[str, Any]:
         lost, box, score = 0, 0.0, 0.0
         for a, b in zip(found, expected, strict=True):
+            if not len(a):
+                lost += len(b)
+                continue
             pairs = (b.boxes[:, None] - a.boxes[None]).abs().amax(-1)
             nearest = torch.where(b.labels[:, None] == a.labels[None], pairs, torch.inf).min(1)
             close = nearest.values <= pixels
@@ -1177,6 +1180,8 @@ def main() -> None:
     options = parse()
     if options.section:
         run_section(options.section, options)
+    elif options.device.startswith("cuda") and not torch.cuda.is_available():
+        print("left out: no CUDA device here; `--device cpu --quick` runs every line without one")
     else:
         run_all(options)
 
