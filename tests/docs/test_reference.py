@@ -70,3 +70,8 @@ def test_what_is_not_documented_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         "boxwright.load has no docstring",
         "the option --count INT of boxwright train has no help",
     ]
+
+
+def test_the_pages_are_in_the_menu() -> None:
+    menu = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    assert [f'"reference/{name}"' in menu for name in reference.PAGES] == [True] * len(reference.PAGES)
