@@ -210,6 +210,7 @@ def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.
 
 @pytest.mark.parametrize("format", ["yolo", "csv", "labelme"])
 @pytest.mark.parametrize("broken", ["folder", "link"])
+@pytest.mark.filterwarnings("ignore:.*1 × malformed annotation")
 def test_folders_and_broken_links_called_like_annotations_do_not_matter(
     format: str, broken: str, tmp_path: Path
 ) -> None:
