@@ -62,8 +62,8 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (
             ["xyz"],
             2,
-            "there are detect, train, evaluate, data check, data show, data stats, data convert, data split, data merge, "
-            "propose, bench, lineage, import, verify",
+            "there are detect, train, evaluate, data check, data show, data stats, data convert, data split, "
+            "data merge, propose, bench, lineage, import, verify",
         ),
         (["data"], 2, "data check"),
         (["data", "--help"], 0, "data show"),

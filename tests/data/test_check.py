@@ -121,7 +121,7 @@ def test_unknown_class(coco: Path, yolo: Path, voc: Path) -> None:
     assert located(check(yolo)[0]) == ("unknown class", "00000.txt", 1, "error")
     (voc / "labels.txt").write_text("circle\nsquare\ntriangle\n")
     replace_line(voc / "Annotations" / "00000.xml", 9, lambda _: "  <name>cirlce</name>")
-    assert located(check(voc)[0]) == ("unknown class", "00000.xml", 9, "error")
+    assert located(check(voc)[0]) == ("unknown class", "00000.xml", 10, "error")
 
 
 def test_classes_that_differ_in_spelling_only(voc: Path) -> None:

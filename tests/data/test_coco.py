@@ -433,7 +433,8 @@ def test_a_split_for_each_image_is_kept(tmp_path: Path) -> None:
     assert [splits[split].image_id(0) for split in splits] == [1, 0, 2]
     assert all(data.boxes.tolist() == [[1, 2, 11, 22]] for data in splits.values())
     content["images"][0]["split"] = "restval"
-    assert open_dataset(write(tmp_path / "annotations.json", content)).drawn
+    with pytest.warns(UserWarning, match="1 of 3 images, such as .*a.png, have no `split` called train, val or test"):
+        assert open_dataset(write(tmp_path / "annotations.json", content)).drawn
 
 
 def test_folders_named_like_splits_are_kept(tmp_path: Path) -> None:
@@ -450,6 +451,26 @@ def test_folders_named_like_splits_are_kept(tmp_path: Path) -> None:
         make_image(tmp_path / name, 1)
         content["images"][1]["file_name"] = name.removeprefix("images/")
         assert open_dataset(write(tmp_path / "annotations.json", content)).drawn
+
+
+def test_images_that_are_in_several_folders(tmp_path: Path) -> None:
+    for shade, name in enumerate(("train/a.png", "val/b.png", "train/c.png")):
+        make_image(tmp_path / "images" / name, shade)
+    file = write(tmp_path / "annotations.json", document("a.png", "b.png", "c.png"))
+    splits = open_dataset(file)
+    assert not splits.drawn and {split: len(data) for split, data in splits.items()} == {"train": 2, "val": 1}
+    make_image(tmp_path / "images" / "val" / "a.png", 9)  # which one is annotated is not known
+    with pytest.warns(UserWarning, match="left out 1 × missing image"):
+        assert {split: len(data) for split, data in open_dataset(file).items()} == {"train": 1, "val": 1}
+    make_image(tmp_path / "images" / "a.png", 10)
+    with pytest.warns(UserWarning, match="have no folder called train, val or test; others have"):
+        assert sum(map(len, open_dataset(file).values())) == 3
+
+
+def test_the_case_of_a_folder_that_no_entry_names_is_no_note(tmp_path: Path) -> None:
+    make_image(tmp_path / "Images" / "a.png")
+    assert problems_of(write(tmp_path / "train.json", document("a.png"))) == []
+    assert [p.kind for p in problems_of(write(tmp_path / "train.json", document("A.png")))] == ["similar file name"]
 
 
 def test_a_file_without_a_split_is_train_unless_there_is_one(tmp_path: Path) -> None:

@@ -74,10 +74,22 @@ def test_a_malformed_row_is_named_with_its_line(tmp_path: Path, row: str) -> Non
     assert (problem.file, problem.line) == (str(tmp_path / "annotations.csv"), 4)
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image_id,filename,class,class_name,xmin,ymin,xmax,ymax", "17,a.png,0,cat,1,2,3,4"),
+        ("filename,name,class,xmin,ymin,xmax,ymax", "a.png,a,cat,1,2,3,4"),
+        ("image,file_path,label_id,label,xmin,ymin,xmax,ymax", "17,a.png,0,cat,1,2,3,4"),
+    ],
+)
+def test_of_two_columns_the_surer_one_counts(tmp_path: Path, header: str, row: str) -> None:
+    assert content(make(tmp_path, f"{header}\n{row}\n", "a.png")) == {"a.png": [("cat", (1, 2, 3, 4))]}
+
+
 def test_missing_images_and_unknown_classes_are_named(tmp_path: Path) -> None:
     make(tmp_path, HEADER + "a.png,40,30,cat,1,2,3,4\na.png,40,30,cow,1,2,3,4\nc.png,40,30,cat,1,2,3,4\n", "a.png")
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
-    with pytest.warns(UserWarning, match="1 × unknown class, 1 × missing image"):
+    with pytest.warns(UserWarning, match="1 × missing image, 1 × unknown class"):
         assert open_dataset(tmp_path).names == ("dog", "cat")
 
 
@@ -114,7 +126,10 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     }
     assert not splits.drawn and splits.names == ("cat", "dog")
     (tmp_path / "annotations.csv").write_text(text.replace("TRAIN", "fold 1"))
-    assert open_dataset(tmp_path).drawn
+    with pytest.warns(
+        UserWarning, match=r"annotations.csv:2: warning: split not used: 1 of 3 .*others have \(val, test"
+    ):
+        assert open_dataset(tmp_path).drawn
 
 
 def test_folders_named_like_splits_and_a_file_that_is_not_used(tmp_path: Path) -> None:

@@ -206,3 +206,36 @@ def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.
     for format in FORMATS:
         open_dataset(write_shapes(tmp_path / format, 4, format=format))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("format", ["yolo", "csv", "labelme"])
+@pytest.mark.parametrize("broken", ["folder", "link"])
+@pytest.mark.filterwarnings("ignore:.*1 × malformed annotation")
+def test_folders_and_broken_links_called_like_annotations_do_not_matter(
+    format: str, broken: str, tmp_path: Path
+) -> None:
+    write_shapes(tmp_path, 3, format=format)
+    for suffix in (".csv", ".json", ".data", ".yaml") + ((".xml",) if broken == "folder" else ()):
+        file = tmp_path / f"aa{suffix}"
+        file.mkdir() if broken == "folder" else file.symlink_to(tmp_path / "gone")
+    splits = open_dataset(tmp_path)
+    assert splits.format == format and sum(map(len, splits.values())) == 3
+
+
+def test_a_table_in_other_columns_is_named_beside_its_only_folder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    (tmp_path / "labels.csv").write_text("filename,class,x,y,w,h\n")
+    with pytest.raises(
+        DatasetError, match="but labels.csv begins with `filename,class,x,y,w,h`\nFound images/, labels"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_a_class_list_that_cannot_be_read_is_told_in_full(tmp_path: Path) -> None:
+    write_shapes(tmp_path, 3, format="yolo")
+    for file in (tmp_path / "labels").rglob("*.txt"):
+        file.write_text("2 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "classes.txt").write_bytes("狗\n猫\n鸟\n".encode("gbk"))
+    with pytest.warns(UserWarning, match=r"classes.txt:1: error: unreadable list: .* looks like GBK; save the file as"):
+        assert open_dataset(tmp_path).names == ("2",)

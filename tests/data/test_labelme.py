@@ -192,3 +192,16 @@ def test_images_without_shapes_are_background(tmp_path: Path) -> None:
     splits = open_dataset(tmp_path)
     assert sum(map(len, splits.values())) == 2
     assert np.concatenate([data.boxes for data in splits.values()]).tolist() == [[10, 5, 30, 25]]
+
+
+def test_an_image_called_test_makes_no_coco_json(tmp_path: Path) -> None:
+    for name in ("test", "a"):
+        write(tmp_path / f"{name}.json", tmp_path / f"{name}.png", RECTANGLE)
+    assert open_dataset(tmp_path).format == "labelme"
+
+
+def test_of_two_images_of_one_name_the_one_in_the_json_counts(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", tmp_path / "a.png", RECTANGLE)
+    Image.new("RGB", (20, 15)).save(tmp_path / "a.bmp")
+    (dataset,) = open_dataset(tmp_path).values()
+    assert dataset.path(0).name == "a.png" and boxes_of(dataset) == [("cat", (10, 5, 30, 25))]

@@ -80,7 +80,7 @@ def test_class_lists_in_files(tmp_path: Path) -> None:
     problems.clear()
     file.write_bytes("狗\n猫\n".encode("gbk"))
     assert names_from_file(tmp_path, problems) == []
-    what = "malformed annotation: expected text in UTF-8, got the byte 0xb9 at position 0; it looks like GBK; save"
+    what = "unreadable list: expected text in UTF-8, got the byte 0xb9 at position 0; it looks like GBK; save"
     assert str(problems[0]) == f"{file}:1: error: {what} the file as UTF-8"
 
 

@@ -116,6 +116,16 @@ def test_a_stale_file_name_loses_against_the_name_of_the_xml(tmp_path: Path) -> 
     assert open_dataset(tmp_path)["train"].path(0).name == "b.png"
 
 
+def test_of_two_images_of_one_name_the_one_in_the_xml_counts(tmp_path: Path) -> None:
+    for shade, name in enumerate(("a.png", "a.bmp", "b c.png")):
+        make_image(tmp_path / "JPEGImages" / name, shade)
+    xml(tmp_path / "Annotations" / "a.xml", filename="C:\\x\\a.png")
+    xml(tmp_path / "Annotations" / "7.xml", filename="b%20c.png")
+    images = [data.path(i).name for data in open_dataset(tmp_path).values() for i in range(len(data))]
+    assert sorted(images) == ["a.png", "b c.png"]
+    assert [p.kind for p in problems_of(tmp_path) if p.kind != "image not listed"] == ["similar file name"]
+
+
 def test_difficult_is_kept_and_parts_of_objects_are_no_objects(tmp_path: Path) -> None:
     make_image(tmp_path / "a.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
@@ -130,7 +140,7 @@ def test_a_list_of_labels_gives_the_order_and_finds_the_unknown(tmp_path: Path) 
     xml(tmp_path / "a.xml", DOG + DOG.replace("dog", "dgo"))
     (tmp_path / "labels.txt").write_text("dog\ncat\n")
     (problem,) = problems_of(tmp_path)
-    assert (problem.kind, problem.line) == ("unknown class", 15)
+    assert (problem.kind, problem.line) == ("unknown class", 17)
     assert "dgo is not one of dog, cat" in problem.message
     with pytest.warns(UserWarning, match="1 × unknown class"):
         splits = open_dataset(tmp_path)

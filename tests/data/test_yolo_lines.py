@@ -43,6 +43,15 @@ def test_columns_after_a_box(cat: str, dog: str, extra: str) -> None:
     assert read(*texts, "1 0.625 0.5 0.25 0.5")[2] == DOG, "beside boxes without further columns"
 
 
+def test_a_confidence_before_the_box_is_refused() -> None:
+    before = "0 0.91 0.25 0.375 0.375 0.4166", "1 0.3 0.625 0.5 0.25 0.5", "1 0.8 0.2 0.2 0.1 0.2"
+    first, *others = map(str, read(*before))
+    assert first.endswith(": a confidence before the box?")
+    assert all(reason.endswith(": a confidence after the box, or before it?") for reason in others)
+    after = "0 0.375 0.4166 0.375 0.4166 0.7", "1 0.2 0.2 0.1 0.2 0.15"  # the second one fits in both ways
+    assert read(*after) == [(0.1875, 0.2083, 0.5625, 0.6249), (0.15, 0.1, 0.25, 0.3)]
+
+
 def test_true_polygons_stay_polygons() -> None:
     on_the_border = "0 0.25 0.1 0.5 0.9 0.1 1"
     pentagon = "0 0.1 0.1 0.2 0.1 0.3 0.2 0.2 0.3 0.1 0.3"
@@ -78,7 +87,7 @@ def test_many_equal_coincidences_are_none() -> None:
         ("0 0.5 0.5 0.1 0.1 45", "a confidence, an angle or a track id"),
         ("0 0.1 0.1 0.1 0.4 0.1 0.4 0.6", "an odd number of coordinates"),
         ("0 10 10 10 40 60 40 60 10", "pixels?"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "a confidence after the box?"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "a confidence after the box, or before it?"),
     ],
 )
 def test_a_line_that_is_neither(text: str, cause: str) -> None:

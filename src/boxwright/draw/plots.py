@@ -12,13 +12,14 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.stats import MEDIUM, SMALL, box_sides
 from boxwright.draw.boxes import class_colors
+from boxwright.install import install
 from boxwright.metrics.coco import RECALLS, Evaluation
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure  # without pyplot, which would choose a window system
 except ImportError as error:
-    raise ImportError('drawing curves needs matplotlib: pip install "boxwright[plots]"') from error
+    raise ImportError(f"drawing curves needs matplotlib: {install('plots')}") from error
 
 _MOST_BARS = 20  # classes that are drawn
 

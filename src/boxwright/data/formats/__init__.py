@@ -74,10 +74,8 @@ def _report_unlabelled(readings: dict[str, Reading]) -> None:
         known = any(problem.kind == "split without labels" for problem in reading.problems)
         if labelled and reading.images and split not in labelled and not known:
             file = reading.images[0].file
-            message = (
-                f"none of the {len(reading.images)} images of {split} has a box in the annotations, such as {file}"
-            )
-            message += f", though those of {' and '.join(labelled)} have"
+            message = f"none of the {len(reading.images)} images of {split} has a box in the annotations, "
+            message += f"though those of {' and '.join(labelled)} have"
             mend = f"put its annotations there, or leave out {split} if it shows no object"
             reading.report("split without labels", file, None, message, mend)
 
@@ -90,15 +88,16 @@ def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
     if path.is_file():
         return _read_file(path, format)
     tried = FORMATS if format is None else {format: FORMATS[format]}
-    folder = path
+    folders = [path]
     while True:
+        folder = folders[-1]
         for name, module in tried.items():
             if layout := module.find(folder):
                 return name, module.read(layout, folder)
         inner = [f for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
         if len(inner) != 1:  # an unpacked archive often adds an enclosing folder
-            raise DatasetError(_nothing_found(path, folder, list(tried)))
-        folder = inner[0]
+            raise DatasetError(_nothing_found(path, folders, list(tried)))
+        folders += inner
 
 
 def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
@@ -116,8 +115,10 @@ def _read_file(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]
     return found, FORMATS[found].read(Layout({"train" if split == "trainval" else split: path}), folder)
 
 
-def _nothing_found(path: Path, folder: Path, formats: list[str]) -> str:
-    """`folder` is `path`, or the innermost of folders that hold nothing but one folder."""
+def _nothing_found(path: Path, folders: list[Path], formats: list[str]) -> str:
+    """`folders` are `path` and those inside it, each the only folder of the one before; the first one with files is
+    described."""
+    folder = next((folder for folder in folders if any(file.is_file() for file in folder.iterdir())), folders[-1])
     lines = []
     for module in map(FORMATS.__getitem__, formats):
         lines.append(module.LAYOUTS)

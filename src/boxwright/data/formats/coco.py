@@ -19,7 +19,8 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
-from boxwright.data.formats.images import entries_of, named_folders, where
+from boxwright.data.formats.images import files_of, named_folders, where
+from boxwright.data.formats.labelme import is_labelme
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
 from boxwright.files import write_atomically
@@ -28,7 +29,7 @@ LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
 )
 
-_OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_|\.")  # "." hides a file
+_OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_")
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
 _IMAGES = re.compile(r'"images"\s*:')
 _SPACE = re.compile(r"\s*")
@@ -43,18 +44,17 @@ def find(folder: Path) -> Layout | None:
 def near_miss(folder: Path) -> str:
     """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
     for file in _json_files(folder):
-        if not file.name.startswith("."):
-            with file.open(encoding=encoding_of(file), errors="replace") as stream:
-                start = stream.read(4096)
-            key = re.match(r'\s*\{\s*("[^"]*")', start)
-            lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
-            return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            start = stream.read(4096)
+        key = re.match(r'\s*\{\s*("[^"]*")', start)
+        lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
+        return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
     return where(folder, ".json")
 
 
 def _json_files(folder: Path) -> list[Path]:
     parents = named_folders(folder, ("", "annotations", *SPLIT_NAMES))
-    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".json")]
+    return [file for parent in parents for file in files_of(parent, ".json")]
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
@@ -194,38 +194,57 @@ def _images(
         else:
             index_of[key] = len(good)
             good.append((key, name, element, line))
-    root, skipped = _image_root([name for _, name, _, _ in good], file, folder)
+    paths = _image_paths([name for _, name, _, _ in good], file, folder)
     splits: dict[fields.Id, str] = {}
-    for key, name, element, line in good:
+    for path, (key, _, element, line) in zip(paths, good, strict=True):
         sides = [element.get("height"), element.get("width")]
         size = size_of(*sides)
         if size is None and sides != [None, None]:
             message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
             mend = "write the image's height and width; until then they are read from the image"
             reading.report("wrong size", file, line, message, mend)
-        reading.images.append(ImageRow(os.path.join(root, _end(name, skipped)), key, size, str(file), line))
+        reading.images.append(ImageRow(path, key, size, str(file), line))
         if split := SPLIT_NAMES.get(str(element.get("split")).lower()):
             splits[key] = split
-    return index_of, splits if len(splits) == len(good) else {}
+    return index_of, splits
 
 
-def _image_root(names: list[str], file: Path, folder: Path) -> tuple[str, int]:
-    """The folder of most images, and how many leading parts of a `file_name` are skipped, as `_end` counts them.
+def _image_paths(names: list[str], file: Path, folder: Path) -> list[str]:
+    """The path of each image. COCO does not define where they are: in the folder that has most of them, or, for those
+    which are not there, in the only other of the usual ones that has the image."""
+    folders, split = Folders(), split_of(file, folder)
+    roots = _usual_roots(file, folder, split)
+    root, skipped = _image_root(names, roots, folders)
+    if split == "all":  # an image of the same name may be in each of these, so none of them counts for all images
+        bases = named_folders(folder, ("", "images"))
+        roots += [str(inner) for base in bases for inner in named_folders(base, SPLIT_NAMES)]
+    if not os.path.isdir(root) and len(alike := folders.alike(root)) == 1:
+        root = alike[0]
+    others, paths = list(filter(os.path.isdir, roots)), list[str]()
+    for end in (_end(name, skipped) for name in names):
+        path = os.path.join(root, end)
+        found = {} if path in folders else dict.fromkeys(os.path.join(other, end) for other in others)
+        found = [other for other in found if other in folders]
+        paths.append(found[0] if len(found) == 1 else path)
+    return paths
 
-    COCO does not define where the images are, so the usual folders are tried on a sample of names, and then without
-    one part after another, which may be those of another machine.
-    """
-    split = split_of(file, folder)
+
+def _usual_roots(file: Path, folder: Path, split: str) -> list[str]:
+    """Where tools put the images of an annotation file."""
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
     own = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
     ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, own]
     inner = ["", "images", *ends, *(f"images/{end}" for end in ends), *(f"{end}/images" for end in ends), "data"]
     roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
-    roots = list(map(str, dict.fromkeys(roots)))
-    folders = Folders()
+    return list(map(str, dict.fromkeys(roots)))
+
+
+def _image_root(names: list[str], roots: list[str], folders: Folders) -> tuple[str, int]:
+    """The root of most images of a sample, and how many leading parts of a `file_name` are skipped, as `_end` counts
+    them: those of another machine."""
     sample = names[:: max(1, len(names) // 32)]
     longest = max((name.count("/") + name.count("\\") for name in sample), default=0) + 1
-    best, most = (str(file.parent), 0), 0
+    best, most = (roots[0], 0), 0
     for found in (folders.__contains__, folders.alike):  # names that only look alike, where no name is right
         for skipped in range(longest + 1):
             for root in roots:
@@ -264,7 +283,7 @@ def _annotations(
             box = fields.box_of_mask(element.get("segmentation"))
             masks += [line] if box else []
         if box is None:
-            _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers", element)
+            _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers or a `segmentation`", element)
             continue
         crowd, difficult = flag(element.get("iscrowd")), flag(element.get("difficult"))
         if crowd is None or difficult is None:
@@ -361,7 +380,7 @@ def _is_coco(file: Path) -> bool:
     if _OTHER_TASKS.match(file.name):
         return False
     if file.stem.lower() in SPLIT_NAMES or file.name == "_annotations.coco.json":
-        return True
+        return not is_labelme(file)  # of an image that is called so
     try:
         with file.open(encoding=encoding_of(file), errors="replace") as stream:
             text = stream.read(4096)
@@ -369,6 +388,6 @@ def _is_coco(file: Path) -> bool:
                 return False
             while text and not _IMAGES.search(text):
                 text = text[-64:] + rest if (rest := stream.read(1 << 20)) else ""
-    except OSError:  # a folder, or a file that may not be read
+    except OSError:  # it may not be read, or is a link to nothing
         return False
     return bool(text)

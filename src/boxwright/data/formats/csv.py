@@ -16,7 +16,7 @@ from pathlib import Path
 
 from boxwright.data.formats.given_splits import Layout, divide, layout_of
 from boxwright.data.formats.images import (
-    entries_of,
+    files_of,
     image_folders,
     images_by_stem,
     locate,
@@ -30,18 +30,17 @@ from boxwright.data.formats.reading import (
     DatasetError,
     Folders,
     ImageRow,
-    Problem,
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, names_from_file, read_text, size_of
+from boxwright.data.formats.text import encoding_of, name_classes, read_text, size_of
 from boxwright.data.image import is_image
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
 
-_COLUMNS = {
-    "image": "filename file filepath path image imagepath imagename imagefile img imgpath imageid",
-    "name": "class label name classname labelname category",
+_COLUMNS = {  # the first of these words counts
+    "image": "filename file filepath path imagepath imagefile imgpath imagename image img imageid",
+    "name": "classname labelname class label category name",
     "x1": "xmin x1 left",
     "y1": "ymin y1 top",
     "x2": "xmax x2 right",
@@ -51,7 +50,6 @@ _COLUMNS = {
     "split": "split subset set",
     "crowd": "isgroupof",
 }
-_MEANING = {word: meaning for meaning, words in _COLUMNS.items() for word in words.split()}
 _CORNERS = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_CORNERS, "name")
 
@@ -77,30 +75,28 @@ def find(folder: Path) -> Layout | None:
 def near_miss(folder: Path) -> str:
     """The columns of a CSV without boxes, or where others are; "" if there is none."""
     for file in _csv_files(folder):
-        if not file.name.startswith("."):
-            with file.open(encoding=encoding_of(file), errors="replace") as stream:
-                return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
     return where(folder, ".csv")
 
 
 def _csv_files(folder: Path) -> list[Path]:
     parents = named_folders(folder, ("", "annotations", "labels", "data", *SPLIT_NAMES))
-    return [parent / name for parent in parents for name in entries_of(parent) if name.lower().endswith(".csv")]
+    return [file for parent in parents for file in files_of(parent, ".csv")]
 
 
 def _columns(file: Path) -> Columns | None:
-    """By its first line; None if it has no boxes."""
-    if file.name.startswith("."):
+    """By its first line; None if it has no boxes, or cannot be read."""
+    try:
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            line = stream.readline(65536)
+    except OSError:
         return None
-    with file.open(encoding=encoding_of(file), errors="replace") as stream:
-        line = stream.readline(65536)
     delimiter = max(",;\t", key=line.count)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
     words = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in cells]
-    positions: dict[str, int] = {}
-    for position, word in enumerate(words):
-        if word in _MEANING:
-            positions.setdefault(_MEANING[word], position)
+    found = {meaning: [word for word in known.split() if word in words] for meaning, known in _COLUMNS.items()}
+    positions = {meaning: words.index(there[0]) for meaning, there in found.items() if there}
     if positions.keys() >= set(_NEEDED):
         return Columns(delimiter, positions, header=True, shares={"imageid", "labelname"} <= set(words))
     if len(cells) == 6 and is_image(cells[0]) and (_corners(cells[1:5]) or not any(cells[1:])):
@@ -109,25 +105,16 @@ def _columns(file: Path) -> Columns | None:
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
-    """Every split. A file without splits is divided by its column `split`, or by folders of images named like one.
-
-    Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical.
-    """
-    problems: list[Problem] = []
-    known = names_from_file(folder, problems, by_index=False)
+    """Every split. A file without splits is divided by its column `split`, or by folders of images named like one."""
     readings: dict[str, Reading] = {}
     for split, file in layout.files.items():
-        readings |= _read_file(split, file, folder, known)
-    first = next(iter(readings.values()))
-    first.problems.extend(problems)
-    layout.report_unused(first)
-    names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
-    for reading in readings.values():
-        reading.names = list(names)
+        readings |= _read_file(split, file, folder)
+    layout.report_unused(next(iter(readings.values())))
+    name_classes(readings, folder)
     return readings
 
 
-def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[str, Reading]:
+def _read_file(split: str, file: Path, folder: Path) -> dict[str, Reading]:
     columns = _columns(file)
     if columns is None:
         wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
@@ -153,14 +140,9 @@ def _read_file(split: str, file: Path, folder: Path, known: list[str]) -> dict[s
             reading.images.append(ImageRow(path, image, size, str(file), line))
             if its_split := SPLIT_NAMES.get(row.get("split", "").lower()):
                 splits[image] = its_split
-        name = described.get(name, name)
-        if known and box and name not in known:
-            message, mend = f"class {name} is not one of {', '.join(known)}", "rename it, or add it to the list"
-            reading.report("unknown class", file, line, message, mend)
-        elif box:
-            reading.boxes.append(BoxRow(index_of[image], name, box, str(file), line, row.get("crowd") == "1"))
-    if len(splits) < len(reading.images):
-        splits.clear()
+        if box:
+            crowd = row.get("crowd") == "1"
+            reading.boxes.append(BoxRow(index_of[image], described.get(name, name), box, str(file), line, crowd))
     drop_missing(reading)
     if columns.shares:
         _scale(reading)

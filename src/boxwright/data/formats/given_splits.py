@@ -58,10 +58,13 @@ def split_of(file: Path, folder: Path) -> str:
 
 
 def divide(reading: Reading, splits: Mapping[int | str, str], folder: Path) -> dict[str, Reading]:
-    """A reading for each of `splits`, which are by image id; without them, for each folder of images named like one."""
-    if not splits:
-        splits = {image.id: _split_in(image.path, folder) for image in reading.images}
-        if "" in splits.values() or len(set(splits.values())) < 2:
+    """A reading for each of `splits`, which are by image id; without them, for each folder of images named like one.
+
+    Splits that some images have and others do not are reported, and not used.
+    """
+    if not _complete(reading, splits, "`split`"):
+        splits = {image.id: split for image in reading.images if (split := _split_in(image.path, folder))}
+        if len(set(splits.values())) < 2 or not _complete(reading, splits, "folder"):
             return {"all": reading}
     readings = {split: Reading(reading.names, measured=reading.measured) for split in dict.fromkeys(splits.values())}
     new_index: list[int] = []
@@ -74,6 +77,18 @@ def divide(reading: Reading, splits: Mapping[int | str, str], folder: Path) -> d
         readings[split].boxes.append(row._replace(image=new_index[row.image]))
     next(iter(readings.values())).problems = reading.problems
     return readings
+
+
+def _complete(reading: Reading, splits: Mapping[int | str, str], kind: str) -> bool:
+    """Whether every image has a split; reports if only some have one."""
+    without = [image for image in reading.images if image.id not in splits]
+    if splits and without:
+        names = ", ".join(dict.fromkeys(splits.values()))
+        message = f"{len(without)} of {len(reading.images)} images, such as {without[0].path}, have no {kind} called "
+        message += f"train, val or test; others have ({names}), which is not used"
+        mend = f"give every image a {kind} called so, or none"
+        reading.report("split not used", without[0].file, without[0].line, message, mend)
+    return bool(splits) and not without
 
 
 def _split_in(path: str, folder: Path) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,6 @@ from boxwright.files import walk
 from boxwright.types import Size
 
 _MOST_FILES = 20_000
-"""Of which a message about a folder is made; there may be millions."""
 _IMAGE_FOLDERS = ("JPEGImages", "images", "JPEGImage", "imgs", "img", "")
 
 
@@ -26,6 +26,12 @@ def entries_of(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError:
         return []
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """The files with a suffix, in upper or lower case, that are not hidden; [] as for `entries_of`."""
+    names = (name for name in entries_of(folder) if name.lower().endswith(suffix) and not name.startswith("."))
+    return [file for name in names if not (file := folder / name).is_dir()]
 
 
 def inner_folders(folder: Path) -> list[Path]:
@@ -65,16 +71,37 @@ def images_by_stem(folders: Iterable[Path]) -> dict[str, str]:
     return images
 
 
+def image_of(annotation: Path, named: str, images: Mapping[str, str], roots: Sequence[Path], folders: Folders) -> str:
+    """The image of an annotation file, or where it should be.
+
+    named   in the file, which is out of date once both are renamed
+    images  by name without suffix, those of the annotation's split
+
+    It has the name of the annotation; of two that differ in the suffix, the one that is named.
+    """
+    last = re.split(r"[/\\]", named)[-1] or f"{annotation.stem}.jpg"
+    stem = os.path.splitext(last)[0]
+    if found := images.get(annotation.stem):
+        twin = os.path.join(os.path.dirname(found), last)
+        return twin if stem == annotation.stem and twin in folders else found
+    usual = os.path.dirname(next(iter(images.values()), "")) or str(roots[0])
+    return images.get(stem) or locate(named or last, roots, folders) or os.path.join(usual, last)
+
+
 def locate(name: str, roots: Sequence[Path], folders: Folders) -> str | None:
     """The path that an entry means, by `find_path`; one that looks alike, if there is no other, for `drop_missing`."""
     found = find_path(name, roots, folders.__contains__)
     return found or find_path(name, roots, lambda path: bool(folders.alike(path)))
 
 
+def files_below(folder: Path, suffix: str) -> Iterator[Path]:
+    """The files with a suffix among the first of a folder and its sub-folders, for messages: there may be millions."""
+    return (file for file in islice(walk(folder), _MOST_FILES) if file.suffix.lower() == suffix)
+
+
 def where(folder: Path, suffix: str) -> str:
     """In which folders files of a suffix are, such as "6 × .xml are in Annotations/train"; "" if there are none."""
-    files = (file for file in islice(walk(folder), _MOST_FILES) if file.suffix.lower() == suffix)
-    counts = Counter(file.parent.relative_to(folder).as_posix() for file in files)
+    counts = Counter(file.parent.relative_to(folder).as_posix() for file in files_below(folder, suffix))
     return ", ".join(f"{count} × {suffix} are in {inner}" for inner, count in counts.most_common(3))
 
 

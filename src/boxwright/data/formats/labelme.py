@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats.given_splits import Layout
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, locate, named_folders
+from boxwright.data.formats.images import files_below, files_of, image_folders, image_of, images_by_stem, named_folders
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
     DatasetError,
     Folders,
     ImageRow,
-    Problem,
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of
-from boxwright.files import walk
+from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -57,65 +53,51 @@ def find(folder: Path) -> Layout | None:
 
 def near_miss(folder: Path) -> str:
     """A JSON file of LabelMe that is elsewhere; "" if there is none."""
-    files = (file for file in walk(folder) if file.suffix.lower() == ".json")
-    file = next(filter(is_labelme, islice(files, 100)), None)
+    file = next(filter(is_labelme, files_below(folder, ".json")), None)
     return f"{file.relative_to(folder)} is one of LabelMe" if file else ""
 
 
 def read(layout: Layout, folder: Path) -> dict[str, Reading]:
-    """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
-    problems: list[Problem] = []
-    known = names_from_file(folder, problems, by_index=False)
-    readings = {split: _read_split(source, folder, known) for split, source in layout.files.items()}
-    first = next(iter(readings.values()))
-    first.problems.extend(problems)
-    layout.report_unused(first)
+    """Every split."""
+    readings = {split: _read_split(source, folder) for split, source in layout.files.items()}
+    layout.report_unused(next(iter(readings.values())))
+    name_classes(readings, folder)
     used = {row.name for reading in readings.values() for row in reading.boxes}
-    names = [name for name in known if name in used or name not in _NO_CLASS] or sorted(used)
     for reading in readings.values():
-        reading.names = list(names)
+        reading.names = [name for name in reading.names if name in used or name not in _NO_CLASS]
         drop_missing(reading)
     return readings
 
 
 def is_labelme(file: Path) -> bool:
     """By the keys at its start, which come before the image that the file may hold."""
-    with file.open("rb") as stream:
-        return _KEY.search(stream.read(4096)) is not None
+    try:
+        with file.open("rb") as stream:
+            return _KEY.search(stream.read(4096)) is not None
+    except OSError:  # it may not be read, or is a link to nothing
+        return False
 
 
 def _json_folder(folder: Path) -> Path | None:
     """The folder, or one of the usual ones in it, that has such files."""
     candidates = named_folders(folder, _JSON_FOLDERS)
-    return next((path for path in candidates if any(map(is_labelme, islice(_json_files(path), 8)))), None)
+    return next((path for path in candidates if any(map(is_labelme, files_of(path, ".json")[:8]))), None)
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
-    return (folder / name for name in entries_of(folder) if name.lower().endswith(".json") and not name.startswith("."))
-
-
-def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
+def _read_split(source: Path, folder: Path) -> Reading:
     reading = Reading(names=[])
     inner = source.relative_to(folder).parts
     bases = [source, *(folder / "images" / name for name in inner), source.parent if inner else folder, folder]
     roots = image_folders(base for base in bases if base.is_dir())
     images, folders = images_by_stem(roots), Folders()
-    for file in _json_files(source):
+    for file in files_of(source, ".json"):
         content = _load(file, reading)
         if content is None:
             continue
         named = content.get("imagePath")
-        named = named if isinstance(named, str) and named else f"{file.stem}.jpg"
-        image = images.get(file.stem) or locate(named, [source, *roots], folders)
-        path = image or os.path.join(source, named)
-        size = _size(content, file, reading)
-        reading.images.append(ImageRow(path, file.stem, size, str(file)))
-        for row in _boxes(content["shapes"], len(reading.images) - 1, file, reading):
-            if known and row.name not in known:
-                message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
-                reading.report("unknown class", file, None, message, mend)
-            else:
-                reading.boxes.append(row)
+        path = image_of(file, named if isinstance(named, str) else "", images, [source, *roots], folders)
+        reading.images.append(ImageRow(path, file.stem, _size(content, file, reading), str(file)))
+        reading.boxes += _boxes(content["shapes"], len(reading.images) - 1, file, reading)
     return reading
 
 

@@ -26,9 +26,9 @@ SPLIT_NAMES = {
 _KINDS = {
     "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
-    "image in two splits, box in shares",
+    "image in two splits, box in shares, unreadable list",
     "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, boxes scaled, "
-    "shared annotation, split without labels, file not used, only crowds",
+    "shared annotation, split without labels, file not used, split not used, only crowds",
     "note": "image without annotation, image not listed, similar file name, unused columns, ids of two types, "
     "box of a mask",
 }
@@ -42,6 +42,8 @@ _IN_FULL = (
     "split without labels",
     "shared annotation",
     "file not used",
+    "split not used",
+    "unreadable list",
     "ambiguous class",
 )
 """Kinds that concern a whole file or split: they are printed in full when the dataset is opened."""

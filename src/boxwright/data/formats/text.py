@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from boxwright.data.formats.reading import DatasetError, Problem
+from boxwright.data.formats.reading import DatasetError, Problem, Reading
 from boxwright.types import Size
 
 _MARKS = (  # that of UTF-32 first: it begins with that of UTF-16
@@ -61,10 +61,10 @@ def _likely_encoding(data: bytes) -> str:
     return "CP1252"
 
 
-def problem_of(error: DatasetError) -> Problem:
+def problem_of(error: DatasetError, kind: str = "malformed annotation") -> Problem:
     """The problem of a file that cannot be read, where the rest of the dataset can."""
     message, _, mend = str(error).removeprefix(f"{error.file}: ").rpartition("; ")
-    return Problem("malformed annotation", str(error.file), error.line, message, mend)
+    return Problem(kind, str(error.file), error.line, message, mend)
 
 
 def flag(value: object) -> bool | None:
@@ -135,7 +135,7 @@ def read_names(file: Path, problems: list[Problem], by_index: bool = True) -> li
     try:
         lines = read_text(file).rstrip().splitlines()
     except DatasetError as error:
-        problems.append(problem_of(error))
+        problems.append(problem_of(error, "unreadable list"))
         return []
     if not by_index:
         return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -144,6 +144,20 @@ def read_names(file: Path, problems: list[Problem], by_index: bool = True) -> li
         mend = "give each class its own name; the line decides the index"
         problems.append(Problem("ambiguous class", str(file), index + 1, what, mend))
     return names
+
+
+def name_classes(readings: Mapping[str, Reading], folder: Path) -> None:
+    """Name the classes of annotations that have their names: in the order of `labels.txt` or `classes.txt`, otherwise
+    alphabetically. Boxes of a class that such a list does not have are left out and reported."""
+    known = names_from_file(folder, next(iter(readings.values())).problems, by_index=False)
+    names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
+    for reading in readings.values():
+        reading.names = list(names)
+        for row in reading.boxes:
+            if row.name not in names:
+                message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
+                reading.report("unknown class", row.file, row.line, message, mend)
+        reading.boxes = [row for row in reading.boxes if row.name in names]
 
 
 def find_path(value: str, roots: Sequence[str | Path], exists: Callable[[str], bool]) -> str | None:

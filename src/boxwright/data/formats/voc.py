@@ -18,17 +18,26 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from boxwright.data.dataset import Dataset
-from boxwright.data.formats.images import entries_of, image_folders, images_by_stem, inner_folders, named_folders, where
+from boxwright.data.formats.images import (
+    entries_of,
+    files_of,
+    image_folders,
+    image_of,
+    images_by_stem,
+    inner_folders,
+    named_folders,
+    where,
+)
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
     DatasetError,
+    Folders,
     ImageRow,
-    Problem,
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, names_from_file, problem_of, read_text, size_of, spelled
+from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -65,14 +74,10 @@ def near_miss(folder: Path) -> str:
 
 
 def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
-    """Every split. Classes are in the order of `labels.txt` or `classes.txt`, otherwise alphabetical."""
-    problems: list[Problem] = []
-    known = names_from_file(folder, problems, by_index=False)
-    readings = {split: _read_split(source, folder, known) for split, source in sources.items()}
-    next(iter(readings.values())).problems.extend(problems)
-    names = known or sorted({row.name for reading in readings.values() for row in reading.boxes})
+    """Every split."""
+    readings = {split: _read_split(source, folder) for split, source in sources.items()}
+    name_classes(readings, folder)
     for reading in readings.values():
-        reading.names = list(names)
         drop_missing(reading)
     return readings
 
@@ -81,7 +86,7 @@ def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
     usual = named_folders(folder, _XML_FOLDERS)
-    return next((inner for inner in usual if _xml_files(inner)), None) or _only_xml_folder(folder)
+    return next((inner for inner in usual if files_of(inner, ".xml")), None) or _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
@@ -90,7 +95,7 @@ def _only_xml_folder(folder: Path) -> Path | None:
     if "labels" in entries or any(name.endswith((".yaml", ".yml", ".data")) for name in entries):
         return None  # YOLO text that keeps the XML out of which it was made
     inner_xml = _without_splits(folder)
-    found = [(inner, files) for inner in inner_xml if (files := _xml_files(inner)) and _is_voc(files[0])]
+    found = [(inner, files) for inner in inner_xml if (files := files_of(inner, ".xml")) and _is_voc(files[0])]
     if len(found) != 1:
         return None
     ((inner, files),) = found
@@ -108,22 +113,20 @@ def _without_splits(folder: Path) -> list[Path]:
     return [inner for inner in inner_folders(folder) if inner.name.lower() not in SPLIT_NAMES]
 
 
-def _xml_files(folder: Path) -> list[Path]:
-    names = entries_of(folder)
-    return [folder / name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
-
-
 def _is_voc(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return b"<annotation" in stream.read(4096)
+    try:
+        with file.open("rb") as stream:
+            return b"<annotation" in stream.read(4096)
+    except OSError:
+        return False
 
 
-def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
+def _read_split(source: Path, folder: Path) -> Reading:
     reading = Reading(names=[])
-    files = list(_listed(source, folder, reading)) if source.is_file() else _xml_files(source)
+    files = list(_listed(source, folder, reading)) if source.is_file() else files_of(source, ".xml")
     bases = [base for base in (source, source.parent, folder) if source.is_dir() and base.is_relative_to(folder)]
     bases = list(dict.fromkeys(bases or [folder]))
-    roots = image_folders(bases)
+    roots, folders = image_folders(bases), Folders()
     images, stems = images_by_stem(roots), {file.stem for file in files}
     if stems.isdisjoint(images):
         others = (inner for base in bases if (inner := _only_image_folder(base, stems)))
@@ -138,15 +141,11 @@ def _read_split(source: Path, folder: Path, known: list[str]) -> Reading:
             message, mend = f"expected an XML annotation: {error}", "correct it there, or annotate the image again"
             reading.report("malformed annotation", file, getattr(error, "lineno", None), message, mend)
             continue
-        image = images.get(file.stem) or _image_by_name(root, file, images, roots)
+        image = image_of(file, root.text_of("filename"), images, roots, folders)
         size = _size(root.child("size"), file, reading)
         reading.images.append(ImageRow(image, file.stem, size, str(file), root.line_of("size")))
         for node in root.all("object"):
-            row = _box(node, len(reading.images) - 1, file, reading)
-            if row and known and row.name not in known:
-                message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
-                reading.report("unknown class", file, node.line_of("name"), message, mend)
-            elif row:
+            if row := _box(node, len(reading.images) - 1, file, reading):
                 reading.boxes.append(row)
     return reading
 
@@ -159,7 +158,7 @@ def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
         reading.problems.append(problem_of(error))
         return
     xml_folder, seen = _xml_folder(folder) or folder, set()
-    files = {file.stem: file for file in _xml_files(xml_folder)}
+    files = {file.stem: file for file in files_of(xml_folder, ".xml")}
     for line, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -181,13 +180,6 @@ def _stem(entry: str) -> str:
     name = re.split(r"[/\\]", entry)[-1]
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml"} else name
-
-
-def _image_by_name(root: Node, file: Path, images: dict[str, str], roots: list[Path]) -> str:
-    """The image that `<filename>` names, or where it should be; out of date once files are renamed, so tried second."""
-    named = Path(root.text_of("filename").replace("\\", "/"))
-    folder = next((folder for folder in roots if folder.is_dir()), file.parent)
-    return images.get(named.stem) or str(folder / (named.name or f"{file.stem}.jpg"))
 
 
 def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from boxwright.data.dataset import Dataset
-from boxwright.data.formats.images import locate, sizes_of, where
+from boxwright.data.formats.images import files_of, locate, sizes_of, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -69,8 +69,7 @@ class Layout:
 
 def find(folder: Path) -> Layout | None:
     """A YAML with `names` and a split, otherwise obj.data or the usual folders; None if there is none of them."""
-    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
-    described = [file for file in files if not file.name.startswith(".") and _describes_dataset(file)]
+    described = [file for file in _yaml_files(folder) if _describes_dataset(file)]
     usual = [file for file in described if file.stem in ("data", "dataset")] or described
     if len(usual) > 1:
         names = ", ".join(file.name for file in usual)
@@ -80,16 +79,19 @@ def find(folder: Path) -> Layout | None:
 
 def near_miss(folder: Path) -> str:
     """Which part of a layout is there without the other, or where text files are; "" if there is none."""
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in (".yaml", ".yml") and not file.name.startswith("."):
-            keys = _load_yaml(file).keys()
-            if "names" in keys or keys & SPLIT_NAMES.keys():
-                return f"{file.name} has no {'`train`, `val` or `test`' if 'names' in keys else '`names`'}"
+    for file in _yaml_files(folder):
+        keys = _load_yaml(file).keys()
+        if "names" in keys or keys & SPLIT_NAMES.keys():
+            return f"{file.name} has no {'`train`, `val` or `test`' if 'names' in keys else '`names`'}"
     there = {name: bool(spelled(folder, name)) for name in ("images", "labels")}
     if any(there.values()) and not all(there.values()):
         return f"{'images/ is there, labels/' if there['images'] else 'labels/ is there, images/'} is not"
     texts = where(folder, ".txt")
     return f"{texts}; a YAML, or images/ beside labels/, says what they belong to" if texts else ""
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(files_of(folder, ".yaml") + files_of(folder, ".yml"))
 
 
 def find_in_yaml(file: Path) -> Layout:
@@ -102,12 +104,12 @@ def find_in_yaml(file: Path) -> Layout:
 
 def _find_in_data(folder: Path) -> Layout | None:
     """Darknet's obj.data, with lines such as `train = data/train.txt` and `names = data/obj.names`."""
-    for file in sorted(folder.glob("*.data")):
-        if file.name.startswith(".") or file.stat().st_size > _LONGEST_DATA_FILE:
-            continue
+    for file in files_of(folder, ".data"):
         try:
+            if file.stat().st_size > _LONGEST_DATA_FILE:
+                continue
             entries = [line.split("=", 1) for line in read_text(file).splitlines() if "=" in line]
-        except DatasetError:
+        except (OSError, DatasetError):
             continue
         content = {key.strip().lower(): value.strip() for key, value in entries}
         if not any(key in content for key in SPLIT_NAMES):
@@ -171,6 +173,9 @@ def _load_yaml(file: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else None
         raise DatasetError(f"{file}: expected YAML: {error}; correct it there", file, line) from error
+    except OSError as error:
+        message = f"{file}: expected YAML, it cannot be read: {error}; remove it, or allow reading"
+        raise DatasetError(message, file) from error
     return content if isinstance(content, dict) else {}
 
 

@@ -32,7 +32,8 @@ class Line(NamedTuple):
     first     four of them: cx, cy, width, height if the line has a box
     outline   xyxy around all of them as points; None if they cannot be a polygon
     extra     what the numbers after the first four may be; "" if of no known kind
-    evidence  whole numbers that speak for `extra`; `_ENOUGH` if a polygon cannot have these numbers
+    evidence  of `extra`: whole numbers that speak for it, `_ENOUGH` if a polygon cannot have these numbers; of a
+              confidence, 1 if it fits better at the end of the line than before the box, -1 if worse
     """
 
     image: int
@@ -59,7 +60,7 @@ def parse(text: str, image: int, file: str, number: int) -> Line | Unread:
     try:
         index, *numbers = map(float, text.split())
     except ValueError:
-        return _unread(text)
+        return _unread(text, ": numbers are separated by blanks, not by commas" if "," in text else "")
     if not index.is_integer() or index < 0 or len(numbers) < 4:
         return _unread(text)
     cx, cy, width, height, *rest = numbers
@@ -71,7 +72,8 @@ def parse(text: str, image: int, file: str, number: int) -> Line | Unread:
         xs, ys = numbers[::2], numbers[1::2]
         finite = all(map(math.isfinite, numbers))
         outline = (min(xs), min(ys), max(xs), max(ys)) if finite else (math.nan, math.nan, math.nan, math.nan)
-    return Line(image, file, number, text.strip()[:80], int(index), len(numbers), first, outline, *_extra(rest))
+    extra, evidence = _extra(rest) if len(rest) > 1 else _confidence(numbers)
+    return Line(image, file, number, text.strip()[:80], int(index), len(numbers), first, outline, extra, evidence)
 
 
 class Columns:
@@ -100,9 +102,10 @@ class Columns:
     def _is_extended(self, group: list[Line]) -> bool:
         if not all(line.extra for line in group):
             return False
+        evidence = sum(line.evidence for line in group)
         if group[0].count == 5:  # beside polygons, perhaps one that lost a number
-            return not self._polygons
-        return sum(line.evidence for line in group) >= _ENOUGH
+            return not self._polygons and evidence >= 0
+        return evidence >= _ENOUGH
 
     def box(self, line: Line) -> Box | Unread:
         """The line's box, xyxy relative to the image's size."""
@@ -133,8 +136,6 @@ def _is_large(value: float) -> bool:
 
 def _extra(rest: Sequence[float]) -> tuple[str, int]:
     """What the numbers after a box may be, and how much speaks for it."""
-    if len(rest) == 1 and 0 <= rest[0] <= 1:
-        return "a confidence", _ENOUGH
     if len(rest) == 2 and 0 <= rest[0] <= 1 and rest[1] >= 0 and rest[1].is_integer():
         return "a confidence and a track id", _ENOUGH if rest[1] > 1 else 1
     visibilities = rest[2::3]
@@ -143,7 +144,22 @@ def _extra(rest: Sequence[float]) -> tuple[str, int]:
     return "", 0
 
 
+def _confidence(numbers: Sequence[float]) -> tuple[str, int]:
+    """As `_extra`, for a box and one more number."""
+    if not 0 <= numbers[-1] <= 1:
+        return "", 0
+    return "a confidence", _is_inside(numbers[:-1]) - _is_inside(numbers[1:])
+
+
+def _is_inside(box: Sequence[float]) -> bool:
+    """Whether cx, cy, width, height lie in the image, but for a slip."""
+    cx, cy, width, height = box
+    return all(side / 2 - 0.02 <= centre <= 1.02 - side / 2 for centre, side in ((cx, width), (cy, height)))
+
+
 def _likely_cause(line: Line) -> str:
+    if line.count == 5 and line.extra:
+        return ": a confidence before the box?" if line.evidence < 0 else ": a confidence after the box, or before it?"
     if line.extra:
         return f": {line.extra} after the box?"
     if line.count == 5:
