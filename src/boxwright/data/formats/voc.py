@@ -35,7 +35,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled
+from boxwright.data.formats.text import encoding_of, flag, name_classes, problem_of, read_text, size_of, spelled
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -67,7 +67,11 @@ def find(folder: Path) -> dict[str, Path]:
 
 
 def near_miss(folder: Path) -> str:
-    """Where XML files are; "" if there are none."""
+    """The root of an XML file of another format, or where XML files are; "" if there are none."""
+    for file in files_of(folder, ".xml"):
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            if root := re.search(r"<\w+", stream.read(4096)):
+                return f"{file.name} begins with {root[0]}>, not with <annotation>"
     return where(folder, ".xml")
 
 
@@ -83,8 +87,11 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
 def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
-    usual = named_folders(folder, _XML_FOLDERS)
-    return next((inner for inner in usual if files_of(inner, ".xml")), None) or _only_xml_folder(folder)
+    for inner in named_folders(folder, _XML_FOLDERS):
+        files = files_of(inner, ".xml")
+        if files and (inner != folder or any(map(_is_voc, files[:8]))):
+            return inner
+    return _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
@@ -112,9 +119,10 @@ def _without_splits(folder: Path) -> list[Path]:
 
 
 def _is_voc(file: Path) -> bool:
+    """Whether there is an element `annotation`; that of CVAT is `annotations`."""
     try:
-        with file.open("rb") as stream:
-            return b"<annotation" in stream.read(4096)
+        with file.open(encoding=encoding_of(file), errors="replace") as stream:
+            return re.search(r"<annotation[\s>]", stream.read(4096)) is not None
     except OSError:
         return False
 
