@@ -20,9 +20,10 @@ check: .venv/ready-dev
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-# The site of docs/, in site/; fails where a quotation, a table, a image or a link does not hold.
+# The site of docs/, in site/, with its reference made from the code; fails where a page does not hold.
 docs: .venv/ready-docs
 	$(BIN)/python docs/check.py
+	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --strict
 
 clean:

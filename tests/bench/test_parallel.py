@@ -161,7 +161,7 @@ def test_a_signal_becomes_a_stop_and_then_does_again_what_it_did(made_up, number
 def pool() -> Iterator[Pool]:
     """Two workers by Ray, who believe that there are two GPUs."""
     if find_spec("ray") is None:  # not imported here: it reads its settings then
-        pytest.skip('needs pip install "boxwright[ray]"')
+        pytest.skip("needs the extra 'ray'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "device_count", lambda: 2)
         patch.setenv("PYTHONPATH", str(Path(boxwright.__file__).parents[1]))  # for a checkout that is not installed

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage import data as photos
 
 from boxwright.boxes.geometry import pairwise_iou
+from boxwright.install import install
 from boxwright.proposals import SelectiveSearch
 
 
@@ -133,5 +134,5 @@ for use in (lambda: proposals.build_proposer("selective_search"), lambda: propos
     process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert (
         process.stdout.splitlines()
-        == ['selective search needs numba; install it with: pip install "boxwright[proposals]"'] * 2
+        == [f"selective search needs numba; install it with: {install('proposals')}"] * 2
     )

@@ -126,5 +126,5 @@ def test_offline_the_real_library_uses_no_network(cache: Path, monkeypatch: pyte
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r'pip install "boxwright\[hub\]"'):
+    with pytest.raises(ImportError, match=r'pip install -e "/.*\[hub\]"'):
         fetch(REFERENCE)

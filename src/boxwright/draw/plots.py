@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from boxwright.draw.boxes import class_colors
+from boxwright.install import install
 from boxwright.metrics.coco import RECALLS, Evaluation
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure  # without pyplot, which would choose a window system
 except ImportError as error:
-    raise ImportError('drawing curves needs matplotlib: pip install "boxwright[plots]"') from error
+    raise ImportError(f"drawing curves needs matplotlib: {install('plots')}") from error
 
 
 def draw_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from boxwright.install import install
+
 try:
     from numba import njit
 except ImportError as error:
-    raise ImportError('selective search needs numba; install it with: pip install "boxwright[proposals]"') from error
+    raise ImportError(f"selective search needs numba; install it with: {install('proposals')}") from error
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

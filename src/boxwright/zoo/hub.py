@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boxwright.files import sha256
+from boxwright.install import install
 
 _FORM = "hf:owner/repo/path/to/model.safetensors@COMMIT or ...@COMMIT#sha256=DIGEST"
 _TIMEOUT = 10.0  # seconds
@@ -43,7 +44,7 @@ def fetch(reference: str) -> Path:
     try:
         import huggingface_hub as hub
     except ImportError as error:
-        raise ImportError(f'{reference} needs huggingface_hub: pip install "boxwright[hub]"') from error
+        raise ImportError(f"{reference} needs huggingface_hub: {install('hub')}") from error
     cached = hub.try_to_load_from_cache(parsed.repo, parsed.file, revision=parsed.revision)
     path = Path(cached) if isinstance(cached, str) else _download(parsed, reference)
     if parsed.sha256 and (digest := sha256(path)) != parsed.sha256:

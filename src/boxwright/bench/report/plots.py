@@ -16,6 +16,7 @@ from boxwright.bench.report.placing import Box, Label, covered, place
 from boxwright.bench.report.points import COLORS, EXTERNAL, INK, PAPER, Point, Style
 from boxwright.bench.result import Race
 from boxwright.bench.verdict import fastest
+from boxwright.install import install
 from boxwright.measure.speed import STAGES
 from boxwright.units import digits, fraction
 
@@ -27,7 +28,7 @@ try:
     from matplotlib.patches import Patch
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
-    raise ImportError('drawing a race needs matplotlib: pip install "boxwright[plots]"') from error
+    raise ImportError(f"drawing a race needs matplotlib: {install('plots')}") from error
 
 Corners = Sequence[tuple[float, float]]
 _WIDE, _NARROW = 10.8, 4.76

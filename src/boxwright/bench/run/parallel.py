@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from boxwright.install import install
 from boxwright.train.stop import StoppedError, stoppable
 
 Task = TypeVar("Task")
@@ -63,7 +64,7 @@ def open_pool(workers: int, address: str, device: torch.device) -> Iterator[Pool
         try:
             ray: Any = import_module("ray")
         except ImportError as error:
-            raise ImportError('several trainings at a time need Ray: pip install "boxwright[ray]"') from error
+            raise ImportError(f"several trainings at a time need Ray: {install('ray')}") from error
         here = {"num_cpus": workers, "num_gpus": gpus * workers, "include_dashboard": False} if local else {}
         try:
             with _patient(ray):

@@ -1,0 +1,76 @@
+"""The commands and snippets of the README and of the guide, run in their order in a folder with a tiny dataset."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from boxwright.cli import COMMANDS, main
+from boxwright.cli.train import Train
+from shapes import write_shapes
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(
+    r"^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$|^    boxwright (?P<command>[^#\n]*[^#\s])", re.M | re.S
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], int]]:
+    """Runs a command in a folder with two datasets of cats, dogs and kangaroos and new photographs: its exit status.
+
+    Every training is one epoch on small images, without curves, and a command that several pages have runs once.
+    """
+    folder = tmp_path_factory.mktemp("guide")
+    write_shapes(folder / "my_dataset", {"train": 2, "val": 1, "test": 1})
+    for file in (folder / "my_dataset").glob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for category, name in zip(content["categories"], ("cat", "dog", "kangaroo"), strict=True):
+            category["name"] = name
+        file.write_text(json.dumps(content), encoding="utf-8")
+    shutil.copytree(folder / "my_dataset", folder / "more_data")
+    shutil.copytree(folder / "my_dataset" / "images", folder / "new_photos")
+    shutil.copyfile(next((folder / "new_photos").iterdir()), folder / "photo.jpg")
+    train = Train.run
+
+    def train_briefly(options: Train) -> int:
+        if options.resume is None:
+            training = replace(options.training, epochs=1)
+            options = replace(options, size=(48, 64), batch=2, workers=0, training=training)
+        return train(options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(Train, "run", train_briefly)
+        patch.setattr("boxwright.draw.plots.draw_curves", lambda epochs, path: None)
+        run = functools.cache(lambda command: main(shlex.split(command)))
+        assert run("train --from voc9 --data my_dataset/") == 0  # the run that the pages speak of
+        yield run
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/guide/train.md", "docs/guide/evaluate.md"])
+def test_the_commands_and_snippets_of_a_page_run(page: str, run: Callable[[str], int]) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").partition("## And then\n")[0]  # the rest takes hours
+    blocks = [match for match in BLOCK.finditer(text) if match["command"] or match["language"] == "python"]
+    assert len(blocks) >= 3
+    for block in blocks:
+        if block["command"]:
+            assert run(block["command"]) == 0, block["command"]
+        else:
+            exec(compile(block["code"], page, "exec"), {})
+
+
+def test_the_other_commands_of_the_readme_are_those_of_the_tool() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    boxwright ([^#\n]*[^#\s])", text, re.M)
+    assert len(commands) >= 10
+    for command in commands:
+        assert any(command == name or command.startswith(f"{name} ") for name in COMMANDS), command
