@@ -49,6 +49,15 @@ def read_text(path: str | Path) -> str:
         raise DatasetError(message, path, data.count(b"\n", 0, at) + 1) from error
 
 
+def start_of(path: Path, count: int = 4096) -> str:
+    """The first characters of a file, with marks for those that are no text; "" if it cannot be read."""
+    try:
+        with path.open(encoding=encoding_of(path), errors="replace") as file:
+            return file.read(count)
+    except OSError:
+        return ""
+
+
 def _likely_encoding(data: bytes) -> str:
     """A guess. Western letters beyond ASCII stand alone and are above 0x9f; the usual Asian encodings use pairs."""
     if re.search(rb"[\x80-\xff]{2}|[\x80-\x9f]", data):

@@ -35,7 +35,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, flag, name_classes, problem_of, read_text, size_of, spelled
+from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled, start_of
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -69,9 +69,8 @@ def find(folder: Path) -> dict[str, Path]:
 def near_miss(folder: Path) -> str:
     """The root of an XML file of another format, or where XML files are; "" if there are none."""
     for file in files_of(folder, ".xml"):
-        with file.open(encoding=encoding_of(file), errors="replace") as stream:
-            if root := re.search(r"<\w+", stream.read(4096)):
-                return f"{file.name} begins with {root[0]}>, not with <annotation>"
+        if root := re.search(r"<\w+", start_of(file)):
+            return f"{file.name} begins with {root[0]}>, not with <annotation>"
     return where(folder, ".xml")
 
 
@@ -120,11 +119,7 @@ def _without_splits(folder: Path) -> list[Path]:
 
 def _is_voc(file: Path) -> bool:
     """Whether there is an element `annotation`; that of CVAT is `annotations`."""
-    try:
-        with file.open(encoding=encoding_of(file), errors="replace") as stream:
-            return re.search(r"<annotation[\s>]", stream.read(4096)) is not None
-    except OSError:
-        return False
+    return re.search(r"<annotation[\s>]", start_of(file)) is not None
 
 
 def _read_split(source: Path, folder: Path) -> Reading:
