@@ -85,7 +85,7 @@ def python() -> str:
     for module, names in public().items():
         parts += [f"## {module}", *_paragraphs(inspect.getdoc(import_module(module)) or "")]
         for name in names:
-            parts += _described(getattr(import_module(module), name), f"{module}.{name}", "###")
+            parts += _described(getattr(import_module(module), name), name)
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,7 +115,7 @@ def undocumented() -> Iterator[str]:
         kinds = [_without_detector(kind), *DETECTORS.values()] if name == "train" else [kind]
         for options in kinds:
             for action in _actions(options):
-                if not re.sub(r"\(default: .*", "", _plain(action.help or "")).strip():
+                if not re.sub(r"\(default: .*", "", _meaning(action)).strip():
                     yield f"the option {_spelled(action)} of boxwright {name} has no help"
 
 
@@ -141,28 +141,25 @@ def _spelled(action: argparse.Action) -> str:
 
 def _options(kind: type) -> str:
     """A table of options and their meaning."""
-    rows = [f"| {_code(_spelled(action))} | {_cell(_plain(action.help or ''))} |" for action in _actions(kind)]
+    rows = [f"| <code>{_cell(_spelled(action))}</code> | {_cell(_meaning(action))} |" for action in _actions(kind)]
     return "\n".join(["| option | meaning |", "| --- | --- |", *rows])
 
 
-def _code(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|")
-
-
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;")
 
 
-def _plain(text: str) -> str:
-    """Without the escapes of a terminal and of argparse, and without an empty default."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text.replace("%%", "%")).replace("(default: )", "")
+def _meaning(action: argparse.Action) -> str:
+    """The help without the escapes of a terminal and of argparse, and without a default that says nothing."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", (action.help or "").replace("%%", "%"))
+    return re.sub(r" *\(default: (True|False)?\)$" if action.nargs == 0 else r" *\(default: \)$", "", text)
 
 
-def _described(value: Any, title: str, heading: str) -> Iterator[str]:
+def _described(value: Any, title: str) -> Iterator[str]:
     """The heading, signature and docstring of a function or class, then the methods of a class."""
-    yield f"{heading} {title}"
+    yield f"### {title}"
     if not (inspect.isclass(value) and issubclass(value, Enum | Exception)):
-        yield f"```python\n{_signature(value, title.rpartition('.')[2])}\n```"
+        yield f"```python\n{_signature(value, title)}\n```"
     yield from _paragraphs(inspect.getdoc(value) or "")
     if not inspect.isclass(value):
         return
@@ -175,7 +172,7 @@ def _described(value: Any, title: str, heading: str) -> Iterator[str]:
             continue
         returned = inspect.signature(member.fget).return_annotation if isinstance(member, property) else None
         shown = _signature(function, name) if returned is None else f"{name}: {_as_written(returned)!r}"
-        yield f"{heading}# {title.rpartition('.')[2]}.{name}"
+        yield f"#### {title}.{name}".replace("__", r"\_\_")
         yield f"```python\n{shown}\n```"
         yield from _paragraphs(text)
 

@@ -24,7 +24,7 @@ ROWS = (
     ("detectors",),
     ("assign", "losses", "layers", "backbones", "proposals", "metrics", "data", "draw"),
     ("boxes",),
-    ("types", "version", "install", "device", "files", "ops", "progress", "units"),
+    ("types", "version", "install", "device", "files", "ops", "plugins", "progress", "units"),
 )
 
 STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "proposals")

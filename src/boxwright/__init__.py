@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 from boxwright.version import __version__
 
 if TYPE_CHECKING:
+    from boxwright.backbones.build import register_backbone
+    from boxwright.detectors.config import register
     from boxwright.predict.predictor import Predictor, Result
     from boxwright.zoo import load
 
-__all__ = ["Predictor", "Result", "__version__", "load"]
+__all__ = ["Predictor", "Result", "__version__", "load", "register", "register_backbone"]
 
-_HOME = {"load": "boxwright.zoo", "Predictor": "boxwright.predict.predictor", "Result": "boxwright.predict.predictor"}
+_HOME = {
+    "load": "boxwright.zoo",
+    "register": "boxwright.detectors.config",
+    "register_backbone": "boxwright.backbones.build",
+    "Predictor": "boxwright.predict.predictor",
+    "Result": "boxwright.predict.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from boxwright import plugins
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import KINDS, DetectorConfig, name_of
 from boxwright.files import write_atomically
@@ -83,6 +84,7 @@ def save_detector(
         "config": asdict(config),
         "names": list(names),
         "preprocess": preprocess.to_dict(),
+        **plugins_of(config),
         **(metadata or {}),
     }
     tensors = weights if weights is not None else detector.state_dict()
@@ -109,9 +111,31 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
     kind = described.get("detector")
     if kind is None:
         raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
+    _check_plugins(described, path)
     if kind not in KINDS:
         raise CheckpointError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}; update boxwright")
     return read_config(kind, described["config"])
+
+
+def plugins_of(config: DetectorConfig) -> dict[str, dict[str, str]]:
+    """What `config_of` reads of the modules that registered the detector and its backbone; {} for boxwright's own."""
+    names: dict[plugins.What, str] = {"detector": name_of(config), "backbone": config.backbone}
+    modules = {what: module for what, name in names.items() if (module := plugins.module_of(what, name))}
+    return {"plugins": modules} if modules else {}
+
+
+def _check_plugins(described: Mapping[str, Any], path: str | Path) -> None:
+    """Raises CheckpointError where a module that registers the detector or its backbone is not loaded."""
+    names: dict[plugins.What, str] = {
+        "detector": described["detector"], "backbone": described.get("config", {}).get("backbone", "")
+    }  # fmt: skip
+    for what, module in described.get("plugins", {}).items():
+        if plugins.module_of(what, names[what]) is None:
+            plugins.discover()
+        if plugins.module_of(what, names[what]) is None:
+            raise CheckpointError(
+                f"{path} needs the {what} {names[what]!r}, which {module} registers; {plugins.mend(module)}"
+            )
 
 
 def fill(detector: Detector, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -34,10 +34,18 @@ def test_every_command_and_detector_is_described(commands: str) -> None:
 
 
 def test_an_option_is_listed_with_its_values_default_and_help(commands: str) -> None:
-    precision = "| `--precision {auto,fp32,bf16,fp16}` | Arithmetic of the forward pass; auto is bf16"
+    precision = "| <code>--precision {auto,fp32,bf16,fp16}</code> | Arithmetic of the forward pass; auto is bf16"
     training, detectors = commands.split("\n### boxwright train ", 1)
     assert precision in training and precision not in detectors.split("\n## ")[0]
-    assert "| `--batch INT` | Images in a step, divided among the processes of torchrun. (default: 8) |" in training
+    assert (
+        "| <code>--batch INT</code> | Images in a step, divided among the processes of torchrun. (default: 8) |"
+        in training
+    )
+    assert (
+        "| <code>--no-class-agnostic</code> | One box prediction for all classes rather than one per class. |"
+        in commands
+    )
+    assert "<code>--format coco&#124;voc&#124;yolo&#124;labelme&#124;csv</code>" in commands
     assert "(default: )" not in commands and "\x1b" not in commands
 
 
@@ -45,10 +53,10 @@ def test_every_public_name_is_described() -> None:
     page = reference.python()
     for name in boxwright.__all__:
         if callable(getattr(boxwright, name)):
-            assert f"\n### boxwright.{name}\n" in page
+            assert f"\n### {name}\n" in page
     assert "load(model: str | Path = 'voc9', device: str | torch.device = 'auto') -> Predictor" in page
     assert "- `scores`: (D,) float32 in 0..1" in page
-    assert "#### Predictor.__call__" in page
+    assert r"#### Predictor.\_\_call\_\_" in page
     assert "<factory>" not in page and "ForwardRef" not in page
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from boxwright import plugins
 from boxwright.backbones.alexnet import AlexNet
 from boxwright.backbones.base import Backbone, Classifier, StagedBackbone
 from boxwright.backbones.efficientnet_lite import EfficientNetLite
@@ -49,6 +50,34 @@ BACKBONES: dict[str, Callable[..., Classifier]] = {
 }
 
 
+_OURS = frozenset(BACKBONES)
+_WEIGHTS: dict[str, Path] = {}  # of registered networks
+
+
+def register_backbone(name: str, network: Callable[..., Classifier], weights: str | Path | None = None) -> None:
+    """Make a network of your own known by name: to the option `backbone` of every detector, and to checkpoints.
+
+    network  makes a `Classifier`: a class below it, or any function; its `stages` are cut at the levels that a detector
+             reads. Options of `build_backbone` are its arguments
+    weights  the .safetensors or .pth state dict that `pretrained` loads; without it only random weights are possible
+
+    Raises ValueError for a name of boxwright's own, and for what is no network.
+    """
+    if not name or name in _OURS or ":" in name:
+        taken = ", which boxwright has itself" if name in _OURS else ""
+        raise ValueError(f"expected a new name without ':' for a backbone, got {name!r}{taken}")
+    if not callable(network) or isinstance(network, Classifier):
+        raise ValueError(
+            f"expected a class below boxwright.backbones.Classifier, or a function that makes one, as {name!r}; "
+            f"got {type(network).__name__}"
+        )
+    BACKBONES[name] = network
+    _WEIGHTS.pop(name, None)
+    if weights is not None:
+        _WEIGHTS[name] = Path(weights)
+    plugins.note("backbone", name)
+
+
 def build_classifier(name: str, pretrained: bool | str | Path = False, **options: Any) -> Classifier:
     """The whole classification network, with the parameter names of torchvision (EfficientNet-Lite: timm).
 
@@ -60,8 +89,20 @@ def build_classifier(name: str, pretrained: bool | str | Path = False, **options
         raise ValueError(f"no network {name!r}; {near(name, BACKBONES)}there are {', '.join(BACKBONES)}")
     network = BACKBONES[name](**options)
     if pretrained:
-        load_pretrained(network, name, pretrained)
+        load_pretrained(network, name, _weights_of(name, pretrained))
     return network
+
+
+def _weights_of(name: str, pretrained: bool | str | Path) -> bool | str | Path:
+    """Those of a registered network where `pretrained` is True. Raises ValueError where it has none."""
+    if pretrained is not True or name in _OURS:
+        return pretrained
+    if name not in _WEIGHTS:
+        raise ValueError(
+            f"the backbone {name!r} was registered without weights; start from random ones with pretrained=False "
+            "(--no-pretrained), or name them: register_backbone(NAME, NETWORK, weights=PATH)"
+        )
+    return _WEIGHTS[name]
 
 
 def build_backbone(
@@ -98,6 +139,8 @@ def build_tail(name: str, pretrained: bool | str | Path = False, norm: str = "fr
     if name in BACKBONES:
         network = build_classifier(name, **options)
         if pretrained:
-            load_pretrained(network, name, pretrained, needed=network.head.modules if network.head else ())
+            load_pretrained(
+                network, name, _weights_of(name, pretrained), needed=network.head.modules if network.head else ()
+            )
         return StagedTail(network, norm)
     return TimmTail(name.removeprefix("timm:"), pretrained, norm, BACKBONES, **options)

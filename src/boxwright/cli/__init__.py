@@ -20,6 +20,7 @@ from importlib import import_module
 from itertools import takewhile
 from typing import NamedTuple
 
+from boxwright import plugins
 from boxwright.version import __version__
 
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
-    words = [word for word in words if word != "--debug"]
+    words, named = _without_plugins([word for word in words if word != "--debug"])
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
@@ -84,6 +85,9 @@ def _dispatch(words: list[str]) -> int:
         return _unknown_command(words)
     warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
     try:
+        for plugin in named:
+            plugins.load(plugin)
+        plugins.discover()
         return _run(name, words[len(name.split()) :])
     except KeyboardInterrupt:
         print("\nboxwright: stopped", file=sys.stderr)
@@ -95,6 +99,19 @@ def _dispatch(words: list[str]) -> int:
             raise
         print(f"boxwright {name}: {_message(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _without_plugins(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without --plugin, which every command takes, and its values."""
+    rest, named = [], []
+    remaining = iter(words)
+    for word in remaining:
+        option, _, value = word.partition("=")
+        if option != "--plugin":
+            rest.append(word)
+        else:
+            named.append(value or next(remaining, ""))
+    return rest, named
 
 
 def _message(error: Exception) -> str:
@@ -134,7 +151,10 @@ def _not_understood(name: str, word: str, arguments: list[str], read: Callable[.
 
 def usage() -> str:
     """The text of `boxwright --help`."""
-    end = "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback."
+    end = (
+        "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback.\n"
+        "--plugin FILE, with any command, loads a Python file that registers detectors or backbones of your own."
+    )
     return "\n".join(["usage: boxwright COMMAND ...", "", *_lines(list(COMMANDS)), "", end])
 
 

@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
     AnyDetector = DetectorConfig | None
 else:
-    _choice = tyro.extras.subcommand_type_from_defaults(
-        {name: config() for name, config in DETECTORS.items()}, prefix_names=False, sort_subcommands=False
-    )
-    AnyDetector = tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[_choice | None]]
+
+    def _choice():
+        """Of the detectors that are known when the command line is read, those of plugins among them."""
+        names = {name: config() for name, config in DETECTORS.items()}
+        choice = tyro.extras.subcommand_type_from_defaults(names, prefix_names=False, sort_subcommands=False)
+        return tyro.conf.OmitSubcommandPrefixes[tyro.conf.OmitArgPrefixes[choice | None]]
+
+    AnyDetector = Annotated[object, tyro.conf.arg(constructor_factory=_choice)]
 
 
 @dataclass(frozen=True)

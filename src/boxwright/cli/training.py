@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from boxwright import checkpoint
+from boxwright import checkpoint, plugins
 from boxwright.checkpoint import Loaded, load_detector
 from boxwright.cli.arguments import chosen_splits
 from boxwright.cli.train import Train
@@ -95,7 +95,8 @@ def _train(options: Train, process: Process, resume: Path | None, source: Loaded
         if stopped_by is None:
             _conclude(run, detector)
         else:
-            say(f"stopped after step {training.step}; to continue: boxwright train --resume {run.folder}")
+            command = f"boxwright train --resume {run.folder}{plugins.options()}"
+            say(f"stopped after step {training.step}; to continue: {command}")
     return 0 if stopped_by is None else 128 + stopped_by
 
 
@@ -145,7 +146,7 @@ def _conclude(run: Run, detector: Detector) -> None:
     if "test" in run.splits:
         epoch, quality = run.test(detector)
         print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table()}")
-    print(f"\nboxwright detect photo.jpg --model {run.best}")
+    print(f"\nboxwright detect photo.jpg --model {run.best}{plugins.options()}")
 
 
 def with_size(options: Train) -> Train:
@@ -170,6 +171,7 @@ def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
     detector, data = _given(options.detector), _given(options.data).resolve()
     content = {"boxwright": __version__, "data": str(data), "detector": name_of(detector), "config": asdict(detector)}
     content |= {"preprocess": options.preprocess.to_dict(), "training": asdict(options.training)}
+    content |= checkpoint.plugins_of(detector)
     content |= {"options": {name: getattr(options, name) for name in _KEPT}, "from": origin}
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
@@ -179,7 +181,7 @@ def read_options(path: Path) -> Train:
     content = _read_json(path)
     options = replace(
         checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.read_config(content["detector"], content["config"]),
+        detector=checkpoint.config_of(content, path),
         training=checkpoint.from_json(TrainConfig, content["training"]),
         data=Path(content["data"]),
     )

@@ -6,10 +6,12 @@ detector or one of its variants does not read is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
+from boxwright import plugins
 from boxwright.detectors.fields import (
     BackboneFields,
     ConventionFields,
@@ -360,10 +362,51 @@ DETECTORS: dict[str, type[DetectorConfig]] = {
     "retinanet": RetinaNetConfig,
     "fcos": FCOSConfig,
 }
-"""All detectors by name, in the order of invention."""
+"""All detectors by name, in the order of invention; then those that are registered."""
 
 KINDS: dict[str, type[DetectorConfig]] = {**DETECTORS, "rpn": RPNConfig}
 """All that a checkpoint may hold: the detectors, and the region proposal network, which has a single class."""
+
+
+_OURS = frozenset(KINDS)
+
+AnyConfig = TypeVar("AnyConfig", bound=type[DetectorConfig])
+
+
+@overload
+def register(name: str) -> Callable[[AnyConfig], AnyConfig]: ...
+
+
+@overload
+def register(name: str, config: AnyConfig) -> AnyConfig: ...
+
+
+def register(name: str, config: Any = None) -> Any:
+    """Make a detector of your own known by name: to `boxwright train NAME`, to `bench`, and to its checkpoints.
+
+    name    lower-case letters, digits and _; no detector of boxwright has it
+    config  a frozen dataclass below `DetectorConfig`, with a default for every field, whose `build` makes the detector.
+            Its fields are the options of the command, and what a checkpoint stores. Without it, the result decorates a
+            config: `@register("mine")`
+
+    A name that is registered again has the new config, as when a notebook's cell is run twice. Raises ValueError.
+    """
+    if config is None:
+        return lambda config: register(name, config)
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _OURS:
+        taken = f"; {', '.join(KINDS)} are taken" if name in _OURS else ""
+        raise ValueError(f"a detector's name has lower-case letters, digits and _, got {name!r}{taken}")
+    if not (isinstance(config, type) and issubclass(config, DetectorConfig) and "__dataclass_fields__" in vars(config)):
+        raise ValueError(
+            f"expected a config to register as {name!r}: a class below DetectorConfig with @dataclass(frozen=True); "
+            f"got {config!r}. The detector itself is made by its build(num_classes, pretrained)"
+        )
+    lacking = [f.name for f in fields(config) if f.default is MISSING]
+    if lacking:
+        raise ValueError(f"every field of {config.__name__} needs a default value; {', '.join(lacking)} has none")
+    DETECTORS[name] = KINDS[name] = config
+    plugins.note("detector", name)
+    return config
 
 
 def kind_of(config: type) -> str:
@@ -374,7 +417,10 @@ def kind_of(config: type) -> str:
 def name_of(config: object) -> str:
     """The name in `KINDS` of a config. Raises ValueError for anything else."""
     if type(config) not in KINDS.values():
-        raise ValueError(f"expected the config of one of {', '.join(KINDS)}, got a {type(config).__name__}")
+        raise ValueError(
+            f"expected the config of one of {', '.join(KINDS)}, got a {type(config).__name__}; "
+            "boxwright.register(NAME, CONFIG) makes one of your own known"
+        )
     return kind_of(type(config))
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from boxwright import plugins
 from boxwright.checkpoint import load_detector
 from boxwright.device import choose_device
 from boxwright.predict.predictor import Predictor
@@ -40,6 +41,7 @@ def footprint(
         raise ValueError("a footprint takes one image at least, got none")
     arguments = [str(checkpoint), str(device), repr(time.time()), *map(str, paths)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment[plugins.VARIABLE] = plugins.for_new_process()
     try:
         done = subprocess.run(
             [sys.executable, "-m", "boxwright.measure.footprint", *arguments],
