@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +40,30 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
+    """Make a folder whole or not at all: gives a hidden one beside it, which gets its name at the end of the `with`.
+
+    option  where the user named it
+
+    Nothing is overwritten: raises ValueError where `path` is a file or has anything in it.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option} names a folder, and {path} is a file; give another")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{option} names a new folder, and {path} has files in it; give another, or remove it")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.is_dir():
+            path.rmdir()  # fails where files were put into it meanwhile
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Outputs:
