@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from boxwright.types import Size, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BOX_COLUMNS = ("boxes", "labels", "crowd", "difficult", "area")
 
@@ -46,6 +50,8 @@ class Strings:
 class Dataset:
     """N annotated images with M boxes of K classes; the boxes of image i are rows offsets[i] to offsets[i + 1].
 
+    `dataset[i]` is an image and its `Target`.
+
     names      the K classes; the name is the identity of a class, the label only its index here
     paths      (N,) image files
     ids        (N,) int64 or strings, as annotated
@@ -75,6 +81,19 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} images, {len(self.boxes)} boxes, {len(self.names)} classes)"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """One image, (3, H, W) uint8 RGB, and its objects in its pixels: what a DataLoader of torch reads.
+
+        `boxwright.data.batch.Collate` makes batches of them. Raises ImageError for an image that cannot be read.
+        """
+        import torch  # here, as in `target`
+
+        from boxwright.data.image import read_annotated
+
+        index = self._checked(index + len(self) if index < 0 else index)
+        image, view = read_annotated(self.path(index), self.size(index))
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), view.move(self.target(index))
 
     def path(self, index: int) -> Path:
         return Path(self.paths[self._checked(index)])
