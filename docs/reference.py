@@ -29,13 +29,14 @@ FOLDER = Path(__file__).parent / "reference"
 
 PUBLIC: dict[str, tuple[str, ...] | None] = {
     "boxwright": None,
+    "boxwright.api": ("train",),
     "boxwright.types": ("Size", "Target", "Detections", "Images", "Slots"),
     "boxwright.data.formats": ("open_dataset", "Splits", "DatasetError", "Problem", "draw_splits"),
     "boxwright.data.dataset": ("Dataset",),
-    "boxwright.data.batch": ("AnnotatedImages", "Batch", "Batches", "to_images"),
+    "boxwright.data.batch": ("AnnotatedImages", "Batch", "Batches", "Collate", "to_images"),
     "boxwright.data.preprocess": ("Preprocess",),
     "boxwright.data.augment": ("Augment", "Sample"),
-    "boxwright.predict.predictor": ("InputImage", "Predictor", "Result"),
+    "boxwright.predict.predictor": ("Detection", "InputImage", "Predictor", "Result"),
     "boxwright.train.config": ("TrainConfig",),
     "boxwright.train.loop": ("train", "Training", "Epoch"),
     "boxwright.train.run": ("Run",),

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from boxwright.files import Outputs, cache_folder, sha256, walk, write_atomically
+from boxwright.files import Outputs, cache_folder, new_folder, sha256, walk, write_atomically
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
@@ -44,6 +44,30 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     write_atomically(pipe, "ab")
     assert os.read(reader, 9) == b"ab" and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
     os.close(reader)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "some" / "folder"
+    with new_folder(path) as folder:
+        (folder / "file").write_text("new")
+        assert not path.exists()
+    assert (path / "file").read_text() == "new" and list(path.parent.iterdir()) == [path]
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "other"):
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="--out names a new folder, and .*folder has files in it"):
+        new_folder(path, "--out").__enter__()
+    with pytest.raises(ValueError, match="out names a folder, and .*file is a file"):
+        new_folder(path / "file").__enter__()
+    assert [inner.name for inner in tmp_path.iterdir()] == ["some"]
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(OSError, match="not empty"), new_folder(tmp_path / "link"):
+        (tmp_path / "elsewhere" / "file").write_text("of someone else")
+    assert [inner.name for inner in (tmp_path / "elsewhere").iterdir()] == ["file"]
+    (tmp_path / "elsewhere" / "file").unlink()
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "file").write_text("new")
+    assert (tmp_path / "elsewhere" / "file").read_text() == "new" and (tmp_path / "link").is_symlink()
 
 
 def test_sha256_of_bytes_and_files(tmp_path: Path) -> None:

@@ -6,31 +6,46 @@ Importing the package costs nothing: what needs torch is imported when it is fir
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from boxwright.version import __version__
 
 if TYPE_CHECKING:
+    from boxwright.api import evaluate, race, train
     from boxwright.backbones.build import register_backbone
+    from boxwright.data.formats import open_dataset
     from boxwright.detectors.config import register
     from boxwright.predict.predictor import Predictor, Result
+    from boxwright.train.run import Run
     from boxwright.zoo import load
 
-__all__ = ["Predictor", "Result", "__version__", "load", "register", "register_backbone"]
+__all__ = [
+    "Predictor", "Result", "__version__", "evaluate", "load", "open_dataset", "race", "register", "register_backbone",
+    "train",
+]  # fmt: skip
 
 _HOME = {
-    "load": "boxwright.zoo",
-    "register": "boxwright.detectors.config",
-    "register_backbone": "boxwright.backbones.build",
-    "Predictor": "boxwright.predict.predictor",
-    "Result": "boxwright.predict.predictor",
-}
+    "load": "zoo", "open_dataset": "data.formats", "evaluate": "api", "race": "api",
+    "register": "detectors.config", "register_backbone": "backbones.build", "Predictor": "predict.predictor",
+    "Result": "predict.predictor",
+}  # fmt: skip
+
+
+class _CallablePackage(ModuleType):
+    """The package boxwright.train, which is called as the function of that name: Python has one name for both."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Run:
+        return import_module("boxwright.api").train(*arguments, **options)
+
+
+import_module("boxwright.train").__class__ = _CallablePackage
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'boxwright' has no attribute '{name}'")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(f"boxwright.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

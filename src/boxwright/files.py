@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     content  bytes, text for UTF-8, or a function that writes to the open binary file
     sync     wait until it is on disk, so that it survives a power failure too
 
-    Folders on the way are made. A device or a pipe, such as /dev/stdout, is written to and not replaced. Raises OSError,
+    Folders on the way are made. A device or a pipe, such as /dev/stdout, is written to, not replaced. Raises OSError,
     with the errno of the failure, where the file cannot be written.
     """
     path = Path(path)
@@ -49,6 +50,30 @@ def _put(content: bytes | str | Callable[[BinaryIO], object], file: BinaryIO) ->
         content(file)
     else:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
+    """Make a folder whole or not at all: gives a hidden one beside it, which gets its name at the end of the `with`.
+
+    option  where the user named it
+
+    Nothing is overwritten: raises ValueError where `path` is a file or has anything in it.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option} names a folder, and {path} is a file; give another")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{option} names a new folder, and {path} has files in it; give another, or remove it")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.is_dir():
+            path.rmdir()  # fails where files were put into it meanwhile
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 class Outputs:

@@ -116,3 +116,75 @@ def test_show_one_split(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main([*words, "val"]) == 1
     assert "val.jpg, which boxwright did not write or which was changed since" in capsys.readouterr().err
     assert (out / "val.jpg").read_bytes() == b"mine"
+
+
+def test_convert_prints_what_was_written_and_what_was_lost(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["data", "convert", str(dataset), "--to", "yolo", "--out", str(tmp_path / "yolo")]
+    file = sorted((dataset / "Annotations").glob("*.xml"))[0]
+    file.write_text(file.read_text().replace("<name>", "<difficult>1</difficult><name>", 1))
+    assert cli.main(words) == 0
+    shown = capsys.readouterr()
+    first, head, images, boxes = shown.out.splitlines()
+    assert first == f"{tmp_path / 'yolo'}: yolo, images copied"
+    assert (head.split(), images.split()) == (["train", "val"], ["images", "5", "2"])
+    assert shown.err.startswith("boxwright data convert: YOLO has no difficult objects: 1 object written as others")
+    assert cli.main(words) == 1
+    assert "has files in it; give another, or remove it" in capsys.readouterr().err
+    assert cli.main([*words[:-1], str(tmp_path / "none"), "--images", "none", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["images"] == {"train": 5, "val": 2} and "put them into images/train/" in shown.err
+    assert cli.main([*words[:-1], str(dataset / "yolo")]) == 1
+    assert "which belongs to the dataset that is read" in capsys.readouterr().err
+
+
+def test_split_warns_of_few_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, out = write_shapes(tmp_path / "shapes", 40, format="labelme"), tmp_path / "out"
+    words = ["data", "split", str(source), "--out"]
+    assert cli.main([*words, str(out), "--val-fraction", "0.3", "--test-fraction", "0", "--form", "folders"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{out}: coco, images copied") and "val has " in shown.err
+    assert "fewer than 50: too few to measure AP" in shown.err
+    assert cli.main([*words, str(tmp_path / "again"), "--val-fraction", "1.2"]) == 1
+    assert "expected the val fraction in 0..1" in capsys.readouterr().err
+    assert cli.main(["data", "split", str(out), "--out", str(tmp_path / "again")]) == 1
+    assert "--redraw draws all of them again" in capsys.readouterr().err
+    assert cli.main([*words, str(tmp_path / "lists"), "--images", "link"]) == 1
+    assert "--images is for --form folders" in capsys.readouterr().err
+
+
+def test_merge_names_what_is_unclear(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    other = write_shapes(tmp_path / "other", 3, format="yolo")
+    (other / "classes.txt").write_text("Circle\nsquare\ntriangle\n")
+    assert cli.main(["data", "merge", str(dataset), str(other), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"{tmp_path / 'out'}: voc, images copied") and "Circle and circle" not in shown.out
+    assert "circle and Circle stay different classes" in shown.err
+    assert f"{other}: without splits, so all images are in train" in shown.err
+    assert "3 images got another name" in shown.err
+    assert cli.main(["data", "merge", str(dataset), "--out", str(tmp_path / "no")]) == 1
+    assert "two datasets or more, got 1" in capsys.readouterr().err
+    assert cli.main(["data", "merge", str(dataset), str(other)]) == 1
+    assert "Name a new one with --out" in capsys.readouterr().err
+    assert cli.main(["data", "merge", str(dataset), str(other), "--out", str(other / "inside")]) == 1
+    assert "which belongs to the dataset that is read" in capsys.readouterr().err
+
+
+def test_stats_as_table_json_and_picture(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    plot = tmp_path / "stats.png"
+    assert cli.main(["data", "stats", str(dataset), "--plot", str(plot)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[1:])) <= 80
+    rows = {line[:26].strip(): line[26:].split() for line in lines[2:12]}
+    assert rows["images"] == ["5", "2"] and rows["without a box"] == ["0", "0"]
+    assert PIL.Image.open(plot).size == (1440, 840)
+    assert cli.main(["data", "stats", str(dataset), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["splits"]["val"]["images"] == 2 and content["all"]["side"]["median"] > 0
+    assert sum(content["all"]["boxes"].values()) == sum(sum(c["boxes"].values()) for c in content["classes"].values())
+    plot.write_bytes(b"mine")
+    assert cli.main(["data", "stats", str(dataset), "--plot", str(plot)]) == 1
+    assert plot.read_bytes() == b"mine" and "boxwright did not write" in capsys.readouterr().err
+    assert cli.main(["data", "stats", str(dataset), "--plot", "a.jpg"]) == 1
+    assert "--plot names a .png, .svg or .pdf" in capsys.readouterr().err

@@ -87,15 +87,26 @@ def test_the_table_has_a_row_per_detection(capsys: pytest.CaptureFixture[str]):
         ["cat.jpg", "half", "0.400", "0", "0", "20", "30"],
         ["dog.jpg", "whole", "0.900", "0", "0", "30", "20"],
         ["dog.jpg", "half", "0.400", "0", "0", "15", "20"],
+        ["at", "score", "≥", "0.300", "(--threshold)"],
     ]
     assert "found 2 whole, 2 half in 2 images" in shown.err and "written: detections" in shown.err
+
+
+def test_the_threshold_is_below_the_table_and_in_the_json(capsys: pytest.CaptureFixture[str]):
+    save("cat.jpg")
+    assert cli.main(["detect", "cat.jpg"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "at score ≥ 0.500 (the model's own; --threshold changes it)"
+    for words, threshold in (([], 0.5), (["--threshold", "0.3"], 0.3)):
+        assert cli.main(["detect", "cat.jpg", "--json", "--no-draw", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["threshold"] == threshold
 
 
 def test_many_images_have_a_row_each(capsys: pytest.CaptureFixture[str]):
     for number in range(11):
         save(f"many/{number:02}.png")
     assert cli.main(["detect", "many", "--threshold", "0.3", "--batch", "4"]) == 0
-    rows = capsys.readouterr().out.splitlines()[1:]
+    rows = capsys.readouterr().out.splitlines()[1:-1]
     assert [row.split(maxsplit=1) for row in rows] == [
         [str(Path("many", f"{number:02}.png")), "1 whole, 1 half"] for number in range(11)
     ]

@@ -62,13 +62,14 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (
             ["xyz"],
             2,
-            "there are detect, train, evaluate, data check, data show, propose, bench, lineage, import, verify",
+            "there are detect, train, evaluate, data check, data show, data stats, data convert, data split, "
+            "data merge, propose, bench, lineage, import, verify",
         ),
         (["data"], 2, "data check"),
         (["data", "--help"], 0, "data show"),
         (["help", "data"], 0, "data show"),
         (["help"], 0, "usage: boxwright COMMAND"),
-        (["data", "clean"], 2, "there is no command 'data clean'; did you mean data check or data show?"),
+        (["data", "clean"], 2, "there is no command 'data clean'; did you mean data check?"),
     ],
 )
 def test_what_is_not_a_command(words: Sequence[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):

@@ -17,7 +17,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(zoo, "_FOLDER", tmp_path / "bundled")
     for name in ("ours", "theirs"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    about = {"detector": "retinanet", "names": ["cat", "dog"], "metrics": {"val": {"ap": 0.4, "ap50": None}}}
+    about = {"detector": "retinanet", "names": ["cat", "dog"], "threshold": 0.786}
+    about |= {"metrics": {"val": {"ap": 0.4, "ap50": None}}}
     save_file({}, tmp_path / "runs" / "ours" / "best.safetensors", {"boxwright": json.dumps(about)})
     save_file({}, tmp_path / "runs" / "theirs" / "best.safetensors")
     return tmp_path / "runs"
@@ -26,8 +27,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_row_per_model(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["models", "--runs", str(runs)]) == 0
     head, ours, theirs, *_ = capsys.readouterr().out.splitlines()
-    assert head.split() == ["model", "detector", "AP", "AP50", "on", "MB", "classes"]
-    assert ours.split() == [str(runs / "ours"), "retinanet", "0.400", "–", "val", "0.0", "cat,", "dog"]
+    assert head.split() == ["model", "detector", "AP", "AP50", "on", "score", "≥", "MB", "classes"]
+    assert ours.split() == [str(runs / "ours"), "retinanet", "0.400", "–", "val", "0.786", "0.0", "cat,", "dog"]
     assert "not written by boxwright" in theirs
 
 
@@ -35,6 +36,7 @@ def test_as_json(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["models", "--runs", str(runs), "--json"]) == 0
     ours, theirs, *_ = json.loads(capsys.readouterr().out)
     assert ours["name"] == str(runs / "ours") and ours["names"] == ["cat", "dog"]
+    assert ours["threshold"] == 0.786
     assert theirs == {"name": str(runs / "theirs"), "path": str(runs / "theirs" / "best.safetensors")}
 
 

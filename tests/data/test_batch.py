@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from boxwright.data.augment import PRESETS, Augment
-from boxwright.data.batch import Batch, Batches, to_images
+from boxwright.data.batch import Batch, Batches, Collate, to_images
+from boxwright.data.formats import open_dataset
 from boxwright.data.image import ImageError
 from boxwright.data.preprocess import Preprocess
 from boxwright.types import Size, Target
+from shapes import write_shapes
 
 SMALL = Preprocess(short=32, long=64)
 FIXED = Preprocess("letterbox", height=64, width=64)
@@ -393,3 +396,26 @@ def test_images_to_images_with_proposals() -> None:
     images = to_images(arrays, SMALL, [boxes, torch.zeros(0, 4)])
     assert images.proposals.tolist() == [[[1, 2, 3, 4]], [[0, 0, 0, 0]]]
     assert images[1:].proposals.shape == (1, 1, 4) and images.to("cpu").proposals.shape == (2, 1, 4)
+
+
+def test_a_dataset_and_collate_in_a_data_loader(tmp_path: Path):
+    dataset = open_dataset(write_shapes(tmp_path, {"train": 5, "val": 1}))["train"]
+    preprocess = Preprocess(short=64, long=96)
+    loader = DataLoader[Any](dataset, 2, num_workers=1, collate_fn=Collate(preprocess))  # pyright: ignore
+    batches = list(loader)
+    assert [len(targets) for _, targets in batches] == [2, 2, 1]
+    for (images, targets), expected in zip(
+        batches, Batches(dataset, preprocess, batch_size=2, shuffle=False), strict=True
+    ):
+        assert torch.equal(images.pixels, expected.images.pixels) and torch.equal(images.sizes, expected.images.sizes)
+        for target, other in zip(targets, expected.targets, strict=True):
+            torch.testing.assert_close(target.boxes, other.boxes)
+
+
+def test_collate_pads_images_that_it_does_not_resize():
+    samples = [(torch.full((3, height, 40), 9, dtype=torch.uint8), Target.empty()) for height in (30, 70)]
+    images, targets = Collate()(samples)
+    assert images.pixels.shape == (2, 3, 96, 64) and images.sizes.tolist() == [[30, 40], [70, 40]]
+    assert (images.pixels[0, :, :30, :40] == 9).all() and len(targets) == 2
+    with pytest.raises(ValueError, match=r"a sample's image is uint8 \(3, H, W\), got torch.float32 \(3, 30, 40\)"):
+        Collate()([(torch.zeros(3, 30, 40), Target.empty())])

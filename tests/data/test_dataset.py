@@ -127,3 +127,20 @@ def test_strings() -> None:
     words = Strings.pack(["", "ab", "日本"])
     assert [words[i] for i in range(3)] == ["", "ab", "日本"]
     assert words.select(np.array([2, 1])).buffer.nbytes == 8
+
+
+def test_an_item_is_an_image_and_its_objects(pets: Dataset):
+    image, target = pets[0]
+    assert (image.dtype, image.shape, image.is_contiguous()) == (torch.uint8, (3, 30, 40), True)
+    assert torch.equal(target.boxes, pets.target(0).boxes)
+    assert [len(target) for _, target in pets] == [2, 0, 2]
+    assert len(pets[-1][1]) == 2
+    with pytest.raises(IndexError, match="3 is not in 0..2"):
+        pets[3]
+
+
+def test_an_item_of_a_turned_photograph_is_upright(pets: Dataset, tmp_path: Path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png", exif=exif)
+    assert pets[0][0].shape == (3, 30, 40)

@@ -149,7 +149,7 @@ def commands(pages: Iterable[Path]) -> list[str]:
     return list(dict.fromkeys(re.findall(r"^    (boxwright [^#\n]*[^#\s])", text, re.M)))
 
 
-@pytest.mark.parametrize("command", commands(check.pages()))
+@pytest.mark.parametrize("command", commands([*check.pages(), ROOT / "README.md"]))
 def test_the_commands_on_the_pages_are_parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command)[1:]
     name = next(name for name in COMMANDS if words[: len(name.split())] == name.split())

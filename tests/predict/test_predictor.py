@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -159,11 +161,77 @@ def test_to_dict_is_what_json_can_hold():
         "path": None,
         "width": 301,
         "height": 200,
+        "threshold": 0.0,
         "detections": [
             {"name": "whole", "label": 0, "score": 0.9, "box": [0.0, 0.0, 301.0, 200.0]},
             {"name": "half", "label": 1, "score": 0.4, "box": [0.0, 0.0, 150.5, 200.0]},
         ],
     }
+
+
+def test_a_result_is_a_sequence_of_detections():
+    result = halves()(IMAGE, 0.25)
+    assert [(name, round(score, 1), box, label) for name, score, box, label in result] == [
+        ("whole", 0.9, (0, 0, 301, 200), 0), ("half", 0.4, (0, 0, 150.5, 200), 1),
+    ]  # fmt: skip
+    assert (result[0].name, result[-1].name, result.threshold) == ("whole", "half", 0.25)
+    assert result[:1].label_names == ["whole"] and result[result.scores < 0.5].label_names == ["half"]
+    assert halves()(IMAGE)[:1].threshold == 0.5  # the model's own
+    with pytest.raises(IndexError):
+        result[2]
+
+
+def test_a_result_is_saved_as_an_image_or_json_by_its_suffix(tmp_path: Path):
+    PIL.Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    result = halves()(tmp_path / "photo.png")
+    for name in ("new/boxes.jpg", "boxes.PNG"):
+        saved = result.save(tmp_path / name)
+        assert PIL.Image.open(saved).size == (301, 200)
+    assert json.loads(result.save(str(tmp_path / "boxes.json")).read_text()) == result.to_dict()
+    result.save(tmp_path / "boxes.json")  # its own file is replaced
+    (tmp_path / "mine.json").write_text("mine")
+    for name, message in [("photo.png", "the input"), ("mine.json", "boxwright did not write"), ("x.csv", ".json or")]:
+        with pytest.raises(ValueError, match=message):
+            result.save(tmp_path / name)
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
+def test_a_notebook_shows_the_boxes():
+    shown = PIL.Image.open(io.BytesIO(halves()(np.zeros((3000, 1500, 3), np.uint8))._repr_png_()))
+    assert (shown.format, shown.size) == ("PNG", (512, 1024)) and np.asarray(shown).any()
+
+
+def test_tensors_are_images_with_their_channels_first():
+    image = torch.zeros(3, 200, 301, dtype=torch.uint8)
+    image[0] = 255
+    red = np.asarray(image.permute(1, 2, 0))
+    for given in (image, image / 255, (image / 255).half(), image.double() / 255):
+        assert np.array_equal(InputImage.open(given).image, red)
+    assert halves()(image).size == (200, 301)
+    assert np.array_equal(InputImage.open(image[:1]).image, np.full((200, 301, 3), 255))  # grey
+
+
+def test_a_batch_is_several_images():
+    batch = torch.zeros(2, 3, 200, 301)
+    for images in (batch, np.zeros((2, 200, 301, 3))):
+        results: Any = halves()(images)
+        assert [result.size for result in results] == [(200, 301)] * 2
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(20, 30, 3), r"expected a tensor \(C, H, W\).*got shape \(20, 30, 3\); move .*permute\(2, 0, 1\)"),
+        (torch.zeros(20, 30), r"got shape \(20, 30\); pass one image, or a batch \(N, C, H, W\)"),
+        (torch.zeros(2, 20, 30, 3), r"got shape \(20, 30, 3\); move the channels first"),
+        (torch.full((3, 20, 30), 255.0), "expected floats in 0..1, got 255..255; divide by"),
+        (torch.zeros(3, 20, 30, dtype=torch.int64), "expected uint8, uint16, bool or floats 0..1, got int64"),
+        (np.zeros((2, 3, 20, 30), np.uint8), r"move the channels last: image.transpose\(1, 2, 0\)"),
+    ],
+)
+def test_an_array_that_is_no_image_is_refused_with_the_mend(image: torch.Tensor, message: str):
+    with pytest.raises(ImageError, match=message):
+        halves()(image)
 
 
 def test_to_coco_has_width_and_height_and_the_datasets_own_ids():

@@ -38,6 +38,12 @@ COMMANDS = {
     "evaluate": Command("boxwright.cli.evaluate", "Evaluate", "score a detector on annotated data"),
     "data check": Command("boxwright.cli.data", "Check", "name what is wrong in a dataset, where, and how to mend it"),
     "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
+    "data stats": Command(
+        "boxwright.cli.data_stats", "Statistics", "count classes, sizes and shapes, and compare splits"
+    ),
+    "data convert": Command("boxwright.cli.data_convert", "Convert", "write a dataset as COCO, VOC or YOLO"),
+    "data split": Command("boxwright.cli.data_split", "Split", "draw train, val and test, and keep them"),
+    "data merge": Command("boxwright.cli.data_merge", "Merge", "make one dataset of several, by class name"),
     "propose": Command("boxwright.cli.propose", "Propose", "search images for regions that may be objects"),
     "bench": Command("boxwright.cli.bench", "Bench", "race detectors on your data: which one should you take?"),
     "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
@@ -169,7 +175,7 @@ def _unknown_command(words: list[str]) -> int:
         print("\n".join([f"usage: boxwright {words[0]} COMMAND ...", "", *_lines(group)]))
         return 0 if words[1:] else 2
     name = " ".join(words[:2] if group else words[:1])
-    near = group or get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(COMMANDS)}."
+    near = get_close_matches(name, group or COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}."
     print(f"boxwright: there is no command '{name}'; {hint}", file=sys.stderr)
     return 2

@@ -18,7 +18,7 @@ from boxwright.data.image import ImageError, read_image
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
-from boxwright.units import counted
+from boxwright.units import counted, fraction
 from boxwright.zoo import load
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     if rows:
         head = ("image", "found") if many else ("image", "class", "score", "left", "top", "right", "bottom")
         print(table(head, rows))
+        print(_at_score(predictor.threshold, options.threshold))
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
     parts = [f"found {found} in {counted(done, 'image')} in {time.monotonic() - started:.1f} s"]
     parts += [f"{len(failed)} could not be read"] if failed else []
@@ -68,6 +69,13 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     parts += [f"written: {', '.join(str(path) for path in written if path)}"] if any(written) else []
     print("; ".join(parts), file=sys.stderr)
     return 1 if failed or undrawn else 0
+
+
+def _at_score(usual: float, given: float | None) -> str:
+    """The score threshold of the table: that of the model, or --threshold."""
+    if given is not None:
+        return f"at score ≥ {fraction(given)} (--threshold)"
+    return f"at score ≥ {fraction(usual)} (the model's own; --threshold changes it)"
 
 
 def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) -> Iterator[InputImage]:

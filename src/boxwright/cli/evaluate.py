@@ -62,7 +62,7 @@ class Evaluate:
         from boxwright.measure.evaluate import evaluate_dataset
 
         predictor = load(model, self.device)
-        dataset = _labelled_as(predictor.names, splits[split], data)
+        dataset = labelled_as(predictor.names, splits[split], data)
         quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
         about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
         if self.json:
@@ -86,7 +86,7 @@ def _format_of_run(model: Path, data: Path) -> str | None:
     return config["options"].get("format") if config.get("data") == str(data.resolve()) else None
 
 
-def _labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:
+def labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:
     """The dataset with the model's labels; classes that only one of the two has are printed, and not scored."""
     missing = [name for name in names if name not in dataset.names]
     unknown = [name for name in dataset.names if name not in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 from boxwright.cli.table import table
 from boxwright.units import fraction
-from boxwright.zoo import DEFAULT, Model, models
+from boxwright.zoo import DEFAULT, Model, models, threshold_of
 from boxwright.zoo.foreign import Published, module_of, published
 
 _NAMES_WIDTH = 60  # characters of class names that a row shows
@@ -19,7 +19,8 @@ _NAMES_WIDTH = 60  # characters of class names that a row shows
 class Models:
     """List the bundled models, those of your runs, and the known ones of other libraries.
 
-    Any of these names goes to --model."""
+    Any of these names goes to --model. "score ≥" is the threshold of `detect` and of a call in Python, where none is
+    given: that of the best F1 on val."""
 
     runs: Path = Path("runs")
     """The folder your runs are in."""
@@ -34,7 +35,7 @@ class Models:
             print(json.dumps(rows, indent=1))
             return
         if at_hand:
-            print(table(("model", "detector", "AP", "AP50", "on", "MB", "classes"), map(_row, at_hand)))
+            print(table(("model", "detector", "AP", "AP50", "on", "score ≥", "MB", "classes"), map(_row, at_hand)))
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
         print("\nof other libraries, converted when they are first used:")
@@ -48,7 +49,7 @@ def _row(model: Model) -> tuple[object, ...]:
     name = model.name + (" (default)" if model.name == DEFAULT else "")
     megabytes = f"{model.path.stat().st_size / 1e6:.1f}"
     if not model.about:
-        return name, "not written by boxwright", "–", "–", "", megabytes, ""
+        return name, "not written by boxwright", "–", "–", "", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
     split = next((split for split in ("test", "val") if metrics.get(split)), "")
     scores = (metrics.get(split, {}).get(key) for key in ("ap", "ap50"))
@@ -56,7 +57,7 @@ def _row(model: Model) -> tuple[object, ...]:
     names = ", ".join(model.about["names"])
     if len(names) > _NAMES_WIDTH:
         names = f"{len(model.about['names'])}: {names[:_NAMES_WIDTH]} ..."
-    return name, model.about["detector"], ap, ap50, split, megabytes, names
+    return name, model.about["detector"], ap, ap50, split, fraction(threshold_of(model.about)), megabytes, names
 
 
 def _cached(about: Published) -> str | None:
@@ -66,6 +67,7 @@ def _cached(about: Published) -> str | None:
 
 
 def _without_answers(about: dict[str, Any]) -> dict[str, Any]:
-    """Metadata without the many boxes that an imported model keeps for `boxwright verify`."""
+    """Metadata with the score threshold, without the many boxes that an imported model keeps for `verify`."""
     proof = {key: value for key, value in about.get("proof", {}).items() if key != "answers"}
-    return about | ({"proof": proof} if proof else {})
+    threshold = {"threshold": threshold_of(about)} if about else {}
+    return about | threshold | ({"proof": proof} if proof else {})

@@ -82,6 +82,13 @@ class Train:
 
     def run(self) -> int:
         """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+        self.check()
+        from boxwright.cli.training import train  # here, because it imports torch
+
+        return train(self)
+
+    def check(self) -> None:
+        """Raises ValueError for options that do not go together, and for paths that do not exist."""
         if self.resume is not None:
             if self != replace(Train(), resume=self.resume, device=self.device, workers=self.workers):
                 raise ValueError("--resume runs with the options of the run; only --device and --workers may change")
@@ -94,9 +101,6 @@ class Train:
             dataset_path(self.data)
             check_at_least(1, batch=self.batch, log_every=self.log_every, size=min(self.size or (1,)))
         check_at_least(0, workers=self.workers)
-        from boxwright.cli.training import train  # here, because it imports torch
-
-        return train(self)
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> Train:

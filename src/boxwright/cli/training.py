@@ -40,6 +40,12 @@ _KEPT = (  # fields in config.json
 
 def train(options: Train) -> int:
     """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    _, stopped_by = start(options)
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+def start(options: Train) -> tuple[Run, int | None]:
+    """The run, and the signal that stopped it; None where it was trained to the end."""
     source, resume = None, options.resume
     if resume is not None:
         options = replace(read_options(resume / "config.json"), device=options.device, workers=options.workers)
@@ -54,7 +60,9 @@ def train(options: Train) -> int:
         return _train(options, process, resume, source)
 
 
-def _train(options: Train, process: Process, resume: Path | None, source: Loaded | None) -> int:
+def _train(
+    options: Train, process: Process, resume: Path | None, source: Loaded | None
+) -> tuple[Run, int | None]:  # fmt: skip
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_dataset(_given(options.data), options.training.seed, options.format)
@@ -97,7 +105,7 @@ def _train(options: Train, process: Process, resume: Path | None, source: Loaded
         else:
             command = f"boxwright train --resume {run.folder}{plugins.options()}"
             say(f"stopped after step {training.step}; to continue: {command}")
-    return 0 if stopped_by is None else 128 + stopped_by
+    return run, stopped_by
 
 
 def _create(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> Run:

@@ -61,6 +61,35 @@ def to_images(
     return Images(_to_float(pixels), sizes, stacked)
 
 
+@dataclass(frozen=True)
+class Collate:
+    """For a DataLoader of torch: samples of a `Dataset` to `Images` and targets, as `Detector.loss` takes them.
+
+    DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=Collate(Preprocess()))
+
+    Images are resized by `preprocess`, or as they are where it is None, padded to one canvas, and their boxes moved
+    along. A sample may come from any dataset: a uint8 tensor (3, H, W), RGB, and a `Target` in its pixels.
+    """
+
+    preprocess: Preprocess | None = None
+
+    def __call__(self, samples: Sequence[tuple[Tensor, Target]]) -> tuple[Images, list[Target]]:
+        images, targets = [], []
+        for image, target in samples:
+            if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
+                raise ValueError(
+                    f"a sample's image is uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}; normalising is part "
+                    "of the detector"
+                )
+            pixels = image.permute(1, 2, 0).contiguous().numpy()
+            if self.preprocess is not None:
+                pixels, view = self.preprocess(pixels)
+                target = view.move(target)
+            images.append(pixels)
+            targets.append(target)
+        return to_images(images, self.preprocess), targets
+
+
 class Batches:
     """Batches of a dataset: shuffled and augmented to train on, or in order to evaluate.
 

@@ -153,10 +153,14 @@ def _duplicate_boxes(reading: Reading) -> Iterator[Problem]:
 
 
 def _ambiguous_names(names: list[str], source: Path) -> Iterator[Problem]:
+    for similar in similar_names(names):
+        message = f"classes {' and '.join(map(repr, similar))} differ in spelling only, and count as different"
+        yield Problem("ambiguous class", str(source), None, message, "spell them alike if they mean the same")
+
+
+def similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Class names that differ in spelling only, such as `Traffic light` and `traffic_light`."""
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         spellings["".join(filter(str.isalnum, name.casefold()))].append(name)
-    for similar in spellings.values():
-        if len(similar) > 1:
-            message = f"classes {' and '.join(map(repr, similar))} differ in spelling only, and count as different"
-            yield Problem("ambiguous class", str(source), None, message, "spell them alike if they mean the same")
+    return [similar for similar in spellings.values() if len(similar) > 1]

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from boxwright.types import Size, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BOX_COLUMNS = ("boxes", "labels", "crowd", "difficult", "area")
 
@@ -46,6 +50,8 @@ class Strings:
 class Dataset:
     """N annotated images with M boxes of K classes; the boxes of image i are rows offsets[i] to offsets[i + 1].
 
+    `dataset[i]` is an image and its `Target`.
+
     names      the K classes; the name is the identity of a class, the label only its index here
     paths      (N,) image files
     ids        (N,) int64 or strings, as annotated
@@ -75,6 +81,19 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({len(self)} images, {len(self.boxes)} boxes, {len(self.names)} classes)"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """One image, (3, H, W) uint8 RGB, and its objects in its pixels: what a DataLoader of torch reads.
+
+        `boxwright.data.batch.Collate` makes batches of them. Raises ImageError for an image that cannot be read.
+        """
+        import torch  # here, as in `target`
+
+        from boxwright.data.image import read_annotated
+
+        index = self._checked(index + len(self) if index < 0 else index)
+        image, view = read_annotated(self.path(index), self.size(index))
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), view.move(self.target(index))
 
     def path(self, index: int) -> Path:
         return Path(self.paths[self._checked(index)])
@@ -124,10 +143,17 @@ class Dataset:
             )
         new_label = np.full(len(self.names), -1, np.int64)  # (K,) by old label
         new_label[[self.names.index(name) for name in names]] = np.arange(len(names))
-        keep = new_label[self.labels] >= 0
-        offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[self.offsets]
-        kept = self._with_rows(np.flatnonzero(keep), offsets)
+        kept = self.keep_boxes(new_label[self.labels] >= 0)
         return replace(kept, names=tuple(names), labels=new_label[kept.labels])
+
+    def keep_boxes(self, keep: np.ndarray) -> Dataset:
+        """All images, with only these boxes; `keep` (M,) bool."""
+        offsets = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)[self.offsets]
+        return self._with_rows(np.flatnonzero(keep), offsets)
+
+    def owners(self) -> np.ndarray:
+        """The index of each box's image, (M,) int64."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def _with_rows(self, rows: np.ndarray, offsets: np.ndarray) -> Dataset:
         return replace(self, offsets=offsets, **{name: getattr(self, name)[rows] for name in _BOX_COLUMNS})
@@ -136,6 +162,21 @@ class Dataset:
         if not 0 <= index < len(self):
             raise IndexError(f"image index {index} is not in 0..{len(self) - 1}")
         return index
+
+
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
+    """All images of datasets with the same classes. Ids are kept where each is there once, otherwise counted from 1."""
+    ids = [dataset.image_id(i) for dataset in datasets for i in range(len(dataset))]
+    if len(set(ids)) < len(ids) or len(set(map(type, ids))) > 1:
+        ids = list(range(1, len(ids) + 1))
+    return replace(
+        datasets[0],
+        paths=Strings.pack(dataset.paths[i] for dataset in datasets for i in range(len(dataset))),
+        ids=Strings.pack(map(str, ids)) if isinstance(ids[0], str) else np.array(ids, np.int64),
+        sizes=np.concatenate([dataset.sizes for dataset in datasets]),
+        offsets=np.cumsum([0, *np.concatenate([np.diff(dataset.offsets) for dataset in datasets])], dtype=np.int64),
+        **{column: np.concatenate([getattr(dataset, column) for dataset in datasets]) for column in _BOX_COLUMNS},
+    )
 
 
 def _ragged_rows(offsets: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

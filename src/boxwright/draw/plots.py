@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from boxwright.data.dataset import Dataset
+from boxwright.data.stats import MEDIUM, SMALL, box_sides
 from boxwright.draw.boxes import class_colors
 from boxwright.install import install
 from boxwright.metrics.coco import RECALLS, Evaluation
@@ -16,6 +20,8 @@ try:
     from matplotlib.figure import Figure  # without pyplot, which would choose a window system
 except ImportError as error:
     raise ImportError(f"drawing curves needs matplotlib: {install('plots')}") from error
+
+_MOST_BARS = 20  # classes that are drawn
 
 
 def draw_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -60,6 +66,55 @@ def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
     finish(axes, f"precision and recall at IoU .5; mean AP50 {quality.ap50:.3f}", legend=bool(known))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     figure.savefig(path, dpi=120)
+
+
+def draw_stats(splits: Mapping[str, Dataset], path: str | Path) -> None:
+    """Boxes by class and split, sizes and shapes of boxes, and objects per image.
+
+    splits  with the same classes
+    path    .png, .svg or .pdf
+    """
+    names = next(iter(splits.values())).names
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    (classes, sizes), (shapes, counts) = figure.subplots(2, 2)
+    commonest = sorted(names, key=lambda name: -sum(dataset.counts()[name] for dataset in splits.values()))[:_MOST_BARS]
+    left = np.zeros(len(commonest))
+    for split, dataset in splits.items():
+        per_class = np.array([dataset.counts()[name] for name in commonest])
+        classes.barh(range(len(commonest)), per_class, left=left, label=split)
+        left += per_class
+    classes.set_yticks(range(len(commonest)), labels=commonest)
+    classes.invert_yaxis()
+    for split, dataset in splits.items():
+        sides = box_sides(dataset)[~dataset.crowd]
+        objects = np.bincount(dataset.owners()[~dataset.crowd], minlength=len(dataset))
+        _share_curve(sizes, np.sqrt(sides.prod(axis=1)), split)
+        _share_curve(shapes, sides[:, 0] / sides[:, 1], split)
+        _share_curve(counts, objects, split)
+    more = f"; {_MOST_BARS} of {len(names)} classes" if len(names) > _MOST_BARS else ""
+    finish(classes, f"boxes by class{more}", legend=True, grid="x")
+    for axes, title, label in (
+        (sizes, "size", "√(width × height) in pixels"),
+        (shapes, "aspect ratio", "width / height"),
+        (counts, "objects per image", "objects"),
+    ):
+        finish(axes, title, legend=True)
+        axes.set(xlabel=label, ylabel="share at most so large", ylim=(0, 1.02))
+    for limit in (SMALL, MEDIUM):
+        sizes.axvline(math.sqrt(limit), color="gray", linestyle=":")
+    for axes in (sizes, shapes):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = shapes.get_xlim()
+    shapes.set_xlim(min(low, 1 / 4), max(high, 4))
+    counts.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)
+
+
+def _share_curve(axes: Axes, values: np.ndarray, label: str) -> None:
+    """The share of values that are at most as large as each: unlike a histogram, it needs no bins."""
+    if len(values):
+        axes.ecdf(values, label=f"{label} ({len(values)})")
 
 
 def finish(axes: Axes, title: str, legend: bool = False, grid: Literal["both", "x"] = "both") -> None:

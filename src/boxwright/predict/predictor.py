@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import PIL.Image
@@ -20,15 +21,17 @@ from torch import Tensor
 from boxwright.boxes.geometry import clip, xyxy_to_xywh
 from boxwright.boxes.view import View
 from boxwright.data.batch import as_boxes, to_images
-from boxwright.data.image import ImageError, ImageSource, read_image, to_rgb
+from boxwright.data.image import IMAGE_SUFFIXES, ImageError, ImageSource, read_image, to_rgb
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
-from boxwright.draw.boxes import draw_boxes
+from boxwright.draw.boxes import draw_boxes, encode
+from boxwright.files import Outputs
 from boxwright.predict.program import Eager, Program
 from boxwright.proposals import CachedProposer, Propose
 from boxwright.types import Detections, Images, Size, Slots
 
+_SHOWN = (1024, 1024)  # pixels, at most, of an image in a notebook
 _WAITING = 4  # batches of images that a stream holds at most, to find those of one canvas
 
 
@@ -51,11 +54,13 @@ class InputImage:
             return cls(read_image(source), Path(source))
         if isinstance(source, np.ndarray | PIL.Image.Image):
             return cls(to_rgb(source))
+        if isinstance(source, Tensor):
+            return cls(to_rgb(_channels_last(source)))
         if isinstance(source, bytes | bytearray | memoryview):
             return cls(read_image(bytes(source)))
         if not hasattr(source, "read"):
             raise ImageError(
-                "expected a path, the bytes of a file, an open file, an array or a PIL image, "
+                "expected a path, the bytes of a file, an open file, an array, a tensor or a PIL image, "
                 f"got {type(source).__name__}"
             )
         return cls(read_image(source))
@@ -66,23 +71,63 @@ class InputImage:
         return Size(height, width)
 
 
-ImageLike = ImageSource | bytearray | memoryview | np.ndarray | PIL.Image.Image | InputImage
-"""What an image can be taken from: a path, the bytes of a file, a file open in binary mode, an array, a PIL image."""
+ImageLike = ImageSource | bytearray | memoryview | np.ndarray | Tensor | PIL.Image.Image | InputImage
+"""What an image can be taken from: a path, the bytes of a file, a file open in binary mode, an array (H, W, 3), a
+tensor (3, H, W), a PIL image."""
+
+
+def _channels_last(image: Tensor) -> np.ndarray:
+    """A tensor (C, H, W), as torchvision reads images, as an array (H, W, C). Raises ImageError for another shape."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        last = image.ndim == 3 and image.shape[2] in (1, 3, 4)
+        mend = "move the channels first: image.permute(2, 0, 1)" if last else "pass one image, or a batch (N, C, H, W)"
+        raise ImageError(f"expected a tensor (C, H, W) of C = 1, 3 or 4, got shape {tuple(image.shape)}; {mend}")
+    image = image.detach().cpu().movedim(0, -1)
+    return (image.float() if image.dtype in (torch.bfloat16, torch.float16) else image).numpy()
+
+
+class Detection(NamedTuple):
+    """An object in an image."""
+
+    name: str
+    score: float  # 0..1
+    box: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the image
+    label: int  # 0..K-1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """The detections in one image, best first."""
+    """The detections in one image, best first: `for name, score, box, label in result`.
+
+    A notebook shows it as the image with its boxes.
+    """
 
     boxes: Tensor  # (D, 4) float32, xyxy in pixels of `image`
     scores: Tensor  # (D,) float32 in 0..1
     labels: Tensor  # (D,) int64, 0..K-1
     names: tuple[str, ...]  # (K,) the class names of the detector
     image: np.ndarray  # uint8 (H, W, 3), RGB: a file turned upright, anything else as it was given
-    path: Path | None = None  # the file, or None for an array or a PIL image
+    path: Path | None = None  # the file, or None for an array, a tensor or a PIL image
+    threshold: float | None = None  # no detection scores less; None where it is not known
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __iter__(self) -> Iterator[Detection]:
+        rows = zip(self.label_names, self.scores.tolist(), self.boxes.tolist(), self.labels.tolist(), strict=True)
+        return (Detection(name, score, (x1, y1, x2, y2), label) for name, score, (x1, y1, x2, y2), label in rows)
+
+    @overload
+    def __getitem__(self, rows: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Tensor) -> Result: ...
+
+    def __getitem__(self, rows: int | slice | Tensor) -> Detection | Result:
+        """One detection by its number, or the result with some of them: a slice, indices, or a mask (D,)."""
+        if isinstance(rows, int):
+            return [*self][rows]
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
 
     def __repr__(self) -> str:
         return f"Result({f'{self.path}: ' if self.path else ''}{self.summary()})"
@@ -105,15 +150,41 @@ class Result:
         """The image with its boxes, their names and scores."""
         return draw_boxes(self.image, self.boxes, self.label_names, self.scores.tolist(), palette=self.names)
 
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the image with its boxes, or for .json the detections of `to_dict`; folders on the way are made.
+
+        As all files of boxwright, it replaces what boxwright wrote earlier, and nothing else. Returns the path: that of
+        a PNG where the format has no image so large. Raises ValueError for another suffix.
+        """
+        path, outputs = Path(path), Outputs([self.path] if self.path else [])
+        suffix, content = path.suffix.lower(), b""
+        if suffix == ".json":
+            content = (json.dumps(self.to_dict(), indent=1) + "\n").encode()
+        elif suffix in IMAGE_SUFFIXES & PIL.Image.registered_extensions().keys():
+            suffix, content = encode(self.draw(), suffix)
+            path = path if suffix == path.suffix.lower() else path.with_suffix(suffix)
+        else:
+            raise ValueError(f"a result is saved as .json or an image such as .jpg or .png, got {path}")
+        outputs.check("save", [path])
+        outputs.write(path, content)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        drawing = self.draw()
+        drawing.thumbnail(_SHOWN)
+        return encode(drawing, ".png")[1]
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: boxes as [x1, y1, x2, y2] to a hundredth of a pixel, scores to four places."""
-        rows = zip(self.label_names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
         detections = [
             {"name": name, "label": label, "score": round(score, 4), "box": [round(side, 2) for side in box]}
-            for name, label, score, box in rows
+            for name, score, box, label in self
         ]
-        path = None if self.path is None else str(self.path)
-        return {"path": path, "width": self.size.width, "height": self.size.height, "detections": detections}
+        about = {"path": None if self.path is None else str(self.path)}
+        about |= {"width": self.size.width, "height": self.size.height}
+        about |= {} if self.threshold is None else {"threshold": round(self.threshold, 4)}
+        return {**about, "detections": detections}
 
     def to_coco(self, image_id: int | str, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """COCO's result entries, unrounded: image_id, category_id, bbox as [x, y, width, height], score; and the name.
@@ -211,15 +282,18 @@ class Predictor:
     ) -> Result | list[Result]:  # fmt: skip
         """The objects in an image, or in each of several.
 
-        source     a path, the bytes of a file, a file open in binary mode, an array (H, W, 3) in RGB, a PIL image; or a
-                   list or other iterable of them. A file is turned upright by its EXIF orientation. An array or a PIL
-                   image, also a crop or a resized one, is taken as given: boxes are in its pixels
+        source     a path, the bytes of a file, a file open in binary mode, an array (H, W, 3) or a tensor (3, H, W) in
+                   RGB, a PIL image; or a list or other iterable of them, or a batch (N, 3, H, W) or (N, H, W, 3) of a
+                   tensor or an array. A file is turned upright by its EXIF orientation. Anything else, also a crop or a
+                   resized image, is taken as given: boxes are in its pixels
         threshold  the lowest score, 0..1; the predictor's own if not given. Below the `floor`, an eager program detects
                    down to it in this call, and any other warns
         classes    only these, by name
         batch      images per batch at most; more than one helps on a GPU
         """
-        kinds = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, PIL.Image.Image, InputImage)
+        if isinstance(source, Tensor | np.ndarray) and source.ndim == 4:
+            return list(self.stream(source, threshold, classes, batch))
+        kinds = (str, PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor, PIL.Image.Image, InputImage)
         if isinstance(source, kinds) or hasattr(source, "read") or not isinstance(source, Iterable):
             return next(self.stream([cast("ImageLike", source)], threshold, classes, batch))
         return list(self.stream(cast("Iterable[ImageLike]", source), threshold, classes, batch))
@@ -300,7 +374,8 @@ class Predictor:
             if labels is not None:
                 keep &= torch.isin(of_image.labels, labels)
             kept = of_image[keep]
-            results.append(Result(kept.boxes, kept.scores, kept.labels, self.names, image.image, image.path))
+            columns = kept.boxes, kept.scores, kept.labels
+            results.append(Result(*columns, self.names, image.image, image.path, threshold))
         return results
 
     def _down_to(self, threshold: float) -> Program:

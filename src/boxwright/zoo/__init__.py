@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,13 @@ def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Pr
 
     device = choose_device(device)
     loaded = load_detector(path, device)
-    threshold = loaded.metadata.get("threshold", 0.5)
+    threshold = threshold_of(loaded.metadata)
     return Predictor(loaded.detector, loaded.names, loaded.preprocess, threshold, device)
+
+
+def threshold_of(about: Mapping[str, Any]) -> float:
+    """The score threshold in the metadata of a checkpoint, the best one on val; .5 where it has none."""
+    return about.get("threshold", 0.5)
 
 
 def find(model: str | Path = DEFAULT) -> Path:

@@ -10,20 +10,21 @@ from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
 from boxwright.data.formats.given_splits import Layout, split_of
 from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
-from boxwright.data.formats.split import Splits, draw_splits
+from boxwright.data.formats.split import Splits, draw_splits, in_order
 
 __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
 
 FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
 
 
-def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> Splits:
+def open_dataset(path: str | Path, seed: int = 0, format: str | None = None, draw: bool = True) -> Splits:
     """Open a dataset in any usual layout of COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV.
 
     path    its folder, its COCO JSON, its YOLO YAML, or its CSV
     seed    for the splits that have to be drawn: all three (80/10/10) if the dataset has none, validation out of
             training (a tenth) if only that is missing; drawn by content, see `draw_splits`
     format  a key of `FORMATS`, if a folder holds more than one; detected if not given
+    draw    False: only the splits that the dataset has itself; one that has none is the split "all"
 
     Broken boxes, broken annotations and missing images are left out, with one warning that counts them. What concerns
     a whole file or split, such as images of another size than annotated, is a warning in full. Raises
@@ -48,14 +49,15 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None) -> 
     if not names:
         raise DatasetError(f"{source}: the annotations name no class ({format}). {_first(problems)}")
     warn_about(problems, source)
+    if not draw:
+        return Splits(in_order(splits), source, format, False, seed)
     whole, train = splits.pop("all", None), splits.get("train")
     if whole is not None:
         splits = draw_splits(whole, seed)
     elif train is not None and "val" not in splits:
         splits |= draw_splits(train, seed, {"train": 0.9, "val": 0.1})
     drawn = whole is not None or (train is not None and splits["train"] is not train)
-    ordered = {split: splits[split] for split in ("train", "val", "test") if split in splits}
-    return Splits(ordered, source, format, drawn, seed)
+    return Splits(in_order(splits), source, format, drawn, seed)
 
 
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:

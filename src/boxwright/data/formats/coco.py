@@ -336,10 +336,11 @@ def write_coco(dataset: Dataset, path: str | Path) -> None:
     root = path.resolve().parent
     images, annotations = [], []
     for i in range(len(dataset)):
-        name = Path(os.path.relpath(dataset.path(i).resolve(), root)).as_posix()
+        path_of_image = dataset.path(i)  # a link to an image is named itself, not the file behind it
+        name = Path(os.path.relpath(path_of_image.parent.resolve() / path_of_image.name, root)).as_posix()
         height, width = dataset.size(i)
         images.append({"id": dataset.image_id(i), "file_name": name, "width": width, "height": height})
-    owners = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets)).tolist()
+    owners = dataset.owners().tolist()
     boxes = dataset.boxes.astype(np.float64)  # the float64 difference of two float32 adds up again exactly
     boxes[:, 2:] -= boxes[:, :2]
     for row, owner in enumerate(owners):
@@ -355,6 +356,17 @@ def write_coco(dataset: Dataset, path: str | Path) -> None:
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(dataset.names)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_atomically(path, json.dumps(content))
+
+
+def image_folder(split: str) -> str:
+    """Where `write` expects the images of a split, or of "all"."""
+    return "images" if split == "all" else f"images/{split}"
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> None:
+    """Write a JSON for each split, annotations.json for "all"; file names are relative to the folder."""
+    for split, dataset in splits.items():
+        write_coco(dataset, folder / f"{'annotations' if split == 'all' else split}.json")
 
 
 def _malformed(reading: Reading, file: Path, line: int, expected: str, element: Any) -> None:

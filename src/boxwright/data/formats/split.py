@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from boxwright.data.dataset import Dataset
+from boxwright.data.dataset import Dataset, concatenate
 from boxwright.files import write_atomically
+from boxwright.units import counted
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
+FEW_OBJECTS = 50
+"""A split with fewer objects than this says little: one object more or less found moves its AP by over .02."""
+
 
 class Splits(dict[str, Dataset]):
-    """The splits of a dataset: some of "train", "val", "test", with the same classes in the same order.
+    """The splits of a dataset: some of "train", "val", "test", with the same classes in the same order; "all" alone
+    where none was drawn.
 
     source  the folder or file that was opened
     format  a key of `FORMATS`
@@ -48,6 +54,37 @@ class Splits(dict[str, Dataset]):
         write_atomically(path, json.dumps(content, indent=1))
 
 
+def in_order(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """train, val, test, or all."""
+    return {split: splits[split] for split in ("all", "train", "val", "test") if split in splits}
+
+
+def shares_with(val: float | None = None, test: float | None = None) -> dict[str, float]:
+    """The shares of train, val and test with these fractions of the images; None stands for a tenth, 0 for no split.
+
+    Raises ValueError unless something is left for train.
+    """
+    fractions = {"val": SHARES["val"] if val is None else val, "test": SHARES["test"] if test is None else test}
+    for split, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(f"expected the {split} fraction in 0..1, such as 0.2 for a fifth, got {fraction:g}")
+    left = 1 - sum(fractions.values())
+    if left <= 1e-9:
+        raise ValueError(f"val {fractions['val']:g} and test {fractions['test']:g} leave nothing for train; lower one")
+    return {"train": left} | {split: fraction for split, fraction in fractions.items() if fraction}
+
+
+def few_objects(splits: Mapping[str, Dataset]) -> list[str]:
+    """A sentence for each split with fewer than `FEW_OBJECTS` objects; crowds are none."""
+    counts = {split: int((~dataset.crowd).sum()) for split, dataset in splits.items()}
+    return [
+        f"{split} has {counted(count, 'object')}, fewer than {FEW_OBJECTS}: too few to "
+        f"{'learn from' if split == 'train' else 'measure AP'}; give it a larger fraction, or annotate more images"
+        for split, count in counts.items()
+        if count < FEW_OBJECTS
+    ]
+
+
 def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = None) -> dict[str, Dataset]:
     """Divide a dataset by content; `shares` of each split add up to 1 (default 80/10/10).
 
@@ -62,6 +99,38 @@ def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = N
     _fill_empty(split_of, draws, len(shares))
     chosen = {split: np.flatnonzero(split_of == k) for k, split in enumerate(shares)}
     return {split: dataset.select(indices) for split, indices in chosen.items() if len(indices)}
+
+
+def draw_missing(
+    given: Splits,
+    seed: int = 0,
+    val_fraction: float | None = None,
+    test_fraction: float | None = None,
+    again: bool = False,
+) -> Splits:
+    """Draw the splits that a dataset does not have, by content as `draw_splits` does.
+
+    given      as `open_dataset(..., draw=False)` gives it
+    fractions  of the images; a tenth if not given, 0 for no such split. Where there is a train split, what is missing
+               is drawn out of it: val, and test if its fraction is given
+    again      draw all splits, out of the images of all
+
+    Raises ValueError where there is nothing to draw, or nothing to draw from.
+    """
+    shares = shares_with(val_fraction, test_fraction)
+    if again or "all" in given:
+        drawn = draw_splits(concatenate(list(given.values())), seed, shares)
+        return Splits(in_order(drawn), given.source, given.format, True, seed)
+    missing = [split for split in shares if split not in given and (split != "test" or test_fraction is not None)]
+    if not missing or "train" not in given:
+        lacks = "" if "train" in given else ", and none called train to draw from"
+        raise ValueError(
+            f"{given.source} has the splits {', '.join(given)}{lacks}; --redraw draws all of them again, and "
+            "`boxwright data convert` writes them as they are"
+        )
+    left = {split: shares[split] for split in missing}
+    drawn = draw_splits(given["train"], seed, {"train": 1 - sum(left.values()), **left})
+    return Splits(in_order({**given, **drawn}), given.source, given.format, True, seed)
 
 
 def _draw(path: str, seed: int) -> float:

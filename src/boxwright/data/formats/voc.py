@@ -11,11 +11,13 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
+from xml.sax.saxutils import escape
 
+from boxwright.data.dataset import Dataset
 from boxwright.data.formats.images import (
     entries_of,
     files_of,
@@ -211,6 +213,58 @@ def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
         message = f"expected 0 or 1 in difficult, got {node.text_of('difficult')}; the object counts as not difficult"
         reading.report("malformed annotation", file, node.line_of("difficult"), message, "write 0 or 1", "warning")
     return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=bool(difficult))
+
+
+def image_folder(split: str) -> str:
+    """Where `write` expects the images of a split, or of "all"."""
+    return "JPEGImages"
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> None:
+    """Write an XML for each image, a list in ImageSets/Main for each split but "all", and labels.txt for the order of
+    the classes.
+
+    VOC knows neither crowds, which are written as others, nor boxes of a pixel's width, which no reader keeps.
+    """
+    (folder / "Annotations").mkdir(parents=True)
+    for split, dataset in splits.items():
+        for index in range(len(dataset)):
+            path = folder / "Annotations" / f"{dataset.path(index).stem}.xml"
+            path.write_text(_annotation(dataset, index), encoding="utf-8")
+        if split != "all":
+            lists = folder / "ImageSets" / "Main"
+            lists.mkdir(parents=True, exist_ok=True)
+            stems = [dataset.path(index).stem for index in range(len(dataset))]
+            (lists / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    names = next(iter(splits.values())).names
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def _annotation(dataset: Dataset, index: int) -> str:
+    """The XML of one image."""
+    (height, width), path = dataset.size(index), dataset.path(index)
+    lines = [
+        "<annotation>",
+        f"  <folder>{path.parent.name}</folder>",
+        f"  <filename>{escape(path.name)}</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    for row in range(dataset.offsets[index], dataset.offsets[index + 1]):
+        x1, y1, x2, y2 = dataset.boxes[row].tolist()
+        corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+        lines += [
+            "  <object>",
+            f"    <name>{escape(dataset.names[dataset.labels[row]])}</name>",
+            f"    <difficult>{int(dataset.difficult[row])}</difficult>",
+            f"    <bndbox>{''.join(f'<{tag}>{_number(value)}</{tag}>' for tag, value in corners.items())}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def _number(value: float) -> str:
+    """A whole number without a point: many readers take no other."""
+    return str(int(value) if value.is_integer() else value)
 
 
 @dataclass

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from boxwright.data.dataset import Dataset
 from boxwright.data.formats.images import files_of, locate, sizes_of, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
@@ -409,3 +410,49 @@ def _report_unlabelled(split: str, reading: Reading, folder: Path, used: dict[st
     else:
         return
     reading.report("split without labels", looked, None, message, mend)
+
+
+def image_folder(split: str) -> str:
+    """Where `write` expects the images of a split, or of "all"."""
+    return "images" if split == "all" else f"images/{split}"
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> None:
+    """Write a label file for each image, and data.yaml, or classes.txt for "all".
+
+    Sizes are those of upright images. YOLO knows neither crowds nor difficult objects: they are written as others.
+    """
+    for split, dataset in splits.items():
+        labels = folder / image_folder(split).replace("images", "labels")
+        labels.mkdir(parents=True)
+        for index in range(len(dataset)):
+            rows = slice(dataset.offsets[index], dataset.offsets[index + 1])
+            pairs = zip(dataset.labels[rows].tolist(), dataset.boxes[rows].tolist(), strict=True)
+            lines = [_label_line(label, box, dataset.size(index)) for label, box in pairs]
+            (labels / f"{dataset.path(index).stem}.txt").write_text("".join(lines), encoding="utf-8")
+    names = next(iter(splits.values())).names
+    if "all" in splits:
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    else:
+        _write_yaml({split: image_folder(split) for split in splits}, names, folder)
+
+
+def write_lists(splits: Mapping[str, Dataset], folder: Path) -> None:
+    """Write a list of images for each split, as absolute paths, and data.yaml; labels stay beside the images."""
+    for split, dataset in splits.items():
+        paths = [os.path.abspath(dataset.path(index)) for index in range(len(dataset))]
+        (folder / f"{split}.txt").write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
+    _write_yaml({split: f"{split}.txt" for split in splits}, next(iter(splits.values())).names, folder)
+
+
+def _write_yaml(sources: dict[str, str], names: Sequence[str], folder: Path) -> None:
+    content = {**sources, "names": dict(enumerate(names))}
+    text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=2**31)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _label_line(label: int, box: Sequence[float], size: Size) -> str:
+    """All digits, so that reading gives the same float32 again."""
+    (x1, y1, x2, y2), (height, width) = box, size
+    values = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+    return f"{label} {' '.join(map(str, values))}\n"
