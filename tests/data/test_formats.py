@@ -143,6 +143,10 @@ def test_an_unknown_layout_is_reported_with_what_was_found(tmp_path: Path) -> No
         ({"notes.json": '{"info": {}, "categories": []}'}, "COCO: .*\n    but notes.json has no list `images`\n"),
         ({"deep/x/a.json": "{}", "b/c.txt": ""}, r"COCO: .*\n    but 1 × \.json are in deep/x\n"),
         ({"xml/a/1.xml": "", "xml/a/2.xml": "", "b/c.md": ""}, "VOC: .*\n    but 2 × .xml are in xml/a\n"),
+        (
+            {"a.xml": "<?xml version='1.0'?><annotations/>", "b/c.md": ""},
+            "VOC: .*\n    but a.xml begins with <annotations>",
+        ),
         ({"a.yaml": "names: [cat]"}, "YOLO: .*\n    but a.yaml has no `train`, `val` or `test`\n"),
         ({"a.yaml": "train: images"}, "YOLO: .*\n    but a.yaml has no `names`\n"),
         ({"Images/a.jpg": "", "b/c.md": ""}, "YOLO: .*\n    but images/ is there, labels/ is not\n"),
@@ -210,16 +214,23 @@ def test_a_good_dataset_opens_without_a_warning(tmp_path: Path, recwarn: pytest.
 
 @pytest.mark.parametrize("format", ["yolo", "csv", "labelme"])
 @pytest.mark.parametrize("broken", ["folder", "link"])
-@pytest.mark.filterwarnings("ignore:.*1 × malformed annotation")
 def test_folders_and_broken_links_called_like_annotations_do_not_matter(
-    format: str, broken: str, tmp_path: Path
+    format: str, broken: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     write_shapes(tmp_path, 3, format=format)
-    for suffix in (".csv", ".json", ".data", ".yaml") + ((".xml",) if broken == "folder" else ()):
+    for suffix in (".csv", ".json", ".data", ".yaml", ".xml"):
         file = tmp_path / f"aa{suffix}"
         file.mkdir() if broken == "folder" else file.symlink_to(tmp_path / "gone")
     splits = open_dataset(tmp_path)
     assert splits.format == format and sum(map(len, splits.values())) == 3
+    left_out = [str(warning.message) for warning in recwarn]
+    assert not left_out or (broken, format) == ("link", "labelme"), "an annotation of LabelMe that is gone is told"
+
+
+def test_xml_of_other_programs_is_no_voc(tmp_path: Path) -> None:
+    write_shapes(tmp_path, 3, format="yolo")
+    (tmp_path / "annotations.xml").write_text("<annotations><image/></annotations>")
+    assert open_dataset(tmp_path).format == "yolo"
 
 
 def test_a_table_in_other_columns_is_named_beside_its_only_folder(tmp_path: Path) -> None:

@@ -68,6 +68,18 @@ def test_the_position_in_a_class_list_is_the_index() -> None:
     assert class_list(["cat", "", ""])[0] == ["cat", "1", "2"]
 
 
+def test_of_two_class_lists_that_differ_one_is_used_and_told(tmp_path: Path) -> None:
+    problems = list[Problem]()
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    (tmp_path / "classes.txt").write_text("cat\r\ndog")
+    assert names_from_file(tmp_path, problems) == ["cat", "dog"] and not problems
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    assert names_from_file(tmp_path, problems) == ["cat", "dog"]
+    assert [(p.kind, p.file) for p in problems] == [("ambiguous class", str(tmp_path / "classes.txt"))]
+    (tmp_path / "labels.txt").write_bytes("狗\n猫\n".encode("gbk"))
+    assert names_from_file(tmp_path, problems) == ["dog", "cat"]
+
+
 def test_class_lists_in_files(tmp_path: Path) -> None:
     file, problems = tmp_path / "classes.txt", list[Problem]()
     assert names_from_file(tmp_path, problems) == []

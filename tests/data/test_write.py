@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +231,15 @@ def test_images_of_equal_and_of_odd_names_stay_apart(format: str, tmp_path: Path
     }  # fmt: skip
 
 
-def test_a_class_name_that_a_format_cannot_write_is_refused(tmp_path: Path) -> None:
+def test_a_class_name_that_a_format_cannot_write_is_changed_and_named(tmp_path: Path) -> None:
     data = make(tmp_path / "in", "a.png", [[1, 2, 30, 40]])
-    odd = Dataset(**{**vars(data), "names": (" dog", *NAMES[1:])})
+    odd = replace(data, names=(" dog", "dog", "a\nb", *NAMES[3:]))
     for format in ("voc", "yolo"):
-        with pytest.raises(ValueError, match="the class ' dog' cannot be written as"):
-            write_dataset({"all": odd}, tmp_path / format, format)
-    write_dataset({"all": odd}, tmp_path / "coco", "coco")
-    assert open_dataset(tmp_path / "coco", draw=False).names[0] == " dog"
+        (note,) = write_dataset({"all": odd}, tmp_path / format, format).notes
+        assert note.endswith(r"without a blank at either end: ' dog' is 'dog', 'dog' is 'dog (2)', 'a\nb' is 'a_b'")
+        assert open_dataset(tmp_path / format, draw=False).names == ("dog", "dog (2)", "a_b", *NAMES[3:])
+    assert write_dataset({"all": odd}, tmp_path / "coco", "coco").notes == []
+    assert open_dataset(tmp_path / "coco", draw=False).names == odd.names
 
 
 def test_boxes_that_are_not_read_again_are_named(tmp_path: Path) -> None:
@@ -265,21 +267,22 @@ def test_drawn_splits_open_again_as_lists_and_as_folders(format: str, tmp_path: 
     assert sorted(source.rglob("*")) == before and not list((tmp_path / "lists").rglob("*.png"))
 
 
-def test_labels_of_yolo_that_count_otherwise_are_written_as_folders(tmp_path: Path) -> None:
+def test_splits_of_yolo_labels_that_count_otherwise_are_listed_by_coco(tmp_path: Path) -> None:
     source = write_shapes(tmp_path / "given", {"train": 4, "val": 2}, format="yolo")
     yaml = source / "data.yaml"
-    yaml.write_text(yaml.read_text().replace("names: [circle, square, triangle]", "names: {0: c, 1: s, 2: t, 3: u}"))
+    yaml.write_text(yaml.read_text().replace("names: [circle, square, triangle]", "names: {0: c, 2: t, 1: s}"))
     given = open_dataset(source, draw=False)
-    write_lists(given, tmp_path / "good")
-    yaml.write_text(yaml.read_text().replace("names: {0: c, 1: s, 2: t, 3: u}", "names: {0: c, 2: t}"))
-    (source / "labels" / "train" / "00000.txt").write_text("2 .5 .5 .2 .2\n")
+    assert write_lists(given, tmp_path / "good").notes == [] and (tmp_path / "good" / "train.txt").exists()
+    yaml.write_text(yaml.read_text().replace("names: {0: c, 2: t, 1: s}", "names: {0: c, 2: t}"))
     with pytest.warns(UserWarning, match="unknown class"):
         given = open_dataset(source, draw=False)
-    with pytest.raises(ValueError, match="lists do not fit .*given: opened by them, .*write the splits as folders"):
-        write_lists(given, tmp_path / "lists")
-    assert not (tmp_path / "lists").exists()
-    write_dataset(given, tmp_path / "folders", "yolo")
-    assert open_dataset(tmp_path / "folders").names == ("c", "t")
+    written = write_lists(given, tmp_path / "lists")
+    assert written.format == "coco" and "do not all count the classes" in written.notes[0]
+    assert {file.name for file in (tmp_path / "lists").iterdir()} == {"train.json", "val.json"}
+    again = open_dataset(tmp_path / "lists")
+    assert again.names == ("c", "t") and again["train"].boxes.tolist() == given["train"].boxes.tolist()
+    with pytest.raises(ValueError, match="no splits to list"):
+        write_lists(open_dataset(write_shapes(tmp_path / "whole", 3), draw=False), tmp_path / "never")
 
 
 def sizes(splits: Splits) -> dict[str, int]:
@@ -316,11 +319,9 @@ def test_fractions_and_few_objects() -> None:
     )  # fmt: skip
     (sentence,) = few_objects({"val": data})
     assert sentence.startswith("val has 49 objects, fewer than 50: too few to measure AP")
-    assert few_objects({"val": data.keep_boxes(~crowd)}) and not few_objects({"val": _uncrowded(data)})
-
-
-def _uncrowded(data: Dataset) -> Dataset:
-    return Dataset(**{**vars(data), "crowd": np.zeros(len(data.boxes), bool)})
+    assert few_objects({"val": data.keep_boxes(~crowd)}) and not few_objects(
+        {"val": replace(data, crowd=crowd & False)}
+    )
 
 
 def test_links_are_not_followed_by_file_names(tmp_path: Path) -> None:

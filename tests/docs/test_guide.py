@@ -7,18 +7,23 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from boxwright.cli import main
+from boxwright import plugins
+from boxwright.backbones import BACKBONES
+from boxwright.cli import main, training
 from boxwright.cli.train import Train
+from boxwright.detectors.config import DETECTORS, KINDS
+from boxwright.train.run import Run
 from shapes import write_shapes
 
 ROOT = Path(__file__).parents[2]
-GUIDE = [f"docs/guide/{name}.md" for name in ("train", "evaluate", "many")]
+GUIDE = [f"docs/guide/{name}.md" for name in ("train", "evaluate", "python", "many")]
 LONG = ("bench", "import", "lineage", "propose")
 """Commands of the README that take more than seconds, or a file from elsewhere; `test_check.py` parses them."""
 BLOCK = re.compile(
@@ -42,21 +47,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], in
     shutil.copytree(folder / "my_dataset", folder / "more_data")
     shutil.copytree(folder / "my_dataset" / "images", folder / "new_photos", ignore=shutil.ignore_patterns("*[23].png"))
     shutil.copyfile(next((folder / "new_photos").iterdir()), folder / "photo.jpg")
-    train = Train.run
+    start = training.start
 
-    def train_briefly(options: Train) -> int:
+    def start_briefly(options: Train) -> tuple[Run, int | None]:
         if options.resume is None:
-            training = replace(options.training, epochs=1)
-            options = replace(options, size=(48, 64), batch=2, workers=0, training=training)
-        return train(options)
+            brief = replace(options.training, epochs=1)
+            options = replace(options, size=(48, 64), batch=2, workers=0, training=brief)
+        return start(options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(Train, "run", train_briefly)
+        patch.setattr(training, "start", start_briefly)
+        patch.setattr(sys, "path", [*sys.path, ""])  # files of the pages are imported from the folder
         patch.setattr("boxwright.draw.plots.draw_curves", lambda epochs, path: None)
         run = functools.cache(lambda command: main(shlex.split(command)))
         assert run("train --from voc9 --data my_dataset/") == 0  # the run that the pages speak of
         yield run
+    for table in (DETECTORS, KINDS, BACKBONES):
+        for name in ("mine", "tiny"):  # what the page on Python registers
+            table.pop(name, None)
+    plugins._options.clear()
+    for name in ("my_detector", "my_backbone"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", *GUIDE])
@@ -70,4 +82,8 @@ def test_the_commands_and_snippets_of_a_page_run(page: str, run: Callable[[str],
         if block["command"]:
             assert run(block["command"]) == 0, block["command"]
         else:
-            exec(compile(block["code"], page, "exec"), {})
+            code = block["code"].replace("epochs=12", "epochs=1").replace("short=320, long=416", "short=48, long=64")
+            if file := re.match(r"# (\w+\.py)\n", code):
+                Path(file[1]).write_text(code, encoding="utf-8")
+            else:
+                exec(compile(code, page, "exec"), {})

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import coco, open_dataset, voc, yolo
 from boxwright.data.formats.split import Splits, in_order
+from boxwright.data.formats.text import class_list
 from boxwright.data.image import IMAGE_SUFFIXES, is_image, upright_size
 from boxwright.files import new_folder
 from boxwright.types import Size
@@ -60,17 +61,16 @@ def write_dataset(
     progress  called with the number of images done and their total, if they are copied or linked
 
     Boxes come back as they are: those of COCO and VOC to the last bit, those of YOLO within 1e-9 pixels. What the
-    format cannot express is in the notes. Raises ValueError where `out` has files in it, lies in the dataset, or a
-    class name cannot be written; OSError where a file cannot be.
+    format cannot express is in the notes. Raises ValueError where `out` has files in it or lies in the dataset, OSError
+    where a file cannot be written.
     """
     if format not in WRITERS:
         raise ValueError(f"expected a format out of {', '.join(WRITERS)} to write, got {format}")
     out = Path(out)
     check_outside(out, splits)
     splits = in_order(splits)
-    _check_names(splits, format)
     notes: list[str] = []
-    splits = _expressible(splits, format, notes)
+    splits = _expressible(_named(splits, format, notes), format, notes)
     sources = {split: [dataset.path(i) for i in range(len(dataset))] for split, dataset in splits.items()}
     with new_folder(out, "--out") as folder:
         placed = _numbered(splits)
@@ -94,20 +94,27 @@ def write_lists(splits: Splits, out: str | Path) -> Written:
     """Write only the files that name each split's images where they are: nothing is copied.
 
     A YOLO dataset gets a text file for each split and data.yaml, and keeps its label files; any other a COCO JSON for
-    each split. Raises ValueError as `write_dataset`, and where the label files of YOLO do not fit one list of classes.
+    each split, and so does one whose label files do not fit one list of classes. Raises ValueError as `write_dataset`,
+    and where there are no splits.
     """
+    if "all" in splits:
+        raise ValueError(f"{splits.source} has no splits to list; `draw_missing` draws them")
     if splits.format != "yolo":
         return write_dataset(splits, out, "coco", "none")
-    out, given = Path(out), in_order(splits)
+    out, given, format, notes = Path(out), in_order(splits), "yolo", list[str]()
     check_outside(out, splits)
     with new_folder(out, "--out") as folder:
         yolo.write_lists(given, folder)
         if different := _difference(given, folder, "yolo"):
-            raise ValueError(
-                f"lists do not fit {splits.source}: opened by them, {different}. Its label files do not all count the "
-                "classes from 0 in one order; write the splits as folders"
+            for file in folder.iterdir():
+                file.unlink()
+            coco.write(_numbered(given), folder)
+            format = "coco"
+            notes.append(
+                f"lists of YOLO do not fit: with them, {different}; the label files do not all count the classes from "
+                "0 in one order. These are COCO JSONs"
             )
-    return _written(out, "yolo", given, [])
+    return _written(out, format, given, notes)
 
 
 def _written(out: Path, format: str, splits: Mapping[str, Dataset], notes: list[str]) -> Written:
@@ -127,13 +134,15 @@ def check_outside(out: Path, splits: Mapping[str, Dataset]) -> None:
             )
 
 
-def _check_names(splits: Mapping[str, Dataset], format: str) -> None:
-    for name in next(iter(splits.values())).names:
-        if format != "coco" and (name != name.strip() or not name.isprintable() or not name):
-            raise ValueError(
-                f"the class {name!r} cannot be written as {_TITLES[format]}, whose names are lines without a blank at "
-                "either end; rename it"
-            )
+def _named(splits: Mapping[str, Dataset], format: str, notes: list[str]) -> dict[str, Dataset]:
+    """The splits with class names that the format can write: VOC and YOLO list them as lines."""
+    given = next(iter(splits.values())).names
+    names, _ = class_list("".join(letter if letter.isprintable() else "_" for letter in name) for name in given)
+    if format == "coco" or tuple(names) == given:
+        return dict(splits)
+    changed = [f"{old!r} is {new!r}" for old, new in zip(given, names, strict=True) if old != new]
+    notes.append(f"{_TITLES[format]} has classes as lines, without a blank at either end: {', '.join(changed)}")
+    return {split: replace(dataset, names=tuple(names)) for split, dataset in splits.items()}
 
 
 def _expressible(splits: Mapping[str, Dataset], format: str, notes: list[str]) -> dict[str, Dataset]:
@@ -281,7 +290,7 @@ def _difference(written: Mapping[str, Dataset], folder: Path, format: str) -> st
         try:
             opened = open_dataset(folder, format=format, draw=False)
         except ValueError as error:
-            return f"it is refused ({error})"
+            return f"it is refused ({str(error).replace(f'{folder}{os.sep}', '')})"
     if list(opened) != list(written):
         return f"it has the splits {', '.join(opened)} in place of {', '.join(written)}"
     if opened.names != next(iter(written.values())).names:

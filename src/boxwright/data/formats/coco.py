@@ -22,7 +22,7 @@ from boxwright.data.formats.given_splits import Layout, divide, layout_of, split
 from boxwright.data.formats.images import files_of, named_folders, where
 from boxwright.data.formats.labelme import is_labelme
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of
+from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of, start_of
 from boxwright.files import write_atomically
 
 LAYOUTS = (
@@ -32,6 +32,8 @@ LAYOUTS = (
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_")
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
 _IMAGES = re.compile(r'"images"\s*:')
+_Section = list[tuple[dict[str, Any], int]]
+"""The objects of a list, each with its line."""
 _SPACE = re.compile(r"\s*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -44,8 +46,7 @@ def find(folder: Path) -> Layout | None:
 def near_miss(folder: Path) -> str:
     """What a JSON file that is no COCO JSON lacks, or where others are; "" if there is none."""
     for file in _json_files(folder):
-        with file.open(encoding=encoding_of(file), errors="replace") as stream:
-            start = stream.read(4096)
+        start = start_of(file)
         key = re.match(r'\s*\{\s*("[^"]*")', start)
         lack = f"begins with {key[1]}" if key and not _FIRST_KEY.match(start) else "has no list `images`"
         return f"{file.relative_to(folder)} {lack if key else 'holds no object with keys'}"
@@ -76,12 +77,14 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) -> dict[str, Reading]:
     """The split, or those into which it is divided; adds to `supercategories`."""
     reading = Reading(names=[])
-    sections: dict[str, list[tuple[Any, int]]] = {"images": [], "annotations": [], "categories": []}
+    sections: dict[str, _Section] = {"images": [], "annotations": [], "categories": []}
     try:
         for key, element, line in _elements(read_text(file)):
-            if key == "annotations" and isinstance(element, dict) and fields.box(element):
-                element.pop("segmentation", None)  # most of the file, and not used
-            if key in sections:
+            if key in sections and not isinstance(element, dict):
+                _malformed(reading, file, line, f"`{key}` is a list of objects", element)
+            elif key in sections:
+                if key == "annotations" and fields.box(element):
+                    element.pop("segmentation", None)  # most of the file, and not used
                 sections[key].append((element, line))
     except (OSError, DatasetError, RecursionError, json.JSONDecodeError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else getattr(error, "line", None)
@@ -136,15 +139,13 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
 
 
 def _categories(
-    sections: Mapping[str, list[tuple[Any, int]]], file: Path, reading: Reading, supercategories: set[str]
+    sections: Mapping[str, _Section], file: Path, reading: Reading, supercategories: set[str]
 ) -> dict[fields.Id, str]:
     """Names by category id, in the order of ids; fills in `reading.names`, adds to `supercategories`."""
     good: list[tuple[fields.Id, str, int]] = []
     above: set[str] = set()
     for element, line in sections["categories"]:
-        name, key = (
-            (element.get("name"), fields.id_of(element.get("id"))) if isinstance(element, dict) else (None, None)
-        )
+        name, key = element.get("name"), fields.id_of(element.get("id"))
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
         if not isinstance(name, str) or key is None:
@@ -154,9 +155,7 @@ def _categories(
         if isinstance(element.get("supercategory"), str):
             above.add(element["supercategory"])
             supercategories |= {element["supercategory"]} - {name}
-    annotated = {
-        fields.id_of(element.get("category_id")) for element, _ in sections["annotations"] if isinstance(element, dict)
-    }
+    annotated = {fields.id_of(element.get("category_id")) for element, _ in sections["annotations"]}
     annotated |= {fields.in_other_type(key) for key in annotated if key is not None}
     count = Counter(name for _, name, _ in good)
     classes: dict[fields.Id, str] = {}
@@ -176,15 +175,13 @@ def _categories(
 
 
 def _images(
-    elements: list[tuple[Any, int]], file: Path, folder: Path, reading: Reading
+    elements: _Section, file: Path, folder: Path, reading: Reading
 ) -> tuple[dict[fields.Id, int], dict[fields.Id, str]]:
     """Fill in `reading.images`; return the index of each image by its id, and its split if every image names one."""
     good: list[tuple[fields.Id, str, dict[str, Any], int]] = []
     index_of: dict[fields.Id, int] = {}
     for element, line in elements:
-        key, name = (
-            (fields.id_of(element.get("id")), fields.file_name(element)) if isinstance(element, dict) else (None, "")
-        )
+        key, name = fields.id_of(element.get("id")), fields.file_name(element)
         if key is None or not name:
             _malformed(reading, file, line, "an image needs an `id` and a `file_name`", element)
         elif key in index_of:
@@ -267,7 +264,7 @@ def _end(name: str, skipped: int) -> str:
 
 
 def _annotations(
-    elements: list[tuple[Any, int]],
+    elements: _Section,
     classes: dict[fields.Id, str],
     index_of: dict[fields.Id, int],
     file: Path,
@@ -278,8 +275,7 @@ def _annotations(
     masks: list[int] = []
     unequal: dict[str, list[int]] = {"image_id": [], "category_id": []}
     for element, line in elements:
-        box = None
-        if isinstance(element, dict) and (box := fields.box(element)) is None:
+        if (box := fields.box(element)) is None:
             box = fields.box_of_mask(element.get("segmentation"))
             masks += [line] if box else []
         if box is None:
@@ -290,10 +286,8 @@ def _annotations(
             _malformed(reading, file, line, "`iscrowd` and `difficult` are 0 or 1", element)
             continue
         key, label = fields.id_of(element.get("id")), f"annotation {element.get('id')}"
-        image, category = (
-            fields.meet(element.get("image_id"), index_of),
-            fields.meet(element.get("category_id"), classes),
-        )
+        image = fields.meet(element.get("image_id"), index_of)
+        category = fields.meet(element.get("category_id"), classes)
         if image not in index_of:
             shown = fields.unmet(element.get("image_id"), index_of)
             message, mend = f"{label} is of image {shown}, which `images` does not have", "add the image or remove it"

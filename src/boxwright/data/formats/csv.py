@@ -20,8 +20,8 @@ from boxwright.data.formats.images import (
     image_folders,
     images_by_stem,
     locate,
+    measure,
     named_folders,
-    sizes_of,
     where,
 )
 from boxwright.data.formats.reading import (
@@ -33,7 +33,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import encoding_of, name_classes, read_text, size_of
+from boxwright.data.formats.text import name_classes, read_text, size_of, start_of
 from boxwright.data.image import is_image
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
@@ -75,8 +75,7 @@ def find(folder: Path) -> Layout | None:
 def near_miss(folder: Path) -> str:
     """The columns of a CSV without boxes, or where others are; "" if there is none."""
     for file in _csv_files(folder):
-        with file.open(encoding=encoding_of(file), errors="replace") as stream:
-            return f"{file.relative_to(folder)} begins with `{stream.readline(100).strip()}`"
+        return f"{file.relative_to(folder)} begins with `{_first_line(file)[:100]}`"
     return where(folder, ".csv")
 
 
@@ -85,13 +84,13 @@ def _csv_files(folder: Path) -> list[Path]:
     return [file for parent in parents for file in files_of(parent, ".csv")]
 
 
+def _first_line(file: Path) -> str:
+    return start_of(file, 65536).partition("\n")[0].strip()
+
+
 def _columns(file: Path) -> Columns | None:
     """By its first line; None if it has no boxes, or cannot be read."""
-    try:
-        with file.open(encoding=encoding_of(file), errors="replace") as stream:
-            line = stream.readline(65536)
-    except OSError:
-        return None
+    line = _first_line(file)
     delimiter = max(",;\t", key=line.count)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
     words = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in cells]
@@ -179,11 +178,10 @@ def _descriptions(folders: Iterable[Path]) -> dict[str, str]:
 
 def _scale(reading: Reading) -> None:
     """Boxes in shares of their images to pixels; those of images that cannot be read are left out with them."""
-    sizes = sizes_of(image.path for image in reading.images)
-    reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
-    rows, reading.boxes, reading.measured = reading.boxes, [], True
+    measure(reading)
+    rows, reading.boxes = reading.boxes, []
     for row in rows:
-        if size := sizes[row.image]:
+        if size := reading.images[row.image].size:
             x1, y1, x2, y2 = row.box
             box = (x1 * size.width, y1 * size.height, x2 * size.width, y2 * size.height)
             reading.boxes.append(row._replace(box=box))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from boxwright.data.formats.reading import BAD_IMAGE, Folders, image_size
+from boxwright.data.formats.reading import BAD_IMAGE, Folders, Reading, image_size
 from boxwright.data.formats.text import find_path
 from boxwright.data.image import is_image
 from boxwright.files import walk
@@ -30,8 +30,12 @@ def entries_of(folder: Path) -> list[str]:
 
 def files_of(folder: Path, suffix: str) -> list[Path]:
     """The files with a suffix, in upper or lower case, that are not hidden; [] as for `entries_of`."""
-    names = (name for name in entries_of(folder) if name.lower().endswith(suffix) and not name.startswith("."))
-    return [file for name in names if not (file := folder / name).is_dir()]
+    try:
+        with os.scandir(folder) as entries:
+            there = [entry for entry in entries if entry.name.lower().endswith(suffix) and not entry.is_dir()]
+    except OSError:
+        return []
+    return [Path(path) for path in sorted(entry.path for entry in there if not entry.name.startswith("."))]
 
 
 def inner_folders(folder: Path) -> list[Path]:
@@ -105,10 +109,12 @@ def where(folder: Path, suffix: str) -> str:
     return ", ".join(f"{count} × {suffix} are in {inner}" for inner, count in counts.most_common(3))
 
 
-def sizes_of(paths: Iterable[str]) -> list[Size | None]:
-    """Of upright images, from the headers of their files; None for an image that cannot be read."""
+def measure(reading: Reading) -> None:
+    """Give each image the size of its file, upright, from its header; None if the file cannot be read."""
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(_size_or_none, paths))
+        sizes = pool.map(_size_or_none, [image.path for image in reading.images])
+        reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
+    reading.measured = True
 
 
 def _size_or_none(path: str) -> Size | None:

@@ -25,13 +25,13 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of
+from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, start_of
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
 
 _JSON_FOLDERS = ("", "annotations", "labels", "json", "jsons", "labelme")
-_KEY = re.compile(rb'"(shapes|imagePath|imageData)"\s*:')
+_KEY = re.compile(r'"(shapes|imagePath|imageData)"\s*:')
 _NO_CLASS = ("__ignore__", "_background_")
 """LabelMe's lists of classes begin with these, which label pixels, not objects."""
 
@@ -71,11 +71,7 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 
 def is_labelme(file: Path) -> bool:
     """By the keys at its start, which come before the image that the file may hold."""
-    try:
-        with file.open("rb") as stream:
-            return _KEY.search(stream.read(4096)) is not None
-    except OSError:  # it may not be read, or is a link to nothing
-        return False
+    return _KEY.search(start_of(file)) is not None
 
 
 def _json_folder(folder: Path) -> Path | None:

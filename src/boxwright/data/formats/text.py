@@ -49,6 +49,15 @@ def read_text(path: str | Path) -> str:
         raise DatasetError(message, path, data.count(b"\n", 0, at) + 1) from error
 
 
+def start_of(path: Path, count: int = 4096) -> str:
+    """The first characters of a file, with marks for those that are no text; "" if it cannot be read."""
+    try:
+        with path.open(encoding=encoding_of(path), errors="replace") as file:
+            return file.read(count)
+    except OSError:
+        return ""
+
+
 def _likely_encoding(data: bytes) -> str:
     """A guess. Western letters beyond ASCII stand alone and are above 0x9f; the usual Asian encodings use pairs."""
     if re.search(rb"[\x80-\xff]{2}|[\x80-\x9f]", data):
@@ -126,8 +135,15 @@ def names_from_file(folder: Path, problems: list[Problem], by_index: bool = True
               have no meaning and are left out
     """
     usual = [folder / inner / name for inner in ("", "labels", "Annotations") for name in ("labels.txt", "classes.txt")]
-    file = next((file for file in [*usual, folder / "obj.names"] if file.is_file()), None)
-    return read_names(file, problems, by_index) if file else []
+    names, used = list[str](), folder
+    for file in filter(Path.is_file, [*usual, folder / "obj.names"]):
+        found = read_names(file, [] if names else problems, by_index)
+        if not names:
+            names, used = found, file
+        elif found and found != names:
+            message, mend = f"its names are not those of {used}, which are used", "keep one of the two lists"
+            problems.append(Problem("ambiguous class", str(file), None, message, mend))
+    return names
 
 
 def read_names(file: Path, problems: list[Problem], by_index: bool = True) -> list[str]:

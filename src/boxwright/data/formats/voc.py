@@ -37,7 +37,7 @@ from boxwright.data.formats.reading import (
     Reading,
     drop_missing,
 )
-from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled
+from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled, start_of
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -69,7 +69,10 @@ def find(folder: Path) -> dict[str, Path]:
 
 
 def near_miss(folder: Path) -> str:
-    """Where XML files are; "" if there are none."""
+    """The root of an XML file of another format, or where XML files are; "" if there are none."""
+    for file in files_of(folder, ".xml"):
+        if root := re.search(r"<\w+", start_of(file)):
+            return f"{file.name} begins with {root[0]}>, not with <annotation>"
     return where(folder, ".xml")
 
 
@@ -85,8 +88,11 @@ def read(sources: dict[str, Path], folder: Path) -> dict[str, Reading]:
 def _xml_folder(folder: Path | None) -> Path | None:
     if folder is None or not folder.is_dir():
         return None
-    usual = named_folders(folder, _XML_FOLDERS)
-    return next((inner for inner in usual if files_of(inner, ".xml")), None) or _only_xml_folder(folder)
+    for inner in named_folders(folder, _XML_FOLDERS):
+        files = files_of(inner, ".xml")
+        if files and (inner != folder or any(map(_is_voc, files[:8]))):
+            return inner
+    return _only_xml_folder(folder)
 
 
 def _only_xml_folder(folder: Path) -> Path | None:
@@ -114,11 +120,8 @@ def _without_splits(folder: Path) -> list[Path]:
 
 
 def _is_voc(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return b"<annotation" in stream.read(4096)
-    except OSError:
-        return False
+    """Whether there is an element `annotation`; that of CVAT is `annotations`."""
+    return re.search(r"<annotation[\s>]", start_of(file)) is not None
 
 
 def _read_split(source: Path, folder: Path) -> Reading:

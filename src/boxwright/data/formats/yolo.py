@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from boxwright.data.dataset import Dataset
-from boxwright.data.formats.images import files_of, locate, sizes_of, where
+from boxwright.data.formats.images import files_of, locate, measure, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
     BoxRow,
@@ -280,7 +280,7 @@ def _names_beside_labels(splits: dict[str, list[Path]], problems: list[Problem])
 def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Reading:
     """The split as annotated; adds its label files to `used`."""
     names = layout.split_names.get(split, layout.names)
-    reading = Reading(names=list(names.values()), measured=True)
+    reading = Reading(names=list(names.values()))
     rows = [row for source in layout.splits[split] for row in _images(source, folder, reading)]
     stems = Counter(Path(path).stem for path, _, _ in rows)
     for path, file, line in rows:
@@ -288,8 +288,7 @@ def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Re
         image_id = stem if stems[stem] == 1 else Path(os.path.relpath(path, folder)).as_posix()
         reading.images.append(ImageRow(path, image_id, None, file, line))
     drop_missing(reading)
-    true_sizes = sizes_of(image.path for image in reading.images)
-    reading.images = [image._replace(size=size) for image, size in zip(reading.images, true_sizes, strict=True)]
+    measure(reading)
     labels, lines, sizes = Labels(), list[Line](), dict[int, Size]()
     images_of: dict[Path, str] = {}  # by label file
     for index, image in enumerate(reading.images):
