@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pytest
 
-from boxwright.files import cache_folder, new_folder, sha256, walk, write_atomically
+from boxwright.files import Outputs, cache_folder, new_folder, sha256, walk, write_atomically
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
@@ -35,6 +35,15 @@ def test_what_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     with pytest.raises(ZeroDivisionError):
         write_atomically(path, lambda file: 1 / 0)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "ab")
+    assert os.read(reader, 9) == b"ab" and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    os.close(reader)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -76,6 +85,33 @@ def test_walk_follows_links_and_reads_each_folder_once(tmp_path: Path) -> None:
     (images / "gone").symlink_to(tmp_path / "nowhere")
     names = ["a.jpg", "b.jpg", "gone", "day/d.jpg", "linked/night/f.jpg"]
     assert list(walk(images, excluded=images / "drawn")) == [images / name for name in names]
+
+
+def test_a_folder_that_must_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    for file in ("a.jpg", "locked/b.jpg", "open/c.jpg"):
+        write_atomically(tmp_path / file, "")
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(UserWarning, match=r"locked: the folder cannot be read \(Permission denied\)"):
+        assert list(walk(tmp_path)) == [tmp_path / "a.jpg", tmp_path / "open" / "c.jpg"]
+
+
+def test_outputs_are_written_where_their_list_cannot_be(tmp_path: Path) -> None:
+    """As in a shared folder, where the list is another user's. Here it is a folder."""
+    (tmp_path / ".boxwright-outputs").mkdir()
+    path, outputs = tmp_path / "a.json", Outputs()
+    outputs.check("--coco", [path])
+    with pytest.warns(UserWarning, match=r"\.boxwright-outputs cannot be written \(Is a directory\)"):
+        outputs.write(path, "mine")
+    assert path.read_text() == "mine"
+    with pytest.raises(ValueError, match="--coco would replace"):
+        Outputs().check("--coco", [path])
 
 
 def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

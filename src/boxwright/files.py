@@ -7,8 +7,9 @@ import json
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,17 +20,19 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     content  bytes, text for UTF-8, or a function that writes to the open binary file
     sync     wait until it is on disk, so that it survives a power failure too
 
-    Folders on the way are made. Raises OSError, with the errno of the failure, where the file cannot be written.
+    Folders on the way are made. A device or a pipe, such as /dev/stdout, is written to, not replaced. Raises OSError,
+    with the errno of the failure, where the file cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe, which has no older content
+        with path.open("wb") as file:
+            _put(content, file)
+        return path
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            _put(content, file)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
@@ -40,6 +43,13 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _put(content: bytes | str | Callable[[BinaryIO], object], file: BinaryIO) -> None:
+    if callable(content):
+        content(file)
+    else:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -72,7 +82,8 @@ class Outputs:
     inputs  the files that are read
 
     Each folder with outputs has a hidden file .boxwright-outputs: a line of JSON for each, with its name and SHA-256. A
-    file that it does not list, or that was changed since, is the user's.
+    file that it does not list, or that was changed since, is the user's. Where the list cannot be written, as another
+    user's in a shared folder, a warning says so and the outputs are written all the same.
     """
 
     def __init__(self, inputs: Iterable[Path] = ()) -> None:
@@ -132,15 +143,22 @@ class Outputs:
         if entry not in listed or (digest is not None and (path.name, None) in listed):
             _add(listed, entry)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (path.parent / _LIST).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"file": path.name, "sha256": digest}) + "\n")
+            try:
+                with (path.parent / _LIST).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"file": path.name, "sha256": digest}) + "\n")
+            except OSError as error:
+                warnings.warn(
+                    f"{path.parent / _LIST} cannot be written ({error.strerror}), so later runs will not replace the "
+                    "files written beside it; give another folder, or remove them first",
+                    stacklevel=2,
+                )
 
     def _listed(self, folder: Path) -> set[_Entry]:
         if folder not in self._written:
-            path, listed = folder / _LIST, set()
-            lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-            for entry in filter(None, map(_entry, lines)):
-                _add(listed, entry)
+            listed: set[_Entry] = set()
+            with suppress(OSError):  # without a list that can be read, all files are the user's
+                for entry in filter(None, map(_entry, (folder / _LIST).read_text("utf-8", "replace").splitlines())):
+                    _add(listed, entry)
             self._written[folder] = listed
         return self._written[folder]
 
@@ -179,10 +197,11 @@ def _identity(path: Path) -> tuple[int, int]:
 def walk(folder: str | Path, excluded: Path | None = None) -> Iterator[Path]:
     """Every file of a folder and its subfolders, sorted within each; hidden files and folders are left out.
 
-    Linked folders are followed, but each folder is read only once, whatever the links to it. `excluded` is left out.
+    Linked folders are followed, but each folder is read only once, whatever the links to it. `excluded` is left out. A
+    folder that must not be read is named in a warning.
     """
     seen = {os.path.realpath(path) for path in (folder, excluded) if path is not None}
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_left_out, followlinks=True):
         paths = [os.path.join(parent, name) for name in folders if not name.startswith(".")]
         kept = []
         for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
@@ -191,6 +210,15 @@ def walk(folder: str | Path, excluded: Path | None = None) -> Iterator[Path]:
                 kept.append(os.path.basename(path))
         folders[:] = kept
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _left_out(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        warnings.warn(
+            f"{error.filename}: the folder cannot be read ({error.strerror}), and its files are left out; "
+            "change its permissions",
+            stacklevel=2,
+        )
 
 
 def sha256(content: bytes | Path) -> str:

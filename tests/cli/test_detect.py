@@ -330,7 +330,11 @@ def test_lines_of_a_run_that_was_killed_are_replaced_and_those_of_any_other_file
 
 def test_a_device_is_written_to():
     save("a.jpg")
-    assert cli.main(["detect", "a.jpg", "--no-draw", "--json-file", os.devnull]) == 0
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert cli.main(["detect", "a.jpg", "--no-draw", "--json-file", os.devnull, "--coco", "pipe"]) == 0
+    assert json.loads(os.read(reader, 10_000))["images"]
+    os.close(reader)
     assert not Path(os.devnull).with_name(".boxwright-outputs").exists()
 
 

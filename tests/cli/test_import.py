@@ -159,6 +159,7 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert f"1 of another shape ({key} of (16, 3, 5, 5) rather than (16, 3, 3, 3))" in error_of(
         state | {key: torch.zeros(16, 3, 5, 5)}
     )
+    assert f"bad.pth has numbers that are not finite in {key}" in error_of(state | {key: state[key] * torch.nan})
     assert "not the weights of torchvision's ssdlite" in error_of(source.build("ssd300_vgg16", 3, "cpu").state_dict())
 
 
@@ -169,6 +170,19 @@ def test_bad_words(weights: Path, tmp_path: Path, photos: Path, capsys: pytest.C
     assert "expected source:model" in refused(["ssdlite", str(weights)], out, capsys)
     assert "3 classes, and --names has 2" in refused([FULL, str(weights), "--names", "a", "b"], out, capsys)
     assert "which does not exist" in refused([FULL, str(tmp_path / "none.pth")], out, capsys)
+
+
+def test_a_comparison_of_nothing_is_told(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "black").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "black" / "a.png")
+    state = find(source.read(weights), source.NAMES[NAME].logits).state
+    for number in range(6):  # the last layers make everything background
+        layer = f"head.classification_head.module_list.{number}.1"
+        state[f"{layer}.weight"] = torch.zeros_like(state[f"{layer}.weight"])
+        state[f"{layer}.bias"] = torch.tensor([20.0, 0, 0, 0]).repeat(6)
+    torch.save(state, tmp_path / "a.pth")
+    assert cli.main(["import", FULL, str(tmp_path / "a.pth"), "--photos", str(tmp_path / "black")]) == 0
+    assert "note: the original detects nothing in these photographs" in capsys.readouterr().out
 
 
 def test_what_differs_is_not_written(
@@ -240,6 +254,7 @@ def test_bad_answers(weights: Path, photos: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "a.json").write_text("{}")
     both = [*words, f"{photo}={tmp_path}/a.json", "--photos", str(photos)]
     assert "leave out --photos" in refused(both, out, capsys)
+    assert "names a photograph twice" in refused([*both[:-2], both[3]], out, capsys)
     assert "a.json: expected the detections in one photograph" in refused(both[:-2], out, capsys)
 
 

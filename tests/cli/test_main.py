@@ -149,6 +149,15 @@ def test_a_closed_pipe_is_no_error(words: list[str]):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_closed_streams_are_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """As with `<&-` and `>&-` in a shell."""
+    monkeypatch.setattr("sys.stdout", None)
+    assert cli.main(["--help"]) == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.main(["detect", "-"]) == 1
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_a_terminal_without_a_character_gets_another(encoding: str):
     """The second name cannot be encoded in UTF-8 either: it is a byte of a file name in another encoding."""

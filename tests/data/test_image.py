@@ -216,9 +216,16 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 
 def test_text_mode_stream_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("a")
-    with path.open() as stream, pytest.raises(ImageError, match="mode 'rb'"):
-        read_image(stream)  # type: ignore[arg-type]
+    for content in (b"a", b"\xff\xd8"):  # text, and what is none in UTF-8
+        path.write_bytes(content)
+        with path.open(encoding="utf-8") as stream, pytest.raises(ImageError, match="mode 'rb'"):
+            read_image(stream)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_was_just_written_to_is_read_from_its_start() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(stream, "PNG")
+    assert not stream.read() and read_image(stream).shape == (2, 3, 3)
 
 
 @pytest.mark.parametrize(

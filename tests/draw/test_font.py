@@ -51,6 +51,12 @@ def test_what_no_font_has_is_named_once():
         font.load_font(f"cat {CAT}", 14)
 
 
+def test_fonts_are_searched_once_for_a_name_whatever_its_score():
+    for score in range(100):
+        font.load_font(f"\u0436 {score}%", 12)
+    assert font._choose.cache_info().misses == 1
+
+
 def test_a_font_of_the_machine_has_what_the_bundled_one_lacks(only_the_bundled: list[Path], tmp_path: Path):
     matplotlib = pytest.importorskip("matplotlib", reason="its fonts have more characters")
     whole = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")

@@ -145,5 +145,7 @@ def test_arguments_that_a_model_does_not_have(name: str, given: Arguments, messa
         torchvision.foreign(name, given)
     with pytest.raises(ForeignError, match="mean takes three numbers"):
         Arguments(mean=(0.5,))
+    with pytest.raises(ForeignError, match="min_size is a number of pixels, 1 or more; got 0"):
+        Arguments(min_size=0)
     with pytest.raises(ForeignError, match="std, anchor_sizes and aspect_ratios are greater than 0"):
         Arguments(std=(0.0, 1.0, 1.0))

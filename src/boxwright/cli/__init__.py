@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _dispatch(words)
         finally:
-            sys.stdout.flush()  # here, not at exit, where an error could no longer be handled
+            print(end="", flush=True)  # here, not at exit, where an error could no longer be handled
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 0

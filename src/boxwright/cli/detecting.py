@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
@@ -82,12 +82,18 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
     """The images that can be read; the errors of the others are printed and added to `failed`."""
     for path in paths:
         try:
-            yield InputImage.open(path) if path != STDIN else InputImage(read_image(sys.stdin.buffer), path)
+            yield InputImage.open(path) if path != STDIN else InputImage(read_image(_stdin()), path)
         except ImageError as error:
             failed.append(str(error))
             print(f"boxwright detect: {error}", file=sys.stderr)
         if bar is not None:
             bar.update()
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise ImageError("<stdin>: expected an image, but standard input is closed; pipe an image into it")
+    return sys.stdin.buffer
 
 
 def _sinks(

@@ -59,6 +59,8 @@ class Import:
 
         look_up(self.name)
         answers = dict(map(_pair, self.answers))
+        if len(answers) < len(self.answers):
+            raise ValueError("--answers names a photograph twice; give the detections in each in one file")
         if answers and self.photos is not None:
             raise ValueError("--answers names its own photographs; leave out --photos")
         check_exists("a file of weights", self.weights)

@@ -135,10 +135,14 @@ def _read_bytes(source: ImageSource) -> tuple[str, bytes]:
             raise ImageError(f"{source}: expected an image, found a folder; name a file in it") from None
         except OSError as error:
             raise ImageError(f"{source}: cannot be read ({error.strerror}); check permissions and disk") from None
-    data = source.read()
-    if not isinstance(data, bytes):
-        raise ImageError(f"{source!r}: expected a file open in binary mode; open it with mode 'rb'")
-    return str(getattr(source, "name", "<stream>")), data
+    if not isinstance(source, io.TextIOBase):
+        data = source.read()
+        if not data and isinstance(source, io.IOBase) and source.seekable():
+            source.seek(0)  # as Pillow does: a buffer that was just written to is at its end
+            data = source.read()
+        if isinstance(data, bytes):
+            return str(getattr(source, "name", "<stream>")), data
+    raise ImageError(f"{source!r}: expected a file open in binary mode; open it with mode 'rb'")
 
 
 def _describe(data: bytes) -> str:

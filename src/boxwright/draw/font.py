@@ -30,6 +30,8 @@ _PROBE = 16  # pixels
 _ABSENT = "\uffff"  # no character: a font draws it as it draws every character that it does not have
 _DRAWN_BY_NONE = {"Cc", "Cf", "Mn", "Zs"}  # controls, joiners, variation selectors and accents, spaces
 
+_SCORE = frozenset("0123456789%")  # always asked for: one search of the fonts is enough for a name, whatever its score
+
 Font = ImageFont.FreeTypeFont
 
 
@@ -38,7 +40,7 @@ def load_font(text: str, size: int) -> Font:
 
     Characters that no font has are named in a warning, once.
     """
-    return _load(_choose(frozenset(text)), size)
+    return _load(_choose(_SCORE.union(text)), size)
 
 
 def drawable(text: str) -> str:

@@ -14,7 +14,7 @@ from boxwright.checkpoint import CheckpointError, fill, load_detector, save_dete
 from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
 from boxwright.zoo.answers import Files, read_answers
-from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, look_up, module_of
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, few, look_up, module_of
 from boxwright.zoo.proof import (
     TOLERANCE,
     Difference,
@@ -43,6 +43,11 @@ _FROZEN = (
     "the batch norms of these weights are frozen: they have no num_batches_tracked. If training began with "
     "torchvision's weights of COCO, its model has an epsilon of {eps:g} in these norms: give --norm-eps {eps:g}. "
     "The weights do not tell; --answers compares with what your own model detects"
+)
+
+_NOTHING_COMPARED = (
+    "the original detects nothing in these photographs, so nothing was compared: give a folder with some of your "
+    "own as --photos"
 )
 
 
@@ -80,6 +85,10 @@ def convert(
         arguments = replace(arguments, norm_eps=about.norm_eps)
     model: Foreign = module.foreign(name, arguments)
     state, prefix, others = find(module.read(weights), model.logits, prefix)
+    if diverged := sorted(key for key, value in state.items() if not value.isfinite().all()):
+        raise ForeignError(
+            f"{weights} has numbers that are not finite in {few(diverged)}; take weights from before training diverged"
+        )
     num_classes = model.count_classes(state)
     names = _class_names(model, num_classes, names)
     detector = model.config.build(num_classes)
@@ -114,6 +123,7 @@ def convert(
     save_detector(out, detector, model.config, names, model.preprocess, metadata)
     hint = not answers and arguments.norm_eps is None and about.norm_eps is not None and _frozen(state)
     hints = [_FROZEN.format(eps=about.norm_eps)] if hint else []
+    hints += [] if any(difference.original for difference in measured) else [_NOTHING_COMPARED]
     return {"detector": type(detector).__name__, "names": list(names), **metadata, "hints": hints}
 
 

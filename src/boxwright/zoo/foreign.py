@@ -60,6 +60,9 @@ class Arguments:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (0, 3):
                 raise ForeignError(f"{name} takes three numbers, one for each colour; got {len(values)}")
+        for name, pixels in (("min_size", self.min_size), ("max_size", self.max_size)):
+            if pixels is not None and pixels < 1:
+                raise ForeignError(f"{name} is a number of pixels, 1 or more; got {pixels}")
         if min((*self.std, *self.anchor_sizes, *self.aspect_ratios, 1.0)) <= 0:
             raise ForeignError("std, anchor_sizes and aspect_ratios are greater than 0")
 
