@@ -81,6 +81,7 @@ def test_a_model_is_evaluated_on_a_path_splits_or_a_dataset(run: Run, data: Path
     splits, model = boxwright.open_dataset(data), boxwright.load(run.best)
     quality = boxwright.evaluate(run.folder, data)
     assert quality.images == 1 and list(quality.classes) == list(NAMES)
+    assert quality._repr_html_().startswith("<pre>1 image, ")
     assert boxwright.evaluate(model, splits) == quality == boxwright.evaluate(model, splits["test"])
     assert boxwright.evaluate(model, splits, "val").images == 2
     with pytest.raises(ValueError, match="has no dev split; it has train, val, test"):

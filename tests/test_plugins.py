@@ -16,6 +16,7 @@ import boxwright
 from boxwright import plugins
 from boxwright.backbones import BACKBONES, Classifier, build_backbone, register_backbone
 from boxwright.backbones.build import _WEIGHTS
+from boxwright.bench import grid
 from boxwright.checkpoint import CheckpointError, load_detector
 from boxwright.cli import main
 from boxwright.detectors.config import DETECTORS, KINDS, DetectorConfig, RetinaNetConfig, register
@@ -242,6 +243,13 @@ def test_a_config_that_is_not_registered_says_how(tmp_path: Path, detector: Path
 
     with pytest.raises(ValueError, match=r"got a MineConfig; boxwright.register\(NAME, CONFIG\)"):
         name_of(config())
+
+
+def test_a_race_takes_a_registered_detector_and_backbone(detector: Path, backbone: Path):
+    plugins.load(str(detector))
+    plugins.load(str(backbone))
+    cells = grid(["ssd", "mine"], ["tiny"], sizes=[64])
+    assert [(cell.name, cell.detector) for cell in cells] == [("ssd-tiny-64", "ssd"), ("mine-tiny-64", "mine")]
 
 
 def test_another_process_gets_the_plugins(detector: Path):

@@ -76,5 +76,5 @@ def no_detector(name: str) -> str:
     from boxwright.detectors.config import DETECTORS
 
     near = get_close_matches(name, DETECTORS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}; --plugin FILE adds your own"
     return f"there is no detector '{name}'; {hint}"

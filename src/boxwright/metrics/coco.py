@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,10 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with None for nan."""
         return _without_nan(asdict(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the table."""
+        return f"<pre>{escape(self.table())}</pre>"
 
     def table(self) -> str:
         """The evaluation as plain text: overall, by size, and a row per class."""
