@@ -86,7 +86,9 @@ def main(
     """The detector in an ONNX file against our SSD, trained here."""
     splits = open_dataset(data)
     entrants = [*grid(["ssd"], sizes=[size]), external_model(weights, splits.names, torch.get_num_threads())]
-    return race(entrants, splits, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, report_images=0)
+    result = race(entrants, splits, Rules(seeds=seeds, workers=0), TrainConfig(epochs=epochs), out=out, report_images=0)
+    print(out / "report.html")
+    return result
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Outputs:
                 warnings.warn(
                     f"{path.parent / _LIST} cannot be written ({error.strerror}), so later runs will not replace the "
                     "files written beside it; give another folder, or remove them first",
-                    stacklevel=2,
+                    stacklevel=1,
                 )
 
     def _listed(self, folder: Path) -> set[_Entry]:

@@ -223,6 +223,14 @@ def test_an_annotation_without_area_and_iscrowd_has_that_of_its_box(tmp_path):
     assert evaluation.ap_small == pytest.approx(1) and list(evaluation.classes) == ["0"]
 
 
+def test_categories_of_one_name_stay_apart(tmp_path):
+    content, results = as_coco([RIGHT], [OBJECT])
+    content["categories"] = [{"id": 7, "name": "dog"}, content["categories"][0] | {"name": "dog"}]
+    found = evaluate_files(*write(tmp_path, content, results))
+    assert {name: quality.objects for name, quality in found.classes.items()} == {"dog": 1, "dog (2)": 0}
+    assert found.ap == pytest.approx(1)
+
+
 @pytest.mark.parametrize(("written", "objects"), [("0", 1), ("false", 1), (False, 1), ("1", 0), ("True", 0), (1.0, 0)])
 def test_a_crowd_is_what_its_annotation_says(tmp_path, written, objects):
     annotations, results = as_coco([RIGHT], [OBJECT])

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from boxwright.data.formats.text import flag
+from boxwright.data.formats.text import class_list, flag
 from boxwright.types import Detections, Target
 from boxwright.units import counted
 
@@ -155,7 +155,8 @@ def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -
     """A COCO results file (image_id, category_id, bbox xywh, score) against a COCO annotation file.
 
     Ids are numbers of any size or text. Of the annotation file only "images", "categories" and "annotations" are read;
-    as in pycocotools, an annotation of another image or category does not count.
+    as in pycocotools, an annotation of another image or category does not count. A second category of the same name is
+    called `dog (2)`.
 
     Raises OSError or ValueError, naming the file and the entry, for anything that is not in COCO's format.
     """
@@ -255,7 +256,8 @@ def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
         if not isinstance(records, list):
             raise ValueError(f'{path}: expected a COCO annotation file, where "{part}" is a list; got {records!r:.200}')
     images, categories = (_numbered(path, part, parts[part]) for part in ("images", "categories"))
-    names = {record["id"]: str(record.get("name", record["id"])) for record in parts["categories"]}
+    named = {record["id"]: str(record.get("name", record["id"])) for record in parts["categories"]}
+    names, _ = class_list(named[category] for category in categories)
     objects = []
     for number, entry in enumerate(parts["annotations"]):
         try:
@@ -277,7 +279,7 @@ def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
     columns = np.array(objects, dtype=np.float64).reshape(-1, 8).T  # whole numbers up to 2**53 are exact
     truth = hotcoco.COCO.from_arrays(
         images=[{"id": image} for image in images.values()],
-        categories=[{"id": category, "name": names[name]} for name, category in categories.items()],
+        categories=[{"id": category, "name": name} for category, name in enumerate(names)],
         image_ids=columns[0].astype(np.int64),
         category_ids=columns[1].astype(np.int64),
         boxes=columns[2:6].T.copy(),
