@@ -132,7 +132,4 @@ for use in (lambda: proposals.build_proposer("selective_search"), lambda: propos
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest has it
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert (
-        process.stdout.splitlines()
-        == [f"selective search needs numba; install it with: {install('proposals')}"] * 2
-    )
+    assert process.stdout.splitlines() == [f"selective search needs numba; install it with: {install('proposals')}"] * 2

@@ -210,7 +210,7 @@ def reference(name: str, config: DetectorConfig, arguments: Arguments, state: St
 
     Raises ImportError where Detectron2 is not installed.
     """
-    from detectron2 import model_zoo  # pyright: ignore[reportMissingImports]
+    from detectron2 import model_zoo  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     from detectron2.modeling import build_model  # pyright: ignore[reportMissingImports]
 
     from boxwright.boxes.anchors import anchor_sizes
