@@ -50,9 +50,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], in
     start = training.start
 
     def start_briefly(options: Train) -> tuple[Run, int | None]:
+        options = replace(options, workers=0)
         if options.resume is None:
             brief = replace(options.training, epochs=1)
-            options = replace(options, size=(48, 64), batch=2, workers=0, training=brief)
+            options = replace(options, size=(48, 64), batch=2, training=brief)
         return start(options)
 
     with pytest.MonkeyPatch.context() as patch:
