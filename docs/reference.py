@@ -6,13 +6,10 @@ committed, so that they cannot be out of date. Zensical runs no code of its own 
 
 from __future__ import annotations
 
-import argparse
 import ast
-import dataclasses
 import inspect
 import re
 import textwrap
-import warnings
 from collections.abc import Iterator
 from enum import Enum
 from importlib import import_module
@@ -20,9 +17,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from boxwright.cli import COMMANDS
+from boxwright.cli.helping import meaning, options_of, spelled, without_detector
 from boxwright.detectors.config import DETECTORS
 
 FOLDER = Path(__file__).parent / "reference"
@@ -61,14 +57,14 @@ def commands() -> str:
     """The page on every command and its options."""
     parts = [
         "# Commands",
-        "Made from the code by `docs/reference.py`. `boxwright COMMAND --help` prints the same in the terminal. With "
-        "`--debug` an error of any command is shown with its traceback.",
+        "Made from the code by `docs/reference.py`. `boxwright COMMAND --help-all` prints the same in the terminal. "
+        "With `--debug` an error of any command is shown with its traceback.",
     ]
     for name, command in COMMANDS.items():
         kind = getattr(import_module(command.module), command.name)
         parts += [f"## boxwright {name}", *_paragraphs(inspect.getdoc(kind) or "")]
         if name == "train":
-            parts += [_options(_without_detector(kind))]
+            parts += [_options(without_detector(kind))]
             for detector, config in DETECTORS.items():
                 parts += [
                     f"### boxwright train {detector}",
@@ -113,47 +109,21 @@ def undocumented() -> Iterator[str]:
                 yield f"{module}.{name} has no docstring"
     for name, command in COMMANDS.items():
         kind = getattr(import_module(command.module), command.name)
-        kinds = [_without_detector(kind), *DETECTORS.values()] if name == "train" else [kind]
+        kinds = [without_detector(kind), *DETECTORS.values()] if name == "train" else [kind]
         for options in kinds:
-            for action in _actions(options):
-                if not re.sub(r"\(default: .*", "", _meaning(action)).strip():
-                    yield f"the option {_spelled(action)} of boxwright {name} has no help"
-
-
-def _without_detector(kind: type) -> type:
-    """The options of training that do not depend on the detector, which is a subcommand."""
-    fixed = tyro.conf.Suppress[tyro.conf.Fixed[None]]
-    return dataclasses.make_dataclass(kind.__name__, [("detector", fixed, None)], bases=(kind,), frozen=True)
-
-
-def _actions(kind: type) -> list[argparse.Action]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tyro's only public way to the options
-        parser = tyro.extras.get_parser(kind, config=(tyro.conf.FlagCreatePairsOff,))
-    actions = {id(action): action for group in parser._action_groups for action in group._group_actions}
-    return [action for action in actions.values() if "--help" not in action.option_strings]
-
-
-def _spelled(action: argparse.Action) -> str:
-    metavar = action.metavar or ""
-    words = " ".join(metavar) if isinstance(metavar, tuple) else metavar
-    return " ".join(filter(None, [", ".join(action.option_strings), words]))
+            for action in options_of(options):
+                if not re.sub(r"\(default: .*", "", meaning(action)).strip():
+                    yield f"the option {spelled(action)} of boxwright {name} has no help"
 
 
 def _options(kind: type) -> str:
     """A table of options and their meaning."""
-    rows = [f"| <code>{_cell(_spelled(action))}</code> | {_cell(_meaning(action))} |" for action in _actions(kind)]
+    rows = [f"| <code>{_cell(spelled(action))}</code> | {_cell(meaning(action))} |" for action in options_of(kind)]
     return "\n".join(["| option | meaning |", "| --- | --- |", *rows])
 
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;")
-
-
-def _meaning(action: argparse.Action) -> str:
-    """The help without the escapes of a terminal and of argparse, and without a default that says nothing."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", (action.help or "").replace("%%", "%"))
-    return re.sub(r" *\(default: (True|False)?\)$" if action.nargs == 0 else r" *\(default: \)$", "", text)
 
 
 def _described(value: Any, title: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import torch
 
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
+from boxwright.detectors.base import Candidates, Select
 from boxwright.predict.predictor import Predictor
 from boxwright.types import Images, Slots
 
@@ -32,3 +33,22 @@ class Halves(Detector):
 
 def halves() -> Predictor:
     return Predictor(Halves(), NAMES, Preprocess(mode="short_side", short=64, long=128), threshold=0.5)
+
+
+class Overlapping(Detector):
+    """Two boxes of "whole" with IoU .6 and scores .9 and .8, and a "half" (.7) at the first; NMS at IoU .5."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__()
+        self.select = Select(slots=slots)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def slots(self, images: Images) -> Slots:
+        boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6], [0, 0, 10, 10]]).expand(len(images), 3, 4)
+        rows, labels = torch.arange(3).expand(len(images), 3), torch.tensor([0, 0, 1]).expand(len(images), 3)
+        scores = torch.tensor([0.9, 0.8, 0.7]).expand(len(images), 3)
+        return self.select(boxes, Candidates(rows, labels, torch.zeros_like(labels), scores), images.sizes)
+
+
+def overlapping(slots: int = 100) -> Predictor:
+    return Predictor(Overlapping(slots), NAMES, Preprocess(mode="short_side", short=32, long=32))

@@ -29,12 +29,15 @@ def train(
     detector  a name, such as "ssd" or one that was registered; or its config, such as SSDConfig(lite=True)
     data      the dataset: its folder, COCO JSON, YOLO YAML or CSV
     start     the model to fine-tune (--from): a name, a .safetensors file or a run's folder
-    resume    the folder of a run to continue; only `device` and `workers` may be given too
+    resume    the folder of a run to continue; `device`, `workers` and `max_time` may be given too, and `epochs` to
+              train a finished run further in a new folder
     out       the run's folder; runs/DATA-DETECTOR if not given
     options   those of the command, with _ for -: of `TrainConfig`, of the detector's config, and size, resize, augment,
-              batch, classes, format, pretrained, workers, device, log_every
+              batch, classes, format, val_fraction, test_fraction, pretrained, workers, device, log_every, patience,
+              max_time, dry_run
 
-    Returns the finished run: `boxwright.load(run.best)` is its best detector, `run.history` its losses and metrics.
+    Returns the run, finished unless `max_time` or `dry_run` is given: `boxwright.load(run.best)` is its best detector,
+    `run.history` its losses and metrics.
 
     Raises ValueError for what cannot be trained, TypeError for an unknown option, and StoppedError on Ctrl-C or
     SIGTERM, after the step is finished and saved.

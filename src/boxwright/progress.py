@@ -1,31 +1,50 @@
-"""A progress bar: losses, images per second, time left. Prints plain lines if stderr is not a terminal."""
+"""A progress bar in one line of the terminal: time left, losses, images per second, as room allows.
+
+Prints a plain line a minute if stderr is not a terminal.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Self
+from itertools import accumulate
+from typing import NamedTuple, Self
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-_LINE_EVERY = 30.0  # seconds between plain lines
+_LINE_EVERY = 60.0  # seconds between plain lines
+_BAR = 16  # columns
+_SEPARATOR = " · "
 _SMOOTHING = 0.95  # exponential, of the displayed losses, since that of a single batch is noisy
 
 
-class Progress:
-    """Counts batches on stderr; a context manager."""
+class Whole(NamedTuple):
+    """The work that a bar is a part of, such as a run of several epochs.
 
-    def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
-        self.title, self.total, self.done, self.first = title, total, done, done
+    later    units of work that follow the bar's
+    before   units that were done before it, in `seconds`
+    """
+
+    later: int
+    before: int
+    seconds: float
+
+
+class Progress:
+    """Counts batches on stderr; a context manager. The time left is that of the whole, where it is given."""
+
+    def __init__(self, title: str, total: int, done: int = 0, show: bool = True, whole: Whole | None = None) -> None:
+        self.title, self.total, self.done, self.first, self.whole = title, total, done, done, whole
         self.losses: dict[str, float] = {}
         self.show = show
         self.started = self.last = time.monotonic()
-        console = Console(stderr=True)
-        self.bar = _bar(console) if show and console.is_terminal else None
+        self.console = Console(stderr=True)
+        self.bar = _bar(self.console) if show and self.console.is_terminal else None
 
     def __enter__(self) -> Self:
         if self.bar is not None:
@@ -45,31 +64,42 @@ class Progress:
         for name, value in (losses or {}).items():
             self.losses[name] = _SMOOTHING * self.losses.get(name, value) + (1 - _SMOOTHING) * value
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, note=self._note(images_per_second))
+            used = cell_len(self.title) + _BAR + 2 * len(str(self.total)) + 4  # with a space between columns
+            note = _as_fits(self._parts(images_per_second), self.console.width - used)
+            self.bar.update(self.task, completed=self.done, note=note)
         elif time.monotonic() - self.last > _LINE_EVERY:
             self.last = time.monotonic()
-            left = (self.last - self.started) / (self.done - self.first) * (self.total - self.done)
-            parts = [f"{self.title} {self.done}/{self.total}", self._note(images_per_second), f"{_clock(left)} left"]
-            print(" · ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            parts = [f"{self.title} {self.done}/{self.total}", *self._parts(images_per_second)]
+            print(_SEPARATOR.join(parts), file=sys.stderr, flush=True)
 
-    def _note(self, images_per_second: float | None) -> str:
-        losses = " ".join(f"{name} {value:.3f}" for name, value in self.losses.items())
-        rate = f"{images_per_second:.1f} images/s" if images_per_second else ""
-        return " · ".join(filter(None, [losses, rate]))
+    def _parts(self, images_per_second: float | None) -> list[str]:
+        """What is said beside the bar, the most important first."""
+        later, before, seconds = self.whole or Whole(0, 0, 0.0)
+        pace = (seconds + time.monotonic() - self.started) / (before + self.done - self.first)
+        left = _clock(pace * max(0, later + self.total - self.done))
+        parts = ["run " * (self.whole is not None) + f"{left} left"]
+        if len(self.losses) > 1:
+            parts.append(f"loss {sum(self.losses.values()):.3f}")
+        if images_per_second:
+            parts.append(f"{images_per_second:.1f} images/s")
+        return parts + [f"{name} {value:.3f}" for name, value in self.losses.items()]
 
 
 def _bar(console: Console) -> RichProgress:
     return RichProgress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=_BAR),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,  # the summary of the epoch replaces it
     )
+
+
+def _as_fits(parts: Sequence[str], room: int) -> str:
+    """As many of the first parts as fit into so many columns."""
+    notes = accumulate(parts, lambda before, part: before + _SEPARATOR + part)
+    return max((note for note in notes if cell_len(note) <= room), key=len, default="")
 
 
 def _clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ from boxwright import cli
 from boxwright.cli import detecting
 from boxwright.cli.images import _distinct
 from boxwright.files import Outputs
-from halves import halves
+from halves import halves, overlapping
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,24 @@ def test_json_lines_in_a_file(capsys: pytest.CaptureFixture[str]):
     (line,) = Path("new/found.jsonl").read_text().splitlines()
     assert json.loads(line)["path"] == "cat.jpg"
     assert "whole" in capsys.readouterr().out  # the table is printed besides
+
+
+def test_nms_of_all_classes_and_the_number_of_detections(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(detecting, "load", lambda model, device: overlapping())
+    save("cat.jpg", 32, 32)
+    for words, count in (("", 2), ("--nms 0.7", 3), ("--agnostic-nms", 1), ("--nms 0.7 --max-detections 2", 2)):
+        assert cli.main(["detect", "cat.jpg", "--json", "--no-draw", *words.split()]) == 0
+        assert len(json.loads(capsys.readouterr().out)["detections"]) == count, words
+
+
+def test_yolo_lines_end_with_the_score_if_asked():
+    save("cat.jpg")
+    assert cli.main(["detect", "cat.jpg", "--yolo", "labels", "--yolo-scores", "--threshold", "0.3"]) == 0
+    first, second = Path("labels/cat.txt").read_text().splitlines()
+    assert first == "0 0.500000 0.500000 1.000000 1.000000 0.900000"
+    assert second == "1 0.250000 0.500000 0.500000 1.000000 0.400000"
 
 
 def test_folders_keep_their_shape_and_names_stay_apart():
@@ -239,6 +257,10 @@ def test_an_image_is_never_drawn_over(capsys: pytest.CaptureFixture[str]):
         (["cat.jpg", "--classes", "dog"], "no class is called dog; this model has whole, half"),
         (["cat.jpg", "--threshold", "50"], "between 0 and 1, got 50"),
         (["cat.jpg", "--batch", "0"], "1 or more, got 0"),
+        (["cat.jpg", "--nms", "45"], "--nms is an IoU between 0 and 1, got 45"),
+        (["cat.jpg", "--nms", "0.3"], "Halves has no Select"),
+        (["cat.jpg", "--max-detections", "0"], "--max-detections is 1 or more, got 0"),
+        (["cat.jpg", "--yolo-scores"], "adds scores to the files of --yolo DIR"),
         (["--classes", "half", "cat.jpg"], "no images. Name files"),
         (["cat.jpg", "--classes", "half", "cat.jpg"], "cat.jpg too; name the images before it"),
         (["missing.jpg"], "no such file"),

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import boxwright
 from boxwright import cli
+from boxwright.cli.helping import names_of
+from boxwright.cli.synonyms import SYNONYMS
 from boxwright.detectors.config import DETECTORS
 
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "matplotlib", "hotcoco", "rich")
@@ -41,12 +45,58 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFixture[str]):
+    """The most important ones in a screen of a terminal, then all."""
+    assert cli.main([*name.split(), "--help"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) <= 24 and max(map(len, short.splitlines())) <= 80
     with pytest.raises(SystemExit) as exit:
-        cli.main([*name.split(), "--help"])
+        cli.main([*name.split(), "--help-all"])
     shown = capsys.readouterr().out
     assert exit.value.code == 0
-    assert f"boxwright {name}" in shown
-    assert "--" in shown
+    for text, options in ((short, cli.COMMANDS[name].first), (shown, cli.COMMANDS[name].first)):
+        assert f"boxwright {name}" in text
+        assert [option for option in options if f"--{option}" not in text] == []
+    assert ("--help-all" in short) == bool(cli.COMMANDS[name].first)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train ssd --imgsz 640", "there is no option --imgsz; it is --size here, which `boxwright train --help-all`"),
+        ("bench --imgsz 640", "it is --sizes here"),
+        ("train --from voc9 --freeze 2", "it is --frozen-stages here"),
+        ("train ssd --batch_size=4", "it is --batch here"),
+        ("train ssd --name a", "it is --out here"),
+        ("train ssd --weights a", "it is --from here"),
+        ("detect a.jpg --weights a", "it is --model here"),
+        ("detect a.jpg --conf 0.5", "it is --threshold here"),
+        ("detect a.jpg --iou 0.5", "it is --nms here"),
+        ("detect a.jpg --patience 5", "there is no option --patience; `boxwright detect --help-all` lists"),
+        ("train faster-rcnn", "there is no detector 'faster-rcnn'; did you mean faster_rcnn?"),
+        ("train FasterRCNN", "did you mean faster_rcnn?"),
+        ("bench --data . --detectors R-FCN", "did you mean r_fcn?"),
+    ],
+)
+def test_names_of_other_tools_are_answered_with_ours(command: str, message: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(command.split()) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_every_synonym_is_of_an_option():
+    taken = {name: set(names_of(_kind(name), ["faster_rcnn"] if name == "train" else [])) for name in cli.COMMANDS}
+    every = set().union(*taken.values())
+    assert [word for word, ours in SYNONYMS.items() if not every & set(ours)] == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str):
+    status, script, imported = run("completion", shell)
+    assert (status, imported & SLOW) == (0, set())
+    assert [word for word in ("boxwright", "detect", "faster_rcnn", "--agnostic-nms") if word not in script] == []
+
+
+def _kind(name: str) -> Any:
+    return getattr(import_module(cli.COMMANDS[name].module), cli.COMMANDS[name].name)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):
@@ -80,7 +130,10 @@ def test_what_is_not_a_command(words: Sequence[str], status: int, message: str, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["models", "--colour", "red"], "there is no option --colour; `boxwright models --help` lists the options\n"),
+        (
+            ["models", "--colour", "red"],
+            "there is no option --colour; `boxwright models --help-all` lists the opt",
+        ),
         (["detect", "--bacth=3", "x.jpg"], "there is no option --bacth; did you mean --batch?\n"),
         (["evaluate", "--datas", "x"], "there is no option --datas; did you mean --data?\n"),
         (["models", "voc9"], "'voc9' is not understood; `boxwright models --help` explains"),
@@ -197,9 +250,21 @@ def test_help_of_all_commands_imports_nothing():
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_each_command_imports_no_torch(name: str):
-    status, shown, imported = run(*name.split(), "--help")
-    assert (status, imported) == (0, set()), f"boxwright {name} --help imports {imported}"
+    status, shown, imported = run(*name.split(), "--help-all")
+    assert (status, imported) == (0, set()), f"boxwright {name} --help-all imports {imported}"
     assert f"boxwright {name}" in shown
+
+
+def test_short_help_of_all_commands_imports_no_torch():
+    code = f"""
+import sys
+from boxwright import cli
+for name in cli.COMMANDS:
+    cli.main([*name.split(), "--help"])
+print("imported", *sorted(set({HEAVY!r}) & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "imported"
 
 
 @pytest.mark.parametrize("name", [*DETECTORS, "--from voc9"])
@@ -221,7 +286,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("train faster_rcnn --data {folder} --bacth 4", 2, "there is no option --bacth; did you mean --batch"),
         ("train faster_rcnn --data {folder} --variant c4 --head-layers 7", 2, "head_layers is not read by faster_rcnn"),
         ("train r_fcn --data {folder} --hidden 9", 2, "--hidden is not read by r_fcn; it is read by localizer,"),
-        ("train ssd --data {folder} --hiden 9", 2, "there is no option --hiden; `boxwright train --help` lists"),
+        ("train ssd --data {folder} --hiden 9", 2, "there is no option --hiden; `boxwright train --help-all` lists"),
         ("train ssd --data {folder} --size 0 9", 1, "--size is 1 or more, got 0"),
         ("train --data {folder} --hidden 9", 2, "--hidden is an option of localizer,"),
         ("train --from voc9 --data {folder} --grids 9", 2, "--grids is not read by faster_rcnn; it is read by spp_net"),

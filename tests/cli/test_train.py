@@ -17,10 +17,11 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
+from boxwright import checkpoint
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli import main
 from boxwright.cli.train import Train
-from boxwright.cli.training import new_folder, read_options, with_size
+from boxwright.cli.training import new_folder, open_splits, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
@@ -28,6 +29,7 @@ from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History
+from boxwright.train.run import Run
 from boxwright.train.stop import stopping
 from shapes import NAMES, write_shapes
 
@@ -112,12 +114,99 @@ def test_a_finished_run_resumed_is_measured_again(whole: Path, capsys: pytest.Ca
     assert (whole / "resume.safetensors").read_bytes() == before
 
 
-def test_without_parts_they_are_drawn_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_trained_further_in_a_new_folder(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = (folder / "log.jsonl").read_bytes()
+    assert main(shlex.split(f"train --resume {folder} --epochs 1 --device cpu --workers 0")) == 0
+    out, err = capsys.readouterr()
+    assert f"{folder} is finished; a new run with its options and a new schedule starts from its best weights" in err
+    assert f"from {folder}: kept: circle, square, triangle; initialized: none; dropped: none\n" in out
+    assert (folder / "log.jsonl").read_bytes() == before
+    options, first = (read_options(path / "config.json") for path in (tmp_path / "run-2", folder))
+    assert options == replace(first, start=str(folder), training=replace(first.training, epochs=1))
+    assert len(History(tmp_path / "run-2").epochs()) == 1
+
+
+def test_a_run_that_is_not_finished_is_not_trained_further(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, state = checkpoint.read(whole / "resume.safetensors")
+    checkpoint.write(tmp_path / "resume.safetensors", tensors, state | {"epoch": 1})
+    shutil.copy(whole / "config.json", tmp_path)
+    assert main(["train", "--resume", str(tmp_path), "--epochs", "1"]) == 1
+    assert f"{tmp_path} is not finished: it has done 1 of 2 epochs" in " ".join(capsys.readouterr().err.split())
+
+
+def test_patience_ends_a_run_and_resuming_changes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("history", "run"):
+        monkeypatch.setattr(f"boxwright.train.{module}.rank", lambda ap: 0.0)
+    options = f"--data {data} --out {tmp_path} --epochs 5 --patience 1 --batch 8 --augment none"
+    assert main(["train", *SMALL, *shlex.split(options)]) == 0
+    captured = capsys.readouterr()
+    assert "ended after epoch 2 of 5: no better AP on val for 1 epoch (--patience)" in captured.err
+    assert "the best detector, of epoch 1, on the test split" in captured.out
+    before = (tmp_path / "resume.safetensors").read_bytes()
+    assert main(["train", "--resume", str(tmp_path), "--device", "cpu", "--workers", "0"]) == 0
+    assert (tmp_path / "resume.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_run_that_its_time_ended_goes_on_as_if_it_had_not_been(
+    within: bool, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        if not within:  # the first epoch fits, another one does not
+            patch.setattr(Run, "_fits", lambda self, spent, step: step.epoch is None)
+        limit = "0.001s" if within else "1h"
+        assert main(["train", *SMALL, "--data", str(data), "--out", str(tmp_path / "run"), "--max-time", limit]) == 0
+    err = capsys.readouterr().err
+    assert f"ended after epoch {0 if within else 1} of 2, as --max-time is over" in err
+    assert ("too short for the first epoch" in err) == within
+    assert (tmp_path / "run" / "best.safetensors").exists() != within
+    resume = f"train --resume {tmp_path / 'run'} --max-time 1h --device cpu --workers 0"
+    assert main(shlex.split(resume)) == 0
+    for name in ("resume.safetensors", "last.safetensors", "best.safetensors"):
+        ours, theirs = load_file(tmp_path / "run" / name), load_file(whole / name)
+        assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
+
+
+def test_a_dry_run_describes_and_estimates_and_writes_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SMALL, "--data", str(data), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    objects = int((~open_dataset(data)["train"].crowd).sum())
+    assert f"train 8 {objects} 128 x 96 85 x 64".split() in [line.split() for line in lines]
+    for start in ("a step takes ", "the run takes about ", "memory at its peak: "):
+        assert len([line for line in lines if line.startswith(start)]) == 1
+    assert "2 epochs of 4 steps" in lines[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_fractions_of_drawn_splits(data: Path, tmp_path: Path) -> None:
+    undivided = write_shapes(tmp_path / "undivided", 12, format="yolo")
+    splits = open_splits(Train(data=undivided, val_fraction=0.5, test_fraction=0.0))
+    assert list(splits) == ["train", "val"] and len(splits["val"]) >= 3
+    without_val = open_splits(Train(data=write_shapes(tmp_path / "train", {"train": 4}), val_fraction=0.0))
+    assert (list(without_val), without_val.drawn) == (["train"], False)
+    with pytest.raises(ValueError, match="has a val split itself, so that --val-fraction has nothing to draw"):
+        open_splits(Train(data=data, val_fraction=0.2))
+
+
+def test_without_parts_they_are_drawn_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "boxwright.draw.plots", None)  # as if matplotlib were not installed
     write_shapes("drawn", 12, format="yolo")
     options = shlex.split("--epochs 1 --augment none --classes square circle --resize letterbox --size 64 64 --ema 0")
     assert main(["train", *SMALL, "--data", "drawn", *options]) == 0
+    assert "fewer than 50: too few to measure AP; give it a larger fraction" in capsys.readouterr().err
     folder = Path("runs/drawn-faster_rcnn")
     parts = json.loads((folder / "splits.json").read_text())
     assert len(parts["train"]) + len(parts["val"]) + len(parts["test"]) == 12
@@ -210,7 +299,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     [
         (["retinanet"], "boxwright train localizer|sliding_window|"),
         (["--data", "somewhere"], f"boxwright train {'|'.join(DETECTORS)} --data PATH"),
-        (["--resume", "runs/x", "--epochs", "9"], "with the options of the run"),
+        (["--resume", "runs/x", "--lr", "9"], "--from runs/x --data PATH"),
+        (["--resume", "runs/x", "--epochs", "9"], "runs/x is no folder of a run: it has no config.json"),
+        (["faster_rcnn", "--data", "DATA", "--max-time", "soon"], "--max-time is a length of time such as 45s"),
+        (["faster_rcnn", "--data", "DATA", "--patience", "0"], "--patience is 1 or more, got 0"),
         (["--resume", "runs/x"], "runs/x is no folder of a run: it has no config.json"),
         (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "got circle, cat; unknown: cat"),
         (["faster_rcnn", "--data", "DATA", "--device", "gpu"], "there is no device 'gpu'"),

@@ -50,15 +50,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], in
     start = training.start
 
     def start_briefly(options: Train) -> tuple[Run, int | None]:
+        options = replace(options, workers=0)
+        if options.resume is None or options.training.epochs:
+            options = replace(options, training=replace(options.training, epochs=1))
         if options.resume is None:
-            brief = replace(options.training, epochs=1)
-            options = replace(options, size=(48, 64), batch=2, workers=0, training=brief)
+            options = replace(options, size=(48, 64), batch=2)
         return start(options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(training, "start", start_briefly)
         patch.setattr(sys, "path", [*sys.path, ""])  # files of the pages are imported from the folder
+        patch.setattr("boxwright.train.estimate._STEPS", 2)
         patch.setattr("boxwright.draw.plots.draw_curves", lambda epochs, path: None)
         run = functools.cache(lambda command: main(shlex.split(command)))
         assert run("train --from voc9 --data my_dataset/") == 0  # the run that the pages speak of

@@ -78,5 +78,5 @@ def test_proposals_are_those_of_new_images(
 def test_the_peak_memory_is_no_less_than_what_is_in_use():
     held = np.ones(2**24)  # 128 MB
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    peak = measuring._peak_memory()
+    peak = measuring.peak_memory()
     assert peak is not None and peak >= pages * os.sysconf("SC_PAGE_SIZE") >= held.nbytes

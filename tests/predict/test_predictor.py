@@ -23,7 +23,7 @@ from boxwright.detectors.config import DETECTORS, FasterRCNNConfig
 from boxwright.device import choose_device
 from boxwright.predict.predictor import InputImage, Predictor, Result
 from boxwright.types import Images, Slots
-from halves import NAMES, Halves, halves
+from halves import NAMES, Halves, halves, overlapping
 
 IMAGE = np.zeros((200, 301, 3), np.uint8)  # of which the detector sees 64 x 96
 WHOLE, HALF = [0, 0, 301, 200], [0, 0, 150.5, 200]
@@ -379,6 +379,46 @@ def test_a_threshold_below_that_of_the_detector_lowers_it_for_the_call(score_thr
         predictor.threshold == 0.5 and len(predictor(image)) == 0 and predictor.floor == 0.9
     )  # the others stay as they were
     assert all(one is other for one, other in zip(state, predictor.detector.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores"),
+    [
+        ({}, [0.9, 0.7]),
+        ({"nms": 0.7}, [0.9, 0.8, 0.7]),
+        ({"agnostic_nms": True}, [0.9]),
+        ({"nms": 0.7, "agnostic_nms": True}, [0.9, 0.8]),
+        ({"max_detections": 1}, [0.9]),
+        ({"nms": 1, "max_detections": 2}, [0.9, 0.8]),
+    ],
+)
+def test_another_selection_by_hand(changes: dict[str, Any], scores: list[float]):
+    predictor, image = overlapping(), np.zeros((32, 32, 3), np.uint8)
+    assert predictor.with_selection(**changes)(image).scores.tolist() == pytest.approx(scores)
+    assert len(predictor(image)) == 2  # it stays as it was
+
+
+def test_detections_are_the_best_of_the_classes_and_may_be_more_than_the_detector_has():
+    image = np.zeros((32, 32, 3), np.uint8)
+    assert [*overlapping().with_selection(max_detections=1)(image, classes=["half"]).label_names] == ["half"]
+    few = overlapping(slots=1)
+    assert (len(few(image)), len(few.with_selection(max_detections=2)(image))) == (1, 2)
+    assert few.with_selection(nms=0.3).with_selection(max_detections=3)(image, threshold=0.01).scores.shape == (2,)
+
+
+def test_a_selection_that_cannot_be_is_refused():
+    predictor = overlapping()
+    compiled = predictor.with_program(predictor.detector.slots)
+    assert len(compiled.with_selection(max_detections=1)(np.zeros((32, 32, 3), np.uint8))) == 1
+    refused: list[tuple[Predictor, dict[str, Any], str]] = [
+        (compiled, {"nms": 0.3}, "cannot select its detections otherwise; an eager program can"),
+        (halves(), {"agnostic_nms": True}, "Halves has no Select"),
+        (predictor, {"nms": 45}, "nms is an IoU between 0 and 1, got 45"),
+        (predictor, {"max_detections": 0}, "max_detections is 1 or more, got 0"),
+    ]
+    for other, changes, message in refused:
+        with pytest.raises(ValueError, match=message):
+            other.with_selection(**changes)
 
 
 def test_a_program_that_cannot_lower_its_threshold_says_so():

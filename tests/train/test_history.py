@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from boxwright.measure.evaluate import best_threshold
 from boxwright.metrics import evaluate
-from boxwright.progress import Progress
+from boxwright.progress import Progress, Whole
 from boxwright.train.history import History, rank
 from boxwright.train.loop import Epoch, Step
 from boxwright.types import Detections, Target
@@ -62,6 +64,7 @@ def test_quality_is_in_the_line_and_the_best_is_known(tmp_path: Path) -> None:
     assert rows[2]["val"] == {"ap": good.ap, "ap50": good.ap50, "ap75": good.ap75, "per_class": per_class}
     assert rows[0]["val"]["ap"] is None and "val" not in rows[3]
     assert [history.best(until) for until in range(1, 5)] == [-math.inf, 0.0, good.ap, good.ap]
+    assert [history.since_best(until) for until in range(5)] == [0, 0, 0, 0, 1]  # the best is the third
     json.loads(history.path.read_text().splitlines()[0], parse_constant=pytest.fail)  # no NaN, which is not JSON
 
 
@@ -98,6 +101,29 @@ def test_progress_prints_lines_where_nobody_watches(
     monkeypatch.setattr("boxwright.progress.time.monotonic", lambda: clock["now"])
     with Progress("epoch 1/2", total=10, done=4) as bar:
         for _ in range(3):
-            clock["now"] += 20
+            clock["now"] += 40
             bar.update({"box": 0.5}, 3.0)
-    assert capsys.readouterr().err == "epoch 1/2 6/10 · box 0.500 · 3.0 images/s · 0:01:20 left\n"
+    assert capsys.readouterr().err == "epoch 1/2 6/10 · 0:02:40 left · 3.0 images/s · box 0.500\n"
+
+
+@pytest.mark.parametrize(("width", "note"), [
+    (80, "run 0:05:00 left · loss 1.500 · 3.0 images/s"), (60, "run 0:05:00 left"), (30, ""),
+    (120, "run 0:05:00 left · loss 1.500 · 3.0 images/s · box 0.500 · class 1.000"),
+])  # fmt: skip
+def test_the_bar_takes_one_line_of_the_terminal_and_counts_the_whole_run(
+    width: int, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches in 20 s here and two in 20 s before: 10 s each, for the 8 of this epoch and 22 later ones."""
+    clock: dict[str, Any] = {"now": 0.0}
+    monkeypatch.setattr("boxwright.progress.time.monotonic", lambda: clock["now"])
+    screen = Console(width=width, force_terminal=True, file=io.StringIO())
+    monkeypatch.setattr("boxwright.progress.Console", lambda stderr: screen)
+    with Progress("epoch 3/20", total=10, whole=Whole(22, 2, 20.0)) as bar:
+        for _ in range(2):
+            clock["now"] += 10
+            bar.update({"box": 0.5, "class": 1.0}, 3.0)
+        assert bar.bar is not None
+        assert bar.bar.tasks[0].fields["note"] == note
+        shown = screen.render_lines(bar.bar.get_renderable())
+        assert len(shown) == 1
+        assert note in "".join(segment.text for segment in shown[0])

@@ -9,48 +9,77 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from boxwright import plugins
 from boxwright.version import __version__
 
 
 class Command(NamedTuple):
-    """The module and name of a command's dataclass, and its line in `boxwright --help`."""
+    """The module and name of a command's dataclass, its line in `boxwright --help`, and its most important options.
+
+    `boxwright NAME --help` shows these options, `--help-all` all; () shows all at once.
+    """
 
     module: str
     name: str
     help: str
+    first: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "detect": Command("boxwright.cli.detect", "Detect", "find objects in images, folders and globs"),
-    "train": Command("boxwright.cli.train", "Train", "train a detector on your own data"),
-    "evaluate": Command("boxwright.cli.evaluate", "Evaluate", "score a detector on annotated data"),
+    "detect": Command(
+        "boxwright.cli.detect", "Detect", "find objects in images, folders and globs",
+        ("model", "threshold", "classes", "out", "json"),
+    ),
+    "train": Command(
+        "boxwright.cli.train", "Train", "train a detector on your own data",
+        ("data", "from", "epochs", "size", "resume"),
+    ),
+    "evaluate": Command(
+        "boxwright.cli.evaluate", "Evaluate", "score a detector on annotated data",
+        ("data", "split", "batch", "plot", "json"),
+    ),
     "data check": Command("boxwright.cli.data", "Check", "name what is wrong in a dataset, where, and how to mend it"),
-    "data show": Command("boxwright.cli.data", "Show", "draw samples of a dataset with their boxes"),
+    "data show": Command(
+        "boxwright.cli.data", "Show", "draw samples of a dataset with their boxes",
+        ("out", "samples", "split", "augmented", "format"),
+    ),
     "data stats": Command(
         "boxwright.cli.data_stats", "Statistics", "count classes, sizes and shapes, and compare splits"
     ),
     "data convert": Command("boxwright.cli.data_convert", "Convert", "write a dataset as COCO, VOC or YOLO"),
-    "data split": Command("boxwright.cli.data_split", "Split", "draw train, val and test, and keep them"),
+    "data split": Command(
+        "boxwright.cli.data_split", "Split", "draw train, val and test, and keep them",
+        ("out", "val-fraction", "test-fraction", "form", "images"),
+    ),
     "data merge": Command("boxwright.cli.data_merge", "Merge", "make one dataset of several, by class name"),
-    "propose": Command("boxwright.cli.propose", "Propose", "search images for regions that may be objects"),
-    "bench": Command("boxwright.cli.bench", "Bench", "race detectors on your data: which one should you take?"),
-    "lineage": Command("boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data"),
-    "import": Command("boxwright.cli.import_", "Import", "convert weights of torchvision or Detectron2, with proof"),
+    "propose": Command(
+        "boxwright.cli.propose", "Propose", "search images for regions that may be objects",
+        ("mode", "count", "out", "draw", "workers"),
+    ),
+    "bench": Command(
+        "boxwright.cli.bench", "Bench", "race detectors on your data: which one should you take?",
+        ("data", "detectors", "budget", "constraint", "dry-run"),
+    ),
+    "lineage": Command(
+        "boxwright.cli.lineage", "Lineage", "compare R-CNN to a single stage on your data",
+        ("data", "steps", "out", "epochs", "budget"),
+    ),
+    "import": Command(
+        "boxwright.cli.import_", "Import", "convert weights of torchvision or Detectron2, with proof",
+        ("out", "names", "photos", "answers", "json"),
+    ),
     "verify": Command("boxwright.cli.verify", "Verify", "repeat the proof in an imported model"),
     "models": Command("boxwright.cli.models", "Models", "list the models at hand"),
-}
+    "completion": Command("boxwright.cli.completion", "Completion", "complete commands and options in your shell"),
+}  # fmt: skip
 
 USER_ERRORS = (ValueError, OSError, ImportError)
 """Errors that a user can cause and fix: bad data or options, a missing file, an extra that is not installed."""
@@ -80,7 +109,7 @@ def _dispatch(words: list[str]) -> int:
     words, named = _without_plugins([word for word in words if word != "--debug"])
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "--help-all"):
         print(usage())
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
@@ -131,35 +160,47 @@ def _run(name: str, arguments: list[str]) -> int:
 
     command = COMMANDS[name]
     kind = getattr(import_module(command.module), command.name)
+    if {"-h", "--help"} & set(arguments):
+        from boxwright.cli.helping import short_help
+
+        print(short_help(name, kind, command.first, arguments))
+        return 0
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
     read = partial(tyro.cli, kind, prog=f"boxwright {name}", config=(tyro.conf.FlagCreatePairsOff,))
     if hasattr(kind, "defaults"):
         read = partial(read, default=kind.defaults(arguments))
     options, unknown = read(args=arguments, return_unknown_args=True)
     if unknown:
         word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
-        reason = kind.explain(word, arguments) if hasattr(kind, "explain") else None
-        raise UsageError(reason or _not_understood(name, word, arguments, read))
+        raise UsageError(_not_understood(name, kind, word, arguments))
     return options.run() or 0
 
 
-def _not_understood(name: str, word: str, arguments: list[str], read: Callable[..., object]) -> str:
-    """The message for a word that is not understood, with the options of similar names."""
+def _not_understood(name: str, kind: Any, word: str, arguments: list[str]) -> str:
+    """The message for a word that is not understood, with the options of similar names or of the same meaning."""
+    explained = kind.explain(word, arguments) if hasattr(kind, "explain") else None
+    if explained:
+        return explained
     if not word.startswith("-"):
         return f"'{word}' is not understood; `boxwright {name} --help` explains what the command takes"
-    shown = io.StringIO()
-    with redirect_stdout(shown), suppress(SystemExit):
-        read(args=[*takewhile(lambda word: not word.startswith("-"), arguments), "--help"])
-    options = sorted(set(re.findall(r"--([a-z][a-z0-9-]*)", shown.getvalue())))
-    near = [f"--{option}" for option in get_close_matches(word.lstrip("-"), options, n=3)]  # dashes make all alike
-    hint = f"did you mean {' or '.join(near)}?" if near else f"`boxwright {name} --help` lists the options"
+    from boxwright.cli.helping import names_of
+    from boxwright.cli.synonyms import SYNONYMS
+
+    options, option = names_of(kind, arguments), word.lstrip("-").replace("_", "-")
+    meant = next((ours for ours in SYNONYMS.get(option, ()) if ours in options), None)
+    if meant is not None:
+        return f"there is no option {word}; it is --{meant} here, which `boxwright {name} --help-all` explains"
+    near = [f"--{found}" for found in get_close_matches(option, sorted(set(options)), n=3)]  # dashes make all alike
+    hint = f"did you mean {' or '.join(near)}?" if near else f"`boxwright {name} --help-all` lists the options"
     return f"there is no option {word}; {hint}"
 
 
 def usage() -> str:
     """The text of `boxwright --help`."""
     end = (
-        "boxwright COMMAND --help explains its options; with --debug an error is shown with its traceback.\n"
-        "--plugin FILE, with any command, loads a Python file that registers detectors or backbones of your own."
+        "boxwright COMMAND --help shows the main options, and --help-all explains every one.\n"
+        "With --debug an error is shown with its traceback. --plugin FILE, with any command,\n"
+        "loads a Python file that registers detectors or backbones of your own."
     )
     return "\n".join(["usage: boxwright COMMAND ...", "", *_lines(list(COMMANDS)), "", end])
 
@@ -171,7 +212,7 @@ def _lines(names: list[str]) -> list[str]:
 
 def _unknown_command(words: list[str]) -> int:
     group = [name for name in COMMANDS if name.split()[0] == words[0]]  # `data` alone, or `data --help`
-    if group and words[1:2] in ([], ["-h"], ["--help"]):
+    if group and words[1:2] in ([], ["-h"], ["--help"], ["--help-all"]):
         print("\n".join([f"usage: boxwright {words[0]} COMMAND ...", "", *_lines(group)]))
         return 0 if words[1:] else 2
     name = " ".join(words[:2] if group else words[:1])

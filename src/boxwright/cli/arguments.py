@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,6 +76,8 @@ def no_detector(name: str) -> str:
     """The message for a name that no detector has."""
     from boxwright.detectors.config import DETECTORS
 
-    near = get_close_matches(name, DETECTORS, n=1)
+    plain = {detector.replace("_", ""): detector for detector in DETECTORS}
+    alike = plain.get(re.sub("[^a-z0-9]", "", name.lower()))  # as faster-rcnn, FasterRCNN and R-FCN
+    near = [alike] if alike else get_close_matches(name.lower(), DETECTORS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DETECTORS)}; --plugin FILE adds your own"
     return f"there is no detector '{name}'; {hint}"

@@ -33,6 +33,12 @@ class Detect:
     """Score threshold: detections below it are dropped; the model's own if not given."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Only these classes; all if not given."""
+    nms: Annotated[float | None, arg(metavar="0..1", help_behavior_hint="")] = None
+    """IoU above which the lower-scored of two boxes of a class is dropped; the model's own if not given."""
+    agnostic_nms: bool = False
+    """Boxes of all classes suppress each other."""
+    max_detections: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """Detections per image at most, the best; the model's own number if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
@@ -49,6 +55,8 @@ class Detect:
     """Write all detections to this COCO JSON."""
     yolo: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Write a YOLO text file per image to this folder, and classes.txt."""
+    yolo_scores: bool = False
+    """Each line of --yolo ends with the score."""
 
     def run(self) -> int:
         """Exit status 1 if an image could not be read; the others are done."""
@@ -59,7 +67,11 @@ class Detect:
             raise ValueError(f"--classes takes all names up to the next option, {image} too; name the images before it")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"--threshold is between 0 and 1, got {self.threshold}")
-        check_at_least(1, batch=self.batch)
+        if self.nms is not None and not 0 <= self.nms <= 1:
+            raise ValueError(f"--nms is an IoU between 0 and 1, got {self.nms}")
+        if self.yolo_scores and self.yolo is None:
+            raise ValueError("--yolo-scores adds scores to the files of --yolo DIR; name that folder too")
+        check_at_least(1, batch=self.batch, max_detections=self.max_detections)
         check_folder("--out", None if self.no_draw else self.out)
         check_folder("--yolo", self.yolo)
         check_file("--json-file", self.json_file)

@@ -36,6 +36,7 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     failed   a message for each source without an image, printed already
     """
     predictor = load(model, options.device)
+    predictor = predictor.with_selection(options.nms, options.agnostic_nms, options.max_detections)
     many = len(images) > _MANY
     counts: Counter[str] = Counter()
     done, rows, undrawn = 0, [], []
@@ -114,9 +115,9 @@ def _sinks(
         stack.callback(outputs.written, options.coco)
         yield stack.enter_context(CocoFile(options.coco, names)).add
     if options.yolo is not None:
-        folder = options.yolo
+        folder, scores = options.yolo, options.yolo_scores
         outputs.write(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-        yield lambda result: outputs.write(files[_path(result)].output(folder, ".txt"), yolo_lines(result))
+        yield lambda result: outputs.write(files[_path(result)].output(folder, ".txt"), yolo_lines(result, scores))
 
 
 def _draw(result: Result, image: ImageFile, folder: Path, outputs: Outputs, undrawn: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from boxwright.bench.plan.budget import parse_budget
 from boxwright.cli.arguments import DataFormat, check_at_least, dataset_path, no_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
@@ -49,12 +50,18 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Continue the run in this folder, with its options; only --device and --workers may be given too."""
+    """Continue the run in this folder, with its options; --device, --workers and --max-time may be given too. With
+    --epochs, a finished run is trained further: a new run with its options and a new schedule starts from its best
+    weights."""
     start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
     """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and image size are the
     defaults; classes of the same name start from its weights."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
     """Learn only these, in this order; all if not given."""
+    val_fraction: Annotated[float | None, tyro.conf.arg(metavar="0..1", help_behavior_hint="")] = None
+    """The part of the images drawn for val where the dataset has no such split; a tenth if not given, 0 for no val."""
+    test_fraction: Annotated[float | None, tyro.conf.arg(metavar="0..1", help_behavior_hint="")] = None
+    """The same for test; out of a train split, only if given."""
     size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT", help_behavior_hint="")] = None
     """The input size in pixels: the shorter side, and the maximum of the longer side; for letterbox and stretch,
     height and width. 320 416 if not given."""
@@ -78,6 +85,12 @@ class Train:
     """auto, cpu, cuda, cuda:1 ... or mps."""
     log_every: int = 10
     """Steps between lines of log.jsonl."""
+    patience: Annotated[int | None, tyro.conf.arg(metavar="EPOCHS", help_behavior_hint="")] = None
+    """End the run after so many epochs without a better AP on val."""
+    max_time: Annotated[str, tyro.conf.arg(metavar="30m|8h", help_behavior_hint="")] = ""
+    """End the run after the last epoch that fits into this time; --resume goes on with it."""
+    dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Only describe the data and estimate time and memory from a few steps; nothing is written."""
     training: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
 
     def run(self) -> int:
@@ -90,8 +103,13 @@ class Train:
     def check(self) -> None:
         """Raises ValueError for options that do not go together, and for paths that do not exist."""
         if self.resume is not None:
-            if self != replace(Train(), resume=self.resume, device=self.device, workers=self.workers):
-                raise ValueError("--resume runs with the options of the run; only --device and --workers may change")
+            allowed = {name: getattr(self, name) for name in ("resume", "device", "workers", "max_time")}
+            if self != replace(Train(), **allowed, training=TrainConfig(epochs=self.training.epochs)):
+                raise ValueError(
+                    "--resume runs with the options of the run; only --device, --workers and --max-time may change, "
+                    "and --epochs if the run is finished. To train its detector with other options: "
+                    f"--from {self.resume} --data PATH"
+                )
             if not (self.resume / "config.json").is_file():
                 raise ValueError(f"{self.resume} is no folder of a run: it has no config.json")
         elif self.data is None or (self.detector is None and self.start is None):
@@ -100,7 +118,10 @@ class Train:
         else:
             dataset_path(self.data)
             check_at_least(1, batch=self.batch, log_every=self.log_every, size=min(self.size or (1,)))
+            check_at_least(1, patience=self.patience)
         check_at_least(0, workers=self.workers)
+        if self.max_time:
+            parse_budget(self.max_time, "--max-time")
 
     @classmethod
     def defaults(cls, words: Sequence[str]) -> Train:

@@ -8,13 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from boxwright import checkpoint, plugins
+from boxwright.bench.plan.budget import duration, parse_budget
 from boxwright.checkpoint import Loaded, load_detector
 from boxwright.cli.arguments import chosen_splits
+from boxwright.cli.table import table
 from boxwright.cli.train import Train
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
+from boxwright.data.formats.split import draw_missing, few_objects, shares_with
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
@@ -24,17 +29,21 @@ from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Process, join
+from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
+from boxwright.train.history import History
 from boxwright.train.loop import Training
 from boxwright.train.run import Run, need_objects
+from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import find
+from boxwright.zoo import describe, find
 
 Option = TypeVar("Option")
 
 _KEPT = (  # fields in config.json
-    "format", "start", "classes", "size", "resize", "augment", "batch", "pretrained", "log_every",
+    "format", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment", "batch", "pretrained",
+    "log_every", "patience", "max_time",
 )  # fmt: skip
 
 
@@ -46,10 +55,20 @@ def train(options: Train) -> int:
 
 def start(options: Train) -> tuple[Run, int | None]:
     """The run, and the signal that stopped it; None where it was trained to the end."""
-    source, resume = None, options.resume
+    source, resume, finished = None, options.resume, None
     if resume is not None:
-        options = replace(read_options(resume / "config.json"), device=options.device, workers=options.workers)
-    else:
+        before = read_options(resume / "config.json")
+        changed = {
+            "device": options.device,
+            "workers": options.workers,
+            "max_time": options.max_time or before.max_time,
+        }
+        if options.training.epochs is None:
+            options = replace(before, **changed)
+        else:
+            options = _further(replace(before, **changed), resume, options.training.epochs)
+            resume, finished = None, resume
+    if resume is None:
         if options.start is not None:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
@@ -57,6 +76,8 @@ def start(options: Train) -> tuple[Run, int | None]:
     with join(options.device) as process:
         if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
+        elif finished is not None:
+            say(f"{finished} is finished; a new run with its options and a new schedule starts from its best weights")
         return _train(options, process, resume, source)
 
 
@@ -65,8 +86,7 @@ def _train(
 ) -> tuple[Run, int | None]:  # fmt: skip
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
-    splits = open_dataset(_given(options.data), options.training.seed, options.format)
-    chosen_splits(splits.source, splits, "train")
+    splits = open_splits(options)
     names = options.classes or splits.names
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
@@ -75,8 +95,16 @@ def _train(
         resume or options.out or usual, _given(options.detector), chosen, options.preprocess,
         PRESETS[options.augment], options.batch, options.training, options.pretrained and options.start is None,
         process.device, loading_workers(process.neighbours) if options.workers is None else options.workers,
-        process.rank, process.world, options.log_every,
+        process.rank, process.world, options.log_every, options.patience,
+        parse_budget(options.max_time) if options.max_time else None,
     )  # fmt: skip
+    if options.patience and run.val is None:
+        raise ValueError(
+            f"--patience needs AP on val, and {splits.source} has no val split with an object; leave it out"
+        )
+    if process.first and resume is None and splits.drawn:
+        for sentence in few_objects(chosen):
+            say(f"boxwright train: {sentence}")
     detector, origin = run.build(), {}
     if source is not None:
         transferred = transfer(detector, names, source)
@@ -84,6 +112,9 @@ def _train(
         if process.first:
             print(f"from {options.start}: {transferred}", flush=True)
     training = run.begin(detector)
+    if options.dry_run:
+        print(_forecast(options, training, run, process), flush=True)
+        return run, None
     if resume is not None:
         training.resume(run.state)
     if process.first:
@@ -100,12 +131,88 @@ def _train(
 
     stopped_by = run.train(training, report=report)
     if process.first:
-        if stopped_by is None:
-            _conclude(run, detector)
-        else:
-            command = f"boxwright train --resume {run.folder}{plugins.options()}"
+        command = f"boxwright train --resume {run.folder}{plugins.options()}"
+        if stopped_by is not None:
             say(f"stopped after step {training.step}; to continue: {command}")
+        elif not training.finished:
+            say(_ended_early(run, training, command))
+        if stopped_by is None and run.best.exists():
+            _conclude(run, detector)
     return run, stopped_by
+
+
+def _further(options: Train, folder: Path, epochs: int) -> Train:
+    """The options of a new run that trains the detector of a finished one for so many more epochs."""
+    state = describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
+    done, total = state.get("epoch", 0), options.training.epochs or 0
+    out_of_patience = options.patience is not None and History(folder).since_best(done) >= options.patience
+    if not state or (done < total and not out_of_patience):
+        raise ValueError(
+            f"--epochs with --resume trains a finished run further, and {folder} is not finished: it has done {done} "
+            f"of {counted(total, 'epoch')}. Without --epochs, --resume finishes it; --from {folder} starts a new run"
+        )
+    return replace(options, start=str(folder), out=folder, training=replace(options.training, epochs=epochs))
+
+
+def open_splits(options: Train) -> Splits:
+    """The splits to train with. Raises ValueError for a fraction of a split that the data has itself."""
+    data, seed = _given(options.data), options.training.seed
+    fractions = {"val": options.val_fraction, "test": options.test_fraction}
+    if all(fraction is None for fraction in fractions.values()):
+        splits = open_dataset(data, seed, options.format)
+        chosen_splits(splits.source, splits, "train")
+        return splits
+    shares_with(options.val_fraction, options.test_fraction)  # refused before the data is read
+    given = open_dataset(data, seed, options.format, draw=False)
+    if "all" in given:
+        return draw_missing(given, seed, options.val_fraction, options.test_fraction)
+    chosen_splits(given.source, given, "train")
+    for split, fraction in fractions.items():
+        if fraction is not None and split in given:
+            raise ValueError(
+                f"{given.source} has a {split} split itself, so that --{split}-fraction has nothing to draw; leave it "
+                f"out, or draw all splits again: boxwright data split {given.source} --redraw --out DIR"
+            )
+    missing = "val" not in given and options.val_fraction != 0, bool(options.test_fraction)
+    return draw_missing(given, seed, options.val_fraction, options.test_fraction) if any(missing) else given
+
+
+def _ended_early(run: Run, training: Training, command: str) -> str:
+    """Why a run that no signal stopped has not done all its epochs."""
+    done = f"ended after epoch {training.epoch} of {training.total_epochs}"
+    if run.out_of_patience(training.epoch):
+        return (
+            f"{done}: no better AP on val for {counted(run.history.since_best(training.epoch), 'epoch')} (--patience)"
+        )
+    nothing = "" if run.best.exists() else ", too short for the first epoch, so that there is no checkpoint yet"
+    return f"{done}, as --max-time is over{nothing}\nto continue: {command}"
+
+
+def _forecast(options: Train, training: Training, run: Run, process: Process) -> str:
+    """What would be trained, and what it would take."""
+    if process.world > 1:
+        raise ValueError("--dry-run measures one process; run it without torchrun")
+    rows = []
+    for split, dataset in run.splits.items():
+        height, width = np.median(dataset.sizes, axis=0).astype(int).tolist()
+        resized = run.preprocess.size(Size(height, width))
+        sizes = [f"{size[1]} x {size[0]}" for size in ((height, width), resized)]
+        rows.append([split, len(dataset), int((~dataset.crowd).sum()), *sizes])
+    head = _introduction(options, training, run).rpartition("\n")[0]
+    expected = estimate(run, training)
+    memory = [
+        f"{amount / 1e9:.1f} GB {of}" for amount, of in (
+            (expected.memory, "of this process"), (expected.device_memory, f"on {training.device}"),
+        ) if amount is not None
+    ]  # fmt: skip
+    limit = f"; --max-time ends it after {duration(run.max_time)}" if run.max_time else ""
+    return "\n".join([
+        head, "", table(["split", "images", "objects", "median size", "resized"], rows), "",
+        f"a step takes {expected.step:.2g} s, detection {expected.image:.2g} s an image",
+        f"the run takes about {duration(expected.seconds)}{limit}",
+        f"memory at its peak: {', '.join(memory) or 'not known on this system'}",
+        "estimated from a few steps; nothing was written",
+    ])  # fmt: skip
 
 
 def _create(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> Run:
@@ -210,7 +317,7 @@ def _introduction(options: Train, training: Training, run: Run) -> str:
     events = f", also for TensorBoard: tensorboard --logdir {run.folder}" if run.history.plots else ""
     return (
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
-        f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn; "
+        f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn\n"
         f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
         f"in {training.config.precision} on {training.device}\n{run.folder}/{events}"
     )

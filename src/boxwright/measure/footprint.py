@@ -64,10 +64,10 @@ def _measure(checkpoint: Path, device: torch.device, started: float, paths: Sequ
         predictor(path)
         first = first or time.time() - started
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Footprint(_peak_memory(), gpu, first)
+    return Footprint(peak_memory(), gpu, first)
 
 
-def _peak_memory() -> int | None:
+def peak_memory() -> int | None:
     """Peak bytes of this process in main memory."""
     status = Path("/proc/self/status")
     if status.is_file():  # on Linux ru_maxrss starts at the parent's

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from boxwright.boxes.geometry import xyxy_to_cxcywh
 from boxwright.files import write_atomically
 from boxwright.predict.predictor import Result
@@ -49,9 +51,14 @@ class CocoFile:
             self.annotations.append({"id": len(self.annotations) + 1, **entry, "area": area, "iscrowd": 0})
 
 
-def yolo_lines(result: Result) -> str:
-    """A line per detection: label, then center and size of the box as fractions of the image's width and height."""
+def yolo_lines(result: Result, scores: bool = False) -> str:
+    """A line per detection: label, then center and size of the box as fractions of the image's width and height.
+
+    With `scores` the score is a sixth column. Such a file is a prediction, and no annotation.
+    """
     height, width = result.size
     scale = result.boxes.new_tensor([width, height, width, height])
-    rows = zip(result.labels.tolist(), (xyxy_to_cxcywh(result.boxes) / scale).tolist(), strict=True)
-    return "".join(f"{label} {' '.join(f'{value:.6f}' for value in box)}\n" for label, box in rows)
+    columns = xyxy_to_cxcywh(result.boxes) / scale
+    columns = torch.cat([columns, result.scores[:, None]], 1) if scores else columns
+    rows = zip(result.labels.tolist(), columns.tolist(), strict=True)
+    return "".join(f"{label} {' '.join(f'{value:.6f}' for value in row)}\n" for label, row in rows)

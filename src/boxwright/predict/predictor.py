@@ -236,6 +236,7 @@ class Predictor:
         self.preprocess = preprocess
         self.threshold = _fraction(threshold)
         self.propose = propose
+        self.max_detections: int | None = None  # detections of a result, at most; None: as the program gives
 
     @property
     def detector(self) -> Detector:
@@ -256,6 +257,32 @@ class Predictor:
         """A copy with another program."""
         other = copy(self)
         other.program = program
+        return other
+
+    def with_selection(
+        self, nms: float | None = None, agnostic_nms: bool = False, max_detections: int | None = None
+    ) -> Predictor:
+        """A copy of the same weights that selects its detections otherwise; what is not given stays.
+
+        nms             IoU, 0..1, above which the lower-scored of two boxes of a class is dropped; 1 drops none
+        agnostic_nms    boxes of all classes suppress each other, those of classes that a call leaves out too
+        max_detections  detections per image at most: the best of the classes that a call asks for
+
+        Raises ValueError where the program is not eager: it would have to be compiled anew. Fewer detections it can.
+        """
+        changes: dict[str, Any] = {} if nms is None else {"iou_threshold": _fraction(nms, "nms is an IoU")}
+        changes |= {"within": "image"} if agnostic_nms else {}
+        if max_detections is not None and max_detections < 1:
+            raise ValueError(f"max_detections is 1 or more, got {max_detections}")
+        selection = getattr(getattr(self.program, "detector", None), "selection", None)
+        if max_detections is not None and selection is not None and max_detections > selection.slots:
+            changes["slots"] = max_detections
+        if changes and not isinstance(self.program, Eager):
+            raise ValueError(f"{self.program!r} cannot select its detections otherwise; an eager program can")
+        other = copy(self)
+        if isinstance(self.program, Eager) and changes:
+            other.program = self.program.with_selection(**changes)
+        other.max_detections = self.max_detections if max_detections is None else max_detections
         return other
 
     def uncached(self) -> Predictor:
@@ -373,7 +400,7 @@ class Predictor:
             keep = of_image.scores >= threshold
             if labels is not None:
                 keep &= torch.isin(of_image.labels, labels)
-            kept = of_image[keep]
+            kept = of_image[keep][: self.max_detections]
             columns = kept.boxes, kept.scores, kept.labels
             results.append(Result(*columns, self.names, image.image, image.path, threshold))
         return results
@@ -400,11 +427,11 @@ class Predictor:
         return torch.tensor([self.names.index(name) for name in chosen])
 
 
-def _fraction(threshold: float | str) -> float:
+def _fraction(threshold: float | str, what: str = "a score threshold is a number") -> float:
     try:
         number = float(threshold)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number <= 1:
-        raise ValueError(f"a score threshold is a number between 0 and 1, got {threshold!r}")
+        raise ValueError(f"{what} between 0 and 1, got {threshold!r}")
     return number

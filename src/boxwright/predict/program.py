@@ -48,15 +48,27 @@ class Eager:
         last = self.detector.selection
         if last is None:
             return self
+        lower = max(0.0, threshold - _BELOW)
+        values = last.score_threshold
+        least = tuple(min(value, lower) for value in values) if isinstance(values, tuple) else min(values, lower)
+        return self.with_selection(score_threshold=least)
+
+    def with_selection(self, **changes: Any) -> Eager:
+        """A program of the same weights whose last `Select` has other numbers, such as `iou_threshold`.
+
+        Raises ValueError for a detector without a `Select`.
+        """
+        last = self.detector.selection
+        if last is None:
+            raise ValueError(f"{type(self.detector).__name__} has no Select, so its detections are selected in one way")
         shared = [part for part in self.detector.modules() if all(inner is not last for inner in part.modules())]
         tensors = [*self.detector.parameters(), *self.detector.buffers()]
         kept = {id(part): part for part in (*shared, *tensors, self.detector.propose)}
         detector = deepcopy(self.detector, kept)
-        lower = max(0.0, threshold - _BELOW)
-        values = last.score_threshold
-        least = tuple(min(value, lower) for value in values) if isinstance(values, tuple) else min(values, lower)
-        assert detector.selection is not None
-        detector.selection.score_threshold = least
+        selection = detector.selection
+        assert selection is not None
+        for name, value in changes.items():
+            setattr(selection, name, value)
         return Eager(detector)
 
 

@@ -71,6 +71,11 @@ class History:
         rows = [row["val"] for row in self.epochs() if row["epoch"] <= until and "val" in row]
         return max((rank(row["ap"]) for row in rows), default=-math.inf)
 
+    def since_best(self, until: int) -> int:
+        """Epochs since the best AP, of those up to number `until`; 0 where none was measured."""
+        rows = [row for row in self.epochs() if row["epoch"] <= until and "val" in row]
+        return until - max(rows, key=lambda row: rank(row["val"]["ap"]))["epoch"] if rows else 0
+
     def _plot(self, step: int, plain: dict[str, float], **groups: Mapping[str, Any]) -> None:
         if self._board is None:
             return

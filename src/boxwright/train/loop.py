@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from boxwright import checkpoint
 from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
-from boxwright.progress import Progress
+from boxwright.progress import Progress, Whole
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
@@ -130,12 +130,20 @@ class Training:
     def steps(self, progress: bool = True) -> Iterator[Step]:
         """As `epochs`, yielding after every optimizer step."""
         model = share_gradients(self.detector) if self.world > 1 else self.detector
+        began, first = time.monotonic(), self._batches_done
         while not self.finished and not self._stopping:
-            yield from self._epoch(model, progress and self.rank == 0)
+            later = (self.total_epochs - self.epoch - 1) * len(self.batches)
+            whole = Whole(later, self._batches_done - first, time.monotonic() - began)
+            yield from self._epoch(model, progress and self.rank == 0, whole)
 
-    def _epoch(self, model: nn.Module, show: bool) -> Iterator[Step]:
+    @property
+    def _batches_done(self) -> int:
+        return self.epoch * len(self.batches) + self.batch
+
+    def _epoch(self, model: nn.Module, show: bool, whole: Whole) -> Iterator[Step]:
         started, seen, step = time.perf_counter(), 0, None
-        with Progress(f"epoch {self.epoch + 1}/{self.total_epochs}", len(self.batches), self.batch, show) as bar:
+        title = f"epoch {self.epoch + 1}/{self.total_epochs}"
+        with Progress(title, len(self.batches), self.batch, show, whole) as bar:
             for images, targets, *_ in self.batches.epoch(self.epoch, self.batch):
                 losses = self._learn(model, images, targets)
                 seen += len(images) * self.world
@@ -199,11 +207,7 @@ class Training:
 
     def _agree(self) -> None:
         """Before a step: all ranks stop where one of them is to stop, and all raise where the loss of one diverged."""
-        stop, bad = self.stop, bool(self._bad)
-        if self.world > 1:
-            flags = torch.tensor([stop, bad], dtype=torch.int32, device=self._common)
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-            stop, bad = map(bool, flags.tolist())
+        stop, bad = self.anywhere(self.stop, bool(self._bad))
         # In fp16 an infinite loss lowers the scale; at a scale below 1 the loss itself has diverged.
         if bad and not (self.scaler.is_enabled() and self.scaler.get_scale() >= 1):
             raise DivergedError(
@@ -213,6 +217,14 @@ class Training:
             )
         self._stopping, self._bad = stop, []
         self.stop |= stop
+
+    def anywhere(self, *flags: bool) -> list[bool]:
+        """Whether each flag is set on any rank; all ranks call it."""
+        if self.world == 1:
+            return list(flags)
+        shared = torch.tensor(flags, dtype=torch.int32, device=self._common)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in shared.tolist()]
 
     def _over_ranks(self, sums: dict[str, float]) -> dict[str, float]:
         if self.world == 1:

@@ -27,7 +27,7 @@ from boxwright.metrics import Evaluation, evaluate
 from boxwright.predict.predictor import Predictor
 from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
-from boxwright.train.loop import Epoch, Training
+from boxwright.train.loop import Epoch, Step, Training
 from boxwright.train.stop import stopping
 from boxwright.version import __version__
 
@@ -44,6 +44,8 @@ class Run:
     batch      images in a step, over all processes
     rank, world  of this process; only the first one evaluates and writes
     log_every  steps between lines of log.jsonl; 0 for none
+    patience   ends the run after so many epochs without a better AP on val, of those that were evaluated
+    max_time   seconds, from the call of `train` on: ends it after the last epoch that fits, or within the first
     about      added to the checkpoints' metadata: where the data is, what was fine-tuned
     """
 
@@ -60,6 +62,8 @@ class Run:
     rank: int = 0
     world: int = 1
     log_every: int = 0
+    patience: int | None = None
+    max_time: float | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,26 +118,44 @@ class Run:
         The state is also saved every five minutes, and when Ctrl-C or SIGTERM stops the training after a whole step.
         Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
 
-        Returns None at the end, else the signal that stopped the training.
+        Returns None at the end, that by `patience` or `max_time` included, else the signal that stopped the training.
         """
-        until = until or training.total_epochs
-        if training.epoch >= until:
+        until, started = until or training.total_epochs, time.monotonic()
+        if training.epoch >= until or (self.patience and training.anywhere(self.out_of_patience(training.epoch))[0]):
             return None
         measured = {until, *(row["epoch"] for row in self.history.epochs() if "val" in row)}
         saved = time.monotonic()
         with stopping(training) as caught:
             for step in training.steps():
+                fits = self._fits(time.monotonic() - started, step)
                 if self.rank == 0:
                     if self.log_every and step.number % self.log_every == 0:
                         self.history.step(step)
                     if step.epoch is not None:
-                        report(self._finish(step.epoch, step.epoch.number in measured))
+                        report(self._finish(step.epoch, step.epoch.number in measured or not fits))
                     if step.epoch is not None or training.stop or time.monotonic() - saved > _SAVE_EVERY:
                         training.save(self.state)
                         saved = time.monotonic()
                 if training.epoch >= until:
                     return None
+                if step.epoch is None:
+                    training.stop |= not fits
+                elif self.patience or self.max_time:
+                    over = self.rank == 0 and (not fits or self.out_of_patience(step.epoch.number))
+                    if training.anywhere(over)[0]:
+                        return None
+        if self.max_time and training.anywhere(time.monotonic() - started > self.max_time)[0]:
+            return None
         return caught[0] if caught else signal.SIGTERM  # without a signal of its own: another process was stopped
+
+    def out_of_patience(self, epoch: int) -> bool:
+        """Whether `patience` ends the run after this epoch."""
+        return self.patience is not None and self.history.since_best(epoch) >= self.patience
+
+    def _fits(self, spent: float, step: Step) -> bool:
+        """Whether `max_time` leaves time to go on after so many seconds: after an epoch, for another as long."""
+        ahead = step.epoch.seconds if step.epoch else 0.0
+        return self.max_time is None or spent + ahead <= self.max_time
 
     def test(self, detector: Detector) -> tuple[int, Evaluation]:
         """Evaluate the best checkpoint on the test split, log the result and add it to the checkpoint.

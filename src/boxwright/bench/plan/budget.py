@@ -209,10 +209,10 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds >= 120 else f"{math.ceil(seconds)} s"
 
 
-def parse_budget(text: str) -> float:
-    """Seconds of "90s", "30m", "1.5h" or "1h30m". Raises ValueError for other text."""
+def parse_budget(text: str, option: str = "a budget") -> float:
+    """Seconds of "90s", "30m", "1.5h" or "1h30m". Raises ValueError for other text, naming the option."""
     match = _LENGTH.fullmatch(text.replace(" ", "").lower())
     seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if seconds <= 0:
-        raise ValueError(f"a budget is a length of time such as 45s, 30m, 8h or 1h30m; got {text!r}")
+        raise ValueError(f"{option} is a length of time such as 45s, 30m, 8h or 1h30m; got {text!r}")
     return seconds
