@@ -348,3 +348,12 @@ def test_the_way_from_a_file_to_boxes_imports_what_it_needs_and_no_more():
     code += f"; print(*set({HEAVY!r}) & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {"torch", "numpy", "PIL"}
+
+
+def test_in_a_terminal_an_error_is_wrapped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    missing = "there_is_no_such_folder_of_a_dataset"
+    monkeypatch.setattr(cli, "terminal_width", lambda stream: 50)
+    assert cli.main(["train", "ssd", "--data", missing]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 50 and lines[1].startswith("  ")
+    assert missing in " ".join(lines)

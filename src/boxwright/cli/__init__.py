@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
+from boxwright.cli.table import terminal_width, wrap
 from boxwright.version import __version__
 
 
@@ -132,7 +133,9 @@ def _dispatch(words: list[str]) -> int:
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"boxwright {name}: {_message(error)}", file=sys.stderr)
+        width = terminal_width(sys.stderr)
+        lines = f"boxwright {name}: {_message(error)}".split("\n")
+        print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

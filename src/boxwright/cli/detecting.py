@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
-from boxwright.cli.table import table
+from boxwright.cli.table import table, terminal_width
 from boxwright.data.image import ImageError, read_image
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
@@ -60,7 +60,7 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
                 rows += _rows(result, many)
     if rows:
         head = ("image", "found") if many else ("image", "class", "score", "left", "top", "right", "bottom")
-        print(table(head, rows))
+        print(table(head, rows, terminal_width()))
         print(_at_score(predictor.threshold, options.threshold))
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
     parts = [f"found {found} in {counted(done, 'image')} in {time.monotonic() - started:.1f} s"]

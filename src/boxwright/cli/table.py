@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 _LEAST = 24  # characters of a shortened name
 
@@ -37,9 +38,9 @@ def table(
     return "\n".join(_align(lines))
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of the terminal that the stream, by default stdout, writes to; None where it is a file or a pipe."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
 def wrap(text: str, width: int | None, indent: str = "") -> str:
