@@ -184,7 +184,7 @@ def test_a_dry_run_describes_and_estimates_and_writes_nothing(
     assert f"train 8 {objects} 128 x 96 85 x 64".split() in [line.split() for line in lines]
     for start in ("a step takes ", "the run takes about ", "memory at its peak: "):
         assert len([line for line in lines if line.startswith(start)]) == 1
-    assert "2 epochs of 4 steps" in lines[1]
+    assert "2 epochs of 4 steps" in lines[2]
     assert not (tmp_path / "run").exists()
 
 

@@ -185,7 +185,7 @@ def _ended_early(run: Run, training: Training, command: str) -> str:
             f"{done}: no better AP on val for {counted(run.history.since_best(training.epoch), 'epoch')} (--patience)"
         )
     nothing = "" if run.best.exists() else ", too short for the first epoch, so that there is no checkpoint yet"
-    return f"{done}, as --max-time is over{nothing}; to continue: {command}"
+    return f"{done}, as --max-time is over{nothing}\nto continue: {command}"
 
 
 def _forecast(options: Train, training: Training, run: Run, process: Process) -> str:
@@ -317,7 +317,7 @@ def _introduction(options: Train, training: Training, run: Run) -> str:
     events = f", also for TensorBoard: tensorboard --logdir {run.folder}" if run.history.plots else ""
     return (
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
-        f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn; "
+        f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn\n"
         f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
         f"in {training.config.precision} on {training.device}\n{run.folder}/{events}"
     )
