@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from boxwright.bench.plan.budget import Pace, duration, halve, make_plan, parse_budget, rungs_of
+from boxwright.bench.plan.budget import BudgetError, Pace, duration, halve, make_plan, parse_budget, rungs_of, smaller
 
 MINUTE = 60.0
 FOUR = {name: Pace(epoch=10, validation=0, seed=0, cell=0) for name in "abcd"}
@@ -57,9 +57,65 @@ def test_two_cells_are_never_halved():
 
 
 def test_a_budget_for_nothing_says_what_would_do():
-    with pytest.raises(ValueError, match=r"budget of 30 s is too small for 4 cells with 2 seeds.*takes 89 s"):
+    with pytest.raises(BudgetError, match=r"budget of 30 s is too small for 4 cells with 2 seeds.*takes 89 s"):
         make_plan(FOUR, 2, 8, validate_every=1, budget=30)
     make_plan(FOUR, 2, 8, validate_every=1, budget=89)
+
+
+def test_a_budget_for_nothing_says_what_it_goes_to():
+    paces = {"a": Pace(10, 1, 2, 3), "b": Pace(20, 1, 2, 3)}
+    # 2 x (30 + 2 + 4) + 6 = 78 s, 87 with the reserve; 12 s are over.
+    with pytest.raises(BudgetError) as caught:
+        make_plan(paces, 2, 8, validate_every=3, budget=98, spent=12)
+    assert str(caught.value) == (
+        "the budget of 98 s is too small for 2 cells with 2 seeds. 12 s of it went into a few steps of each cell, "
+        "which give the pace. One epoch of each takes 87 s with its measurements, a tenth kept in reserve: "
+        "training 60 s, evaluation on val 4 s, detection on test 8 s, timing 6 s. A budget of 99 s suffices."
+    )
+    assert make_plan(paces, 2, 8, validate_every=3, budget=99, spent=12).epochs == 1
+
+
+# Large images take 20 s an epoch, small ones 10 s; those of b twice as long.
+GRID = {
+    f"{detector}-{size}": {"detectors": detector, "backbones": "net", "sizes": size}
+    for detector in "ab" for size in (224, 320)
+}  # fmt: skip
+PACES = {
+    name: Pace((1 if cell["sizes"] == 224 else 2) * (10 if cell["detectors"] == "a" else 20), 0, 0, 0)
+    for name, cell in GRID.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "epochs"),
+    [
+        (150, {"seeds": [1]}, 1),  # 90 s of 135
+        (60, {"seeds": [1], "sizes": [224]}, 1),  # 30 s of 54
+        (34, {"seeds": [1], "sizes": [224]}, 1),
+        (33, None, 0),  # one detector with both sizes takes 30 s too
+    ],
+)
+def test_the_nearest_race_that_fits(budget: float, options: dict[str, list[int]] | None, epochs: int):
+    found = smaller(GRID, PACES, 2, 8, 1, budget)
+    assert (found and found[0]) == options
+    assert found is None or (found[1].epochs, found[1].seconds <= 0.9 * budget) == (epochs, True)
+
+
+def test_steps_of_fewer_cells_take_less_of_the_budget():
+    # 40 s for a few steps of 4 cells, 20 s of 2: 70 - 20 leaves 45 s for 30.
+    found = smaller(GRID, PACES, 1, 8, 1, 70, spent=40)
+    assert found is not None and found[0] == {"sizes": [224]}
+
+
+def test_where_all_images_are_large_smaller_ones_are_tried():
+    large = {name: cell for name, cell in GRID.items() if cell["sizes"] == 320}
+    paces = {"a-320": Pace(20, 0, 0, 0), "b-320": Pace(40, 0, 0, 0)}
+    found = smaller(large, paces, 1, 8, 1, 40)
+    assert found is not None and found[0] == {"sizes": [224]}
+    assert found[1].seconds == pytest.approx(60 * 0.49)
+    # One cell stays one: a race of two is not made one of one.
+    assert smaller(large, paces, 1, 8, 1, 20) is None
+    assert smaller({}, {}, 1, 8, 1, 20) is None
 
 
 def test_rungs_are_halves_of_halves():

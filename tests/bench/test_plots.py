@@ -15,6 +15,7 @@ from boxwright.bench.result import Entry, Race
 from boxwright.measure.speed import STAGES
 from boxwright.units import Interval
 
+Figure = pytest.importorskip("matplotlib.figure", reason="matplotlib is not installed").Figure
 plots = pytest.importorskip("boxwright.bench.report.plots", reason="matplotlib is not installed", exc_type=ImportError)
 
 
@@ -179,6 +180,14 @@ def test_learning_has_a_panel_for_each_cell():
     text = plots.svg_text(plots.draw_learning(of([cell("ssd", 320), cell("fcos", 224, state="stopped")])))
     for name in ("ssd", "fcos, stopped", f"{LITE}-224", "AP on val", "loss", "epoch"):
         assert f">{name}</text>" in text, name
+
+
+def test_a_single_epoch_is_a_dot():
+    axes = Figure().subplots()
+    plots._draw_seeds(axes, [{1: 0.5}, {1: 0.7}], "black")
+    assert [line.get_marker() for line in axes.lines] == ["o"] * 3
+    plots._draw_seeds(axes, [{1: float("nan"), 2: 0.5, 3: 0.6}], "black")
+    assert [line.get_marker() for line in axes.lines[3:]] == ["none"] * 2
 
 
 @pytest.mark.parametrize("made", [of([]), of([cell("ssd", 320, state="failed")])], ids=["empty", "failed"])

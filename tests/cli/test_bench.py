@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from bench.made_up import LITE
+from bench.made_up import race as made_up_race
 from bench.tiny_race import PARTS, patch
+from boxwright.bench.plan.budget import make_plan
 from boxwright.bench.run import state as race_state
-from boxwright.cli import main
+from boxwright.cli import bench, main
 from boxwright.train.stop import StoppedError
 from shapes import write_shapes
 
@@ -47,11 +50,12 @@ def test_table_report_and_json(data: Path, folder: Path, capsys: pytest.CaptureF
     assert run(data, folder, "--constraint", "p95<9s", "--constraint", "file<1GB") == 0
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
-    assert lines[0].split() == ["AP", "AP50", "p50,", "ms", "p95,", "ms", "MB"]
+    assert lines[0].split() == ["cell", "AP", "95", "%", "AP50", "p50,", "ms", "p95,", "ms", "MB"]
     assert {line.split()[0] for line in lines[1:3]} == set(NAMES)
     # One seed and one epoch on a few images: the table has a leader, but no winner.
     assert ("leader" in lines[1] or "leader" in lines[2]) and "winner" not in "".join(lines[:3])
-    assert lines[4].startswith("difference in AP") and {line.split()[0] for line in lines[5:7]} == set(NAMES)
+    assert lines[3] == "* no other is both faster and better."
+    assert lines[5].startswith("difference in AP") and {line.split()[0] for line in lines[6:8]} == set(NAMES)
     warning = next(line for line in lines if line.startswith("Too little evidence for a winner: "))
     assert "1 seed (2 are needed), 1 epoch (3 are needed)" in warning
     assert str(folder / "report.html") in shown.err
@@ -113,6 +117,46 @@ def test_a_cell_that_failed_is_exit_status_1(
     assert "The others continue" in shown.err
 
 
+def test_an_error_of_several_cells_is_written_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(job: Any, until: int) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(race_state, "train", fails)
+    assert run(data, tmp_path) == 1
+    shown = capsys.readouterr()
+    assert f"{NAMES[0]}, {NAMES[1]} failed: seed 0: RuntimeError: out of memory" in shown.out
+    assert f"{NAMES[1]} failed as {NAMES[0]} did. The others continue" in shown.err
+    assert shown.out.count("out of memory") == shown.err.count("out of memory") == 1
+
+
+def test_a_budget_that_is_too_small_names_a_race_that_fits(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(race_state, "make_plan", make_plan)
+    # A cell takes about 10 s with each seed, and 10 s to be timed: 64 s with 2 seeds, and a tenth is kept in reserve.
+    assert run(data, tmp_path / "new", "--seeds", "3", "--budget", "75s") == 1
+    shown = capsys.readouterr().err
+    assert "the budget of 75 s is too small for 2 cells with 3 seeds" in shown and "a few steps of each cell" in shown
+    assert "The nearest race that fits: --seeds 2 (1 epoch, about " in shown
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bench, "terminal_width", lambda: width)
+    for backbones in ((LITE,), (LITE, "timm_mobilenetv3_large_100.ra_in1k")):
+        shown = bench._summary(made_up_race(backbones=backbones))
+        assert max(map(len, shown.splitlines())) <= width, shown
+        table = shown.partition("\n\n")[0].splitlines()
+        assert "AP" in table[0] and "p50, ms" in table[0]
+        assert f"Backbone of all: {LITE}." in shown or len(backbones) == 2
+    monkeypatch.setattr(bench, "terminal_width", lambda: None)
+    piped = bench._summary(made_up_race()).splitlines()
+    assert f"ssd-{LITE}-320" in " ".join(piped[1:12]) and "MB" in piped[0]
+
+
 def test_stopped_it_says_how_to_go_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -158,7 +202,7 @@ def test_where_no_cell_can_be_trained_it_says_why(
 
     monkeypatch.setattr(race_state, "pace", fails)
     assert run(data, tmp_path / "new") == run(data, tmp_path / "new", "--dry-run") == 1
-    message = f"no cell of this race can be trained: {NAMES[0]}: RuntimeError: out of memory; {NAMES[1]}"
+    message = f"no cell of this race can be trained: {NAMES[0]}, {NAMES[1]}: RuntimeError: out of memory\n"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 

@@ -13,9 +13,9 @@ import tyro
 
 from boxwright.bench.plan.rules import Rules
 from boxwright.cli.arguments import DataFormat, check_at_least, check_detectors, check_folder, dataset_path
-from boxwright.cli.table import table
+from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.train.config import TrainConfig
-from boxwright.units import digits, fraction
+from boxwright.units import between, digits, fraction
 
 if TYPE_CHECKING:
     from boxwright.bench.result import Race
@@ -105,6 +105,7 @@ def _estimate(race_state: RaceState) -> str:
     """The cells, how long they will take, and what evidence will be missing for a winner."""
     from boxwright.bench.plan.budget import duration
     from boxwright.bench.run.parallel import open_pool
+    from boxwright.bench.run.state import by_reason
     from boxwright.bench.verdict import too_little_evidence
 
     with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
@@ -116,43 +117,67 @@ def _estimate(race_state: RaceState) -> str:
     ]
     objects, seeds = int((~race_state.splits["test"].crowd).sum()), race_state.rules.seeds
     halved = f", halved after {' and '.join(map(str, plan.rungs))}" if plan.rungs else ""
-    return "\n".join(
-        [
-            table(["cell", "seconds an epoch", "ms an image", "MB"], rows),
-            *(f"{name} would fail: {reason}" for name, reason in race_state.failed.items()),
-            f"cells: {len(efforts)}, seeds: {seeds}, epochs: {plan.epochs}{halved}; {duration(plan.seconds)} at most "
-            f"on {race_state.settings['name']}",
-            *_warning(too_little_evidence(objects, seeds, plan.epochs, math.nan)),
-        ]
-    )
+    width = terminal_width()
+    lines = [
+        *(f"{names} would fail: {reason}" for names, reason in by_reason(race_state.failed).items()),
+        f"cells: {len(efforts)}, seeds: {seeds}, epochs: {plan.epochs}{halved}; {duration(plan.seconds)} at most "
+        f"on {race_state.settings['name']}",
+        *_warning(too_little_evidence(objects, seeds, plan.epochs, math.nan)),
+    ]
+    cells = table(["cell", "seconds an epoch", "ms an image", "MB"], rows, width)
+    return "\n".join([cells, *(wrap(line, width) for line in lines)])
 
 
 def _summary(race: Race) -> str:
-    """The table, best first, the differences in AP, and the verdict."""
-    from boxwright.bench.report.page import bracketed, ranked, references
+    """The table, best first, the differences in AP, and the verdict, in the columns of the terminal."""
+    from boxwright.bench.report.page import ranked, references
+    from boxwright.bench.run.state import by_reason
     from boxwright.bench.verdict import write_difference
 
-    ranks = ranked(race)
+    width, ranks = terminal_width(), ranked(race)
+    shared = _shared_backbone(race) if width else ""
+    names = {entry.name: entry.name.replace(f"-{shared}-", "-", 1) if shared else entry.name for entry in race.entries}
     rows = []
     for row in ranks:
-        entry, speed = row.entry, row.speed
-        ap = f"{fraction(entry.quality.ap.value)} {bracketed(entry.quality.ap)}" if entry.quality else "–"
-        ap50 = fraction(entry.quality.ap50.value) if entry.quality else "–"
+        entry, speed, quality = row.entry, row.speed, row.entry.quality
+        ap = [fraction(quality.ap.value), between(quality.ap.low, quality.ap.high)] if quality else ["–", ""]
+        ap50 = fraction(quality.ap50.value) if quality else "–"
         times = [digits(1000 * value) for value in (speed.p50.value, speed.p95.value)] if speed else ["–", "–"]
         size = digits(math.nan if entry.file is None else entry.file / 1e6)
-        rows.append([entry.name, ap, ap50, *times, size, ", ".join(row.marks) or entry.state])
-    lines = [table(["", "AP", "AP50", "p50, ms", "p95, ms", "MB", ""], rows), ""]
+        star = "*" if "frontier" in row.marks else ""
+        marks = ", ".join(mark for mark in row.marks if mark != "frontier") or entry.state * (not star)
+        rows.append([names[entry.name], *ap, ap50, *times, size, star, marks])
+    head = ["cell", "AP", "95 %", "AP50", "p50, ms", "p95, ms", "MB", "", ""]
+    spare = ("MB", "AP50", "p95, ms", "95 %")
+    results = table(head, rows, width, spare)
+    notes = ["* no other is both faster and better."] if race.verdict.frontier else []
+    notes += [f"Backbone of all: {shared}."] if shared else []
+    left_out = [column for column in spare if column not in results.partition("\n")[0]]
+    notes += [f"{', '.join(left_out)}: in report.html."] if left_out else []
+    lines = [results, *([wrap(" ".join(notes), width)] if notes else []), ""]
     columns = references(race)
-    names = [row.entry.name for row in ranks if row.entry.name in race.verdict.to_best]
-    if len(names) > 1:
-        head = ["difference in AP", *(f"to {column.name}, {column.role}" for column in columns)]
+    compared = [row.entry.name for row in ranks if row.entry.name in race.verdict.to_best]
+    if len(compared) > 1:
+        heads = (column.role if width else f"{column.name}, {column.role}" for column in columns)
+        head = ["difference in AP", *(f"to {name}" for name in heads)]
         rows = [
-            [name, *("–" if name == column.name else write_difference(column.differences[name]) for column in columns)]
-            for name in names
-        ]
-        lines += [table(head, rows), ""]
-    failed = [f"{entry.name} failed: {entry.reason}" for entry in race.entries if entry.state == "failed"]
-    return "\n".join([*lines, *_warning(race.verdict.too_little_evidence), *race.verdict.reasons, *failed, ""])
+            [names[name],
+             *("–" if name == column.name else write_difference(column.differences[name]) for column in columns)]
+            for name in compared
+        ]  # fmt: skip
+        lines += [table(head, rows, width), ""]
+    failed = {entry.name: entry.reason for entry in race.entries if entry.state == "failed"}
+    sentences = [*_warning(race.verdict.too_little_evidence), *race.verdict.reasons,
+                 *(f"{alike} failed: {reason}" for alike, reason in by_reason(failed).items())]  # fmt: skip
+    return "\n".join([*lines, *(wrap(sentence, width) for sentence in sentences), ""])
+
+
+def _shared_backbone(race: Race) -> str:
+    """The backbone of all cells, as it is in their names; nothing where there are several."""
+    from boxwright.bench.plan.cells import as_folder
+
+    backbones = {as_folder(entry.backbone) for entry in race.entries if entry.backbone}
+    return backbones.pop() if len(backbones) == 1 else ""
 
 
 def _warning(lacking: tuple[str, ...]) -> list[str]:

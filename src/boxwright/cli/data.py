@@ -8,14 +8,13 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.images import save_drawing
-from boxwright.cli.table import table
+from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.files import Outputs
 from boxwright.units import counted
 
@@ -112,13 +111,14 @@ def _report(problems: list[Problem], most: int) -> str:
     """The problems by kind, errors first, at most `most` of each."""
     if not problems:
         return "nothing is wrong"
-    lines = []
+    lines, width = [], terminal_width()
     for severity, kind in dict.fromkeys((problem.severity, problem.kind) for problem in problems):
         same = [problem for problem in problems if problem.kind == kind]
         lines.append(f"{severity}: {kind} ({len(same)})")
         for problem in same[:most]:
             location = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-            lines += [f"  {location}", indent(problem.message, "    "), f"    mend: {problem.mend}"]
+            lines.append(f"  {location}")
+            lines += [wrap(line, width, "    ") for line in (*problem.message.splitlines(), f"mend: {problem.mend}")]
         if len(same) > most:
             lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")

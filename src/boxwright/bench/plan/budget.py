@@ -12,13 +12,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from boxwright.bench.result import Rung, Standing
+from boxwright.units import counted
 
 _SLACK = 0.9  # of the budget is planned: a few steps predict the time of thousands only roughly
 _LENGTH = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m(?:in)?)?(?:(\d+\.?\d*)s)?")
 _FEWEST = 2  # cells trained to the end: a race of one has no runner-up
+_SMALL = 224  # pixels, the size that is offered where all others are too dear
 
 
 class Pace(NamedTuple):
@@ -29,6 +32,10 @@ class Pace(NamedTuple):
     validation: float
     seed: float
     cell: float
+
+
+class BudgetError(ValueError):
+    """Not even one epoch of each cell fits into the budget."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,18 @@ class Plan:
 
 def make_plan(
     paces: Mapping[str, Pace], seeds: int, epochs: int, validate_every: int, budget: float | None = None,
-    parallel: int = 1,
+    parallel: int = 1, spent: float = 0.0,
 ) -> Plan:  # fmt: skip
     """The plan with the fewest halvings that leaves at least half the `epochs` to the cells trained to the end; where
     there is none, the plan with the most epochs.
 
     epochs          of every cell without a budget
     validate_every  epochs between evaluations on val
-    budget          seconds, from now on
+    budget          seconds
     parallel        jobs at a time; timing is done alone
+    spent           seconds of the budget that are over: the paces took them
 
-    Raises ValueError, with the budget that suffices, where not even one epoch between halvings fits.
+    Raises BudgetError where not even one epoch of each fits. It says what the time goes to, and what suffices.
     """
 
     def seconds(length: int, halvings: int) -> float:
@@ -76,16 +84,82 @@ def make_plan(
     most = max(0, math.floor(math.log2(max(len(paces), 1) / _FEWEST)))
     fitting = []
     for halvings in range(most + 1):
-        lengths = [n for n in range(2**halvings, epochs + 1) if seconds(n, halvings) <= _SLACK * budget]
+        lengths = [n for n in range(2**halvings, epochs + 1) if seconds(n, halvings) <= _SLACK * (budget - spent)]
         fitting += [(max(lengths), -halvings)] if lengths else []
     if not fitting:
-        least = min(seconds(2**halvings, halvings) for halvings in range(most + 1)) / _SLACK
-        raise ValueError(
-            f"the budget of {duration(budget)} is too small for {len(paces)} cells with {seeds} seeds: an epoch of "
-            f"each takes {duration(least)} with its measurements. Give more, or fewer detectors, sizes or seeds"
-        )
+        raise BudgetError(_too_small(paces, seeds, budget, parallel, spent))
     length, fewest = next((plan for plan in fitting if plan[0] >= epochs / 2), max(fitting))
     return Plan(length, rungs_of(length, -fewest), seconds(length, -fewest))
+
+
+def _too_small(paces: Mapping[str, Pace], seeds: int, budget: float, parallel: int, spent: float) -> str:
+    at_a_time = min(parallel, max(1, seeds * len(paces)))
+    parts = {
+        "training": seeds * sum(pace.epoch for pace in paces.values()) / at_a_time,
+        "evaluation on val": seeds * sum(pace.validation for pace in paces.values()) / at_a_time,
+        "detection on test": seeds * sum(pace.seed for pace in paces.values()) / at_a_time,
+        "timing": sum(pace.cell for pace in paces.values()),
+    }
+    field = f"{counted(len(paces), 'cell')} with {counted(seeds, 'seed')}"
+    before = f" {duration(spent)} of it went into a few steps of each cell, which give the pace." if spent else ""
+    listed = ", ".join(f"{part} {duration(seconds)}" for part, seconds in parts.items() if seconds)
+    least = sum(parts.values()) / _SLACK
+    enough = spent + least if spent + least < 120 else 60 * math.ceil((spent + least) / 60)
+    return (
+        f"the budget of {duration(budget)} is too small for {field}.{before} One epoch of each takes {duration(least)} "
+        f"with its measurements, a tenth kept in reserve: {listed}. A budget of {duration(enough)} suffices."
+    )
+
+
+def smaller(
+    cells: Mapping[str, Mapping[str, str | int]], paces: Mapping[str, Pace], seeds: int, epochs: int,
+    validate_every: int, budget: float, parallel: int = 1, spent: float = 0.0,
+) -> tuple[dict[str, list[str | int]], Plan] | None:  # fmt: skip
+    """The nearest race that fits into a budget: the options that differ, with their values, and its plan.
+
+    cells  by name, what `grid` made them of: "detectors", "backbones" and "sizes", one of each
+
+    Seeds are given up first, then large images, backbones and detectors, the dearest of each first; two cells are
+    left at least. Where no size is 224 or less, 224 is tried too, at the pace of the smallest size by number of pixels.
+    None where nothing fits.
+    """
+    keys = ("detectors", "backbones", "sizes")
+    values = {key: list(dict.fromkeys(cells[name][key] for name in paces)) for key in keys}
+
+    def cost(key: str, value: str | int) -> float:
+        return sum(pace.epoch for name, pace in paces.items() if cells[name][key] == value)
+
+    choices: dict[str, list[list[str | int]]] = {}
+    for key in keys:
+        cheapest = sorted(values[key], key=lambda value: cost(key, value))
+        choices[key] = [[value for value in values[key] if value in cheapest[:count]]
+                        for count in range(len(cheapest), 0, -1)]  # fmt: skip
+    least = min(map(int, values["sizes"]), default=0)
+    if least > _SMALL:
+        choices["sizes"].append([_SMALL])
+    for chosen in product(*choices.values()):
+        options = dict(zip(keys, chosen, strict=True))
+        shrunk = options["sizes"] == [_SMALL] and least > _SMALL
+        taken = options | {"sizes": [least]} if shrunk else options
+        kept = {name: pace for name, pace in paces.items() if all(cells[name][key] in taken[key] for key in keys)}
+        if len(kept) < min(_FEWEST, len(paces)):
+            continue
+        if shrunk:
+            scale = (_SMALL / least) ** 2
+            kept = {name: pace._replace(epoch=scale * pace.epoch, validation=scale * pace.validation)
+                    for name, pace in kept.items()}  # fmt: skip
+        for fewer in range(seeds, 0, -1):
+            try:
+                plan = make_plan(
+                    kept, fewer, epochs, validate_every, budget, parallel, spent * len(kept) / len(paces)
+                )  # fmt: skip
+            except BudgetError:
+                continue
+            changed = {key: value for key, value in options.items() if value != values[key]}
+            if fewer < seeds:
+                changed = {"seeds": [fewer], **changed}
+            return changed, plan
+    return None
 
 
 def rungs_of(epochs: int, halvings: int) -> tuple[int, ...]:

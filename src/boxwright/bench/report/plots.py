@@ -338,11 +338,19 @@ def _draw_bars(
 
 def _draw_seeds(axes: Axes, seeds: Sequence[Mapping[int, float]], color: str) -> None:
     for seed in seeds:
-        axes.plot(list(seed), list(seed.values()), color=color, alpha=0.7, linewidth=0.7)
+        _draw_curve(axes, seed, color, alpha=0.7, linewidth=0.7)
     _draw_mean(axes, seeds, color, linewidth=1.7)
 
 
 def _draw_mean(axes: Axes, seeds: Sequence[Mapping[int, float]], color: str, **line: Any) -> None:
     """Of the epochs that all seeds have."""
     shared = [epoch for epoch in seeds[0] if all(epoch in seed for seed in seeds)]
-    axes.plot(shared, [sum(seed[epoch] for seed in seeds) / len(seeds) for epoch in shared], color=color, **line)
+    _draw_curve(axes, {epoch: sum(seed[epoch] for seed in seeds) / len(seeds) for epoch in shared}, color, **line)
+
+
+def _draw_curve(axes: Axes, curve: Mapping[int, float], color: str, **line: Any) -> None:
+    """A line; a dot where a single value is known, of which a line shows nothing."""
+    known = {epoch: value for epoch, value in curve.items() if math.isfinite(value)}
+    marker = "o" if len(known) == 1 else "none"
+    size = 2.5 * line["linewidth"]
+    axes.plot(list(curve), list(curve.values()), color=color, marker=marker, markersize=size, **line)

@@ -6,14 +6,14 @@ import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boxwright.bench.plan.budget import Pace, Plan, halve, make_plan, parse_budget
+from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
 from boxwright.bench.plan.cells import Cell, as_folder
 from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
@@ -33,6 +33,7 @@ from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
 from boxwright.train.stop import StoppedError
+from boxwright.units import counted
 
 _PARTS = (
     "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
@@ -156,12 +157,17 @@ class RaceState:
                     efforts[job.cell.name] = answer
                 bar.update()
         if not efforts and not self.external_models:
-            reasons = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
+            reasons = "; ".join(f"{names}: {why}" for names, why in by_reason(self.failed).items())
             raise ValueError(f"no cell of this race can be trained: {reasons}")
-        budget = parse_budget(self.rules.budget) - (time.monotonic() - started) if self.rules.budget else None
-        paces = {name: self._pace(effort) for name, effort in efforts.items()}
+        rules, paces = self.rules, {name: self._pace(effort) for name, effort in efforts.items()}
         every = validate_every(len(self.splits["val"]), len(self.splits["train"]))
-        return efforts, make_plan(paces, self.rules.seeds, self.epochs, every, budget, self.rules.parallel)
+        budget, spent = parse_budget(rules.budget) if rules.budget else None, time.monotonic() - started
+        try:
+            plan = make_plan(paces, rules.seeds, self.epochs, every, budget, rules.parallel, spent)
+        except BudgetError as error:
+            assert budget is not None
+            raise ValueError(f"{error} {self._smaller(paces, every, budget, spent)}") from None
+        return efforts, plan
 
     def prepare(self, pool: Pool) -> None:
         """Plan, once: a race that continues keeps its plan. Raises OSError where the disk has too little room."""
@@ -244,6 +250,17 @@ class RaceState:
             cell=timing + sum(count.values()) * effort.propose / cores() + _START,
         )
 
+    def _smaller(self, paces: Mapping[str, Pace], every: int, budget: float, spent: float) -> str:
+        """The nearest race that fits into the budget, as options of `boxwright bench`."""
+        cells = {name: {"detectors": cell.detector, "backbones": cell.config.backbone, "sizes": cell.size}
+                 for name, cell in self.cells.items()}  # fmt: skip
+        found = smaller(cells, paces, self.rules.seeds, self.epochs, every, budget, self.rules.parallel, spent)
+        if found is None:
+            return "No smaller race of these cells fits"
+        options = " ".join(f"--{key} {' '.join(map(str, values))}" for key, values in found[0].items())
+        length = f"{counted(found[1].epochs, 'epoch')}, about {duration(found[1].seconds)}"
+        return f"The nearest race that fits: {options} ({length})"
+
     def _propose_ahead(self, names: Iterable[str]) -> None:
         """Compute proposals before the training, so that their time is measured on its own."""
         configs = [self.cells[name].config for name in names]
@@ -291,8 +308,17 @@ class RaceState:
 
     def fail(self, name: str, why: str) -> None:
         """Take a cell or an external model out of the race."""
-        say(f"{name} failed: {why}. The others continue")
+        same = next((other for other, reason in self.failed.items() if reason == why and other != name), None)
+        say(f"{name} failed{f' as {same} did' if same else f': {why}'}. The others continue")
         self.keep("failed", {**self.failed, name: why})
+
+
+def by_reason(failed: Mapping[str, str]) -> dict[str, str]:
+    """From the names of the cells that failed alike, separated by commas, to the reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        names.setdefault(reason, []).append(name)
+    return {", ".join(alike): reason for reason, alike in names.items()}
 
 
 def one_line(error: Exception) -> str:
