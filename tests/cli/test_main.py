@@ -41,6 +41,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     for name, command in cli.COMMANDS.items():
         assert f"  {name} " in shown and command.help in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

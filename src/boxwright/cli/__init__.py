@@ -201,9 +201,9 @@ def _not_understood(name: str, kind: Any, word: str, arguments: list[str]) -> st
 def usage() -> str:
     """The text of `boxwright --help`."""
     end = (
-        "boxwright COMMAND --help shows the main options, and --help-all explains every one.\n"
-        "With --debug an error is shown with its traceback. --plugin FILE, with any command,\n"
-        "loads a Python file that registers detectors or backbones of your own."
+        "boxwright COMMAND --help shows its main options, and --help-all all of them.\n"
+        "With --debug an error is shown with its traceback. --plugin FILE, with any\n"
+        "command, loads a Python file that registers detectors or backbones of your own."
     )
     return "\n".join(["usage: boxwright COMMAND ...", "", *_lines(list(COMMANDS)), "", end])
 

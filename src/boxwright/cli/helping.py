@@ -103,6 +103,13 @@ def short_help(name: str, kind: type, first: Sequence[str], words: Sequence[str]
 
 
 def _described(action: argparse.Action, width: int) -> list[str]:
-    left, text = f"  {spelled(action)}", textwrap.wrap(meaning(action), width - _COLUMN, break_on_hyphens=False)
+    left = f"  {spelled(action)}"
+    text = textwrap.wrap(_in_short(meaning(action)), width - _COLUMN, break_on_hyphens=False)
     rows = [" " * _COLUMN + line for line in text]
     return [f"{left:<{_COLUMN}}{text[0]}", *rows[1:]] if len(left) <= _COLUMN - 2 and text else [left, *rows]
+
+
+def _in_short(text: str) -> str:
+    """The first sentence, what holds where the option is not given, and (required)."""
+    first, *others = re.split(r"(?<=\.)\s+", text)
+    return " ".join([first, *(other for other in others if "if not given" in other or other.startswith("("))])

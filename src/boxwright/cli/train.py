@@ -50,9 +50,7 @@ class Train:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Continue the run in this folder, with its options; --device, --workers and --max-time may be given too. With
-    --epochs, a finished run is trained further: a new run with its options and a new schedule starts from its best
-    weights."""
+    """Continue the run in this folder, with its options; with --epochs, train a finished one further."""
     start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
     """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and image size are the
     defaults; classes of the same name start from its weights."""
