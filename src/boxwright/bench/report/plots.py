@@ -133,6 +133,8 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             below = _panel(figure, row, column / columns, 1 / columns, 0.38, 0.45)
             for axes, text in ((above, "AP on val"), (below, "loss")):
                 axes.set_xlim(0.5, max(longest, 1) + 0.5)
+                if longest <= 1:
+                    axes.set_xticks([1])
                 axes.set_ylabel(text if column == 0 else "", fontsize="small")
             color, curves = styles[entry.name].color, list(entry.learning.values())
             for others in leader:
@@ -140,7 +142,7 @@ def draw_learning(race: Race, narrow: bool = False) -> Figure:
             _draw_seeds(above, [seed.val for seed in curves], color)
             _draw_seeds(below, [dict(enumerate(seed.losses, 1)) for seed in curves], color)
             above.set_ylim(0, 1.1 * highest or 1.0)
-            below.set_ylim(bottom=0)
+            below.set_ylim(0, 1.1 * below.get_ylim()[1])
             above.set_title(points.two_lines(entry), fontsize="small", loc="left")
             above.tick_params(labelbottom=False)
             below.set_xlabel("epoch" if index + columns >= len(known) else "", fontsize="small")
