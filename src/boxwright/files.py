@@ -90,7 +90,7 @@ class Outputs:
         self._inputs = {_identity(path) for path in inputs if path.exists()}
         self._planned: dict[Path, str] = {}
         self._real: dict[Path, Path] = {}
-        self._written: dict[Path, set[_Entry]] = {}  # by folder
+        self._lists: dict[Path, set[_Entry]] = {}  # by folder
 
     def check(self, option: str, paths: Iterable[Path]) -> None:
         """Raises ValueError unless all of these paths may be written to; `option` is where the user named them."""
@@ -154,13 +154,13 @@ class Outputs:
                 )
 
     def _listed(self, folder: Path) -> set[_Entry]:
-        if folder not in self._written:
+        if folder not in self._lists:
             listed: set[_Entry] = set()
             with suppress(OSError):  # without a list that can be read, all files are the user's
                 for entry in filter(None, map(_entry, (folder / _LIST).read_text("utf-8", "replace").splitlines())):
                     _add(listed, entry)
-            self._written[folder] = listed
-        return self._written[folder]
+            self._lists[folder] = listed
+        return self._lists[folder]
 
     def _resolved(self, path: Path) -> Path:
         if path.parent not in self._real:

@@ -15,24 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwright.data.formats.given_splits import Layout, divide, layout_of
-from boxwright.data.formats.images import (
-    files_of,
-    image_folders,
-    images_by_stem,
-    locate,
-    measure,
-    named_folders,
-    where,
-)
-from boxwright.data.formats.reading import (
-    SPLIT_NAMES,
-    BoxRow,
-    DatasetError,
-    Folders,
-    ImageRow,
-    Reading,
-    drop_missing,
-)
+from boxwright.data.formats.images import files_of, image_folders, images_by_stem, locate, measure, named_folders, where
+from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import name_classes, read_text, size_of, start_of
 from boxwright.data.image import is_image
 

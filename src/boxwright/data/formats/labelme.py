@@ -16,15 +16,7 @@ from typing import Any
 
 from boxwright.data.formats.given_splits import Layout
 from boxwright.data.formats.images import files_below, files_of, image_folders, image_of, images_by_stem, named_folders
-from boxwright.data.formats.reading import (
-    SPLIT_NAMES,
-    BoxRow,
-    DatasetError,
-    Folders,
-    ImageRow,
-    Reading,
-    drop_missing,
-)
+from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, start_of
 from boxwright.types import Size
 

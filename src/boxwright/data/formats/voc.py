@@ -28,15 +28,7 @@ from boxwright.data.formats.images import (
     named_folders,
     where,
 )
-from boxwright.data.formats.reading import (
-    SPLIT_NAMES,
-    BoxRow,
-    DatasetError,
-    Folders,
-    ImageRow,
-    Reading,
-    drop_missing,
-)
+from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
 from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled, start_of
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
