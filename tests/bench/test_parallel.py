@@ -93,7 +93,7 @@ def test_one_worker_needs_no_ray(monkeypatch):
 
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"boxwright\[ray\]"), open_pool(2, "local", CPU):
+    with pytest.raises(ImportError, match=r"pip install -e .*\[ray\]"), open_pool(2, "local", CPU):
         pass
 
 
