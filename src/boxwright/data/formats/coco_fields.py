@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -86,18 +87,23 @@ def box_of_mask(mask: Any) -> tuple[float, float, float, float] | None:
     return x, y, right - x, bottom - y
 
 
+_LOCAL_FILE = re.compile(r"/local-files/\?d=(?P<path>[^&]+)")
+"""What Label Studio calls an image of its local storage: /data/local-files/?d=photos%2Fa.jpg."""
+
+
 def file_name(image: Mapping[str, Any]) -> str:
-    """`file_name`, or without one, as in LVIS, the path in `coco_url` or `flickr_url`; "" if that is no path."""
+    """`file_name`, or without one, as in LVIS, `coco_url` or `flickr_url`; an address gives its path. "" if none."""
     for key in ("file_name", "coco_url", "flickr_url"):
         value = image.get(key)
         if isinstance(value, str) and value:
-            path = value if key == "file_name" else unquote(_path_in(value)).lstrip("/")
+            local = _LOCAL_FILE.search(value)
+            path = unquote(local["path"]) if local else _path_in(value) if "://" in value else value
             return path if is_path(path) else ""
     return ""
 
 
-def _path_in(url: str) -> str:
+def _path_in(address: str) -> str:
     try:
-        return urlsplit(url).path
+        return unquote(urlsplit(address).path).lstrip("/")
     except ValueError:  # such as "https://[a"
         return ""
