@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from boxwright import plugins
 from boxwright.cli.table import terminal_width, wrap
+from boxwright.units import printable
 from boxwright.version import __version__
 
 
@@ -119,7 +120,9 @@ def _dispatch(words: list[str]) -> int:
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
     if name is None:
         return _unknown_command(words)
-    warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
+    warnings.formatwarning = (  # without a line of source code
+        lambda message, *_: f"boxwright {name}: {printable(str(message))}\n"
+    )
     try:
         for plugin in named:
             plugins.load(plugin)
@@ -134,7 +137,7 @@ def _dispatch(words: list[str]) -> int:
         if debug:
             raise
         width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {_message(error)}".split("\n")
+        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
         print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
