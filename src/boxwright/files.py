@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +33,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
         with naming(path), path.open("wb") as file:
             _put(content, file)
         return path
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _partial(path)
     try:
         with naming(path, "an older file there is unchanged"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,54 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     finally:
         with suppress(OSError):  # the error that matters is the one before
             partial.unlink(missing_ok=True)
+        _writing.discard(partial.name)
     return path
+
+
+_writing: set[str] = set()
+"""The names of partial files and folders of this process."""
+
+
+def _partial(path: Path, hidden: str = "") -> Path:
+    """A new name beside `path` for what is not whole yet: NAME.TOKEN.PID.partial, of a process of this machine."""
+    partial = path.with_name(f"{hidden}{path.name}.{_machine()}{secrets.token_hex(4)}.{os.getpid()}.partial")
+    _writing.add(partial.name)
+    return partial
+
+
+def _machine() -> str:
+    return sha256(platform.node().encode())[:4]
+
+
+def remove_partials(folder: Path, pattern: str = "*", below: bool = True) -> None:
+    """Remove what `write_atomically` and `new_folder` of processes of this machine that are dead left in a folder.
+
+    below  in its subfolders too
+    """
+    for path in (folder.rglob if below else folder.glob)(f"{pattern}.partial"):
+        found = re.search(r"\.([0-9a-f]{4})[0-9a-f]{8}\.([0-9]{1,9})\.partial$", path.name)
+        if found is None or found[1] != _machine() or _is_written(path.name, int(found[2])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_written(partial: str, process: int) -> bool:
+    """Whether the process is alive. This one may have the number of a dead one, and knows what it writes."""
+    if process == os.getpid():
+        return partial in _writing
+    if sys.platform == "win32":  # where os.kill ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def append(path: Path, line: str) -> None:
@@ -76,7 +127,7 @@ _CURES = {
     errno.EACCES: "change the permissions there, or name another folder",
     errno.EPERM: "change the permissions there, or name another folder",
 }
-_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_ONLY_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What only a write can fail for."""
 
 
@@ -170,7 +221,8 @@ def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
         raise ValueError(f"{option} names a folder, and {path} is a file; give another")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{option} names a new folder, and {path} has files in it; give another, or remove it")
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    remove_partials(path.parent, f".{glob.escape(path.name)}.*", below=False)
+    partial = _partial(path, hidden=".")
     try:
         with _naming_folder(path, partial):
             partial.mkdir(parents=True)
@@ -180,6 +232,7 @@ def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
             partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _writing.discard(partial.name)
 
 
 @contextmanager
@@ -189,7 +242,7 @@ def _naming_folder(path: Path, partial: Path) -> Iterator[None]:
         yield
     except OSError as error:
         inside = error.filename is not None and str(error.filename).startswith(str(partial))
-        if not inside and error.errno not in _WRITING:
+        if not inside and error.errno not in _ONLY_WRITING:
             raise
         with naming(path, "nothing was left there"):
             raise
@@ -243,7 +296,7 @@ class Outputs:
         write_atomically(path, data, sync=False)
 
     def begin(self, path: Path) -> None:
-        """Note the `partial_of` a file, which was checked: where the process is killed, it is ours whatever is in it."""
+        """Note the `partial_of` a file, which was checked: it is ours whatever is in it, if the process is killed."""
         if not is_stream(path):
             self._note(partial_of(path), None)
 
@@ -305,7 +358,7 @@ class Outputs:
             try:
                 append(path.parent / _LIST, json.dumps({"file": path.name, "sha256": digest}))
             except OSError as error:
-                if error.errno in _WRITING:  # so neither can the file
+                if error.errno in _ONLY_WRITING:  # so neither can the file
                     with naming(path):
                         raise
                 warnings.warn(

@@ -346,7 +346,8 @@ def test_lines_of_a_run_that_was_killed_are_replaced_and_those_of_any_other_file
     assert [cli.main(words), cli.main(words)] == [0, 0]
     lines = map(json.loads, path.with_name(".boxwright-outputs").read_text().splitlines())
     assert [(line["file"], line["sha256"] is None) for line in lines] == [
-        ("found.jsonl.partial", True), ("found.jsonl", False)
+        ("found.jsonl.partial", True),
+        ("found.jsonl", False),
     ]
     path.write_text("half a li")
     assert cli.main(words) == 1

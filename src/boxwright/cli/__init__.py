@@ -103,7 +103,7 @@ _SYSTEM = (
     ),
     (
         r"out of memory|allocate memory|bad[ _]alloc|not enough memory",
-        "the memory is not enough; take a smaller --batch, smaller images or fewer --workers, or allow more (ulimit -v)",
+        "the memory is not enough; take a smaller --batch or --size or fewer --workers, or allow more (ulimit -v)",
     ),
 )
 """What the system does to a process, by the messages of Python and PyTorch, and how to mend it."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _MANY = 10  # for more images the table has one row per image, and a progress bar is shown
 
-Sink = Callable[[Result], None]
+Sink = Callable[[Result], object]
 
 
 def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: Outputs, failed: list[str]) -> int:
