@@ -48,15 +48,15 @@ class Statistics:
         if self.plot is not None:
             from boxwright.draw.plots import draw_stats  # before anything is printed: it may not be installed
 
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_stats(splits, self.plot)
-            outputs.written(self.plot)
-            print(f"drawn: {self.plot}", file=sys.stderr)
         numbers = stats(splits)
         if self.json:
             print(json.dumps({"data": str(data), "format": splits.format, "drawn": splits.drawn, **_named(numbers)}))
         else:
             print(_text(splits, numbers))
+        if self.plot is not None:
+            with outputs.writing(self.plot):
+                draw_stats(splits, self.plot)
+            print(f"drawn: {self.plot}", file=sys.stderr)
 
 
 def _named(numbers: Stats) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MANY = 10  # for more images the table has one row per image, and a progress bar is shown
 
-Sink = Callable[[Result], None]
+Sink = Callable[[Result], object]
 
 
 def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: Outputs, failed: list[str]) -> int:
@@ -108,12 +108,11 @@ def _sinks(
     if options.json:
         yield lambda result: print(json.dumps(result.to_dict()), flush=True)
     if options.json_file is not None:
-        outputs.begin(options.json_file)
-        stack.callback(outputs.written, options.json_file)
-        file = stack.enter_context(options.json_file.open("w", encoding="utf-8"))
-        yield lambda result: print(json.dumps(result.to_dict()), file=file, flush=True)
+        add = stack.enter_context(outputs.stream(options.json_file))
+        yield lambda result: add(json.dumps(result.to_dict()))
     if options.coco is not None:
-        stack.callback(outputs.written, options.coco)
+        outputs.begin(options.coco)
+        stack.enter_context(outputs.writing(options.coco))
         yield stack.enter_context(CocoFile(options.coco, names)).add
     if options.yolo is not None:
         folder, scores = options.yolo, options.yolo_scores

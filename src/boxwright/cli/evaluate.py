@@ -72,9 +72,8 @@ class Evaluate:
             drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(f"{about['model']} on the {split} split of {data}{drawn}\n{quality.table()}")
         if self.plot is not None:
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_precision_recall(quality, self.plot)
-            outputs.written(self.plot)
+            with outputs.writing(self.plot):
+                draw_precision_recall(quality, self.plot)
             print(f"precision-recall curves: {self.plot}", file=sys.stderr)
 
 

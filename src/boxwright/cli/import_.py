@@ -75,11 +75,11 @@ class Import:
 
         arguments = Arguments(**{field.name: getattr(self, field.name) for field in fields(Arguments)})
         photos = None if answers else photographs(self.photos)
-        about = convert(
-            self.name, self.weights, out, self.names, photos, arguments, self.allow_difference, prefix=self.prefix,
-            answers=answers,
-        )  # fmt: skip
-        outputs.written(out)
+        with outputs.writing(out):
+            about = convert(
+                self.name, self.weights, out, self.names, photos, arguments, self.allow_difference, prefix=self.prefix,
+                answers=answers,
+            )  # fmt: skip
         if self.json:
             proof = {key: value for key, value in about["proof"].items() if key != "answers"}
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))

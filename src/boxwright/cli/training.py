@@ -136,9 +136,14 @@ def _train(
         print(line, flush=True)
         _draw_curves(run)
 
-    stopped_by = run.train(training, report=report)
+    command = f"boxwright train --resume {run.folder}{plugins.options()}"
+    try:
+        stopped_by = run.train(training, report=report)
+    except Exception as error:
+        if process.first:
+            error.add_note(f"what was trained before is kept; to continue: {command}")
+        raise
     if process.first:
-        command = f"boxwright train --resume {run.folder}{plugins.options()}"
         if stopped_by is not None:
             say(f"stopped after step {training.step}; to continue: {command}")
         elif not training.finished:
