@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,19 @@ EXPECTED = {  # by file: how it is read, and a part of the only line of the erro
     "crash-image-3b9c94ee": ("image", "expected an image, found 237 bytes of no format that is read here"),
     "eps.jpg": ("image", "expected an image, found text that begins '%!PS-Adobe-3.0"),
     "exifstr.jpg": ("image", "the JPEG image of 160x120 pixels breaks off or is damaged"),
+    "crash-npy-0684b035": ("npy", "(362 bytes) is not a whole array of numpy"),
+    "alter.pkl": ("detectron2", "it alters _codecs.encode, and only data is read. Nothing in it was executed"),
+    "laughs.pkl": ("detectron2", "expected an array of numbers for w, got a list"),
+    "longput.pkl": ("detectron2", "it numbers an object 268435456, expected at most 1000000"),
+    "model_none.pkl": ("detectron2", "expected names to arrays under 'model', got a NoneType"),
+    "expand.pth": ("torchvision", "its tensors by name have more than 16783752 bytes"),
+    "key_int.pth": ("torchvision", "roi_heads.box_predictor.cls_score.weight is missing among 1"),
+    "pth-5c2dd944.pth": ("torchvision", "(892 bytes) is not a whole file of weights"),
+    "pth-9748b304.pth": ("torchvision", "(922 bytes) is not a whole file of weights"),
 }
 
 _TO_ADD = {  # to be moved into the table with their readers
-    "alter.pkl", "crash-npy-0684b035", "expand.pth", "gb2312.xml", "key_int.pth", "laughs.pkl", "laughs.yaml",
-    "longput.pkl", "model_none.pkl", "nc.yaml", "nest.yaml", "pth-5c2dd944.pth", "pth-9748b304.pth",
-    "unknown_encoding.xml",
+    "gb2312.xml", "laughs.yaml", "nc.yaml", "nest.yaml", "unknown_encoding.xml",
 }  # fmt: skip
 
 _SECONDS, _BYTES = 2.0, 300e6
@@ -60,9 +69,20 @@ def _read(files: list[Path]) -> None:
 
     from boxwright.cli import USER_ERRORS
     from boxwright.data.image import read_image
+    from boxwright.untrusted.numpy_files import read_npy
+    from boxwright.zoo import detectron2, torchvision
+    from boxwright.zoo.convert import convert
 
     warnings.filterwarnings("ignore", module=r"PIL\.")  # as the command does
-    readers = {"image": read_image}
+    names = {
+        "detectron2": detectron2.foreign("faster_rcnn_R_50_FPN_1x").name,
+        "torchvision": torchvision.foreign("fasterrcnn_resnet50_fpn").name,
+    }
+    readers = {
+        "image": read_image,
+        "npy": read_npy,
+        **{library: partial(convert, name, out=os.devnull) for library, name in names.items()},
+    }
     unit = 1 if sys.platform == "darwin" else 1024
     for file in files:
         before, started, error = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), ""
