@@ -88,7 +88,7 @@ class Fingerprint:
             }
             names = [str(name) for name in content["names"]]
             return cls(names, splits, str(content["proposals"]), bool(content["whole"]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected digests of images, which boxwright wrote; the file is damaged ({error}). Remove it "
                 "to go on without comparing the data"
