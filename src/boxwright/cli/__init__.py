@@ -156,6 +156,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
     if name is None:
         return _unknown_command(words)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters is in our errors
     warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
     try:
         for plugin in named:
@@ -233,7 +234,13 @@ def _run(name: str, arguments: list[str]) -> int:
     if unknown:
         word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
         raise UsageError(_not_understood(name, kind, word, arguments))
-    return options.run() or 0
+    limit = getattr(options, "max_megapixels", None)
+    if limit is None:
+        return options.run() or 0
+    from boxwright.data.image import limit_megapixels
+
+    with limit_megapixels(limit):
+        return options.run() or 0
 
 
 def _not_understood(name: str, kind: Any, word: str, arguments: list[str]) -> str:

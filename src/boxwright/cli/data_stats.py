@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, dataset_path
 from boxwright.cli.table import table
 from boxwright.files import Outputs
 
@@ -31,6 +31,7 @@ class Statistics:
     seed: int = 0
     """For datasets without splits: the seed they are drawn with."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print everything as JSON, with more quantiles."""
 

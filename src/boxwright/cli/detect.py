@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_file, check_folder
+from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
 from boxwright.files import Outputs, partial_of
 from boxwright.lock import hold
 from boxwright.zoo import DEFAULT, find
@@ -45,6 +45,7 @@ class Detect:
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
     """Images in a batch at most; more than one helps on a GPU, and changes no box."""
+    max_megapixels: MaxMegapixels = None
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False

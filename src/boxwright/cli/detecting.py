@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
 from boxwright.cli.table import table, terminal_width
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
@@ -83,7 +84,7 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
     """The images that can be read; the errors of the others are printed and added to `failed`."""
     for path in paths:
         try:
-            yield InputImage.open(path) if path != STDIN else InputImage(read_image(_stdin()), path)
+            yield InputImage.open(path) if path != STDIN else replace(InputImage.open(_stdin()), path=path)
         except ImageError as error:
             failed.append(str(error))
             print(f"boxwright detect: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_at_least, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, chosen_splits, dataset_path
 from boxwright.files import Outputs
 from boxwright.zoo import DEFAULT
 
@@ -27,6 +27,7 @@ class Evaluate:
     data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
     """The split to score on; test if there is one, else val."""
     seed: int = 0

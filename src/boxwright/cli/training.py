@@ -21,6 +21,7 @@ from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.formats.split import draw_missing, few_objects, shares_with
+from boxwright.data.image import limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
@@ -44,8 +45,8 @@ from boxwright.zoo import describe, find
 Option = TypeVar("Option")
 
 _KEPT = (  # fields in config.json
-    "format", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment", "batch", "pretrained",
-    "log_every", "patience", "max_time",
+    "format", "max_megapixels", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment",
+    "batch", "pretrained", "log_every", "patience", "max_time",
 )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def start(options: Train) -> tuple[Run, int | None]:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
         options = with_size(options)
-    with join(options.device) as process, ExitStack() as held:
+    with join(options.device) as process, limit_megapixels(options.max_megapixels), ExitStack() as held:
         if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
         elif finished is not None:
