@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -25,7 +26,7 @@ from boxwright.bench.report.page import halving, headline, ranked, readable, ren
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import write_difference
-from boxwright.units import Interval, digits, fraction
+from boxwright.units import Interval, digits, fraction, printable
 
 VOID = {"meta", "link", "br", "img", "wbr", "hr", "input"}
 SCRIPT = "<script>alert(1)</script>\x00\x0b\x1b[31m\x7f\ufffe\ud800"
