@@ -104,7 +104,7 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
 def _why_stopped(rung: Rung, name: str) -> str:
     rank, standing = next((rank, row) for rank, row in enumerate(rung.standings, 1) if row.name == name)
     kept = sum(row.kept for row in rung.standings)
-    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image"
+    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image, the mean of a few"
     return f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with {numbers}; {kept} went on"
 
 
