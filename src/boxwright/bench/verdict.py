@@ -274,7 +274,7 @@ def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
     gap = write_difference(difference(leader.name, best.name))
     tie = f"{leader.name} is tied in AP with the best, {best.name} ({aps}, difference {gap})"
     unit = Unit.of((seconds(leader), seconds(best)))
-    p50 = f"and its p50 is {unit.write(seconds(leader))} {_short(unit)}"
+    p50 = f"and its p50 is {unit.write(seconds(leader))} {unit.short}"
     if math.isnan(seconds(best)):
         return f"{tie}, whose time is not known, {p50}."
     return f"{tie}, {p50} instead of {unit.write(seconds(best))}."
@@ -332,12 +332,8 @@ def _beats(entry: Entry, other: Entry) -> bool:
 def _numbers(entry: Entry) -> str:
     time = seconds(entry)
     unit = Unit.of([time])
-    speed = "its time is not known" if math.isnan(time) else f"p50 {unit.write(time)} {_short(unit)}"
+    speed = "its time is not known" if math.isnan(time) else f"p50 {unit.write(time)} {unit.short}"
     return f"AP {_write(_ap(entry))}, {speed}"
-
-
-def _short(unit: Unit) -> str:
-    return {"milliseconds": "ms", "seconds": "s"}.get(unit.name, unit.name)
 
 
 def _write(interval: Interval) -> str:

@@ -21,7 +21,8 @@ from boxwright.cli.arguments import (
     check_folder,
     dataset_path,
 )
-from boxwright.cli.table import table, terminal_width, wrap
+from boxwright.cli.table import table
+from boxwright.terminal import say, terminal_width, wrap
 from boxwright.train.config import TrainConfig
 from boxwright.units import between, digits, fraction
 
@@ -103,7 +104,7 @@ class Bench:
                     command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip
         except StoppedError as stopped:
-            print(f"{stopped}; the same command continues", file=sys.stderr)
+            say(f"{stopped}; the same command continues")
             return 128 + stopped.signal
         results = race_state.folder / "results.json"
         print(results.read_text(encoding="utf-8") if self.json else _summary(result), end="")

@@ -29,7 +29,8 @@ from boxwright.device import loading_workers
 from boxwright.files import write_atomically
 from boxwright.lock import LOCK, HeldError, hold, holder_of
 from boxwright.predict.propose import sources_of, warm
-from boxwright.progress import Progress, say
+from boxwright.progress import Progress
+from boxwright.terminal import fit, say, terminal_width
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
@@ -116,10 +117,10 @@ def _train(
         transferred = transfer(detector, names, source)
         origin = _origin(options, source, transferred)
         if process.first:
-            print(f"from {options.start}: {transferred}", flush=True)
+            print(fit(f"from {options.start}: {transferred}"), flush=True)
     training = run.begin(detector)
     if options.dry_run:
-        print(_forecast(options, training, run, process), flush=True)
+        print(fit(_forecast(options, training, run, process)), flush=True)
         return run, None
     if resume is not None:
         training.resume(run.state)
@@ -129,11 +130,11 @@ def _train(
             _describe(run, training, options, splits, origin)
         origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
-        print(_introduction(options, training, run), flush=True)
+        print(fit(_introduction(options, training, run)), flush=True)
         _propose_ahead(detector, chosen)
 
     def report(line: str) -> None:
-        print(line, flush=True)
+        print(fit(line), flush=True)
         _draw_curves(run)
 
     command = f"boxwright train --resume {run.folder}{plugins.options()}"
@@ -287,7 +288,7 @@ def _conclude(run: Run, detector: Detector) -> None:
     """After the last epoch: measure the best detector on the test split, if there is one."""
     if "test" in run.splits:
         epoch, quality = run.test(detector)
-        print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table()}")
+        print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table(terminal_width())}")
     print(f"\nboxwright detect photo.jpg --model {run.best}{plugins.options()}")
 
 

@@ -29,7 +29,8 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
-from boxwright.progress import Progress, say
+from boxwright.progress import Progress
+from boxwright.terminal import say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import validate_every
 from boxwright.train.stop import StoppedError

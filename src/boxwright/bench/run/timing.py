@@ -18,7 +18,7 @@ from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import PROGRAMS
-from boxwright.progress import say
+from boxwright.terminal import say
 from boxwright.zoo import load
 
 CONTROL = "control"
