@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from boxwright.terminal import shorten
+from boxwright.units import printable
 
 _LEAST = 24  # characters of a shortened name
 
@@ -24,7 +25,7 @@ def table(
     cut    the head of a column whose texts lose their ends before that
     whole  whether the names in the first column are never shortened, as a user types them
     """
-    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(head), *([printable(str(cell)) for cell in row] for row in rows)]
     if width is None:
         return "\n".join(_align(lines))
     if cut is not None and (excess := _width(lines) - width) > 0:
