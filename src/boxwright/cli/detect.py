@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_file, check_folder
-from boxwright.files import Outputs
+from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
+from boxwright.files import Outputs, partial_of
+from boxwright.lock import hold
 from boxwright.zoo import DEFAULT, find
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Detect:
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
     """Images in a batch at most; more than one helps on a GPU, and changes no box."""
+    max_megapixels: MaxMegapixels = None
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False
@@ -85,19 +88,24 @@ class Detect:
             print(f"boxwright detect: {message}", file=sys.stderr)
         if not images:
             return 1
-        outputs = self._outputs(images)
-        model = find(self.model)  # a wrong name is refused here, before torch is imported
-        from boxwright.cli.detecting import detect
+        folders = filter(None, [None if self.no_draw else self.out, self.yolo])
+        with ExitStack() as held:
+            for folder in {folder.resolve() for folder in folders}:
+                held.enter_context(hold(folder))
+            outputs = self._outputs(images)
+            model = find(self.model)  # a wrong name is refused here, before torch is imported
+            from boxwright.cli.detecting import detect
 
-        return detect(self, model, images, outputs, failed)
+            return detect(self, model, images, outputs, failed)
 
     def _outputs(self, images: list[ImageFile]) -> Outputs:
         """All files that will be written. Raises ValueError where one must not be, before the model is loaded."""
         outputs = Outputs(image.path for image in images)
         if not self.no_draw:
             outputs.check("--out", (image.drawing(self.out) for image in images))
-        outputs.check("--json-file", filter(None, [self.json_file]))
-        outputs.check("--coco", filter(None, [self.coco]))
+        for option, path in (("--json-file", self.json_file), ("--coco", self.coco)):
+            if path is not None:
+                outputs.check(option, [path, partial_of(path)])
         if self.yolo is not None:
             outputs.check("--yolo", [self.yolo / "classes.txt", *(image.output(self.yolo, ".txt") for image in images)])
         return outputs

@@ -11,7 +11,7 @@ import numpy as np
 from boxwright.bench.run.job import Effort
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError, read_reduced
 from boxwright.files import sha256
 from boxwright.progress import Progress
 from boxwright.train.run import need_objects
@@ -25,6 +25,11 @@ def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
     need_objects(splits, ("train", "val", tested), splits.names)
     description = "test" if tested == "test" else "val, for there is no test split; the epochs are chosen on it too"
     return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, description
+
+
+def race_folder(splits: Splits, out: str | Path | None) -> Path:
+    """`out`, or runs/DATA-bench."""
+    return Path(out) if out is not None else Path("runs") / f"{splits.source.resolve().stem}-bench"
 
 
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
@@ -43,7 +48,7 @@ def unreadable(dataset: Dataset) -> list[str]:
     with Progress("read the test split", len(dataset)) as bar:
         for index in range(len(dataset)):
             try:
-                read_image(dataset.path(index))
+                read_reduced(dataset.path(index))
             except ImageError as error:
                 errors.append(str(error))
             bar.update()

@@ -15,7 +15,7 @@ from boxwright.bench.run.job import save_detections
 from boxwright.bench.run.state import RaceState, one_line
 from boxwright.checkpoint import modules_of
 from boxwright.data.dataset import Dataset
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError, read_reduced
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
@@ -70,7 +70,7 @@ def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
         if len(paths) == count:
             break
         try:
-            read_image(dataset.path(index))
+            read_reduced(dataset.path(index))
         except ImageError:
             continue  # evaluation warns of it
         paths.append(dataset.path(index))
