@@ -56,7 +56,7 @@ class Split:
         shares_with(self.val_fraction, self.test_fraction)  # refused before the data is read
         given = open_dataset(data, format=self.format, draw=False)
         splits = draw_missing(given, self.seed, self.val_fraction, self.test_fraction, self.redraw)
-        for sentence in few_objects(splits):
+        for sentence in few_objects(splits, splits.drawn):
             say(f"boxwright data split: {sentence}")
         if self.form == "lists":
             report(write_lists(splits, self.out), self.json, "split", "none")

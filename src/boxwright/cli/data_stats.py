@@ -51,7 +51,9 @@ class Statistics:
 
         numbers = stats(splits)
         if self.json:
-            print(json.dumps({"data": str(data), "format": splits.format, "drawn": splits.drawn, **_named(numbers)}))
+            print(
+                json.dumps({"data": str(data), "format": splits.format, "drawn": bool(splits.drawn), **_named(numbers)})
+            )
         else:
             print(_text(splits, numbers))
         if self.plot is not None:

@@ -65,7 +65,7 @@ class Evaluate:
         predictor = load(model, self.device)
         dataset = labelled_as(predictor.names, splits[split], data)
         quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
-        about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
+        about = {"model": str(model), "data": str(data), "split": split, "made": bool(splits.drawn)}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
