@@ -15,6 +15,7 @@ from boxwright.boxes.view import View
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
+from boxwright.predict.program import Eager
 from boxwright.types import Detections, Images, Size, Target
 
 
@@ -91,6 +92,18 @@ def test_bfloat16_finds_the_same(trained: Any) -> None:
         assert found.boxes.dtype == found.scores.dtype == torch.float32
         assert torch.equal(best(plain).labels, best(found).labels)
         assert iou(best(plain).boxes, best(found).boxes).min() > 0.9
+
+
+def test_the_inference_form_gives_the_same_boxes(trained: Any) -> None:
+    plain, packed = Eager(trained.detector, packed=False), Eager(trained.detector)
+    for images in (trained.images, trained.padded, trained.images[:1]):
+        found, expected = packed(images), plain(images)
+        assert expected.valid.any() and torch.equal(found.valid, expected.valid)
+        assert torch.equal(found.labels, expected.labels)
+        torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=0)
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    lower = packed.with_selection(slots=3) if trained.detector.selection else packed
+    assert lower._packed is packed._packed, "a program with the same weights packs them once"
 
 
 def test_detections_come_best_first_and_lie_in_the_image(trained: Any) -> None:

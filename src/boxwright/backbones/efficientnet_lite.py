@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones.base import Classifier, Head, cut_stages
@@ -55,7 +54,7 @@ class EfficientNetLite(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) to class logits (N, num_classes)."""
-        x = self.act(conv_norm(self.last_map(x), self.conv_head, self.bn2))
+        x = conv_norm(self.last_map(x), self.conv_head, self.bn2, self.act)
         return self.classifier(x.mean((2, 3)))
 
 
@@ -68,13 +67,13 @@ class SeparableBlock(nn.Module):
         self.bn1 = _norm(channels)
         self.conv_pw = _conv(channels, out)
         self.bn2 = _norm(out)
+        self.act = nn.ReLU6(inplace=True)
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        y = F.relu6(conv_norm(x, self.conv_dw, self.bn1), inplace=True)
-        y = conv_norm(y, self.conv_pw, self.bn2)
-        return x + y if self.residual else y
+        y = conv_norm(x, self.conv_dw, self.bn1, self.act)
+        return conv_norm(y, self.conv_pw, self.bn2, add=x if self.residual else None)
 
 
 class InvertedResidual(nn.Module):
@@ -89,14 +88,14 @@ class InvertedResidual(nn.Module):
         self.bn2 = _norm(wide)
         self.conv_pwl = _conv(wide, out)
         self.bn3 = _norm(out)
+        self.act = nn.ReLU6(inplace=True)
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        y = F.relu6(conv_norm(x, self.conv_pw, self.bn1), inplace=True)
-        y = F.relu6(conv_norm(y, self.conv_dw, self.bn2), inplace=True)
-        y = conv_norm(y, self.conv_pwl, self.bn3)
-        return x + y if self.residual else y
+        y = conv_norm(x, self.conv_pw, self.bn1, self.act)
+        y = conv_norm(y, self.conv_dw, self.bn2, self.act)
+        return conv_norm(y, self.conv_pwl, self.bn3, add=x if self.residual else None)
 
 
 def _block(channels: int, out: int, kernel: int, stride: int, expansion: int) -> nn.Module:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones.base import Classifier, Head, Stage, cut_stages
-from boxwright.layers.conv import ConvSequential, init_convs, round_channels
+from boxwright.layers.conv import ConvSequential, conv_norm, init_convs, round_channels, run
 
 # expansion, channels, repeats, stride (Table 2 of the v2 paper)
 _V2 = (
@@ -97,7 +96,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        return x + self.conv(x) if self.residual else self.conv(x)
+        return self.conv(x, add=x if self.residual else None)
 
 
 class MobileNetV3(Classifier):
@@ -190,7 +189,8 @@ class SqueezedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        return x + self.block(x) if self.residual else self.block(x)
+        *before, project = self.block
+        return project(run(before, x), add=x if self.residual else None)
 
 
 class SqueezeExcite(nn.Module):
@@ -201,11 +201,12 @@ class SqueezeExcite(nn.Module):
         squeezed = round_channels(channels / 4)
         self.fc1 = nn.Conv2d(channels, squeezed, 1)
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.relu, self.sigmoid = nn.ReLU(), nn.Hardsigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        weight = F.relu(self.fc1(x.mean((2, 3), keepdim=True)))  # (N, squeezed, 1, 1)
-        return x * F.hardsigmoid(self.fc2(weight))
+        weight = conv_norm(x.mean((2, 3), keepdim=True), self.fc1, activation=self.relu)  # (N, squeezed, 1, 1)
+        return x * conv_norm(weight, self.fc2, activation=self.sigmoid)
 
 
 def _unit(

@@ -5,7 +5,6 @@ He et al. 2016, https://arxiv.org/abs/1512.03385; Xie et al. 2017, https://arxiv
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones.base import Classifier, Stage
@@ -75,13 +74,14 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = _conv3x3(out, out)
         self.bn2 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
-        y = conv_norm(y, self.conv2, self.bn2)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        y = conv_norm(x, self.conv1, self.bn1, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(y, self.conv2, self.bn2, self.relu, add=shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -96,14 +96,15 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
-        y = F.relu(conv_norm(y, self.conv2, self.bn2), inplace=True)
-        y = conv_norm(y, self.conv3, self.bn3)
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        y = conv_norm(x, self.conv1, self.bn1, self.relu)
+        y = conv_norm(y, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return conv_norm(y, self.conv3, self.bn3, self.relu, add=shortcut)
 
 
 def _conv3x3(channels: int, out: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

@@ -19,6 +19,7 @@ from boxwright.assign import Assign, Prediction, match
 from boxwright.boxes.anchors import Codec
 from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import Candidates, Detector, Select, best, deltas_of
+from boxwright.layers.conv import ConvSequential, conv_norm
 from boxwright.types import Images, Losses, Slots, Target
 
 Norm = Callable[[int], nn.Module] | None
@@ -71,15 +72,15 @@ class AnchorHead(nn.Module):
         for features in maps:
             class_features = self.class_tower(features)
             box_features = class_features if self.shared else self.box_tower(features)
-            logits.append(per_anchor(self.logits(class_features), self.columns))
-            deltas.append(per_anchor(self.deltas(box_features), self.boxes, 4))
+            logits.append(per_anchor(conv_norm(class_features, self.logits), self.columns))
+            deltas.append(per_anchor(conv_norm(box_features, self.deltas), self.boxes, 4))
         return torch.cat(logits, 1), torch.cat(deltas, 1)
 
 
-def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False, bias: bool = False) -> nn.Sequential:
+def tower(channels: int, depth: int, norm: Norm = None, lite: bool = False, bias: bool = False) -> ConvSequential:
     """`depth` times a 3x3 convolution, its norm if any, and ReLU."""
     layers = (layer for _ in range(depth) for layer in unit(channels, channels, 3, norm, lite, bias=bias))
-    return nn.Sequential(*layers)
+    return ConvSequential(*layers)
 
 
 def unit(

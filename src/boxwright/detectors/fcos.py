@@ -16,6 +16,7 @@ from boxwright.boxes.anchors import AnchorGrid, DistanceCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
 from boxwright.detectors.base import build_pyramid, build_select
 from boxwright.detectors.fields import CONVENTIONS
+from boxwright.layers.conv import conv_norm
 from boxwright.losses import Centered, GIoULoss, centerness_loss, focal
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class PointHead(AnchorHead):
         for level, features in enumerate(maps):
             for_box = self.box_tower(features)
             scale = 1.0 if self.scales is None else self.scales[level]
-            logits.append(per_anchor(self.logits(self.class_tower(features)), self.columns))
-            sides.append(per_anchor(self.deltas(for_box), 1, 4) * scale)
-            middle.append(per_anchor(self.centerness(for_box)))
+            logits.append(per_anchor(conv_norm(self.class_tower(features), self.logits), self.columns))
+            sides.append(per_anchor(conv_norm(for_box, self.deltas), 1, 4) * scale)
+            middle.append(per_anchor(conv_norm(for_box, self.centerness)))
         return torch.cat(logits, 1), torch.cat(sides, 1), torch.cat(middle, 1)
 
 

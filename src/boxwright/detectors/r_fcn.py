@@ -15,6 +15,7 @@ from boxwright.detectors.base import build_select
 from boxwright.detectors.faster_rcnn import FasterRCNN, build_rpn
 from boxwright.detectors.fields import CONVENTIONS
 from boxwright.detectors.region_stage import RegionStage, build_region_stage, build_shared, strides_read
+from boxwright.layers.conv import ConvSequential, conv_norm
 from boxwright.layers.regions import PositionSensitiveAlign, PositionSensitivePool
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ScoreMaps(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.pool = pool
-        self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU())
+        self.reduce = ConvSequential(nn.Conv2d(channels, width, 1), nn.ReLU())
         self.logits = nn.Conv2d(width, pool.size**2 * (num_classes + 1), 1)
         self.deltas = nn.Conv2d(width, pool.size**2 * 4 * boxes, 1)
         nn.init.normal_(self.logits.weight, std=0.01)
@@ -46,7 +47,9 @@ class ScoreMaps(nn.Module):
     def forward(self, maps: list[Tensor], boxes: Tensor) -> Tensor:
         """Maps (N, C, h, w) and boxes (N, P, 4) to (N * P, K + 1 + 4 B, size, size)."""
         reduced = [self.reduce(features) for features in maps[: len(self.pool.strides)]]
-        return self.pool([torch.cat([self.logits(x), self.deltas(x)], dim=1) for x in reduced], boxes)
+        return self.pool(
+            [torch.cat([conv_norm(x, self.logits), conv_norm(x, self.deltas)], dim=1) for x in reduced], boxes
+        )
 
 
 class Vote(nn.Module):

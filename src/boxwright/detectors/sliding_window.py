@@ -16,6 +16,7 @@ from boxwright.assign import IGNORED, Assign, BalancedSampler, MaxIoUAssigner, P
 from boxwright.backbones.features import Features
 from boxwright.boxes.geometry import at_least_float32, clip
 from boxwright.detectors.base import Detector, Select, best, build_pyramid, build_select, gather
+from boxwright.layers.conv import conv_norm
 from boxwright.losses import cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -36,11 +37,13 @@ class WindowHead(nn.Module):
         )
         self.hidden = nn.Conv2d(hidden, hidden, 1)
         self.logits = nn.Conv2d(hidden, num_classes + 1, 1)
+        self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each position."""
-        hidden = [self.hidden(window(features).relu()).relu() for window in self.windows]
-        return [at_least_float32(self.logits(of_shape)) for of_shape in hidden]
+        seen = [conv_norm(features, window, activation=self.relu) for window in self.windows]
+        hidden = [conv_norm(of_shape, self.hidden, activation=self.relu) for of_shape in seen]
+        return [at_least_float32(conv_norm(of_shape, self.logits)) for of_shape in hidden]
 
 
 def windows_at(positions: Shape, shape: Shape, stride: tuple[float, float], device: torch.device) -> Tensor:

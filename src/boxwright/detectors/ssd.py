@@ -22,7 +22,7 @@ from boxwright.boxes.anchors import DefaultBoxes, DeltaCodec
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
 from boxwright.detectors.base import best, best_of_each_class, build_features, build_select
 from boxwright.detectors.fields import CONVENTIONS
-from boxwright.layers.conv import init_convs
+from boxwright.layers.conv import ConvSequential, init_convs
 from boxwright.losses import DeltaLoss, cross_entropy
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ExtraLevels(Neck):
             half, strided = out // 2, index < len(extra) - unstrided
             smaller = unit(half, half if lite else out, 3, norm, lite, 2 if strided else 1, padded=strided)
             wider = unit(half, out, 1, norm, lite) if lite else []
-            self.extra.append(nn.Sequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
+            self.extra.append(ConvSequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
         init_convs(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:

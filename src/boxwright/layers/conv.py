@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,17 @@ class Conv2dSame(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: `ceil(size / stride)` outputs, an odd rest of padding at the end."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(self.pad(input), weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def pad(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) with the zeros around it that the convolution, which pads nothing more, then reads."""
         pad = []
         for size, kernel, stride, dilation in zip(
             input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
         ):
             total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
             pad += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(input, pad), weight, bias, self.stride, 0, self.dilation, self.groups)
+        return F.pad(input, pad)
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -91,17 +96,47 @@ def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: fl
     state[f"{norm}.running_var"] = shifted
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: Norm) -> Tensor:
-    """`norm(conv(x))`, (N, C, h, w) -> (N, C', h', w'); where the norm's statistics are fixed, as one convolution.
+InferenceForm = Callable[[Tensor, nn.Conv2d, Norm | None, nn.Module | None, Tensor | None], Tensor | None]
+"""What `conv_norm` computes, from the same arguments, or None for what it does not compute."""
 
-    Scaling the few weights instead of the large map saves reading and writing the map, forwards and backwards.
+inference_form: ContextVar[InferenceForm | None] = ContextVar("inference_form", default=None)
+"""Set where a network only runs: `layers/packed.py`."""
+
+
+def conv_norm(
+    x: Tensor, conv: nn.Conv2d, norm: Norm | None = None, activation: nn.Module | None = None, add: Tensor | None = None
+) -> Tensor:
+    """`activation(norm(conv(x)) + add)`, (N, C, h, w) -> (N, C', h', w'), without the parts that are None.
+
+    A norm with fixed statistics is computed within the convolution: scaling the few weights instead of the large map
+    saves reading and writing the map, forwards and backwards.
     """
-    if isinstance(norm, nn.BatchNorm2d) and norm.training:
-        return norm(_convolve(x, conv, conv.weight, conv.bias))
+    if not torch.compiler.is_compiling() and (form := inference_form.get()) is not None:
+        y = form(x, conv, norm, activation, add)
+        if y is not None:
+            return y
+    if norm is None:
+        y = conv(x)
+    elif is_fixed(norm):
+        y = _convolve(x, conv, *fold(conv, norm))
+    else:
+        y = norm(_convolve(x, conv, conv.weight, conv.bias))
+    if add is not None:
+        y = y + add
+    return y if activation is None else activation(y)
+
+
+def is_fixed(norm: Norm) -> bool:
+    """Whether the statistics of a norm are those that it has stored, not those of the batch."""
+    return isinstance(norm, FrozenBatchNorm2d) or not norm.training
+
+
+def fold(conv: nn.Conv2d, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that is `conv`, then a norm with fixed statistics."""
     scale, shift = scale_and_shift(norm)
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    return _convolve(x, conv, conv.weight * scale[:, None, None, None], shift)
+    return conv.weight * scale[:, None, None, None], shift
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -116,28 +151,32 @@ def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -
     return conv._conv_forward(x, weight, bias)
 
 
-def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """`x` (N, C, h, w) through the modules in order, a convolution and the batch norm after it by `conv_norm`."""
-    waiting: nn.Conv2d | None = None
-    for module in modules:
-        if waiting is not None:
-            if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
-                x, waiting = conv_norm(x, waiting, module), None
-                continue
-            x, waiting = waiting(x), None
+def run(modules: Iterable[nn.Module], x: Tensor, add: Tensor | None = None) -> Tensor:
+    """`x` (N, C, h, w) through the modules in order; a convolution, its norm and its activation by `conv_norm`.
+
+    add  added to what the last module gives
+    """
+    rest = list(modules)[::-1]
+    while rest:
+        module = rest.pop()
         if isinstance(module, nn.Conv2d):
-            waiting = module
+            norm = rest.pop() if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
+            activation = rest.pop() if rest and isinstance(rest[-1], (nn.ReLU, nn.ReLU6, nn.Hardswish)) else None
+            if rest or activation is not None:
+                x = conv_norm(x, module, norm, activation)
+            else:
+                x, add = conv_norm(x, module, norm, add=add), None
         else:
             x = module(x)
-    return x if waiting is None else waiting(x)
+    return x if add is None else x + add
 
 
 class ConvSequential(nn.Sequential):
-    """`nn.Sequential` that runs a convolution and its batch norm as one (`conv_norm`)."""
+    """`nn.Sequential` that computes a convolution, its batch norm and its activation as one (`run`)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, H, W) to what the last module gives."""
-        return run(self, input)
+    def forward(self, input: Tensor, add: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to what the last module gives, plus `add`."""
+        return run(self, input, add)
 
 
 def init_convs(module: nn.Module) -> None:

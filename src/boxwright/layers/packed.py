@@ -1,0 +1,167 @@
+"""The inference form of convolutions on a CPU: oneDNN's operators on weights in oneDNN's own layout.
+
+A norm is folded into the weights; the shortcut and the activation are computed where the convolution writes its output.
+The operators are private to PyTorch. Only this file calls them, after one comparison with `F.conv2d`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from boxwright.layers.conv import Conv2dSame, Norm, fold, inference_form, is_fixed
+
+_FUSED: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
+    None: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Hardswish: ("hardswish", []),
+    nn.Hardsigmoid: ("hardsigmoid", []),
+}
+"""Activations that the operators compute, by the operators' names and with their numbers."""
+
+_MAX_SHAPES = 256  # of the input of one convolution, whose layout of weights is remembered
+
+
+class Packed:
+    """The packed weights of a network's convolutions, used `with packed.active():`.
+
+    oneDNN chooses a layout of the weights for each shape of input. A convolution keeps its weights in every layout met
+    so far: one to three as a rule, whatever the number of shapes, each as large as the weights.
+
+    The weights are packed anew once a tensor that they are made of was exchanged or changed in place, or an optimiser
+    made a step. Changes that PyTorch does not count are not seen (`weight.data.mul_(2)`, a numpy array that shares the
+    memory); make another `Packed` after them.
+
+    dtype  of the maps; maps of another one are convolved as without
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        _count_optimizer_steps()
+        self.dtype = dtype
+        self._weights: dict[tuple[nn.Conv2d, Norm | None], _Weights] = {}
+
+    def __reduce__(self) -> tuple[type[Packed], tuple[torch.dtype]]:
+        return Packed, (self.dtype,)  # packed tensors can be neither copied nor pickled, so a copy packs for itself
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within, `conv_norm` computes maps on the CPU so, in inference mode and outside of autocast."""
+        before = inference_form.set(self if is_available() and torch.backends.mkldnn.enabled else None)
+        try:
+            yield
+        finally:
+            inference_form.reset(before)
+
+    def __call__(
+        self, x: Tensor, conv: nn.Conv2d, norm: Norm | None, activation: nn.Module | None, add: Tensor | None
+    ) -> Tensor | None:
+        """What `conv_norm` returns for these arguments, channels-last; None where that has to compute it."""
+        if x.dtype != self.dtype or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
+            return None
+        if not torch.is_inference_mode_enabled() or (norm is not None and not is_fixed(norm)) or not _is_plain(conv):
+            return None
+        tensors = [*conv._parameters.values()]
+        if norm is not None:
+            tensors += [*norm._parameters.values(), *norm._buffers.values()]
+        sources = [tensor for tensor in tensors if tensor is not None]
+        if any(tensor.is_inference() for tensor in sources):  # PyTorch does not count their changes
+            return None
+        version = (_steps, *((id(tensor), tensor.data_ptr(), tensor._version) for tensor in sources))
+        weights = self._weights.get((conv, norm))
+        if weights is None or weights.version != version:
+            weights = self._weights[conv, norm] = _Weights(conv, norm, self.dtype, sources, version)
+        if isinstance(conv, Conv2dSame):
+            x = conv.pad(x)
+        return weights.convolve(x.contiguous(memory_format=torch.channels_last), activation, add)
+
+
+class _Weights:
+    """The weights of one convolution, with its norm folded in, in each layout that its inputs have needed."""
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: Norm | None, dtype: torch.dtype, sources: list[Tensor], version: tuple
+    ) -> None:
+        self.conv, self.norm, self.dtype = conv, norm, dtype
+        self.sources, self.version = sources, version  # while these tensors live, no others have their id
+        _, bias = self._fold()
+        self.bias = None if bias is None else bias.to(dtype)
+        padding = [0, 0] if isinstance(conv, Conv2dSame) else list(conv.padding)
+        self.geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
+        self.of_shape: dict[torch.Size, Tensor] = {}
+        self.of_layout: dict[bytes, Tensor] = {}
+
+    def _fold(self) -> tuple[Tensor, Tensor | None]:
+        return (self.conv.weight, self.conv.bias) if self.norm is None else fold(self.conv, self.norm)
+
+    def convolve(self, x: Tensor, activation: nn.Module | None, add: Tensor | None) -> Tensor:
+        """As `conv_norm`, for a padded map (N, C, h, w)."""
+        packed = self.of_shape.get(x.shape)
+        if packed is None:
+            packed = self._pack(x.shape)
+        kind = None if activation is None else type(activation)
+        fused = kind in _FUSED if add is None else kind in (None, nn.ReLU)
+        name, numbers = _FUSED[kind] if fused else _FUSED[None]
+        if add is None:
+            y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *self.geometry, name, numbers, "")
+        else:
+            add = add.contiguous(memory_format=torch.channels_last)
+            relu = name if name == "relu" else None
+            y = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, add, packed, self.bias, *self.geometry, "add", 1.0, relu, [], ""
+            )
+        return y if fused or activation is None else activation(y)
+
+    def _pack(self, shape: torch.Size) -> Tensor:
+        """The weights in the layout for an input of this shape; kept once for all shapes with that layout."""
+        weight = self._fold()[0].detach().to(self.dtype)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(shape))
+        layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy())
+        if len(self.of_shape) >= _MAX_SHAPES:
+            self.of_shape.clear()
+        self.of_shape[shape] = packed = self.of_layout.setdefault(layout, packed)
+        return packed
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution does what its numbers say and nothing more, such as hooks."""
+    known = type(conv) in (nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    return known and not (conv._forward_hooks or conv._forward_pre_hooks)
+
+
+_steps = 0  # of all optimisers: a fused one changes weights without a new version of them
+
+
+@cache
+def _count_optimizer_steps() -> None:
+    def count(*_: object) -> None:
+        global _steps
+        _steps += 1
+
+    register_optimizer_step_post_hook(count)
+
+
+@cache
+def is_available() -> bool:
+    """Whether this PyTorch has the operators on this machine, and they compute what `F.conv2d` does."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
+        conv = nn.utils.skip_init(nn.Conv2d, 16, 16, 3, padding=1, dtype=torch.float32)  # draws no random numbers
+        for values in (conv.weight, conv.bias):
+            values.copy_(torch.arange(values.numel()).sin().view_as(values))
+        x = torch.arange(16.0 * 7 * 9).cos().view(1, 16, 7, 9)
+        try:
+            weights = _Weights(conv, None, torch.float32, [], ())
+            y = weights.convolve(x.contiguous(memory_format=torch.channels_last), nn.ReLU(), add=x)
+        except (AttributeError, RuntimeError, TypeError):  # another build or another release of PyTorch
+            return False
+        return torch.allclose(y, F.relu(F.conv2d(x, conv.weight, conv.bias, padding=1) + x), atol=1e-3)
