@@ -20,7 +20,9 @@ def faster_rcnn():
 
 
 def test_a_reader_of_faster_rcnn_opens_twelve_files_beside_the_backbone(faster_rcnn):
-    assert faster_rcnn.files <= 12, sorted(faster_rcnn.functions)
+    """And `layers/conv.py`, which the backbone opens as well."""
+    assert "layers/conv.py" in faster_rcnn.backbone
+    assert faster_rcnn.files <= 13, sorted(faster_rcnn.functions)
     assert faster_rcnn.lines <= 1100
 
 

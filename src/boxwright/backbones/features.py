@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.backbones.base import Backbone
-from boxwright.layers.conv import conv_norm
+from boxwright.layers.conv import run
 
 
 class Neck(nn.Module):
@@ -69,13 +69,13 @@ class FeaturePyramid(Neck):
         merged: list[Tensor] = []  # coarse to fine, each (N, out_channels, H / s, W / s)
         for x, lateral in zip(reversed(maps), reversed(self.lateral), strict=True):
             above = F.interpolate(merged[-1], size=x.shape[-2:]) if merged else None
-            merged.append(conv_norm(x, lateral, add=above))
-        out = [conv_norm(x, conv) for conv, x in zip(self.output, reversed(merged), strict=True)]
+            merged.append(run([lateral], x, add=above))
+        out = [run([conv], x) for conv, x in zip(self.output, reversed(merged), strict=True)]
         for _ in range(self.pools):
             out.append(F.max_pool2d(out[-1], 1, stride=2))
         x = maps[-1] if self.how == "conv_c5" else out[-1]
         for step, conv in enumerate(self.extra):
-            x = conv_norm(F.relu(x) if step else x, conv)
+            x = run([conv], F.relu(x) if step else x)
             out.append(x)
         return out
 

@@ -16,7 +16,7 @@ from boxwright.assign import IGNORED, Assign, BalancedSampler, MaxIoUAssigner, P
 from boxwright.backbones.features import Features
 from boxwright.boxes.geometry import at_least_float32, clip
 from boxwright.detectors.base import Detector, Select, best, build_pyramid, build_select, gather
-from boxwright.layers.conv import conv_norm
+from boxwright.layers.conv import conv_norm, run
 from boxwright.losses import cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -41,7 +41,7 @@ class WindowHead(nn.Module):
 
     def forward(self, features: Tensor) -> list[Tensor]:
         """A map (N, C, h, w) to logits (N, K + 1, h', w') for each shape, a window at each position."""
-        seen = [conv_norm(features, window, activation=self.relu) for window in self.windows]
+        seen = [run([window, self.relu], features) for window in self.windows]
         hidden = [conv_norm(of_shape, self.hidden, activation=self.relu) for of_shape in seen]
         return [at_least_float32(conv_norm(of_shape, self.logits)) for of_shape in hidden]
 

@@ -160,7 +160,9 @@ def run(modules: Iterable[nn.Module], x: Tensor, add: Tensor | None = None) -> T
     while rest:
         module = rest.pop()
         if isinstance(module, nn.Conv2d):
-            norm = rest.pop() if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
+            norm = rest[-1] if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
+            if norm is not None:
+                rest.pop()
             activation = rest.pop() if rest and isinstance(rest[-1], (nn.ReLU, nn.ReLU6, nn.Hardswish)) else None
             if rest or activation is not None:
                 x = conv_norm(x, module, norm, activation)

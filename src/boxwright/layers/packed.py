@@ -72,7 +72,7 @@ class Packed:
         tensors = [*conv._parameters.values()]
         if norm is not None:
             tensors += [*norm._parameters.values(), *norm._buffers.values()]
-        sources = [tensor for tensor in tensors if tensor is not None]
+        sources: list[Tensor] = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.is_inference() for tensor in sources):  # PyTorch does not count their changes
             return None
         version = (_steps, *((id(tensor), tensor.data_ptr(), tensor._version) for tensor in sources))
@@ -155,8 +155,8 @@ def is_available() -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"), torch.autocast("cpu", enabled=False):
-        conv = nn.utils.skip_init(nn.Conv2d, 16, 16, 3, padding=1, dtype=torch.float32)  # draws no random numbers
-        for values in (conv.weight, conv.bias):
+        conv = nn.Conv2d(16, 16, 3, padding=1, device="meta", dtype=torch.float32)  # draws no random numbers
+        for values in conv.to_empty(device="cpu").parameters():
             values.copy_(torch.arange(values.numel()).sin().view_as(values))
         x = torch.arange(16.0 * 7 * 9).cos().view(1, 16, 7, 9)
         try:
