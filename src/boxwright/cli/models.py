@@ -30,7 +30,10 @@ class Models:
     def run(self) -> None:
         at_hand, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in at_hand]
+            rows: list[dict[str, Any]] = [
+                {"name": m.name, "path": str(m.path), **_without_answers(m.about)} | ({"fault": m.fault} if m.fault else {})
+                for m in at_hand
+            ]
             rows += [{**vars(about), "path": _cached(about)} for about in foreign]
             print(json.dumps(rows, indent=1))
             return
@@ -38,6 +41,9 @@ class Models:
             print(table(("model", "detector", "AP", "AP50", "on", "score ≥", "MB", "classes"), map(_row, at_hand)))
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
+        for model in at_hand:
+            if model.fault:
+                print(f"{model.name} cannot be read: {model.fault}")
         print("\nof other libraries, converted when they are first used:")
         rows = [(about.name, "yes" if _cached(about) else "no", about.file) for about in foreign]
         print(table(("model", "at hand", "published as"), rows))
@@ -47,9 +53,9 @@ class Models:
 
 def _row(model: Model) -> tuple[object, ...]:
     name = model.name + (" (default)" if model.name == DEFAULT else "")
-    megabytes = f"{model.path.stat().st_size / 1e6:.1f}"
+    megabytes = f"{model.path.stat().st_size / 1e6:.1f}" if model.path.is_file() else "–"
     if not model.about:
-        return name, "not written by boxwright", "–", "–", "", "", megabytes, ""
+        return name, "cannot be read", "–", "–", "", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
     split = next((split for split in ("test", "val") if metrics.get(split)), "")
     scores = (metrics.get(split, {}).get(key) for key in ("ap", "ap50"))

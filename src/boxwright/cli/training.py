@@ -37,7 +37,7 @@ from boxwright.train.run import Run, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
@@ -143,7 +143,7 @@ def _train(
 
 def _further(options: Train, folder: Path, epochs: int) -> Train:
     """The options of a new run that trains the detector of a finished one for so many more epochs."""
-    state = describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
+    state = checkpoint.describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
     done, total = state.get("epoch", 0), options.training.epochs or 0
     out_of_patience = options.patience is not None and History(folder).since_best(done) >= options.patience
     if not state or (done < total and not out_of_patience):
