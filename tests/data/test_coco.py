@@ -405,6 +405,20 @@ def test_the_name_of_an_image_in_its_url(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
+    [
+        "/data/local-files/?d=photos%2Fa%20b.png",
+        "http://localhost:8080/data/local-files/?d=photos/a%20b.png&token=1",
+        "https://example.org/photos/a%20b.png?size=full",
+    ],
+)
+def test_a_file_name_that_is_an_address_means_its_path(name: str, tmp_path: Path) -> None:
+    make_image(tmp_path / "images" / "photos" / "a b.png")
+    dataset = open_dataset(write(tmp_path / "val.json", document(name)))["val"]
+    assert dataset.path(0) == tmp_path / "images" / "photos" / "a b.png"
+
+
+@pytest.mark.parametrize(
+    "name",
     ["cam0/a.png", "frames/cam0/a.png", "/content/frames/cam0/a.png", "D:\\frames\\cam0\\a.png", ".\\cam0\\a.png"],
 )
 def test_images_below_a_foreign_root_keep_their_folder(name: str, tmp_path: Path) -> None:

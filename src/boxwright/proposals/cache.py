@@ -39,7 +39,8 @@ class CachedProposer:
     folder   `cache_folder("proposals")` if not given
     count    return at most so many of the cached boxes, the best ones; all if not given
 
-    A damaged file, of which the digest says so, is computed again, with a warning. If the folder cannot be written to, boxes are computed each time, with a warning.
+    Each file has a digest. A damaged one is computed again, with a warning. If the folder cannot be written to, boxes
+    are computed each time, with a warning.
     """
 
     propose: Propose

@@ -253,6 +253,7 @@ class Training:
         tensors, described = checkpoint.read(path)
         if "run" not in described:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
+        checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
         was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]

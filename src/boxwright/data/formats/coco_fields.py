@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -86,10 +87,17 @@ def box_of_mask(mask: Any) -> tuple[float, float, float, float] | None:
     return x, y, right - x, bottom - y
 
 
+_LOCAL_FILE = re.compile(r"/local-files/\?d=(?P<path>[^&]+)")
+"""What Label Studio calls an image of its local storage: /data/local-files/?d=photos%2Fa.jpg."""
+
+
 def file_name(image: Mapping[str, Any]) -> str:
-    """`file_name`, or without one, as in LVIS, the path in `coco_url` or `flickr_url`; "" if there is none."""
+    """`file_name`, or without one, as in LVIS, `coco_url` or `flickr_url`; an address gives its path. "" if none."""
     for key in ("file_name", "coco_url", "flickr_url"):
         value = image.get(key)
         if isinstance(value, str) and value:
-            return value if key == "file_name" else unquote(urlsplit(value).path).lstrip("/")
+            local = _LOCAL_FILE.search(value)
+            if local:
+                return unquote(local["path"])
+            return unquote(urlsplit(value).path).lstrip("/") if "://" in value else value
     return ""
