@@ -25,7 +25,7 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import KINDS, DetectorConfig, name_of
 from boxwright.detectors.fields import COUNT
 from boxwright.files import parse_json, sha256, write_atomically
-from boxwright.typed import check, within
+from boxwright.typed import check, check_fields, within
 
 if TYPE_CHECKING:
     import torch
@@ -75,10 +75,14 @@ class _Scores(TypedDict, total=False):
     ap: float | None
     ap50: float | None
     ap75: float | None
+
+
 class _Answer(TypedDict):
     boxes: list[tuple[float, float, float, float]]
     scores: list[float]
     labels: list[int]
+
+
 class _Proof(TypedDict):
     against: str
     torch: str
@@ -86,12 +90,15 @@ class _Proof(TypedDict):
     photos: dict[str, str]
     answers: dict[str, list[_Answer]]
     lowest_score: NotRequired[float]  # fmt: skip
+
+
 Described = TypedDict("Described", {
     "format": int, "sha256": str,
-    "detector": str, "config": dict[str, Any], "names": list[str], "preprocess": dict[str, Any], "plugins": dict[str, str],
+    "detector": str, "config": dict[str, Any], "plugins": dict[str, str],
+    "names": list[str], "preprocess": dict[str, Any],
     "threshold": float, "thresholds": dict[str, float], "metrics": dict[str, _Scores], "epoch": int,
     "from": dict[str, Any], "origin": dict[str, Any], "proof": _Proof,
-    "run": dict[str, Any], "batch": int, "sums": dict[str, float], "scaler": dict[str, Any],
+    "run": dict[str, Any], "batch": int, "sums": dict[str, float], "scaler": dict[str, float],
 }, total=False)  # fmt: skip
 """What is in the JSON object of a checkpoint; other keys may be there too."""
 
@@ -140,7 +147,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Loade
     config = config_of(described, path)
     need(described, path, "names", "preprocess")
     names = tuple(described["names"])
-    with _named(path):
+    with named(path):
         preprocess = Preprocess.from_dict(described["preprocess"])
         detector = _build(config, len(names), tensors)
     fill(detector, tensors, path)
@@ -158,7 +165,7 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
     if kind not in KINDS:
         raise CheckpointError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}; update boxwright")
     need(described, path, "config")
-    with _named(path):
+    with named(path):
         return read_config(kind, described["config"])
 
 
@@ -195,7 +202,7 @@ _room = threading.local()
 
 @cache
 def _count_parameters() -> None:
-    """From now on, every parameter takes of the `_room` of its thread. (A hook that came and went would disturb others.)"""
+    """From now on, every parameter takes of the `_room` of its thread; a hook that came and went would disturb others."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     def count(module: Any, name: str, parameter: Any) -> None:
@@ -222,7 +229,7 @@ def _build(config: DetectorConfig, num_classes: int, tensors: Mapping[str, Tenso
     except _TooManyNumbersError:
         _room.left = None
         with torch.device("meta"):
-            _without_counts(config.build(num_classes), tensors)
+            matching(config.build(num_classes), tensors)
         return config.build(num_classes)
     finally:
         _room.left = None
@@ -230,11 +237,11 @@ def _build(config: DetectorConfig, num_classes: int, tensors: Mapping[str, Tenso
 
 def fill(detector: Detector, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Load a state dict of the very same detector; floating-point numbers take the detector's own precision."""
-    with _named(path):
-        detector.load_state_dict(_without_counts(detector, tensors))
+    with named(path):
+        detector.load_state_dict(matching(detector, tensors))
 
 
-def _without_counts(detector: Detector, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def matching(detector: Detector, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of the very same detector. Raises ValueError for any other.
 
     Where a norm is frozen, a count of the batches that it has seen is dropped: earlier versions stored some of SPP-net.
@@ -284,7 +291,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises `CheckpointError` where it has none, or a value in it is not of its type.
     """
     header = _header(Path(path))
-    with _named(path):
+    with named(path):
         text = parse_json(header, "the header of the file")
         if not isinstance(text, dict) or not isinstance(text.get("__metadata__", {}), dict):
             raise ValueError("expected a JSON object with __metadata__ as the header of the file; copy it again")
@@ -335,7 +342,7 @@ def _check_digest(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: str | Path) -> Iterator[None]:
+def named(path: str | Path) -> Iterator[None]:
     """Errors about what is in the file are `CheckpointError`s with its name."""
     try:
         yield
@@ -358,6 +365,7 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
     known = {field.name for field in fields(kind)}
     if unknown := sorted(values.keys() - known):
         raise CheckpointError(f"{kind.__name__} has no option {', '.join(unknown)}; update boxwright")
+    check_fields(kind, values)
     return kind(**{key: _tuples(value) for key, value in values.items()})
 
 

@@ -226,7 +226,13 @@ class Outputs:
 
 
 _LIST = ".boxwright-outputs"
-_Listed = TypedDict("_Listed", {"file": str, "sha256": str | None})
+
+
+class _Listed(TypedDict):
+    file: str
+    sha256: str | None
+
+
 _Entry = tuple[str, str | None]
 """A file's name and SHA-256, None while it is being written."""
 

@@ -30,10 +30,7 @@ class Models:
     def run(self) -> None:
         at_hand, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows: list[dict[str, Any]] = [
-                {"name": m.name, "path": str(m.path), **_without_answers(m.about)} | ({"fault": m.fault} if m.fault else {})
-                for m in at_hand
-            ]
+            rows = [_as_json(model) for model in at_hand]
             rows += [{**vars(about), "path": _cached(about)} for about in foreign]
             print(json.dumps(rows, indent=1))
             return
@@ -49,6 +46,11 @@ class Models:
         print(table(("model", "at hand", "published as"), rows))
         for source, licence in {about.name.partition(":")[0]: about.licence for about in foreign}.items():
             print(f"licence of {source}'s weights: {licence}")
+
+
+def _as_json(model: Model) -> dict[str, Any]:
+    fault = {"fault": model.fault} if model.fault else {}
+    return {"name": model.name, "path": str(model.path), **_without_answers(model.about), **fault}
 
 
 def _row(model: Model) -> tuple[object, ...]:

@@ -29,7 +29,7 @@ from boxwright.files import write_atomically
 from boxwright.lock import LOCK, HeldError, hold, holder_of
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress, say
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
@@ -126,7 +126,7 @@ def _train(
         if resume is None:
             run = replace(run, folder=new_folder(run.folder, held))
             _describe(run, training, options, splits, origin)
-        origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
+        origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(_introduction(options, training, run), flush=True)
         _propose_ahead(detector, chosen)
@@ -314,22 +314,20 @@ def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
 
 def read_options(path: Path) -> Train:
     """The options of a run's config.json."""
-    content = _read_json(path)
-    options = replace(
-        checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.config_of(content, path),
-        training=checkpoint.from_json(TrainConfig, content["training"]),
-        data=Path(content["data"]),
-    )
-    if "preprocess" not in content:  # written before there was --from
-        return with_size(options)
-    return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
+    detector = checkpoint.config_of(content, path)
+    with checkpoint.named(path):
+        if unknown := sorted(content["options"].keys() - set(_KEPT)):
+            raise ValueError(f"unknown options {', '.join(unknown)}; update boxwright")
+        options = replace(
+            checkpoint.from_json(Train, content["options"]),
+            detector=detector,
+            training=checkpoint.from_json(TrainConfig, content["training"]),
+            data=Path(content["data"]),
+        )
+        if "preprocess" not in content:  # written before there was --from
+            return with_size(options)
+        return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
 
 
 def _introduction(options: Train, training: Training, run: Run) -> str:

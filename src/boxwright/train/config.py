@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
-from boxwright.typed import check_fields, within
+from boxwright.files import parse_json
+from boxwright.typed import check, check_fields, within
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+_Settings = TypedDict("_Settings", {
+    "data": str, "detector": str, "config": dict[str, Any], "training": dict[str, Any], "options": dict[str, Any],
+    "preprocess": NotRequired[dict[str, Any]], "plugins": NotRequired[dict[str, str]],
+    "from": NotRequired[dict[str, Any] | None],
+})  # fmt: skip
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The config.json of a run. Raises ValueError, which names the file, for anything else."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
+    content = parse_json(path.read_bytes(), path)
+    check(str(path), content, _Settings)
+    return content
 
 
 @dataclass(frozen=True)

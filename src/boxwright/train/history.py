@@ -17,9 +17,21 @@ from boxwright.metrics import Evaluation
 from boxwright.train.loop import Epoch, Step
 from boxwright.typed import check
 
-_Scores = TypedDict("_Scores", {"ap": float | None, "ap50": float | None, "ap75": float | None})
-_Total = TypedDict("_Total", {"total": float})
-_Line = TypedDict("_Line", {"kind": str})
+
+class _Scores(TypedDict):
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+
+
+class _Total(TypedDict):
+    total: float
+
+
+class _Line(TypedDict):
+    kind: str
+
+
 _LINES: dict[str, Any] = {
     "step": TypedDict("_Step", {"step": int, "losses": dict[str, float]}),
     "epoch": TypedDict("_Epoch", {

@@ -27,6 +27,7 @@ from boxwright.progress import Progress, Whole
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
+from boxwright.typed import within
 from boxwright.types import Images, Losses, Target
 
 _NAMES = "class names"  # a key of `Training._run`
@@ -262,13 +263,25 @@ class Training:
             raise checkpoint.CheckpointError(
                 f"{path} is the state of another run ({differences}); use the same options and data, or start a new run"
             )
+        average = _below("average.", tensors)
+        states = [_below(f"optimizer.{index}.", tensors) for index in range(len(self._parameters()))]
+        with checkpoint.named(path):
+            within(0, self.total_epochs, epoch=described["epoch"])
+            within(0, len(self.batches), batch=described["batch"])
+            if self.average is not None:
+                checkpoint.matching(self.detector, average)
+            for index, (parameter, state) in enumerate(zip(self._parameters(), states, strict=True)):
+                shapes = {key: value.shape for key, value in state.items()}
+                if shapes not in ({}, {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}):
+                    raise ValueError(f"optimizer.{index} is no state of AdamW for {parameter.shape}, got {shapes}")
+            if described["scaler"].keys() != self.scaler.state_dict().keys():
+                raise ValueError(f"scaler has {', '.join(described['scaler']) or 'nothing'}")
         checkpoint.fill(self.detector, _below("model.", tensors), path)
         if self.average is not None:
-            self.average.load(_below("average.", tensors))
+            self.average.load(average)
         self.optimizer.state.clear()
-        for index, parameter in enumerate(self._parameters()):
-            state = _below(f"optimizer.{index}.", tensors).items()
-            self.optimizer.state[parameter] = {key: _laid_out_as(parameter, value) for key, value in state}
+        for parameter, state in zip(self._parameters(), states, strict=True):
+            self.optimizer.state[parameter] = {key: _laid_out_as(parameter, value) for key, value in state.items()}
         self.scaler.load_state_dict(described["scaler"])
         self.epoch, self.batch, self.sums = described["epoch"], described["batch"], described["sums"]
 

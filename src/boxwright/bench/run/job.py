@@ -199,8 +199,13 @@ def save_detections(path: Path, detections: Sequence[Detections]) -> None:
 
 
 def load_detections(path: Path) -> list[Detections]:
-    """What `save_detections` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        columns = [torch.from_numpy(file[name]) for name in COLUMNS]
-        counts = file["counts"].tolist()
-    return [Detections(*rows) for rows in zip(*(column.split(counts) for column in columns), strict=True)]
+    """What `save_detections` wrote. Raises ValueError, which names the file, where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = [torch.from_numpy(file[name]) for name in COLUMNS]
+            counts = file["counts"].tolist()
+        return [Detections(*rows) for rows in zip(*(column.split(counts) for column in columns), strict=True)]
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the same race detects again") from error
