@@ -202,7 +202,7 @@ _room = threading.local()
 
 @cache
 def _count_parameters() -> None:
-    """From now on, every parameter takes of the `_room` of its thread; a hook that came and went would disturb others."""
+    """From now on, every parameter takes of the `_room` of its thread: hooks that come and go would disturb others."""
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
     def count(module: Any, name: str, parameter: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.files import Outputs
@@ -36,6 +36,7 @@ class Check:
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
@@ -70,6 +71,7 @@ class Show:
     seed: int = 0
     """Chooses the samples and their augmentation."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
 
     def run(self) -> None:
         data = dataset_path(self.data)

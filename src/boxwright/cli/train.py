@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from boxwright.bench.plan.budget import parse_budget
-from boxwright.cli.arguments import DataFormat, check_at_least, dataset_path, no_detector
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, dataset_path, no_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
@@ -47,6 +47,7 @@ class Train:
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None

@@ -21,6 +21,7 @@ from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.formats.split import draw_missing, few_objects, shares_with
+from boxwright.data.image import limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
@@ -44,8 +45,8 @@ from boxwright.zoo import find
 Option = TypeVar("Option")
 
 _KEPT = (  # fields in config.json
-    "format", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment", "batch", "pretrained",
-    "log_every", "patience", "max_time",
+    "format", "max_megapixels", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment",
+    "batch", "pretrained", "log_every", "patience", "max_time",
 )  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def start(options: Train) -> tuple[Run, int | None]:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
         options = with_size(options)
-    with join(options.device) as process, ExitStack() as held:
+    with join(options.device) as process, limit_megapixels(options.max_megapixels), ExitStack() as held:
         if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
         elif finished is not None:
@@ -135,9 +136,14 @@ def _train(
         print(line, flush=True)
         _draw_curves(run)
 
-    stopped_by = run.train(training, report=report)
+    command = f"boxwright train --resume {run.folder}{plugins.options()}"
+    try:
+        stopped_by = run.train(training, report=report)
+    except Exception as error:
+        if process.first:
+            error.add_note(f"what was trained before is kept; to continue: {command}")
+        raise
     if process.first:
-        command = f"boxwright train --resume {run.folder}{plugins.options()}"
         if stopped_by is not None:
             say(f"stopped after step {training.step}; to continue: {command}")
         elif not training.finished:

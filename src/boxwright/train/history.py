@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from boxwright.files import parse_json
+from boxwright.files import append, naming, parse_json
 from boxwright.metrics import Evaluation
 from boxwright.train.loop import Epoch, Step
 from boxwright.typed import check
@@ -126,12 +125,8 @@ class History:
         return lines
 
     def _append(self, kind: str, content: dict[str, Any]) -> None:
-        text = json.dumps({"kind": kind, **content}) + "\n"
-        with self.path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                text = ("" if file.read(1) == b"\n" else "\n") + text  # so that half a line does not spoil a whole one
-            file.write(text.encode())
+        with naming(self.path):
+            append(self.path, json.dumps({"kind": kind, **content}))
 
 
 def summary(quality: Evaluation) -> dict[str, Any]:

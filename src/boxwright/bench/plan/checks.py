@@ -11,7 +11,7 @@ import numpy as np
 from boxwright.bench.run.job import Effort
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError, read_reduced
 from boxwright.files import sha256
 from boxwright.progress import Progress
 from boxwright.train.run import need_objects
@@ -48,7 +48,7 @@ def unreadable(dataset: Dataset) -> list[str]:
     with Progress("read the test split", len(dataset)) as bar:
         for index in range(len(dataset)):
             try:
-                read_image(dataset.path(index))
+                read_reduced(dataset.path(index))
             except ImageError as error:
                 errors.append(str(error))
             bar.update()

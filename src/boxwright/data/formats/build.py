@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from boxwright.data.dataset import Dataset, Strings
-from boxwright.data.formats.reading import BAD_IMAGE, BoxRow, ImageRow, Problem, Reading, unreadable
-from boxwright.data.image import upright_size
+from boxwright.data.formats.reading import BoxRow, ImageRow, Problem, Reading, unreadable
+from boxwright.data.image import ImageError, read_header
 from boxwright.types import Size
 
 _SLIGHT = 0.02
@@ -122,10 +121,10 @@ def _real_sizes(
 def _header_sizes(path: str) -> tuple[Size, Size] | Problem:
     """Size of the upright image, and of the image as it is stored, from the file's header only."""
     try:
-        with Image.open(path) as image:
-            return upright_size(image), Size(image.height, image.width)
-    except BAD_IMAGE as error:
+        header = read_header(path)
+    except ImageError as error:
         return unreadable(path, error)
+    return header.upright, header.stored
 
 
 def _same_shape(sizes: np.ndarray, others: np.ndarray) -> np.ndarray:
