@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import cache
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from boxwright.typed import within
@@ -171,6 +172,13 @@ class ProposedFields(RegionFields):
 
     def check(self) -> None:
         within(1, COUNT, proposals=self.proposals)
+
+    @property
+    def proposals_file(self) -> Path | None:
+        """The file that `proposer` names."""
+        from boxwright.proposals.build import NAMES
+
+        return None if self.proposer in NAMES else Path(self.proposer)
 
     def build_proposer(self) -> Propose:
         """From an image to boxes."""
