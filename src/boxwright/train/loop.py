@@ -261,7 +261,7 @@ class Training:
         checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
         was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
-        as_long = was["batches"] == now["batches"]
+        as_long = was.get("batches") == now["batches"]
         if changed_data:
             was |= {key: now[key] for key in ("images", "batches", _NAMES)}
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
@@ -274,7 +274,7 @@ class Training:
         states = [_below(f"optimizer.{index}.", tensors) for index in range(len(self._parameters()))]
         with checkpoint.named(path):
             within(0, self.total_epochs, epoch=described["epoch"])
-            within(0, len(self.batches), batch=described["batch"])
+            within(0, len(self.batches) if as_long else inf, batch=described["batch"])
             if self.average is not None:
                 checkpoint.matching(self.detector, average)
             for index, (parameter, state) in enumerate(zip(self._parameters(), states, strict=True)):
@@ -329,7 +329,7 @@ def _difference(key: str, was: Any, now: Any) -> str:
         pairs = enumerate(zip_longest(was, now, fillvalue="missing"))
         index, (was, now) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
         key = f"{key}[{index}]"
-    return f"{key} was {was}, now {now}"
+    return f"{key} was {was!s:.200}, now {now!s:.200}"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
