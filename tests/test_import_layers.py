@@ -35,6 +35,7 @@ ROWS = (
         "ops",
         "plugins",
         "progress",
+        "terminal",
         "typed",
         "units",
         "untrusted",

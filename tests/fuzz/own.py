@@ -33,6 +33,7 @@ from fuzz.mutate import json_node
 from fuzz.reader import Reader
 from train.tiny_run import Noise
 
+
 class _Tiny(Classifier):
     """A backbone of a few hundred numbers: damage to a file of megabytes would take seconds."""
 

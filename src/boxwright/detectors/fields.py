@@ -62,7 +62,7 @@ class BackboneFields:
 
     def check(self) -> None:
         if not self.levels or list(self.levels) != sorted(set(self.levels)):
-            raise ValueError(f"levels are one or more ascending numbers, got {self.levels}")
+            raise ValueError(f"levels (--levels) are one or more ascending numbers, got {self.levels}")
         within(0, 16, levels=self.levels)
         within(-1e6, 1e6, pixel_mean=self.pixel_mean)
         within(1e-6, 1e6, pixel_std=self.pixel_std)
@@ -80,7 +80,7 @@ class OneLevel(BackboneFields):
 
     def check(self) -> None:
         if len(self.levels) != 1:
-            raise ValueError(f"one level of the backbone is read, such as levels=(5,), got {self.levels}")
+            raise ValueError(f"one level of the backbone is read, such as levels=(5,) (--levels 5), got {self.levels}")
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ class Training:
         states = [_below(f"optimizer.{index}.", tensors) for index in range(len(self._parameters()))]
         with checkpoint.named(path):
             within(0, self.total_epochs, epoch=described["epoch"])
-            within(0, len(self.batches) if as_long else inf, batch=described["batch"])
+            within(0, len(self.batches) if as_long else math.inf, batch=described["batch"])
             if self.average is not None:
                 checkpoint.matching(self.detector, average)
             for index, (parameter, state) in enumerate(zip(self._parameters(), states, strict=True)):
