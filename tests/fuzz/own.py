@@ -209,9 +209,7 @@ def _reader(
 
 READERS = [
     _reader("checkpoint", "best.safetensors", _checkpoint, _load, _change_metadata, _REFUSED),
-    _reader(
-        "resume", "resume.safetensors", _state, lambda path: _training().resume(path), _change_metadata, _REFUSED
-    ),
+    _reader("resume", "resume.safetensors", _state, lambda path: _training().resume(path), _change_metadata, _REFUSED),
     _reader("cached proposals", "one.npy", _cached, _propose),
     _reader("config.json", "config.json", _settings, read_options, json_node, (ValueError,)),
     _reader("log.jsonl", "log.jsonl", _log, _read_log, _line),
