@@ -22,10 +22,10 @@ _held: set[int] = set()
 
 
 class HeldError(ValueError):
-    """Another process writes into a folder. `holder` says which."""
+    """Another process has the folder. `holder` says which, since when, and by which command."""
 
     def __init__(self, folder: Path, holder: str) -> None:
-        super().__init__(f"{folder} is in use: {holder}; wait until it has ended, or give another folder")
+        super().__init__(f"{folder} is in use by {holder}; wait until it has ended, or give another folder")
         self.holder = holder
 
 
@@ -105,9 +105,9 @@ def _described() -> str:
 def _holder(text: bytes) -> str:
     try:
         by = json.loads(text)
-        described = f"process {by['process']} on {by['host']} writes into it since {by['since']} ({by['command']})"
+        described = f"process {by['process']} on {by['host']} since {by['since']} ({by['command']})"
     except (ValueError, TypeError, KeyError):  # it has only just begun
-        return "another process writes into it"
+        return "another process"
     return "".join(letter if letter.isprintable() else "?" for letter in described)
 
 
