@@ -30,7 +30,6 @@ bench: .venv/ready-dev
 
 # Commands killed at random moments and run again: some minutes. KILLS is their number, SEED draws other moments.
 KILLS ?= 30
-SEED ?= 0
 kill: .venv/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --count $(KILLS) --seed $(SEED)
 

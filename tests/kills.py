@@ -24,10 +24,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -44,6 +46,12 @@ MODEL = shlex.split(
     "ssd --no-pretrained --backbone mobilenet_v3_small --size 64 96 --batch 2 --epochs 2 --workers 1 --precision fp32"
     " --device cpu --log-every 1"
 )
+IMPORTED = (
+    "boxwright.cli.training", "boxwright.cli.detecting", "boxwright.cli.propose", "boxwright.draw.plots", "hotcoco",
+    "torch.utils.tensorboard", "typeguard",
+)  # fmt: skip
+"""Here and not in each child, where it takes seconds."""
+
 LIMIT = 300.0  # seconds until a command counts as hanging
 PARTIAL = re.compile(r"\.[0-9a-f]{12}\.[0-9]+\.partial$")
 
@@ -284,11 +292,14 @@ def _faults(
     expected, found = case.content(whole), case.content(folder)
     yield from (f"{key} differs" for key in {**expected, **found} if expected.get(key) != found.get(key))
     yield from (f"{file} is left over" for file in sorted(left))
-    yield from (f"{path} is locked" for path in folder.rglob(LOCK))
+    yield from (f"{path} is locked" for path in folder.rglob(f"*{LOCK}"))
 
 
 def kill_many(count: int, seed: int, folder: Path, only: Mapping[str, tuple[str, ...]] | None = None) -> list[Outcome]:
     """So many kills, in turn of each command and point, or of `only` these; at moments drawn with the seed."""
+    for module in IMPORTED:
+        import_module(module)
+    PIL.Image.init()
     drawn = random.Random(seed)
     data = write_shapes(folder / "data", {"train": 8, "val": 2, "test": 2})
     known = cases(data, folder / "train-whole" / "run" / "best.safetensors")

@@ -17,23 +17,27 @@ from shapes import write_shapes
 
 
 @pytest.mark.parametrize(
-    ("words", "folder"),
+    ("words", "name"),
     [
         ("train --resume DIR/run", "run"),
         ("bench --data DIR/data --out DIR/race --no-pretrained --epochs 1 --device cpu", "race"),
         ("detect DIR/data/images --out DIR/drawn --device cpu", "drawn"),
         ("detect DIR/data/images --no-draw --yolo DIR/yolo --device cpu", "yolo"),
+        ("detect DIR/data/images --no-draw --json-file DIR/found.jsonl --device cpu", "found.jsonl"),
+        ("detect DIR/data/images --no-draw --coco DIR/coco.json --device cpu", "coco.json"),
+        ("propose DIR/data/images --draw DIR/drawn", "drawn"),
+        ("propose DIR/data/images --out DIR/boxes.safetensors", "boxes.safetensors"),
     ],
 )
 def test_the_second_process_is_told_of_the_first(
-    words: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_shapes(tmp_path / "data", {"train": 2, "val": 1, "test": 1})
     write_options(Train(detector=SSDConfig(), data=data), {}, tmp_path / "run" / "config.json")
-    with hold(tmp_path / folder):
+    with hold(tmp_path / name, file="." in name):
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         assert main(shlex.split(words.replace("DIR", str(tmp_path)))) == 1
         err = " ".join(capsys.readouterr().err.split())
-        assert f"{tmp_path / folder} is in use by process {os.getpid()} on " in err and "wait until it has ended" in err
+        assert f"{tmp_path / name} is in use by process {os.getpid()} on " in err and "wait until it has ended" in err
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert not list(tmp_path.rglob(LOCK))
+    assert not list(tmp_path.rglob(f"*{LOCK}"))
