@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
 from boxwright.files import Outputs, partial_of
 from boxwright.lock import hold_all
+from boxwright.terminal import say
 from boxwright.zoo import DEFAULT, find
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Detect:
             raise ValueError("--coco names the files of its images, and the image from standard input has none")
         images, failed, left_out = find_images(self.sources, self.out, stdin=True)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright detect: {message}", file=sys.stderr)
+            say(f"boxwright detect: {message}")
         if not images:
             return 1
         with hold_all([None if self.no_draw else self.out, self.yolo], [self.json_file, self.coco]):

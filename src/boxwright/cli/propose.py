@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
 from boxwright.lock import hold_all
+from boxwright.terminal import fit, say
 from boxwright.units import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Propose:
         excluded = self.draw or Path("proposals")
         images, failed, left_out = Found([], [], "") if datasets else find_images(self.sources, excluded)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright propose: {message}", file=sys.stderr)
+            say(f"boxwright propose: {message}")
         if not datasets and not images:
             return 1
         from boxwright.predict.propose import Source, best_overlaps, propose_all, sources_of
@@ -97,7 +97,7 @@ class Propose:
                 bar.update()
                 if proposed.error:
                     failed.append(proposed.error)
-                    print(f"boxwright propose: {proposed.error}", file=sys.stderr)
+                    say(f"boxwright propose: {proposed.error}")
                     continue
                 counts.append(len(proposed.boxes))
                 done.append(proposed.source)
@@ -113,16 +113,16 @@ class Propose:
                         save_drawing(drawing, drawings[index], outputs, "--draw")
                     except ValueError as error:
                         failed.append(f"{paths[index]}: {error}")
-                        print(f"boxwright propose: {failed[-1]}", file=sys.stderr)
+                        say(f"boxwright propose: {failed[-1]}")
         numbers = {"images": len(counts), "known": known, "failed": failed}
         numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
         numbers |= _recall(overlaps)
-        print(json.dumps(numbers) if self.json else _text(numbers))
+        print(json.dumps(numbers) if self.json else fit(_text(numbers)))
         if self.out is not None and counts:
             with _naming_the_cache(propose, done):
                 write_proposals(self.out, kept, repr(propose))
         for path in filter(None, (self.out, self.draw) if counts else ()):
-            print(f"written: {path}", file=sys.stderr)
+            say(f"written: {path}")
         return 1 if failed else 0
 
     def _check(self) -> None:
@@ -145,7 +145,7 @@ class Propose:
             except DatasetError:
                 if annotations or self.split is not None or self.format is not None:
                     raise
-                print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
+                say(f"boxwright propose: {path} is no dataset, so its images are searched")
         if splits is None:
             if self.split is not None or self.format is not None:
                 option = "--format" if self.split is None else "--split"
