@@ -19,7 +19,7 @@ from boxwright.data.image import ImageError
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
-from boxwright.units import counted, fraction
+from boxwright.units import counted, fraction, printable
 from boxwright.zoo import load
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     parts += [f"{len(undrawn)} could not be drawn"] if undrawn else []
     written = [None if options.no_draw or not done else options.out, options.json_file, options.coco, options.yolo]
     parts += [f"written: {', '.join(str(path) for path in written if path)}"] if any(written) else []
-    print("; ".join(parts), file=sys.stderr)
+    print(printable("; ".join(parts)), file=sys.stderr)
     return 1 if failed or undrawn else 0
 
 
