@@ -6,7 +6,7 @@ import ast
 import errno
 import os
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import BinaryIO
 
 import pytest
 
@@ -138,10 +138,7 @@ def test_all_files_are_written_by_one_module():
 
 def _writes(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    modes = [value.value for value in (*call.args, *(key.value for key in call.keywords)) if _is_text(value)]
-    opens = name == "open" and any(set(mode) <= set("rwxab+t") and set(mode) & set("wxa+") for mode in modes)
+    values = [getattr(value, "value", None) for value in (*call.args, *(key.value for key in call.keywords))]
+    modes = [set(value) for value in values if isinstance(value, str)]
+    opens = name == "open" and any(mode <= set("rwxab+t") and mode & set("wxa+") for mode in modes)
     return opens or name in ("write_text", "write_bytes", "save_file", "dump", "tofile", "savetxt")
-
-
-def _is_text(value: ast.expr) -> TypeGuard[ast.Constant]:
-    return isinstance(value, ast.Constant) and isinstance(value.value, str)

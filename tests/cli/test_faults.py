@@ -132,7 +132,7 @@ def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.warns(
         UserWarning, match=r"cached in .*home/.cache/boxwright/proposals \(Not a directory\) and are comp"
     ):
-        assert cli.main("propose 0.png --count 10 --out boxes.safetensors".split()) == 0
+        assert cli.main(["propose", "0.png", "--count", "10", "--out", "boxes.safetensors"]) == 0
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path):
