@@ -157,7 +157,9 @@ def drop_missing(reading: Reading) -> None:
             listed.add(alike[0])
         new_index.append(len(images))
         images.append(image)
-    reading.boxes = [row._replace(image=index) for row in reading.boxes if (index := new_index[row.image]) is not None]
+    if None in new_index:
+        kept = [row for row in reading.boxes if new_index[row.image] is not None]
+        reading.boxes = [row._replace(image=new_index[row.image]) for row in kept]
     reading.images = images
 
 
