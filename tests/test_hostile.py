@@ -19,6 +19,11 @@ EXPECTED = {  # by file: how it is read, and a part of the only line of the erro
     "eps.jpg": ("image", "expected an image, found text that begins '%!PS-Adobe-3.0"),
     "exifstr.jpg": ("image", "the JPEG image of 160x120 pixels breaks off or is damaged"),
     "crash-npy-0684b035": ("npy", "(362 bytes) is not a whole array of numpy"),
+    "gb2312.xml": ("xml", ""),
+    "unknown_encoding.xml": ("xml", "expected XML in an encoding of text, it declares foo"),
+    "laughs.yaml": ("yaml", "expected YAML: aliases are not read"),
+    "nc.yaml": ("yaml", "expected at most 100,000 classes, got nc: 1000000000"),
+    "nest.yaml": ("yaml", "expected YAML: brackets are nested too deeply"),
     "alter.pkl": ("detectron2", "it alters _codecs.encode, and only data is read. Nothing in it was executed"),
     "laughs.pkl": ("detectron2", "expected an array of numbers for w, got a list"),
     "longput.pkl": ("detectron2", "it numbers an object 268435456, expected at most 1000000"),
@@ -29,10 +34,6 @@ EXPECTED = {  # by file: how it is read, and a part of the only line of the erro
     "pth-9748b304.pth": ("torchvision", "(922 bytes) is not a whole file of weights"),
 }
 
-_TO_ADD = {  # to be moved into the table with their readers
-    "gb2312.xml", "laughs.yaml", "nc.yaml", "nest.yaml", "unknown_encoding.xml",
-}  # fmt: skip
-
 _SECONDS, _BYTES = 2.0, 300e6
 
 
@@ -41,7 +42,7 @@ def files(shared: Path) -> list[Path]:
     folder = shared / "cases" / "hostile"
     if not folder.is_dir():
         pytest.skip(f"there are no hostile files at {folder}; BOXWRIGHT_SHARED names the folder that holds cases/")
-    return sorted(file for file in folder.iterdir() if file.name not in _TO_ADD)
+    return sorted(folder.iterdir())
 
 
 def test_every_file_is_in_the_table(files: list[Path]) -> None:
@@ -68,6 +69,8 @@ def _read(files: list[Path]) -> None:
     import warnings
 
     from boxwright.cli import USER_ERRORS
+    from boxwright.data.formats.documents import read_xml
+    from boxwright.data.formats.yolo import find_in_yaml
     from boxwright.data.image import read_image
     from boxwright.untrusted.numpy_files import read_npy
     from boxwright.zoo import detectron2, torchvision
@@ -81,6 +84,8 @@ def _read(files: list[Path]) -> None:
     readers = {
         "image": read_image,
         "npy": read_npy,
+        "xml": lambda file: list(read_xml(file)),
+        "yaml": find_in_yaml,
         **{library: partial(convert, name, out=os.devnull) for library, name in names.items()},
     }
     unit = 1 if sys.platform == "darwin" else 1024

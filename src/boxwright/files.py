@@ -127,8 +127,8 @@ _CURES = {
     errno.EACCES: "change the permissions there, or name another folder",
     errno.EPERM: "change the permissions there, or name another folder",
 }
-_ONLY_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""What only a write can fail for."""
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Of a disk that takes no more; only a write can fail for them."""
 
 
 def is_stream(path: Path) -> bool:
@@ -242,7 +242,7 @@ def _naming_folder(path: Path, partial: Path) -> Iterator[None]:
         yield
     except OSError as error:
         inside = error.filename is not None and str(error.filename).startswith(str(partial))
-        if not inside and error.errno not in _ONLY_WRITING:
+        if not inside and error.errno not in DISK_ERRORS:
             raise
         with naming(path, "nothing was left there"):
             raise
@@ -358,7 +358,7 @@ class Outputs:
             try:
                 append(path.parent / _LIST, json.dumps({"file": path.name, "sha256": digest}))
             except OSError as error:
-                if error.errno in _ONLY_WRITING:  # so neither can the file
+                if error.errno in DISK_ERRORS:  # so neither can the file
                     with naming(path):
                         raise
                 warnings.warn(

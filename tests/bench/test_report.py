@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -25,10 +26,10 @@ from boxwright.bench.report.page import halving, headline, ranked, readable, ren
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import write_difference
-from boxwright.units import Interval, digits, fraction
+from boxwright.units import Interval, digits, fraction, printable
 
 VOID = {"meta", "link", "br", "img", "wbr", "hr", "input"}
-SCRIPT = "<script>alert(1)</script>"
+SCRIPT = "<script>alert(1)</script>\x00\x0b\x1b[31m\x7f\ufffe\ud800"
 
 
 class Page(HTMLParser):
@@ -241,11 +242,15 @@ def test_names_from_outside_are_text(tmp_path: Path):
                    plan=(SCRIPT,), commands={SCRIPT: SCRIPT}, differences={SCRIPT: {SCRIPT: SCRIPT}})  # fmt: skip
     panels = tuple(Panel(SCRIPT, '"><script>', "data:,", 1, 1) for _ in range(3))
     write(made, tmp_path, [Disagreement(SCRIPT, panels)])
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
     assert len(page.named("script")) == 1 and "alert" not in page.code["script"]
-    assert page.text.count(SCRIPT) > 20
+    assert page.text.count(printable(SCRIPT)) > 20
+    assert not re.search(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)  # the characters of XML 1.0
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["title"] == SCRIPT
     if has_matplotlib():
-        assert SCRIPT not in (tmp_path / "frontier.svg").read_text(encoding="utf-8")
+        assert "<script" not in (tmp_path / "frontier.svg").read_text(encoding="utf-8")
+        ElementTree.parse(tmp_path / "frontier.svg")
 
 
 def test_without_matplotlib_all_the_rest_is_written(made: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from boxwright import plugins
 from boxwright.cli.table import terminal_width, wrap
+from boxwright.units import printable
 from boxwright.version import __version__
 
 
@@ -157,7 +158,9 @@ def _dispatch(words: list[str], debug: bool) -> int:
     if name is None:
         return _unknown_command(words)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters is in our errors
-    warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
+    warnings.formatwarning = (  # without a line of source code
+        lambda message, *_: f"boxwright {name}: {printable(str(message))}\n"
+    )
     try:
         for plugin in named:
             plugins.load(plugin)
@@ -172,7 +175,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
         if debug or not (isinstance(error, USER_ERRORS) or _fault(error)):
             raise
         width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {_message(error)}".split("\n")
+        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
         print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 

@@ -103,6 +103,9 @@ class Bench:
         except StoppedError as stopped:
             print(f"{stopped}; the same command continues", file=sys.stderr)
             return 128 + stopped.signal
+        except OSError as error:
+            error.add_note("what the race has done is kept; the same command continues")
+            raise
         results = race_state.folder / "results.json"
         print(results.read_text(encoding="utf-8") if self.json else _summary(result), end="")
         print(results.with_name("report.html"), file=sys.stderr)

@@ -16,7 +16,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.files import Outputs
-from boxwright.units import counted
+from boxwright.units import counted, printable
 
 if TYPE_CHECKING:
     from boxwright.data.check import Problem
@@ -119,8 +119,9 @@ def _report(problems: list[Problem], most: int) -> str:
         lines.append(f"{severity}: {kind} ({len(same)})")
         for problem in same[:most]:
             location = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-            lines.append(f"  {location}")
-            lines += [wrap(line, width, "    ") for line in (*problem.message.splitlines(), f"mend: {problem.mend}")]
+            lines.append(f"  {printable(location)}")
+            texts = (*printable(problem.message).splitlines(), f"mend: {printable(problem.mend)}")
+            lines += [wrap(line, width, "    ") for line in texts]
         if len(same) > most:
             lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from boxwright.data.dataset import Dataset
+    from boxwright.predict.propose import Source
+    from boxwright.proposals import CachedProposer
 
 _COUNTS = (100, 500, 1000, 2000)
 _THRESHOLDS = (0.5, 0.7)
@@ -69,7 +73,7 @@ class Propose:
             return 1
         from boxwright.predict.propose import Source, best_overlaps, propose_all, sources_of
         from boxwright.progress import Progress
-        from boxwright.proposals import build_proposer, read_proposals, write_proposals
+        from boxwright.proposals import CachedProposer, build_proposer, read_proposals, write_proposals
 
         sources = [Source(path) for path, _ in images] + [s for dataset in datasets for s in sources_of(dataset)]
         paths = [Path(str(source.path)) for source in sources]
@@ -79,10 +83,11 @@ class Propose:
             outputs.check("--draw", drawings)
         objects = [boxes for dataset in datasets for boxes in _objects(dataset)]
         propose = build_proposer("selective_search" if self.mode == "fast" else "selective_search_quality", self.count)
+        assert isinstance(propose, CachedProposer)  # as selective search always is
         kept = read_proposals(self.out, to_extend=True) if self.out is not None and self.out.exists() else {}
-        counts, known, overlaps = [], 0, []
+        counts, known, overlaps, done = [], 0, [], list[Source]()
         started = time.monotonic()
-        with Progress("propose", len(sources)) as bar:
+        with Progress("propose", len(sources)) as bar, _naming_the_cache(propose, done):
             for index, proposed in enumerate(propose_all(propose, sources, self.workers)):
                 bar.update()
                 if proposed.error:
@@ -90,6 +95,7 @@ class Propose:
                     print(f"boxwright propose: {proposed.error}", file=sys.stderr)
                     continue
                 counts.append(len(proposed.boxes))
+                done.append(proposed.source)
                 known += proposed.known
                 if objects:
                     assert proposed.view is not None  # of an image that was read
@@ -106,9 +112,10 @@ class Propose:
         numbers = {"images": len(counts), "known": known, "failed": failed}
         numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
         numbers |= _recall(overlaps)
-        if self.out is not None and counts:
-            write_proposals(self.out, kept, repr(propose))
         print(json.dumps(numbers) if self.json else _text(numbers))
+        if self.out is not None and counts:
+            with _naming_the_cache(propose, done):
+                write_proposals(self.out, kept, repr(propose))
         for path in filter(None, (self.out, self.draw) if counts else ()):
             print(f"written: {path}", file=sys.stderr)
         return 1 if failed else 0
@@ -140,6 +147,17 @@ class Propose:
                 raise ValueError(f"{option} is for one dataset; {', '.join(self.sources)} is none")
             return []
         return [splits[name] for name in chosen_splits(path, splits, self.split)]
+
+
+@contextmanager
+def _naming_the_cache(propose: CachedProposer, done: list[Source]) -> Iterator[None]:
+    """An error gets a note that the boxes of the images so far are in the cache, if they are."""
+    try:
+        yield
+    except BaseException as error:
+        if done and propose.has(done[-1].read()):
+            error.add_note("the boxes so far are in the cache, and the same command goes on after them")
+        raise
 
 
 def _objects(dataset: Dataset) -> list[Tensor]:

@@ -32,7 +32,7 @@ class Npz:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         with self._reading():
-            file = Reader(self._path)
+            self._file = file = Reader(self._path)
             self._archive = archive(file, _DIRECTORY)
             entries = self._archive.infolist()
             size = sum(info.file_size for info in entries)
@@ -46,6 +46,10 @@ class Npz:
     def __getitem__(self, key: str) -> np.ndarray:
         with self._reading(), self._archive.open(self._entries[key]) as stream:
             return _array(stream, self._entries[key].file_size)
+
+    def close(self) -> None:
+        self._archive.close()
+        self._file.close()
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self._path, "archive of numpy")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, shown
-from boxwright.untrusted.pickles import CALLS, Machine, Name
+from boxwright.untrusted.pickles import CALLS, Machine, Name, sequence
 
 _HINT = (
     ". Where you trust the file, load it with torch and save the weights alone: "
@@ -27,6 +27,7 @@ _WHAT = "tensors, plain containers and settings such as argparse.Namespace"
 _MAGIC = 0x1950A86A20F9469CFC6C  # of files before torch 1.6
 _DIRECTORY = 4 << 20  # bytes: the list of entries of an archive, 60 for each
 _DIMENSIONS = 32
+_LARGEST = 2**63 - 1
 
 
 def read_torch(path: str | Path) -> Any:
@@ -138,7 +139,9 @@ def _of_identity(identity: Any) -> tuple[str, torch.dtype | None, int, int]:
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise UntrustedError("it refers to an external object that is no storage")
     _, kind, key, _, count, *view = identity
-    if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and count >= 0) or any(view):
+    if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count <= _LARGEST) or any(
+        view
+    ):
         raise TypeError("a storage without type, key or size")
     if kind.full not in _STORAGES:
         raise UntrustedError(f"it has a storage of type {kind}, and weights are numbers")
@@ -152,7 +155,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any, dtype:
     if not isinstance(storage, _Storage):
         raise TypeError("a tensor without storage")
     numbers = (offset, *shape, *strides)
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
+    if not all(type(number) is int and 0 <= number <= _LARGEST for number in numbers) or len(shape) != len(strides):
         raise ValueError("a tensor without shape")
     if len(shape) > _DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
@@ -233,6 +236,6 @@ _CALLS: dict[str, Callable[..., Any] | None] = {
     "torch.Tensor": None,
     "torch.nn.parameter.Parameter": None,
     "torch.nn.parameter.Buffer": None,
-    "torch.Size": lambda sides=(): tuple(sides),
+    "torch.Size": sequence,
     "torch.device": _device,
 }

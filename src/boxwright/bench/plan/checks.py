@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
 
 from boxwright.bench.run.job import Effort
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits
 from boxwright.data.image import ImageError, read_reduced
-from boxwright.files import sha256
 from boxwright.progress import Progress
 from boxwright.train.run import need_objects
 
@@ -30,16 +27,6 @@ def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
 def race_folder(splits: Splits, out: str | Path | None) -> Path:
     """`out`, or runs/DATA-bench."""
     return Path(out) if out is not None else Path("runs") / f"{splits.source.resolve().stem}-bench"
-
-
-def fingerprint(splits: Mapping[str, Dataset]) -> str:
-    """Changes where images come or go, or annotations change."""
-    content = []
-    for name, dataset in splits.items():
-        content.append("\n".join([name, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
-        for column in (dataset.sizes, dataset.offsets, dataset.boxes, dataset.labels, dataset.crowd):
-            content.append(np.ascontiguousarray(column).tobytes())
-    return sha256(b"".join(content))[:12]
 
 
 def unreadable(dataset: Dataset) -> list[str]:

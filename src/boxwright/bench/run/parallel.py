@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import pickle
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from boxwright.files import DISK_ERRORS
 from boxwright.install import install
 from boxwright.train.stop import StoppedError, stoppable
 
@@ -26,7 +26,6 @@ Pool = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]
 """From the work and its tasks to (task, answer) in the order of completion; an answer may be the Exception raised.
 A task is taken when a worker is free."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3  # to start a worker
 _PATIENCE = 60.0  # seconds for workers to end their step and save
 _START = 300.0  # seconds for Ray to start on a slow, busy machine
@@ -190,7 +189,7 @@ def _attempt(work: Callable[[Task], Any], task: Task) -> Any:
 
 def _checked(answer: Any) -> Any:
     """Raises what is no fault of the task: a full disk, or a signal."""
-    if isinstance(answer, StoppedError) or isinstance(answer, OSError) and answer.errno in _FULL:
+    if isinstance(answer, StoppedError) or isinstance(answer, OSError) and answer.errno in DISK_ERRORS:
         raise answer
     return answer
 

@@ -13,6 +13,9 @@ from boxwright.data.formats.reading import BoxRow, ImageRow, Problem, Reading, u
 from boxwright.data.image import ImageError, read_header
 from boxwright.types import Size
 
+_FAR = 1e30
+"""More pixels than any image has, which float32 still holds."""
+
 _SLIGHT = 0.02
 """The relative difference of annotated and real sizes below which boxes are taken as they are."""
 
@@ -180,7 +183,8 @@ def _box_problem(row: BoxRow, size: Size) -> Problem:
     text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) of class {row.name}"
     if not all(map(math.isfinite, row.box)):
         return Problem("not a number", row.file, row.line, f"{text} is not finite", "draw the box again or remove it")
-    if np.float32(x2) <= np.float32(x1) or np.float32(y2) <= np.float32(y1):
+    first, last = np.array([(x1, y1), (x2, y2)]).clip(-_FAR, _FAR).astype(np.float32)
+    if (last <= first).any():
         message = f"{text} is {x2 - x1:g} wide and {y2 - y1:g} high; both must be above 0"
         return Problem("degenerate box", row.file, row.line, message, "draw the box again or remove it")
     disjoint = x1 >= size.width or y1 >= size.height or x2 <= 0 or y2 <= 0
