@@ -296,9 +296,10 @@ def _boxes(
             message = f"annotation {shown(annotation.id)} is of category {unmet}, not one of [{listed(classes)}]"
             reading.report("unknown class", file, line, message, "add it to `categories`")
             continue
-        for name, met in (("image_id", image), ("category_id", category)):
-            if isinstance(getattr(annotation, name), str) != isinstance(met, str):
-                unequal[name].append(line)
+        if annotation.image_id != image:
+            unequal["image_id"].append(line)
+        if annotation.category_id != category:
+            unequal["category_id"].append(line)
         if key is not None:
             if key in seen:
                 message = f"annotation {shown(annotation.id)} has the id of an earlier one; both are kept"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +118,19 @@ class Reading:
     ) -> None:
         """Add a problem."""
         self.problems.append(Problem(kind, str(file), line, message, mend, severity))
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Within it, Python looks for no cycles: rows have none, and it would walk over millions of them many times."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def warn_about(problems: Iterable[Problem], source: Path) -> None:
