@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright import plugins
+
 if TYPE_CHECKING:
     from boxwright.bench.plan.cells import Cell
     from boxwright.bench.result import Race
@@ -47,6 +49,8 @@ def train(
     from boxwright.detectors.config import DETECTORS
     from boxwright.train.config import TrainConfig
 
+    plugins.refuse_while_loading("boxwright.train")
+    plugins.discover()
     if isinstance(detector, str):
         check_detectors([detector])
         detector = DETECTORS[detector]()
@@ -122,6 +126,8 @@ def race(
     from boxwright.bench import race as race_cells
     from boxwright.train.config import TrainConfig
 
+    plugins.refuse_while_loading("boxwright.race")
+    plugins.discover()
     of_rules, of_training = _divided(options, Rules, TrainConfig)
     cells = [
         cell for item in detectors

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from boxwright import plugins
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import KINDS, DetectorConfig, name_of
+from boxwright.detectors.fields import BackboneFields
 from boxwright.files import write_atomically
 
 if TYPE_CHECKING:
@@ -117,11 +118,18 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
     return read_config(kind, described["config"])
 
 
-def plugins_of(config: DetectorConfig) -> dict[str, dict[str, str]]:
-    """What `config_of` reads of the modules that registered the detector and its backbone; {} for boxwright's own."""
-    names: dict[plugins.What, str] = {"detector": name_of(config), "backbone": config.backbone}
-    modules = {what: module for what, name in names.items() if (module := plugins.module_of(what, name))}
+def plugins_of(config: DetectorConfig) -> dict[str, dict[plugins.What, str]]:
+    """What `config_of` reads of `modules_of`; {} where there are none."""
+    modules = modules_of(config)
     return {"plugins": modules} if modules else {}
+
+
+def modules_of(config: DetectorConfig) -> dict[plugins.What, str]:
+    """The modules that registered the detector and its backbone, where these are not boxwright's own."""
+    names: dict[plugins.What, str] = {"detector": name_of(config)}
+    if isinstance(config, BackboneFields):
+        names["backbone"] = config.backbone
+    return {what: module for what, name in names.items() if (module := plugins.module_of(what, name))}
 
 
 def _check_plugins(described: Mapping[str, Any], path: str | Path) -> None:

@@ -40,6 +40,10 @@ class Unit(NamedTuple):
             return cls("minutes", 60.0)
         return cls("seconds", 1.0) if longest >= 1 else cls("milliseconds", 0.001)
 
+    @property
+    def short(self) -> str:
+        return {"milliseconds": "ms", "seconds": "s", "minutes": "min", "hours": "h"}[self.name]
+
     def write(self, time: float) -> str:
         """A time in seconds as a number of these units."""
         return digits(time / self.seconds)

@@ -197,7 +197,7 @@ def test_every_point_is_a_link_to_its_row_that_says_its_numbers(made: Race, page
     measured = [place for place, entry in enumerate(made.entries) if entry.quality or entry.state == "stopped"]
     assert sorted(one["href"] for one in links) == sorted(f"#row-{place}" for place in measured * 2)  # wide and narrow
     first = next(one for one in links if one["href"] == "#row-0")
-    numbers = "AP 0.560 [0.539, 0.585] on the test images, 41.5 ms an image (p50), p95 53.9 ms"
+    numbers = "AP 0.560 [0.539, 0.585] on the test images, p50 41.5 ms, p95 53.9 ms"
     assert first["aria-label"] == f"{made.entries[0].name}: {numbers}"
 
 
@@ -319,7 +319,7 @@ def test_csv_takes_any_name():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "22.0 ms an image"]),
+        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "p50 22.0 ms"]),
         (lambda: race(meets=False), ["No cell meets the constraints", f"The nearest is ssd-{LITE}-320: AP 0.510"]),
         (
             lambda: of([cell("ssd", 320, state="failed")]),
@@ -411,7 +411,7 @@ def test_classes_that_only_some_know_have_a_row():
 def test_a_headline_has_the_numbers():
     title, sentence = headline(of([cell("ssd", 320)]))
     assert title == f"ssd-{LITE}-320 wins"
-    assert sentence == "AP 0.510 [0.489, 0.535] on the test images, 22.0 ms an image (p50), p95 28.6 ms."
+    assert sentence == "AP 0.510 [0.489, 0.535] on the test images, p50 22.0 ms, p95 28.6 ms."
 
 
 def test_too_little_evidence_is_said_first_and_loudly():

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save
 
 from boxwright.backbones.pretrained import read_weights
-from boxwright.proposals import read_proposals
+from boxwright.proposals import read_proposals, write_proposals
 from boxwright.untrusted import UntrustedError
 from boxwright.untrusted.numpy_files import read_npy
 from boxwright.zoo import detectron2, torchvision
@@ -37,6 +37,7 @@ _TRAINING = {
     "module": torch.nn.Parameter(torch.ones(1)),
 }
 _ARRAYS = {"model": {key: value.numpy() for key, value in _STATE.items()}, "__author__": "a", "scores": [np.float32(1)]}
+_BOXES = {32 * "0": np.ones((2, 4), np.float32), 32 * "a": np.zeros((0, 4))}
 
 _NAMES = (
     "_codecs encode", "argparse Namespace", "builtins set", "builtins bytearray", "builtins int", "builtins eval",
@@ -144,8 +145,12 @@ def _safetensors(_: Path) -> Sequence[bytes]:
 
 
 def _npz(_: Path) -> Sequence[bytes]:
-    boxes = {32 * "0": np.ones((2, 4), np.float32), 32 * "a": np.zeros((0, 4))}
-    return [_numpy(write, boxes) for write in (np.savez, np.savez_compressed)]
+    return [_numpy(write, _BOXES) for write in (np.savez, np.savez_compressed)]
+
+
+def _proposals(folder: Path) -> Sequence[bytes]:
+    write_proposals(folder / "a.safetensors", _BOXES, "a")
+    return [(folder / "a.safetensors").read_bytes()]
 
 
 def _import(module: ModuleType, path: Path) -> None:
@@ -176,4 +181,5 @@ READERS = [
     Reader("pretrained", "a.pth", _saved(_STATE), read_weights, (ValueError,), [in_archive]),
     Reader("npy", "a.npy", lambda _: [_numpy(np.save, np.ones((2, 4), np.float32))], read_npy, (UntrustedError,)),
     Reader("npz", "a.npz", _npz, read_proposals, (ValueError,)),
+    Reader("proposals", "a.safetensors", _proposals, read_proposals, (ValueError,)),
 ]  # fmt: skip

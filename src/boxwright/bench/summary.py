@@ -90,7 +90,7 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
         state, reason = "stopped", _why_stopped(stopped[cell.name], cell.name)
     failures = race_state.record.content["times"].get("failures", {})
     return Entry(
-        cell.name, cell.detector, cell.config.backbone, cell.size, cell.proposals, state, reason,
+        cell.name, cell.detector, cell.backbone, cell.size, cell.proposals, state, reason,
         epochs=min(job.epochs() for job in jobs),
         seconds=sum(job.seconds() for job in jobs),
         speed=_speeds(race_state, cell.name, race_state.rules.runtimes) if state != "failed" else {},
@@ -104,7 +104,7 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
 def _why_stopped(rung: Rung, name: str) -> str:
     rank, standing = next((rank, row) for rank, row in enumerate(rung.standings, 1) if row.name == name)
     kept = sum(row.kept for row in rung.standings)
-    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image"
+    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image, the mean of a few"
     return f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with {numbers}; {kept} went on"
 
 
@@ -219,7 +219,7 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     return {
         "train it again": train_command(jobs[0] if drawn else job, race_state.data),
         "detect": f"boxwright detect photo.jpg --model {best}",
-        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * drawn,
+        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * bool(drawn),
         "fine-tune": f"boxwright train --from {best} --data more_data/",
         "export (Python)": "import torch\nfrom boxwright.detectors.base import Network\n"
         "from boxwright.checkpoint import load_detector\n"

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
-from boxwright.cli.table import terminal_width, wrap
+from boxwright.terminal import terminal_width, wrap
 from boxwright.units import printable
 from boxwright.version import __version__
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tyro.conf import Positional, arg
 from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
 from boxwright.files import Outputs, partial_of
 from boxwright.lock import hold
+from boxwright.terminal import say
 from boxwright.zoo import DEFAULT, find
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Detect:
             raise ValueError("--coco names the files of its images, and the image from standard input has none")
         images, failed, left_out = find_images(self.sources, self.out, stdin=True)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright detect: {message}", file=sys.stderr)
+            say(f"boxwright detect: {message}")
         if not images:
             return 1
         folders = filter(None, [None if self.no_draw else self.out, self.yolo])

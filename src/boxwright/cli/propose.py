@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
+from boxwright.terminal import fit, say
 from boxwright.units import counted
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Propose:
         excluded = self.draw or Path("proposals")
         images, failed, left_out = Found([], [], "") if datasets else find_images(self.sources, excluded)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright propose: {message}", file=sys.stderr)
+            say(f"boxwright propose: {message}")
         if not datasets and not images:
             return 1
         from boxwright.predict.propose import Source, best_overlaps, propose_all, sources_of
@@ -92,7 +92,7 @@ class Propose:
                 bar.update()
                 if proposed.error:
                     failed.append(proposed.error)
-                    print(f"boxwright propose: {proposed.error}", file=sys.stderr)
+                    say(f"boxwright propose: {proposed.error}")
                     continue
                 counts.append(len(proposed.boxes))
                 done.append(proposed.source)
@@ -108,16 +108,16 @@ class Propose:
                         save_drawing(drawing, drawings[index], outputs, "--draw")
                     except ValueError as error:
                         failed.append(f"{paths[index]}: {error}")
-                        print(f"boxwright propose: {failed[-1]}", file=sys.stderr)
+                        say(f"boxwright propose: {failed[-1]}")
         numbers = {"images": len(counts), "known": known, "failed": failed}
         numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
         numbers |= _recall(overlaps)
-        print(json.dumps(numbers) if self.json else _text(numbers))
+        print(json.dumps(numbers) if self.json else fit(_text(numbers)))
         if self.out is not None and counts:
             with _naming_the_cache(propose, done):
                 write_proposals(self.out, kept, repr(propose))
         for path in filter(None, (self.out, self.draw) if counts else ()):
-            print(f"written: {path}", file=sys.stderr)
+            say(f"written: {path}")
         return 1 if failed else 0
 
     def _check(self) -> None:
@@ -140,7 +140,7 @@ class Propose:
             except DatasetError:
                 if annotations or self.split is not None or self.format is not None:
                     raise
-                print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
+                say(f"boxwright propose: {path} is no dataset, so its images are searched")
         if splits is None:
             if self.split is not None or self.format is not None:
                 option = "--format" if self.split is None else "--split"

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 from boxwright import plugins
 from boxwright.detectors.fields import (
-    BackboneFields,
     ConventionFields,
     DenseFields,
     HeadFields,
@@ -51,8 +50,8 @@ AnyDetector = TypeVar("AnyDetector", bound="Detector")
 
 
 @dataclass(frozen=True)
-class DetectorConfig(BackboneFields):
-    """The base of all configs: a backbone, a check of all values, and `build`.
+class DetectorConfig:
+    """The base of all configs: a check of all values, and `build`. Its options are those of the groups beside it.
 
     UNREAD  which options depend on others; a value of theirs that is not the default is refused
     """
@@ -389,13 +388,13 @@ def register(name: str, config: Any = None) -> Any:
             Its fields are the options of the command, and what a checkpoint stores. Without it, the result decorates a
             config: `@register("mine")`
 
-    A name that is registered again has the new config, as when a notebook's cell is run twice. Raises ValueError.
+    A name that its module registers again has the new config, as when a notebook's cell is run twice. Raises ValueError
+    for a name of boxwright's own or of another module.
     """
     if config is None:
         return lambda config: register(name, config)
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in _OURS:
-        taken = f"; {', '.join(KINDS)} are taken" if name in _OURS else ""
-        raise ValueError(f"a detector's name has lower-case letters, digits and _, got {name!r}{taken}")
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"a detector's name has lower-case letters, digits and _, got {name!r}")
     if not (isinstance(config, type) and issubclass(config, DetectorConfig) and "__dataclass_fields__" in vars(config)):
         raise ValueError(
             f"expected a config to register as {name!r}: a class below DetectorConfig with @dataclass(frozen=True); "
@@ -404,8 +403,8 @@ def register(name: str, config: Any = None) -> Any:
     lacking = [f.name for f in fields(config) if f.default is MISSING]
     if lacking:
         raise ValueError(f"every field of {config.__name__} needs a default value; {', '.join(lacking)} has none")
+    plugins.claim("detector", name, name in _OURS)
     DETECTORS[name] = KINDS[name] = config
-    plugins.note("detector", name)
     return config
 
 

@@ -65,7 +65,7 @@ class BackboneFields:
 
     def check(self) -> None:
         if not self.levels or list(self.levels) != sorted(set(self.levels)):
-            raise ValueError(f"levels are one or more ascending numbers, got {self.levels}")
+            raise ValueError(f"levels (--levels) are one or more ascending numbers, got {self.levels}")
         for name, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
             if len(values) not in (0, 3):
                 raise ValueError(f"{name} takes three numbers, for red, green and blue, or none; got {values}")
@@ -80,7 +80,7 @@ class OneLevel(BackboneFields):
 
     def check(self) -> None:
         if len(self.levels) != 1:
-            raise ValueError(f"one level of the backbone is read, such as levels=(5,), got {self.levels}")
+            raise ValueError(f"one level of the backbone is read, such as levels=(5,) (--levels 5), got {self.levels}")
 
 
 @dataclass(frozen=True)

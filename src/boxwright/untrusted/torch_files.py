@@ -1,4 +1,4 @@
-"""Read a file of torch.save as data: tensors, numbers, text and plain containers.
+"""Read a file of torch.save as data: tensors, numbers, text and plain containers. Or one of safetensors.
 
 Since torch 1.6 it is a zip archive of a pickle and one entry for each storage; before, pickles and storages one after
 the other. A tensor is a view of a storage: both must lie inside the bytes that are there.
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from zipfile import ZIP_STORED
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, shown
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading, shown
 from boxwright.untrusted.pickles import CALLS, Machine, Name, sequence
 
 _HINT = (
@@ -27,6 +28,7 @@ _WHAT = "tensors, plain containers and settings such as argparse.Namespace"
 _MAGIC = 0x1950A86A20F9469CFC6C  # of files before torch 1.6
 _DIRECTORY = 4 << 20  # bytes: the list of entries of an archive, 60 for each
 _DIMENSIONS = 32
+_TENSORS = 20_000  # in a file of safetensors; each takes as long as a kilobyte
 _LARGEST = 2**63 - 1
 
 
@@ -43,6 +45,15 @@ def read_torch(path: str | Path) -> Any:
         if start[:1] != b"\x80":
             raise UntrustedError("it is no pickle as torch.save writes it")
         return _read_old(file)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file by name. Raises UntrustedError if it is damaged."""
+    with reading(Path(path), "file of safetensors"), safe_open(path, framework="pt") as file:
+        names = file.keys()
+        if len(names) > _TENSORS:
+            raise UntrustedError(f"it has {len(names)} tensors, expected at most {_TENSORS}")
+        return {name: file.get_tensor(name) for name in names}
 
 
 class _Storage(NamedTuple):

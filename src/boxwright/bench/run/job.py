@@ -29,8 +29,9 @@ from boxwright.measure.evaluate import detect_dataset
 from boxwright.measure.speed import bare
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.propose import propose_all, sources_of, warm
-from boxwright.progress import Progress, say
+from boxwright.progress import Progress
 from boxwright.proposals import CachedProposer, Propose
+from boxwright.terminal import say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import Run
 from boxwright.train.stop import StoppedError

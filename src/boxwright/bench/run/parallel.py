@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from boxwright import plugins
 from boxwright.files import DISK_ERRORS
 from boxwright.install import install
 from boxwright.train.stop import StoppedError, stoppable
@@ -111,7 +112,7 @@ class _Workers:
                 yield task, _checked(self._answer(done, worker, process))
 
     def _start(self) -> None:
-        worker = self.worker.remote(torch.get_num_threads())
+        worker = self.worker.remote(torch.get_num_threads(), plugins.for_new_process())
         self.starting[worker.process.remote()] = worker
 
     def _welcome(self, started: Any) -> None:
@@ -162,9 +163,10 @@ class _Workers:
 class _Worker:
     """In a process that Ray starts."""
 
-    def __init__(self, threads: int) -> None:
-        """As many threads as in the main process, so that sums have the same order and the same results."""
+    def __init__(self, threads: int, known: str) -> None:
+        """As many threads as in the main process, so that sums have the same order; `known` are its plugins."""
         torch.set_num_threads(threads)
+        plugins.adopt(known)
 
     def process(self) -> int:
         return os.getpid()
