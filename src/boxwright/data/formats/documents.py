@@ -162,12 +162,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Node:
-    """An XML element with its line number, which `xml.etree` does not keep."""
+    """An XML element with its line number, which `xml.etree` does not keep, and the first child of each tag."""
 
     tag: str
     line: int
     pieces: list[str] = field(default_factory=list)
-    children: list[Node] = field(default_factory=list)
+    children: dict[str, Node] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -175,7 +175,7 @@ class Node:
         return "".join(self.pieces).strip()
 
     def child(self, tag: str) -> Node | None:
-        return next((child for child in self.children if child.tag == tag), None)
+        return self.children.get(tag)
 
     def text_of(self, tag: str) -> str:
         """The child's text; "" if there is no such child."""
@@ -204,7 +204,10 @@ def read_xml(path: str | Path, expected: str = "XML") -> Iterator[Node]:
         depth += 1
         if depth <= _DEEPEST:
             node = Node(tag, parser.CurrentLineNumber)
-            (stack[-1].children if stack else done).append(node)
+            if stack:
+                stack[-1].children.setdefault(tag, node)
+            else:
+                done.append(node)
             if depth > 1:
                 stack.append(node)
 
