@@ -26,7 +26,7 @@ SPLIT_NAMES = {
 _KINDS = {
     "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
-    "image in two splits, box in shares, unreadable list",
+    "image in two splits, box in shares, unreadable list, too many boxes",
     "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, boxes scaled, "
     "shared annotation, split without labels, file not used, split not used, only crowds",
     "note": "image without annotation, image not listed, similar file name, unused columns, ids of two types, "
