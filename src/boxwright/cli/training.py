@@ -301,7 +301,7 @@ def _take(folder: Path, held: ExitStack) -> bool:
                     held.enter_context(lock.pop_all())
                     return True
     except HeldError as error:
-        say(f"{folder} is in use: {error.holder}; this run gets another folder")
+        say(f"{folder} is in use by {error.holder}; this run gets another folder")
     return False
 
 
