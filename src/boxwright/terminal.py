@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import TextIO
 
+from boxwright.units import printable
+
 SEPARATOR = " · "
 """Between parts of a line that stay whole where it is wrapped."""
 _GLUE = "\0"
@@ -32,8 +34,9 @@ def wrap(text: str, width: int | None, indent: str = "") -> str:
 
 
 def fit(text: str, stream: TextIO | None = None) -> str:
-    """Each line of a text, wrapped if the stream, by default stdout, is a terminal."""
-    width = terminal_width(stream)
+    """Each line of a text, wrapped if the stream, by default stdout, is a terminal; `printable`, since names are of
+    others."""
+    text, width = printable(text), terminal_width(stream)
     return text if width is None else "\n".join(wrap(line, width) for line in text.split("\n"))
 
 

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
-from boxwright.terminal import terminal_width, wrap
+from boxwright.terminal import say
 from boxwright.units import printable
 from boxwright.version import __version__
 
@@ -174,9 +174,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug or not (isinstance(error, USER_ERRORS) or _fault(error)):
             raise
-        width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
-        print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
+        say(f"boxwright {name}: {_message(error)}")
         return 2 if isinstance(error, UsageError) else 1
 
 
