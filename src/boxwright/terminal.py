@@ -34,8 +34,7 @@ def wrap(text: str, width: int | None, indent: str = "") -> str:
 
 
 def fit(text: str, stream: TextIO | None = None) -> str:
-    """Each line of a text, wrapped if the stream, by default stdout, is a terminal; `printable`, since names are of
-    others."""
+    """Each line of a text, `printable`, and wrapped if the stream, by default stdout, is a terminal."""
     text, width = printable(text), terminal_width(stream)
     return text if width is None else "\n".join(wrap(line, width) for line in text.split("\n"))
 

@@ -333,7 +333,7 @@ def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.Captu
     with ExitStack() as held, ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
         assert len(set(folders)) == 16
-    assert f"runs/a is in use: process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
+    assert f"runs/a is in use by process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
     assert [path for folder in folders for path in folder.iterdir()] == []
 
 

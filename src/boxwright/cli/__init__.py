@@ -193,6 +193,8 @@ def _without_plugins(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _message(error: Exception) -> str:
     text = _fault(error) or str(error)
+    if re.match("Caught .* in DataLoader worker process", text):  # PyTorch then adds the traceback of the worker
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
     elif isinstance(error, OSError) and error.filename is None:
