@@ -33,7 +33,7 @@ from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress
 from boxwright.terminal import fit, say, terminal_width
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
@@ -43,7 +43,7 @@ from boxwright.train.run import Run, frozen, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
@@ -148,7 +148,7 @@ def _train(
         if resume is None:
             training.save(run.state)
             write_options(replace(options, training=training.config), origin, run.folder / "config.json")
-        origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
+        origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(fit(_introduction(options, training, run)), flush=True)
         _propose_ahead(detector, chosen)
@@ -176,7 +176,7 @@ def _train(
 
 def _further(options: Train, folder: Path, epochs: int) -> Train:
     """The options of a new run that trains the detector of a finished one for so many more epochs."""
-    state = describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
+    state = checkpoint.describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
     done, total = state.get("epoch", 0), options.training.epochs or 0
     out_of_patience = options.patience is not None and History(folder).since_best(done) >= options.patience
     if not state or (done < total and not out_of_patience):
@@ -373,22 +373,20 @@ def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
 
 def read_options(path: Path) -> Train:
     """The options of a run's config.json."""
-    content = _read_json(path)
-    options = replace(
-        checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.config_of(content, path),
-        training=checkpoint.from_json(TrainConfig, content["training"]),
-        data=Path(content["data"]),
-    )
-    if "preprocess" not in content:  # written before there was --from
-        return with_size(options)
-    return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
+    detector = checkpoint.config_of(content, path)
+    with checkpoint.named(path):
+        if unknown := sorted(content["options"].keys() - set(_KEPT)):
+            raise ValueError(f"unknown options {', '.join(unknown)}; update boxwright")
+        options = replace(
+            checkpoint.from_json(Train, content["options"]),
+            detector=detector,
+            training=checkpoint.from_json(TrainConfig, content["training"]),
+            data=Path(content["data"]),
+        )
+        if "preprocess" not in content:  # written before there was --from
+            return with_size(options)
+        return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
 
 
 def _introduction(options: Train, training: Training, run: Run) -> str:

@@ -165,6 +165,7 @@ class Run:
         `detector` gets the weights of that checkpoint. Returns the epoch of the checkpoint and its quality.
         """
         tensors, described = checkpoint.read(self.best)
+        checkpoint.need(described, self.best, "metrics", "epoch")
         checkpoint.fill(detector, tensors, self.best)
         predictor = Predictor(detector, self.names, self.preprocess)
         quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from boxwright import plugins
 from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
@@ -38,9 +38,22 @@ from boxwright.train.run import frozen, validate_every
 from boxwright.train.stop import StoppedError
 from boxwright.units import counted
 
-_PARTS = (
-    "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
-)  # fmt: skip
+
+class _Times(TypedDict):
+    key: dict[str, Any]
+    images: int
+    first: str
+    seconds: dict[str, list[dict[str, float]]]
+    throughput: dict[str, float]
+    failures: dict[str, str]  # fmt: skip
+
+
+_PARTS = {
+    "efforts": dict[str, Effort], "plan": Plan, "rungs": list[Rung], "tries": dict[str, tuple[list[int], int]],
+    "failed": dict[str, str], "spent": float, "times": _Times, "footprints": dict[str, dict[str, int | float | None]],
+    "made": str, "unreadable": list[str], "proposals": dict[str, dict[str, dict[str, float]]],
+}  # fmt: skip
+"""What the record has beside settings and configs."""
 _RENAMED = {  # keys and values of settings, from earlier versions to today's
     "train pictures": "train images", "val pictures": "val images", "test pictures": "test images", "parts": "splits",
     "val, for there is no test part: it has also chosen the epochs":
@@ -264,7 +277,7 @@ class RaceState:
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
             with suppress(ValueError):  # of another detector: reported as a difference
-                config = read_config(name_of(self.cells[name].config), configs[name]["config"])
+                config = read_config(name_of(self.cells[name].config), configs[name].get("config", {}))
                 made = self._config(self.cells[name])  # earlier versions did not digest a file of proposals
                 configs[name] = {**made, **configs[name], "config": json.loads(json.dumps(asdict(config)))}
         return {**content, "settings": settings, "configs": configs}

@@ -141,14 +141,14 @@ def flag(value: object) -> bool | None:
 
 def number(value: Any) -> float | None:
     """A number, which may be written as text; None if it is none, or an integer that a float would round."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float):
+    if type(value) is float:
         return value
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
+    if type(value) is int:
+        return value if -(2**53) < value < 2**53 else None
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def size_of(height: Any, width: Any) -> Size | None:
