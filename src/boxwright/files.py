@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +32,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
         with path.open("wb") as file:
             _put(content, file)
         return path
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file:
@@ -42,7 +46,54 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
         raise OSError(error.errno or 0, message, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+        _writing.discard(partial.name)
     return path
+
+
+_writing: set[str] = set()
+"""The names of partial files and folders of this process."""
+
+
+def _partial(path: Path, hidden: str = "") -> Path:
+    """A new name beside `path` for what is not whole yet: NAME.TOKEN.PID.partial, of a process of this machine."""
+    partial = path.with_name(f"{hidden}{path.name}.{_machine()}{secrets.token_hex(4)}.{os.getpid()}.partial")
+    _writing.add(partial.name)
+    return partial
+
+
+def _machine() -> str:
+    return sha256(platform.node().encode())[:4]
+
+
+def remove_partials(folder: Path, pattern: str = "*", below: bool = True) -> None:
+    """Remove what `write_atomically` and `new_folder` of processes of this machine that are dead left in a folder.
+
+    below  in its subfolders too
+    """
+    for path in (folder.rglob if below else folder.glob)(f"{pattern}.partial"):
+        found = re.search(r"\.([0-9a-f]{4})[0-9a-f]{8}\.([0-9]{1,9})\.partial$", path.name)
+        if found is None or found[1] != _machine() or _is_written(path.name, int(found[2])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_written(partial: str, process: int) -> bool:
+    """Whether the process is alive. This one may have the number of a dead one, and knows what it writes."""
+    if process == os.getpid():
+        return partial in _writing
+    if sys.platform == "win32":  # where os.kill ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def _put(content: bytes | str | Callable[[BinaryIO], object], file: BinaryIO) -> None:
@@ -65,7 +116,8 @@ def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
         raise ValueError(f"{option} names a folder, and {path} is a file; give another")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(f"{option} names a new folder, and {path} has files in it; give another, or remove it")
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    remove_partials(path.parent, f".{glob.escape(path.name)}.*", below=False)
+    partial = _partial(path, hidden=".")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -74,6 +126,7 @@ def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _writing.discard(partial.name)
 
 
 class Outputs:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -286,12 +289,23 @@ def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    assert new_folder(tmp_path / "a") == tmp_path / "a"
-    assert new_folder(tmp_path / "a") == tmp_path / "a"  # still empty
+    def new(name: str) -> Path:
+        with ExitStack() as held:
+            return new_folder(tmp_path / name, held)
+
+    assert new("a") == new("a") == tmp_path / "a"  # still empty
     (tmp_path / "a" / "file").touch()
-    assert new_folder(tmp_path / "a") == tmp_path / "a-2"
+    assert new("a") == tmp_path / "a-2"
     (tmp_path / "a-2" / "file").touch()
-    assert new_folder(tmp_path / "a") == tmp_path / "a-3"
+    assert new("a") == tmp_path / "a-3"
+
+
+def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as held, ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
+        assert len(set(folders)) == 16
+    assert f"runs/a is in use: process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
+    assert [path for folder in folders for path in folder.iterdir()] == []
 
 
 @pytest.mark.parametrize(

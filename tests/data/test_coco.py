@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from boxwright.data.formats import DatasetError, coco, open_dataset, read_splits
+from boxwright.data.formats import DatasetError, coco, documents, open_dataset, read_splits
 from boxwright.data.formats.reading import BoxRow, Problem
 
 
@@ -232,7 +232,7 @@ def test_a_wrong_size_does_not_cost_boxes(tmp_path: Path) -> None:
 def test_broken_json_is_an_error_with_its_line(text: str, line: int, tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     file.write_text(text)
-    with pytest.raises(DatasetError, match=f"train.json:{line}: .*not valid JSON") as caught:
+    with pytest.raises(DatasetError, match=f"train.json:{line}: .*expected COCO JSON") as caught:
         open_dataset(tmp_path)
     assert (caught.value.file, caught.value.line) == (file, line)
 
@@ -241,7 +241,7 @@ def test_elements_are_those_of_the_json_module(tmp_path: Path) -> None:
     content = document("a.png", "b.png", info={"year": 2017, "list": [1]}, licenses=[], extra=[[1], "x]", None, 2.5])
     for text in (json.dumps(content), json.dumps(content, indent=3), " \n" + json.dumps(content, indent=0) + "\n"):
         found: dict[str, list[Any]] = {}
-        for key, element, line in coco._elements(text):
+        for key, element, line in documents._elements(text):
             found.setdefault(key, []).append(element)
             assert 1 <= line <= text.count("\n") + 1
         assert found == {key: value for key, value in content.items() if isinstance(value, list) and value}

@@ -173,10 +173,16 @@ def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     assert content(tmp_path / "a.csv") == {"a.png": [("cat", (1, 2, 3, 4))]}
 
 
-def test_a_field_without_an_end_is_named(tmp_path: Path) -> None:
-    make(tmp_path, HEADER + 'a.png,40,30,"cat,1,2,3,4\n' + "a.png,40,30,cat,1,2,3,4\n" * 9000, "a.png")
-    with pytest.raises(DatasetError, match=r"annotations\.csv: expected CSV: field larger than field limit"):
-        open_dataset(tmp_path)
+@pytest.mark.parametrize(
+    "line", ['a.png,40,30,"cat,1,2,3,4', f"a.png,40,30,{'c' * 200_000},1,2,3,4", "a.p\0g,,,cat,1,2,3,4"]
+)
+def test_a_broken_line_costs_itself_alone(line: str, tmp_path: Path) -> None:
+    make(tmp_path, f"{HEADER}{line}\na.png,40,30,cat,1,2,3,4\n", "a.png")
+    (problem,) = check(tmp_path)
+    assert (problem.kind, problem.file, problem.line) == ("malformed annotation", str(tmp_path / "annotations.csv"), 2)
+    assert len(problem.message) < 300
+    with pytest.warns(UserWarning, match="left out 1 × malformed annotation"):
+        assert len(open_dataset(tmp_path, draw=False)["all"].boxes) == 1
 
 
 def test_text_that_is_not_utf_8_is_refused_with_its_name(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boxwright.bench.plan.cells import Cell
+from boxwright.bench.plan.checks import race_folder
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Race
 from boxwright.bench.run.external import ExternalModel
@@ -17,7 +18,8 @@ from boxwright.bench.run.parallel import open_pool
 from boxwright.bench.run.state import RaceState
 from boxwright.bench.run.timing import take_times
 from boxwright.bench.summary import check_constraints, conclude
-from boxwright.data.formats import Splits
+from boxwright.data.formats import Splits, open_dataset
+from boxwright.lock import hold
 from boxwright.train.config import TrainConfig
 
 
@@ -45,15 +47,20 @@ def race(
     retry          cells that failed are tried again
     command        is named in the report
 
-    Raises ValueError for what cannot be raced, or for a folder of another race; OSError where the disk is, or would
-    be, full; StoppedError on Ctrl-C or SIGTERM. Any other error makes its cell fail; the others continue.
+    Raises ValueError for what cannot be raced, or for a folder of another race; HeldError for the folder of a race that
+    is running; OSError where the disk is, or would be, full; StoppedError on Ctrl-C or SIGTERM. Any other error makes
+    its cell fail; the others continue.
     """
-    race_state = RaceState(cells, data, rules or Rules(), training or TrainConfig(), out, command)
-    parsed = check_constraints(constraints, race_state.names)
-    if retry:
-        race_state.retry()
-    with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
-        race_state.prepare(pool)
-        race_state.learn(pool)
-    take_times(race_state)
-    return conclude(race_state, parsed, report_images)
+    training = training or TrainConfig()
+    splits = data if isinstance(data, Splits) else open_dataset(data, training.seed)
+    folder = race_folder(splits, out)
+    with hold(folder):
+        race_state = RaceState(cells, splits, rules or Rules(), training, folder, command)
+        parsed = check_constraints(constraints, race_state.names)
+        if retry:
+            race_state.retry()
+        with open_pool(race_state.rules.parallel, race_state.rules.ray, race_state.device) as pool:
+            race_state.prepare(pool)
+            race_state.learn(pool)
+        take_times(race_state)
+        return conclude(race_state, parsed, report_images)

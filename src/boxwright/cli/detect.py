@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import check_at_least, check_file, check_folder
 from boxwright.files import Outputs
+from boxwright.lock import hold
 from boxwright.zoo import DEFAULT, find
 
 if TYPE_CHECKING:
@@ -85,11 +87,15 @@ class Detect:
             print(f"boxwright detect: {message}", file=sys.stderr)
         if not images:
             return 1
-        outputs = self._outputs(images)
-        model = find(self.model)  # a wrong name is refused here, before torch is imported
-        from boxwright.cli.detecting import detect
+        folders = filter(None, [None if self.no_draw else self.out, self.yolo])
+        with ExitStack() as held:
+            for folder in {folder.resolve() for folder in folders}:
+                held.enter_context(hold(folder))
+            outputs = self._outputs(images)
+            model = find(self.model)  # a wrong name is refused here, before torch is imported
+            from boxwright.cli.detecting import detect
 
-        return detect(self, model, images, outputs, failed)
+            return detect(self, model, images, outputs, failed)
 
     def _outputs(self, images: list[ImageFile]) -> Outputs:
         """All files that will be written. Raises ValueError where one must not be, before the model is loaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
+from boxwright.lock import LOCK, HeldError, hold, holder_of
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
@@ -73,17 +75,20 @@ def start(options: Train) -> tuple[Run, int | None]:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
         options = with_size(options)
-    with join(options.device) as process:
+    with join(options.device) as process, ExitStack() as held:
         if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
         elif finished is not None:
             say(f"{finished} is finished; a new run with its options and a new schedule starts from its best weights")
-        return _train(options, process, resume, source)
+        elif resume is not None:
+            held.enter_context(hold(resume))
+        return _train(options, process, resume, source, held)
 
 
 def _train(
-    options: Train, process: Process, resume: Path | None, source: Loaded | None
-) -> tuple[Run, int | None]:  # fmt: skip
+    options: Train, process: Process, resume: Path | None, source: Loaded | None, held: ExitStack
+) -> tuple[Run, int | None]:
+    """`held` keeps the folder from other processes."""
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_splits(options)
@@ -119,7 +124,8 @@ def _train(
         training.resume(run.state)
     if process.first:
         if resume is None:
-            run = _create(run, training, options, splits, origin)
+            run = replace(run, folder=new_folder(run.folder, held))
+            _describe(run, training, options, splits, origin)
         origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(_introduction(options, training, run), flush=True)
@@ -215,24 +221,39 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
     ])  # fmt: skip
 
 
-def _create(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> Run:
-    """Make the folder of a new run, with all files that `--resume` needs."""
-    run = replace(run, folder=new_folder(run.folder))
+def _describe(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> None:
+    """Write all files that `--resume` needs to the folder of a new run."""
     write_options(replace(options, training=training.config), origin, run.folder / "config.json")
     training.save(run.state)
     if splits.drawn:
         splits.save(run.folder / "splits.json")
-    return run
 
 
-def new_folder(preferred: Path) -> Path:
-    """An empty folder of that name, with a number after it where the name is taken."""
+def new_folder(preferred: Path, held: ExitStack) -> Path:
+    """An empty folder of that name, with a number after it where the name is taken; `held` keeps it from others."""
+    preferred.parent.mkdir(parents=True, exist_ok=True)
     folder, number = preferred, 1
-    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    while not _take(folder, held):
         number += 1
         folder = preferred.with_name(f"{preferred.name}-{number}")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _take(folder: Path, held: ExitStack) -> bool:
+    """Hold the folder where it is empty or missing; False where it is not, or another process took it just now."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir() or any(folder.iterdir()):
+            if holder := holder_of(folder):
+                say(f"{folder} is in use: {holder}; this run gets another folder")
+            return False
+    with suppress(HeldError), ExitStack() as lock:
+        lock.enter_context(hold(folder))
+        if all(path.name == LOCK for path in folder.iterdir()):
+            held.enter_context(lock.pop_all())
+            return True
+    return False
 
 
 def _propose_ahead(detector: Detector, splits: dict[str, Dataset]) -> None:

@@ -9,7 +9,6 @@ recalls AR1, AR10 and AR100 allow that many detections per image and class. Smal
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from boxwright.data.formats.text import class_list, flag
+from boxwright.data.formats.documents import read_json
+from boxwright.data.formats.text import class_list, flag, is_name, shown
 from boxwright.types import Detections, Target
 from boxwright.units import counted
 
@@ -245,18 +245,16 @@ def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
     """A hotcoco.COCO whose ids are 0, 1, 2 ..., and from the ids of images and of categories in the file to these."""
     import hotcoco
 
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a COCO annotation file: {error}") from error
+    content = read_json(path, "a COCO annotation file")
     if not isinstance(content, dict) or not content.get("images"):
         raise ValueError(f'{path}: expected a COCO annotation file, found no "images" in it')
     parts = {part: content.get(part) or [] for part in ("images", "categories", "annotations")}
     for part, records in parts.items():
         if not isinstance(records, list):
-            raise ValueError(f'{path}: expected a COCO annotation file, where "{part}" is a list; got {records!r:.200}')
+            raise ValueError(f'{path}: expected a COCO annotation file, where "{part}" is a list; got {shown(records)}')
     images, categories = (_numbered(path, part, parts[part]) for part in ("images", "categories"))
-    named = {record["id"]: str(record.get("name", record["id"])) for record in parts["categories"]}
+    named = {record["id"]: record.get("name", record["id"]) for record in parts["categories"]}
+    named = {category: text if is_name(text := shown(name)) else "" for category, name in named.items()}
     names, _ = class_list(named[category] for category in categories)
     objects = []
     for number, entry in enumerate(parts["annotations"]):
@@ -270,10 +268,10 @@ def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path}: annotations[{number}] should have image_id, category_id, bbox [x, y, width, height] and, "
-                f"if given, area and iscrowd 0 or 1; got {str(entry)[:200]}"
+                f"if given, area and iscrowd 0 or 1; got {shown(entry, 200)}"
             ) from error
         if not math.isfinite(x + y + width + height + area):
-            raise ValueError(f"{path}: annotations[{number}] has a number that is not finite: {str(entry)[:200]}")
+            raise ValueError(f"{path}: annotations[{number}] has a number that is not finite: {shown(entry, 200)}")
         if image is not None and category is not None:
             objects.append((image, category, x, y, width, height, area, crowd))
     columns = np.array(objects, dtype=np.float64).reshape(-1, 8).T  # whole numbers up to 2**53 are exact
@@ -295,7 +293,7 @@ def _numbered(path: Path, part: str, records: Sequence[Any]) -> dict[Id, int]:
     for number, record in enumerate(records):
         value = record.get("id") if isinstance(record, dict) else None
         if not isinstance(value, int | float | str):
-            raise ValueError(f"{path}: {part}[{number}] should have an id, got {str(record)[:200]}")
+            raise ValueError(f"{path}: {part}[{number}] should have an id, got {shown(record, 200)}")
         ids.add(value)
     in_order = sorted(ids, key=lambda value: (isinstance(value, str), value))
     return {value: number for number, value in enumerate(in_order)}
@@ -303,10 +301,7 @@ def _numbered(path: Path, part: str, records: Sequence[Any]) -> dict[Id, int]:
 
 def _read_results(path: Path, images: dict[Id, int], categories: dict[Id, int]) -> np.ndarray:
     """The rows of a COCO results file as `_evaluate` takes them: (D, 7) float64."""
-    try:
-        entries = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a COCO results file: {error}") from error
+    entries = read_json(path, "a COCO results file")
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of detections, as COCO results are, got a {type(entries).__name__}")
     rows = np.empty((len(entries), 7))
@@ -318,7 +313,7 @@ def _read_results(path: Path, images: dict[Id, int], categories: dict[Id, int]) 
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path}: entry {number} should have image_id, category_id, bbox [x, y, width, height] and score, "
-                f"got {str(entry)[:200]}"
+                f"got {shown(entry, 200)}"
             ) from error
         if image is None or category is None:
             known = " and ".join(f"{what} such as {next(iter(ids), None)!r}" for what, ids in

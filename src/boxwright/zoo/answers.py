@@ -7,13 +7,13 @@ the photograph, labels as the model has them or class names; or a list in the la
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from boxwright.data.formats.documents import read_json
 from boxwright.data.image import read_image
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
@@ -47,7 +47,7 @@ def read_answers(files: Files, names: Sequence[str], first_label: int) -> tuple[
 
 def _read(path: Path, names: Sequence[str], first_label: int) -> Detections:
     try:
-        boxes, scores, labels = _columns(json.loads(path.read_text("utf-8-sig")))
+        boxes, scores, labels = _columns(read_json(path))
         if not len(boxes) == len(scores) == len(labels):
             raise ForeignError(f"{len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels; expected as many")
         indices = [_label(label, names, first_label) for label in labels]

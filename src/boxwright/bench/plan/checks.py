@@ -27,6 +27,11 @@ def race_splits(splits: Splits) -> tuple[dict[str, Dataset], str]:
     return {"train": splits["train"], "val": splits["val"], "test": splits[tested]}, description
 
 
+def race_folder(splits: Splits, out: str | Path | None) -> Path:
+    """`out`, or runs/DATA-bench."""
+    return Path(out) if out is not None else Path("runs") / f"{splits.source.resolve().stem}-bench"
+
+
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
     """Changes where images come or go, or annotations change."""
     content = []

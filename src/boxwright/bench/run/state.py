@@ -15,7 +15,7 @@ from typing import Any
 
 from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
 from boxwright.bench.plan.cells import Cell, as_folder
-from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_splits, unreadable
+from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_folder, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
@@ -73,7 +73,7 @@ class RaceState:
         self.data, (self.splits, self.tested) = self.dataset.source, race_splits(self.dataset)
         batches = Batches(self.splits["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
-        self.folder = Path(out) if out is not None else Path("runs") / f"{self.data.resolve().stem}-bench"
+        self.folder = race_folder(self.dataset, out)
         if not existing(self.folder).is_dir():
             raise ValueError(f"the folder of the results cannot be {self.folder}: {existing(self.folder)} is a file")
         path = self.folder / "bench.json"

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import numpy as np
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats.documents import read_lists
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
 from boxwright.data.formats.images import files_of, named_folders, where
 from boxwright.data.formats.labelme import is_labelme
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, number, read_text, size_of, start_of
+from boxwright.data.formats.text import encoding_of, flag, is_name, listed, number, problem_of, shown, size_of, start_of
 from boxwright.files import write_atomically
 
 LAYOUTS = (
@@ -34,8 +35,6 @@ _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories
 _IMAGES = re.compile(r'"images"\s*:')
 _Section = list[tuple[dict[str, Any], int]]
 """The objects of a list, each with its line."""
-_SPACE = re.compile(r"\s*")
-_decode = json.JSONDecoder().raw_decode
 
 
 def find(folder: Path) -> Layout | None:
@@ -79,17 +78,15 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     reading = Reading(names=[])
     sections: dict[str, _Section] = {"images": [], "annotations": [], "categories": []}
     try:
-        for key, element, line in _elements(read_text(file)):
+        for key, element, line in read_lists(file, "COCO JSON"):
             if key in sections and not isinstance(element, dict):
                 _malformed(reading, file, line, f"`{key}` is a list of objects", element)
             elif key in sections:
                 if key == "annotations" and fields.box(element):
                     element.pop("segmentation", None)  # most of the file, and not used
                 sections[key].append((element, line))
-    except (OSError, DatasetError, RecursionError, json.JSONDecodeError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else getattr(error, "line", None)
-        reason = str(error).removeprefix(f"{file}: ") if isinstance(error, DatasetError) else f"not valid JSON: {error}"
-        reading.report("unreadable annotations", file, line, reason, "export it again, or correct it there")
+    except DatasetError as error:
+        reading.problems.append(problem_of(error, "unreadable annotations"))
         return {split: reading}
     if not sections["images"]:
         message = "expected a list `images` with an entry per image, found none"
@@ -102,42 +99,6 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     return divide(reading, splits, folder) if split == "all" else {split: reading}
 
 
-def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
-    """Every element of the lists in the outermost object: (key, element, line), decoded one at a time."""
-
-    def skip(at: int) -> int:
-        space = _SPACE.match(text, at)
-        return space.end() if space else at
-
-    def expect(at: int, marks: str) -> int:
-        if text[at : at + 1] not in tuple(marks):
-            raise json.JSONDecodeError(f"expected {' or '.join(marks)}", text, at)
-        return skip(at + 1)
-
-    line, counted = 1, 0
-    at = expect(skip(0), "{")
-    while text[at : at + 1] != "}":
-        key, at = _decode(text, at)
-        at = expect(skip(at), ":")
-        if text[at : at + 1] != "[":
-            _, at = _decode(text, at)
-        else:
-            at = skip(at + 1)
-            while text[at : at + 1] != "]":
-                line, counted = line + text.count("\n", counted, at), at
-                element, at = _decode(text, at)
-                yield key, element, line
-                at = skip(at)
-                if text[at : at + 1] != "]":
-                    at = expect(at, ",")
-            at += 1
-        at = skip(at)
-        if text[at : at + 1] != "}":
-            at = expect(at, ",")
-    if skip(at + 1) != len(text):
-        raise json.JSONDecodeError("expected the end of the file", text, skip(at + 1))
-
-
 def _categories(
     sections: Mapping[str, _Section], file: Path, reading: Reading, supercategories: set[str]
 ) -> dict[fields.Id, str]:
@@ -148,7 +109,7 @@ def _categories(
         name, key = element.get("name"), fields.id_of(element.get("id"))
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
-        if not isinstance(name, str) or key is None:
+        if not is_name(name) or key is None:
             _malformed(reading, file, line, "a category needs an `id` and a `name`", element)
             continue
         good.append((key, name, line))
@@ -159,15 +120,17 @@ def _categories(
     annotated |= {fields.in_other_type(key) for key in annotated if key is not None}
     count = Counter(name for _, name, _ in good)
     classes: dict[fields.Id, str] = {}
+    used = set[str]()
     for key, name, line in good:
         if count[name] > 1 and name in above and key not in annotated:  # the head of a class of the same name
             count[name] -= 1
-        elif key in classes or name in classes.values():
+        elif key in classes or name in used:
             message = f"category {key} ({name}) has the id or the name of an earlier one"
             reading.report("duplicate id", file, line, message, "keep one of them")
             classes.setdefault(key, name)
         else:
             classes[key] = name
+            used.add(name)
     if all(isinstance(key, int) for key in classes):
         classes = dict(sorted(classes.items()))
     reading.names = list(dict.fromkeys(classes.values()))
@@ -197,7 +160,7 @@ def _images(
         sides = [element.get("height"), element.get("width")]
         size = size_of(*sides)
         if size is None and sides != [None, None]:
-            message = f"image {element['id']} has height {sides[0]} and width {sides[1]}"
+            message = f"image {shown(element['id'])} has height {shown(sides[0])} and width {shown(sides[1])}"
             mend = "write the image's height and width; until then they are read from the image"
             reading.report("wrong size", file, line, message, mend)
         reading.images.append(ImageRow(path, key, size, str(file), line))
@@ -285,17 +248,17 @@ def _annotations(
         if crowd is None or difficult is None:
             _malformed(reading, file, line, "`iscrowd` and `difficult` are 0 or 1", element)
             continue
-        key, label = fields.id_of(element.get("id")), f"annotation {element.get('id')}"
+        key, label = fields.id_of(element.get("id")), f"annotation {shown(element.get('id'))}"
         image = fields.meet(element.get("image_id"), index_of)
         category = fields.meet(element.get("category_id"), classes)
         if image not in index_of:
-            shown = fields.unmet(element.get("image_id"), index_of)
-            message, mend = f"{label} is of image {shown}, which `images` does not have", "add the image or remove it"
+            unmet = fields.unmet(element.get("image_id"), index_of)
+            message, mend = f"{label} is of image {unmet}, which `images` does not have", "add the image or remove it"
             reading.report("annotation without image", file, line, message, mend)
             continue
         if category not in classes:
-            shown = fields.unmet(element.get("category_id"), classes)
-            message, mend = f"{label} is of category {shown}, not one of {list(classes)}", "add it to `categories`"
+            unmet = fields.unmet(element.get("category_id"), classes)
+            message, mend = f"{label} is of category {unmet}, not one of [{listed(classes)}]", "add it to `categories`"
             reading.report("unknown class", file, line, message, mend)
             continue
         for name, met in (("image_id", image), ("category_id", category)):
@@ -364,9 +327,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> None:
 
 
 def _malformed(reading: Reading, file: Path, line: int, expected: str, element: Any) -> None:
-    got = json.dumps(element)
-    message = f"{expected}, got {got if len(got) <= 120 else got[:117] + '...'}"
-    reading.report("malformed annotation", file, line, message, "mend or remove the entry")
+    reading.report("malformed annotation", file, line, f"{expected}, got {shown(element)}", "mend or remove the entry")
 
 
 def _is_coco(file: Path) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from boxwright.data.formats.text import number
+from boxwright.data.formats.text import is_name, is_path, number, shown
 
 Id = int | str
 
@@ -19,7 +19,7 @@ def id_of(value: Any) -> Id | None:
     """The id in its normal form, 1 for 1.0; None if it is none."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if isinstance(value, int | str) else None
+    return value if (isinstance(value, int) and not isinstance(value, bool)) or is_name(value) else None
 
 
 def in_other_type(key: Id) -> Id | None:
@@ -47,11 +47,11 @@ def meet(value: Any, table: Mapping[Id, Any]) -> Id | None:
 
 def unmet(value: Any, table: Mapping[Id, Any]) -> str:
     """Describes an id that the table does not have."""
-    shown = f"the text {json.dumps(value)}" if isinstance(value, str) else json.dumps(value)
+    text = f"the text {json.dumps(shown(value))}" if isinstance(value, str) else shown(value)
     only = _only_type(table)
     if only is None or isinstance(id_of(value), only):
-        return shown
-    return f"{shown} (ids there are {'numbers' if only is int else 'texts'})"
+        return text
+    return f"{text} (ids there are {'numbers' if only is int else 'texts'})"
 
 
 def _only_type(table: Mapping[Id, Any]) -> type | None:
@@ -97,7 +97,13 @@ def file_name(image: Mapping[str, Any]) -> str:
         value = image.get(key)
         if isinstance(value, str) and value:
             local = _LOCAL_FILE.search(value)
-            if local:
-                return unquote(local["path"])
-            return unquote(urlsplit(value).path).lstrip("/") if "://" in value else value
+            path = unquote(local["path"]) if local else _path_in(value) if "://" in value else value
+            return path if is_path(path) else ""
     return ""
+
+
+def _path_in(address: str) -> str:
+    try:
+        return unquote(urlsplit(address).path).lstrip("/")
+    except ValueError:  # such as "https://[a"
+        return ""

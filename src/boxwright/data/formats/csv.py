@@ -17,7 +17,7 @@ from pathlib import Path
 from boxwright.data.formats.given_splits import Layout, divide, layout_of
 from boxwright.data.formats.images import files_of, image_folders, images_by_stem, locate, measure, named_folders, where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import name_classes, read_text, size_of, start_of
+from boxwright.data.formats.text import is_name, is_path, name_classes, read_text, shown, size_of, start_of
 from boxwright.data.image import is_image
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
@@ -76,7 +76,7 @@ def _columns(file: Path) -> Columns | None:
     """By its first line; None if it has no boxes, or cannot be read."""
     line = _first_line(file)
     delimiter = max(",;\t", key=line.count)
-    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    cells = [cell.strip() for cell in _cells(line, delimiter)]
     words = [re.sub(r"[^a-z0-9]", "", cell.lower()) for cell in cells]
     found = {meaning: [word for word in known.split() if word in words] for meaning, known in _COLUMNS.items()}
     positions = {meaning: words.index(there[0]) for meaning, there in found.items() if there}
@@ -111,8 +111,8 @@ def _read_file(split: str, file: Path, folder: Path) -> dict[str, Reading]:
         image, corners, name = row["image"], [row[corner] for corner in _CORNERS], row["name"]
         box = _corners(corners)
         blank = not name and not any(corners)  # an image without an object
-        if not image or not (blank or (name and box)):
-            got = ", ".join(value or "nothing" for value in (image, *corners, name))
+        if not is_path(image) or not (blank or (is_name(name) and box)):
+            got = ", ".join(shown(value) if value else "nothing" for value in (image, *corners, name))
             message = f"a row needs an image, four numbers and a class, got {got}"
             reading.report("malformed annotation", file, line, message, "mend or remove the row")
             continue
@@ -133,15 +133,22 @@ def _read_file(split: str, file: Path, folder: Path) -> dict[str, Reading]:
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line of each row, and its known columns, stripped; missing ones are blank. Raises DatasetError."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=columns.delimiter)
+    """The number of each line, and its known columns, stripped; missing ones are blank. Raises DatasetError.
+
+    Lines are read one by one, so that a quote which is not closed costs its own line, not all that follow.
+    """
+    for number, line in enumerate(io.StringIO(read_text(file)), 1):
+        cells = _cells(line, columns.delimiter)
+        if any(cells) and not (columns.header and number == 1):
+            yield number, {name: cells[k].strip() if k < len(cells) else "" for name, k in columns.positions.items()}
+
+
+def _cells(line: str, delimiter: str = ",") -> list[str]:
+    """The cells of a line; the line itself if it is no CSV, as one cell, which is never a box."""
     try:
-        for number, cells in enumerate(reader):
-            if any(cells) and not (columns.header and number == 0):
-                row = {name: cells[k].strip() if k < len(cells) else "" for name, k in columns.positions.items()}
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise DatasetError(f"{file}: expected CSV: {error}; export it again", file) from error
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return [line]
 
 
 def _corners(cells: list[str]) -> Box | None:
@@ -153,10 +160,11 @@ def _corners(cells: list[str]) -> Box | None:
 
 
 def _descriptions(folders: Iterable[Path]) -> dict[str, str]:
-    """Open Images' names of classes, by the label that its boxes have."""
+    """Open Images' names of classes, by the label that its boxes have. Raises DatasetError."""
     names: dict[str, str] = {}
     for file in (file for folder in folders for file in sorted(folder.glob("*class-descriptions*.csv"))):
-        names |= {cells[0]: cells[1] for cells in csv.reader(io.StringIO(read_text(file))) if len(cells) == 2}
+        rows = map(_cells, io.StringIO(read_text(file)))
+        names |= {cells[0]: cells[1] for cells in rows if len(cells) == 2 and is_name(cells[1])}
     return names
 
 

@@ -7,17 +7,17 @@ The format: https://github.com/wkentaro/labelme
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from boxwright.data.formats.documents import read_json
 from boxwright.data.formats.given_splits import Layout
 from boxwright.data.formats.images import files_below, files_of, image_folders, image_of, images_by_stem, named_folders
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, start_of
+from boxwright.data.formats.text import flag, is_name, is_path, name_classes, problem_of, shown, size_of, start_of
 from boxwright.types import Size
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
@@ -83,7 +83,7 @@ def _read_split(source: Path, folder: Path) -> Reading:
         if content is None:
             continue
         named = content.get("imagePath")
-        path = image_of(file, named if isinstance(named, str) else "", images, [source, *roots], folders)
+        path = image_of(file, named if is_path(named) else "", images, [source, *roots], folders)
         reading.images.append(ImageRow(path, file.stem, _size(content, file, reading), str(file)))
         reading.boxes += _boxes(content["shapes"], len(reading.images) - 1, file, reading)
     return reading
@@ -91,14 +91,9 @@ def _read_split(source: Path, folder: Path) -> Reading:
 
 def _load(file: Path, reading: Reading) -> dict[str, Any] | None:
     try:
-        content = json.loads(read_text(file))
+        content = read_json(file, "JSON of LabelMe")
     except DatasetError as error:
         reading.problems.append(problem_of(error))
-        return None
-    except (OSError, RecursionError, json.JSONDecodeError) as error:
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
-        message, mend = f"expected JSON of LabelMe: {error}", "correct it there, or annotate the image again"
-        reading.report("malformed annotation", file, line, message, mend)
         return None
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         message, mend = "expected a list `shapes`, found none", "remove the file, if it is no annotation"
@@ -111,8 +106,9 @@ def _size(content: dict[str, Any], file: Path, reading: Reading) -> Size | None:
     sides = [content.get("imageHeight"), content.get("imageWidth")]
     size = size_of(*sides)
     if size is None and sides != [None, None]:
+        message = f"imageHeight is {shown(sides[0])} and imageWidth is {shown(sides[1])}"
         mend = "write the image's height and width; until then they are read from the image"
-        reading.report("wrong size", file, None, f"imageHeight is {sides[0]} and imageWidth is {sides[1]}", mend)
+        reading.report("wrong size", file, None, message, mend)
     return size
 
 
@@ -121,12 +117,11 @@ def _boxes(shapes: list[Any], image: int, file: Path, reading: Reading) -> Itera
     rows: dict[object, BoxRow] = {}
     for number, shape in enumerate(shapes, 1):
         label = shape.get("label") if isinstance(shape, dict) else None
-        box = _box(shape) if isinstance(label, str) and label.strip() else None
-        if box is None or not isinstance(label, str):
+        box = _box(shape) if is_name(label) and label.strip() else None
+        if box is None or not is_name(label):
             message = f"shape {number} has no box: expected a label, a shape_type with an area and its points, got "
-            got = json.dumps(shape)
-            got = got if len(got) <= 120 else got[:117] + "..."
-            reading.report("malformed annotation", file, None, message + got, "draw the shape again or remove it")
+            mend = "draw the shape again or remove it"
+            reading.report("malformed annotation", file, None, message + shown(shape), mend)
             continue
         group = shape.get("group_id")
         key = (label, group) if isinstance(group, int | str) else number

@@ -199,7 +199,7 @@ class Folders:
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(os.listdir(folder or os.curdir))
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name that no folder can have
                 self._names[folder] = frozenset()
         return self._names[folder]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import errno
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeGuard
 
 from boxwright.data.formats.reading import DatasetError, Problem, Reading
 from boxwright.types import Size
@@ -19,13 +23,24 @@ _MARKS = (  # that of UTF-32 first: it begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8-sig"),
 )
+_DEEPEST = 64
+"""Folders in a path; no real one has as many."""
+
 _FLAGS = {"": False, "false": False, "no": False, "0": False, "0.0": False}
 _FLAGS |= {"true": True, "yes": True, "1": True, "1.0": True}
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file open in binary mode. Raises OSError if it cannot be read, or is none: a pipe would block for ever, and a
+    device has no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(path, "rb")
+
+
 def encoding_of(path: str | Path) -> str:
     """That of a text file's byte order mark; UTF-8 without one. Raises OSError if the file cannot be read."""
-    with Path(path).open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
@@ -33,12 +48,15 @@ def encoding_of(path: str | Path) -> str:
 def read_text(path: str | Path) -> str:
     """The text of a file: in the encoding of its byte order mark, or in UTF-8 without one.
 
-    Raises DatasetError, with file and line, for other text, and OSError if the file cannot be read.
+    Raises DatasetError for a file that cannot be read, and, with the line, for other text.
     """
     path = Path(path)
-    encoding = encoding_of(path)
     try:
+        encoding = encoding_of(path)
         return path.read_text(encoding)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DatasetError(f"{path}: expected text, it cannot be read ({reason}); allow reading", path) from error
     except UnicodeDecodeError as error:
         data, at = path.read_bytes(), error.start
         if data.startswith(tuple(mark for mark, _ in _MARKS)):
@@ -74,6 +92,40 @@ def problem_of(error: DatasetError, kind: str = "malformed annotation") -> Probl
     """The problem of a file that cannot be read, where the rest of the dataset can."""
     message, _, mend = str(error).removeprefix(f"{error.file}: ").rpartition("; ")
     return Problem(kind, str(error.file), error.line, message, mend)
+
+
+def shown(value: object, most: int = 120) -> str:
+    """A value as JSON, for a message, cut off if it is long."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except (RecursionError, ValueError):  # nested too deeply; an integer that is too long for text
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(values: Collection[object], most: int = 20) -> str:
+    """The first values, for a message, and how many there are if that is not all."""
+    first = ", ".join(shown(value, 60) for value in islice(values, most))
+    return first if len(values) <= most else f"{first} … ({len(values):,} in all)"
+
+
+def is_name(value: object, longest: int = 1000) -> TypeGuard[str]:
+    """Whether a value can name a class or an image: text, not blank, not endless, that files and libraries take.
+
+    JSON and YAML can write NUL, and half a surrogate pair, which is no character.
+    """
+    if not isinstance(value, str) or not value or len(value) > longest or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_path(value: object) -> TypeGuard[str]:
+    """Whether a value can be the path of a file, existing or not."""
+    return is_name(value, 4096) and value.count("/") + value.count("\\") <= _DEEPEST
 
 
 def flag(value: object) -> bool | None:
@@ -171,7 +223,7 @@ def name_classes(readings: Mapping[str, Reading], folder: Path) -> None:
         reading.names = list(names)
         for row in reading.boxes:
             if row.name not in names:
-                message, mend = f"class {row.name} is not one of {', '.join(known)}", "rename it, or add it to the list"
+                message, mend = f"class {row.name} is not one of {listed(known)}", "rename it, or add it to the list"
                 reading.report("unknown class", row.file, row.line, message, mend)
         reading.boxes = [row for row in reading.boxes if row.name in names]
 
@@ -183,6 +235,8 @@ def find_path(value: str, roots: Sequence[str | Path], exists: Callable[[str], b
     drive letter, a foreign root, a prefix. The longest end that exists below a root counts, but not a lone `images`,
     which every split of an export may have.
     """
+    if not is_path(value):
+        return None
     parts = [part for part in re.split(r"[/\\]", value) if part not in ("", ".", "..")]
     ends = ["/".join(parts[k:]) for k in range(len(parts)) if k == 0 or parts[k:] != ["images"]]
     candidates = (os.path.join(root, end) for end in (value, *ends) for root in roots)

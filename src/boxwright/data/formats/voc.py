@@ -8,16 +8,14 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.formats.documents import Node, read_xml
 from boxwright.data.formats.images import (
     entries_of,
     files_of,
@@ -29,7 +27,17 @@ from boxwright.data.formats.images import (
     where,
 )
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import flag, name_classes, problem_of, read_text, size_of, spelled, start_of
+from boxwright.data.formats.text import (
+    flag,
+    is_name,
+    name_classes,
+    problem_of,
+    read_text,
+    shown,
+    size_of,
+    spelled,
+    start_of,
+)
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
 
@@ -39,13 +47,6 @@ LAYOUTS = (
 )
 
 _XML_FOLDERS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", "")
-_TEXT_CODECS = re.compile(
-    r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
-    r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
-)
-"""Codecs of text by Python's names; others decompress or execute escapes."""
-_WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""What files that declare the key often hold: the same characters and more."""
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -127,22 +128,30 @@ def _read_split(source: Path, folder: Path) -> Reading:
         others = (inner for base in bases if (inner := _only_image_folder(base, stems)))
         images |= images_by_stem(list(others))
     for file in files:
+        found = Reading(names=[])  # used only if the file is whole
         try:
-            root = _parse(file)
+            root, boxes = _read_file(file, len(reading.images), found)
         except DatasetError as error:
             reading.problems.append(problem_of(error))
             continue
-        except (OSError, expat.ExpatError) as error:
-            message, mend = f"expected an XML annotation: {error}", "correct it there, or annotate the image again"
-            reading.report("malformed annotation", file, getattr(error, "lineno", None), message, mend)
-            continue
+        reading.problems += found.problems
         image = image_of(file, root.text_of("filename"), images, roots, folders)
         size = _size(root.child("size"), file, reading)
         reading.images.append(ImageRow(image, file.stem, size, str(file), root.line_of("size")))
-        for node in root.all("object"):
-            if row := _box(node, len(reading.images) - 1, file, reading):
-                reading.boxes.append(row)
+        reading.boxes += boxes
     return reading
+
+
+def _read_file(file: Path, image: int, reading: Reading) -> tuple[Node, list[BoxRow]]:
+    """The root element with its children but for the objects, and the boxes of these. Raises DatasetError."""
+    nodes = read_xml(file, "an XML annotation")
+    root, boxes = next(nodes), list[BoxRow]()
+    for node in nodes:
+        if node.tag != "object":
+            root.children.append(node)
+        elif row := _box(node, image, file, reading):
+            boxes.append(row)
+    return root, boxes
 
 
 def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
@@ -182,7 +191,8 @@ def _size(node: Node | None, file: Path, reading: Reading) -> Size | None:
         return None
     if size := size_of(node.text_of("height"), node.text_of("width")):
         return size
-    message = f"size is {node.text_of('width') or 'missing'}×{node.text_of('height') or 'missing'}"
+    width, height = (shown(node.text_of(side)) if node.text_of(side) else "missing" for side in ("width", "height"))
+    message = f"size is {width}×{height}"
     mend = "write the image's width and height; until then they are read from the image"
     reading.report("wrong size", file, node.line, message, mend)
     return None
@@ -196,16 +206,18 @@ def _box(node: Node, image: int, file: Path, reading: Reading) -> BoxRow | None:
     except ValueError:
         name = ""
         x1 = y1 = x2 = y2 = 0.0
-    if not name:
-        given = ", ".join(corner or "nothing" for corner in corners)
-        message = f"an object needs a name and four numbers in bndbox, got {node.text_of('name') or 'no name'}, {given}"
+    if not is_name(name):
+        given = ", ".join(shown(corner) if corner else "nothing" for corner in corners)
+        got = f"{shown(node.text_of('name')) or 'no name'}, {given}"
+        message = f"an object needs a name and four numbers in bndbox, got {got}"
         reading.report("malformed annotation", file, line, message, "mend or remove the object")
         return None
     if x1 < x2 and y1 < y2:  # equal corners are a stray click, not a box of one pixel; unchanged, they have no area
         x1, y1 = x1 - 1, y1 - 1
-    difficult = flag(node.text_of("difficult"))
+    written = node.text_of("difficult")
+    difficult = flag(written)
     if difficult is None:
-        message = f"expected 0 or 1 in difficult, got {node.text_of('difficult')}; the object counts as not difficult"
+        message = f"expected 0 or 1 in difficult, got {shown(written)}; the object counts as not difficult"
         reading.report("malformed annotation", file, node.line_of("difficult"), message, "write 0 or 1", "warning")
     return BoxRow(image, name, (x1, y1, x2, y2), str(file), line, difficult=bool(difficult))
 
@@ -260,76 +272,3 @@ def _annotation(dataset: Dataset, index: int) -> str:
 def _number(value: float) -> str:
     """A whole number without a point: many readers take no other."""
     return str(int(value) if value.is_integer() else value)
-
-
-@dataclass
-class Node:
-    """An XML element with its line number, which `xml.etree` does not keep."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Node] = field(default_factory=list)
-
-    def all(self, tag: str) -> list[Node]:
-        return [child for child in self.children if child.tag == tag]
-
-    def child(self, tag: str) -> Node | None:
-        return next(iter(self.all(tag)), None)
-
-    def text_of(self, tag: str) -> str:
-        """The child's stripped text; "" if there is no such child."""
-        child = self.child(tag)
-        return child.text.strip() if child else ""
-
-    def line_of(self, tag: str) -> int:
-        """The child's line; this element's own if there is no such child."""
-        child = self.child(tag)
-        return child.line if child else self.line
-
-
-def _parse(file: Path) -> Node:
-    """The root element. Raises expat.ExpatError, which has a line number, if the XML is not well-formed."""
-    top = Node("", 0)
-    stack = [top]
-    parser = expat.ParserCreate("utf-8")  # whatever the file declares: `_read_xml` has decoded it
-    parser.buffer_text = True
-
-    def start(tag: str, _: dict[str, str]) -> None:
-        node = Node(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(node)
-        stack.append(node)
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = lambda _: stack.pop()
-    parser.CharacterDataHandler = text
-    parser.Parse(_read_xml(file).encode(), True)
-    return top.children[0]
-
-
-def _read_xml(file: Path) -> str:
-    """The text of a file by its byte order mark, else by the encoding that it declares, else in UTF-8."""
-    with file.open("rb") as stream:
-        declared = re.match(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""", stream.read(200))
-    name = declared[1].decode() if declared else "utf-8"
-    try:
-        codec = codecs.lookup(name).name.replace("-", "_")
-    except LookupError:
-        codec = ""
-    if codec.startswith("utf"):  # a declared UTF-16 has a mark, or was copied from another file
-        return read_text(file)
-    if not _TEXT_CODECS.fullmatch(codec):
-        message = f"{file}: expected XML in an encoding of text, it declares {name}; save it as UTF-8 and declare that"
-        raise DatasetError(message, file, 1)
-    data = file.read_bytes()
-    try:
-        return data.decode(_WIDER.get(codec, codec))
-    except UnicodeDecodeError as error:
-        message = (
-            f"{file}: expected text in {name}, as it declares, got the byte 0x{data[error.start]:02x} at position "
-            f"{error.start}; declare its true encoding, or save it as UTF-8"
-        )
-        raise DatasetError(message, file, data.count(b"\n", 0, error.start) + 1) from error

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.formats.documents import read_yaml
 from boxwright.data.formats.images import files_of, locate, measure, where
 from boxwright.data.formats.reading import (
     SPLIT_NAMES,
@@ -33,10 +34,14 @@ from boxwright.data.formats.reading import (
 from boxwright.data.formats.text import (
     class_list,
     find_path,
+    is_name,
+    is_path,
+    listed,
     names_from_file,
     problem_of,
     read_names,
     read_text,
+    shown,
     spelled,
 )
 from boxwright.data.formats.yolo_labels import Labels, expected_folder
@@ -50,6 +55,8 @@ LAYOUTS = (
 )
 
 _LONGEST_DATA_FILE = 65536
+_MOST_CLASSES = 100_000
+"""Of `nc`; names are not counted."""
 
 
 @dataclass
@@ -80,7 +87,7 @@ def find(folder: Path) -> Layout | None:
 def near_miss(folder: Path) -> str:
     """Which part of a layout is there without the other, or where text files are; "" if there is none."""
     for file in _yaml_files(folder):
-        keys = _load_yaml(file).keys()
+        keys = read_yaml(file).keys()
         if "names" in keys or keys & SPLIT_NAMES.keys():
             return f"{file.name} has no {'`train`, `val` or `test`' if 'names' in keys else '`names`'}"
     there = {name: bool(spelled(folder, name)) for name in ("images", "labels")}
@@ -96,7 +103,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def find_in_yaml(file: Path) -> Layout:
     """The splits that a YAML names. Raises DatasetError if it cannot be read, or has no `names` or no split."""
-    content = _load_yaml(file)
+    content = read_yaml(file)
     problems: list[Problem] = []
     layout = Layout(_class_names(content, file, problems), {}, keypoints="kpt_shape" in content, problems=problems)
     return _with_splits(layout, content, file)
@@ -127,12 +134,19 @@ def _find_in_data(folder: Path) -> Layout | None:
 
 def _with_splits(layout: Layout, content: dict[str, Any], file: Path) -> Layout:
     """The layout with the splits that the file's content names."""
+    if (path := content.get("path")) is not None and not isinstance(path, str):
+        message = f"expected a folder in `path`, got {shown(path)}, which is not used"
+        mend, line = "name the folder, or leave `path` out", _line_of(file, "path")
+        layout.problems.append(Problem("malformed annotation", str(file), line, message, mend, "warning"))
     for key, split in SPLIT_NAMES.items():
         values = content.get(key)
         for value in values if isinstance(values, list) else [values]:
-            if not isinstance(value, str) or value in ("", "null", "~"):
+            if value in (None, "", "null", "~"):
                 continue
-            if source := _resolve(value, content.get("path"), file.parent):
+            if not is_path(value):
+                message, mend = f"{key} names {shown(value)}, which is no path", f"correct {key} in {file.name}"
+                layout.problems.append(Problem("missing split", str(file), _line_of(file, key), message, mend))
+            elif source := _resolve(value, content.get("path"), file.parent):
                 layout.splits.setdefault(split, []).append(source)
             else:
                 message = f"{key} names {value}, which does not exist"
@@ -165,25 +179,11 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
     return readings
 
 
-def _load_yaml(file: Path) -> dict[str, Any]:
-    """Every scalar as the string in the file: YAML would turn a class called `no` into False."""
-    try:
-        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else None
-        raise DatasetError(f"{file}: expected YAML: {error}; correct it there", file, line) from error
-    except OSError as error:
-        message = f"{file}: expected YAML, it cannot be read: {error}; remove it, or allow reading"
-        raise DatasetError(message, file) from error
-    return content if isinstance(content, dict) else {}
-
-
 def _describes_dataset(file: Path) -> bool:
     if file.stem in ("data", "dataset"):
-        return bool(_load_yaml(file))
+        return bool(read_yaml(file))
     try:
-        content = _load_yaml(file)
+        content = read_yaml(file)
     except DatasetError:
         return False
     return "names" in content and any(key in content for key in SPLIT_NAMES)
@@ -196,17 +196,20 @@ def _line_of(file: Path, key: str) -> int | None:
 
 
 def _class_names(content: dict[str, Any], file: Path, problems: list[Problem]) -> dict[int, str]:
-    given = content.get("names")
+    given, count = content.get("names"), content.get("nc")
+    if not isinstance(given, list | dict) and isinstance(count, str) and count.isdecimal():
+        if len(count) > len(str(_MOST_CLASSES)) or int(count) > _MOST_CLASSES:
+            message = f"{file}: expected at most {_MOST_CLASSES:,} classes, got nc: {shown(count)}"
+            raise DatasetError(f"{message}; correct it, or give `names`", file, _line_of(file, "nc"))
+        return {index: str(index) for index in range(int(count))}
+    entries = list(given.items() if isinstance(given, dict) else enumerate(given if isinstance(given, list) else ()))
     try:
-        if isinstance(given, dict):
-            named = {int(key): str(name) for key, name in sorted(given.items(), key=lambda item: int(item[0]))}
-        elif isinstance(given, list):
-            named = dict(enumerate(map(str, given)))
-        else:
-            return {index: str(index) for index in range(int(content["nc"]))}
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{file}: expected `names` as a list or as `0: name` lines, got {given}; give one name per class"
-        raise DatasetError(message, file, _line_of(file, "names")) from error
+        named = dict(sorted((int(index), name) for index, name in entries if name == "" or is_name(name)))
+    except ValueError:
+        named = {}
+    if not isinstance(given, list | dict) or len(named) < len(entries):
+        message = f"{file}: expected `names` as a list or as `0: name` lines, got {shown(given)}"
+        raise DatasetError(f"{message}; give one name per class", file, _line_of(file, "names"))
     names, wrong = class_list(named.values(), list(named))
     for _, what in wrong:
         mend = "give each class its own name; its index stays the same"
@@ -343,9 +346,6 @@ def _lines(file: Path, image: int, reading: Reading) -> Iterator[Line]:
     except DatasetError as error:
         reading.problems.append(problem_of(error))
         return
-    except OSError as error:
-        reading.report("malformed annotation", file, None, f"expected text: {error}", "write it again")
-        return
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -360,12 +360,13 @@ def _add_boxes(
     lines: list[Line], sizes: dict[int, Size], names: dict[int, str], keypoints: bool, reading: Reading
 ) -> None:
     columns = Columns(lines, keypoints)
+    known = listed([f"{index} {name}" for index, name in names.items()])
     for line in lines:
         box = columns.box(line)
         if isinstance(box, Unread):
             reading.report("malformed annotation", line.file, line.number, box.reason, box.mend)
         elif names and line.index not in names:
-            message = f"class {line.index} is not one of {', '.join(f'{k} {name}' for k, name in names.items())}"
+            message = f"class {line.index} is not one of {known}"
             mend = "correct the index, or name the class in the YAML"
             reading.report("unknown class", line.file, line.number, message, mend)
         else:

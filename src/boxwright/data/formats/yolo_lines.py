@@ -19,6 +19,9 @@ _EXPECTED = "expected `class cx cy width height` or a polygon"
 _LARGE = 2.0
 """Boxes and polygons may reach outside the image, but numbers from here on are no shares of it."""
 
+_LONGEST = 1_000_000
+"""Characters of a line: a polygon of 25,000 points."""
+
 _ENOUGH = 10
 """So many whole numbers where a track id or a visibility would be are no coincidence."""
 
@@ -57,6 +60,8 @@ class Unread(NamedTuple):
 
 def parse(text: str, image: int, file: str, number: int) -> Line | Unread:
     """A line that begins with a class index and four numbers."""
+    if len(text) > _LONGEST:
+        return _unread(text, f", {len(text):,} characters long; at most {_LONGEST:,} are read")
     try:
         index, *numbers = map(float, text.split())
     except ValueError:
@@ -127,7 +132,7 @@ class Columns:
 
 
 def _unread(text: str, cause: str = "") -> Unread:
-    return Unread(f"{_EXPECTED}, got `{text.strip()[:80]}`{cause}")
+    return Unread(f"{_EXPECTED}, got `{text[:1000].strip()[:80]}`{cause}")
 
 
 def _is_large(value: float) -> bool:
