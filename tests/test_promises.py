@@ -37,8 +37,9 @@ def watch(event, arguments):
 from boxwright.cli import main
 sys.addaudithook(watch)
 status = [main(command) for command in json.loads(sys.argv[1])]
+report = json.dumps({"status": status, "events": events})
 with open(sys.argv[2], "w") as file:
-    json.dump({"status": status, "events": events}, file)
+    file.write(report)
 """
 COMMANDS = (
     "data check data",
