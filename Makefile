@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench docs licences clean
+.PHONY: demo test check fuzz bench docs licences clean
 
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
@@ -16,6 +16,14 @@ test: .venv/ready-dev
 check: .venv/ready-dev
 	$(BIN)/ruff check
 	$(BIN)/pyright
+
+# Damaged files for every reader, or for some: make fuzz COUNT=4000 SEED=3 READERS="coco voc"
+COUNT ?= 50000
+SEED ?= 0
+READERS ?=
+
+fuzz: .venv/ready-dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) $(if $(READERS),--readers $(READERS))
 
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done

@@ -25,7 +25,7 @@ ROWS = (
     ("detectors",),
     ("assign", "losses", "layers", "backbones", "proposals", "metrics", "data", "draw"),
     ("boxes",),
-    ("types", "version", "install", "device", "files", "lock", "ops", "plugins", "progress", "units"),
+    ("types", "version", "install", "device", "files", "lock", "ops", "plugins", "progress", "units", "untrusted"),
 )
 
 STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "proposals")

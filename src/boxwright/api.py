@@ -29,8 +29,8 @@ def train(
     detector  a name, such as "ssd" or one that was registered; or its config, such as SSDConfig(lite=True)
     data      the dataset: its folder, COCO JSON, YOLO YAML or CSV
     start     the model to fine-tune (--from): a name, a .safetensors file or a run's folder
-    resume    the folder of a run to continue; `device`, `workers` and `max_time` may be given too, and `epochs` to
-              train a finished run further in a new folder
+    resume    the folder of a run to continue; `device`, `workers`, `max_time` and `accept_changed_data` may be given
+              too, and `epochs` to train a finished run further in a new folder
     out       the run's folder; runs/DATA-DETECTOR if not given
     options   those of the command, with _ for -: of `TrainConfig`, of the detector's config, and size, resize, augment,
               batch, classes, format, val_fraction, test_fraction, pretrained, workers, device, log_every, patience,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -28,24 +29,23 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO
     with the errno of the failure, where the file cannot be written.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe, which has no older content
-        with path.open("wb") as file:
+    if is_stream(path):
+        with naming(path), path.open("wb") as file:
             _put(content, file)
         return path
     partial = _partial(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("xb") as file:
-            _put(content, file)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        message = f"cannot be written ({error.strerror or error}); an older file there is unchanged"
-        raise OSError(error.errno or 0, message, str(path)) from error
+        with naming(path, "an older file there is unchanged"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("xb") as file:
+                _put(content, file)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that matters is the one before
+            partial.unlink(missing_ok=True)
         _writing.discard(partial.name)
     return path
 
@@ -96,11 +96,116 @@ def _is_written(partial: str, process: int) -> bool:
     return True
 
 
+def append(path: Path, line: str) -> None:
+    """Add a line to a file, which is made if there is none. Half a line, of a process that was killed, is ended first.
+
+    After an OSError half of the line may be there.
+    """
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = ("" if file.read(1) == b"\n" else "\n") + line
+        file.write(f"{line}\n".encode())
+
+
+@contextmanager
+def naming(path: Path, state: str = "") -> Iterator[None]:
+    """An OSError in the `with` names the file that is written, what is there now, and how to mend it."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        parts = [f"cannot be written ({reason})", state, _CURES.get(error.errno or 0, "")]
+        raise OSError(error.errno or 0, "; ".join(filter(None, parts)), str(path)) from error
+
+
+_CURES = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EROFS: "name a folder on another disk",
+    errno.EACCES: "change the permissions there, or name another folder",
+    errno.EPERM: "change the permissions there, or name another folder",
+}
+_ONLY_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What only a write can fail for."""
+
+
+def is_stream(path: Path) -> bool:
+    """A device or a pipe, which has no older content."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def _put(content: bytes | str | Callable[[BinaryIO], object], file: BinaryIO) -> None:
     if callable(content):
         content(file)
     else:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def partial_of(path: Path) -> Path:
+    """Where the results of a long command are until all are there: X.partial beside X."""
+    return path.with_name(f"{path.name}.partial")
+
+
+class Lines:
+    """Results of a long command, a line each, in X.partial beside the X that they are for. Then one of three follows:
+
+    finish   they are all: X is replaced
+    discard  they are in X in another form: X.partial is removed
+    keep     the command stops for an error: X.partial is kept, and the error gets a note that names it
+
+    The lines of an earlier command that was stopped are replaced with the first new line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.partial = path, partial_of(path)
+        self._file: BinaryIO | None = None
+        self._size = 0  # bytes of whole lines
+
+    def add(self, line: str) -> None:
+        """Raises OSError as `write_atomically`."""
+        content = f"{line}\n".encode()
+        with naming(self.partial):
+            if self._file is None:
+                self.partial.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.partial.open("wb")
+            self._file.write(content)
+            self._file.flush()
+        self._size += len(content)
+
+    def finish(self) -> None:
+        """Without a line X is empty."""
+        if self._file is None:
+            write_atomically(self.path, b"")
+            return
+        with naming(self.path, "an older file there is unchanged"):
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self.partial.unlink()
+
+    def keep(self, error: BaseException) -> bool:
+        """Half a line is cut off; where no line is whole, there is no file, and False is returned."""
+        if self._file is None:
+            return False
+        with suppress(OSError):  # what was not written before cannot be written now either
+            self._file.close()
+        with suppress(OSError):
+            os.truncate(self.partial, self._size)
+        if self._size:
+            error.add_note(f"the results so far are in {self.partial}")
+        else:
+            self.partial.unlink(missing_ok=True)
+        return self._size > 0
+
+    def digest(self) -> str:
+        """Of the lines so far."""
+        return sha256(b"" if self._file is None else self.partial)
 
 
 @contextmanager
@@ -119,14 +224,28 @@ def new_folder(path: str | Path, option: str = "out") -> Iterator[Path]:
     remove_partials(path.parent, f".{glob.escape(path.name)}.*", below=False)
     partial = _partial(path, hidden=".")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if path.is_dir():
-            path.rmdir()  # fails where files were put into it meanwhile
-        partial.rename(path)
+        with _naming_folder(path, partial):
+            partial.mkdir(parents=True)
+            yield partial
+            if path.is_dir():
+                path.rmdir()  # fails where files were put into it meanwhile
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         _writing.discard(partial.name)
+
+
+@contextmanager
+def _naming_folder(path: Path, partial: Path) -> Iterator[None]:
+    """An error of writing names `path`, in place of a hidden file or of none."""
+    try:
+        yield
+    except OSError as error:
+        inside = error.filename is not None and str(error.filename).startswith(str(partial))
+        if not inside and error.errno not in _ONLY_WRITING:
+            raise
+        with naming(path, "nothing was left there"):
+            raise
 
 
 class Outputs:
@@ -177,13 +296,52 @@ class Outputs:
         write_atomically(path, data, sync=False)
 
     def begin(self, path: Path) -> None:
-        """Note a file that was checked and is written line by line: until `written`, as where the process is killed, it
-        is ours whatever is in it."""
-        if path.is_file() or not path.exists():
-            self._note(path, None)
+        """Note the `partial_of` a file, which was checked: it is ours whatever is in it, if the process is killed."""
+        if not is_stream(path):
+            self._note(partial_of(path), None)
 
-    def written(self, path: Path) -> None:
-        """Note a file that was checked and then written by other means; nothing happens if there is none."""
+    @contextmanager
+    def stream(self, path: Path) -> Iterator[Callable[[str], object]]:
+        """Write a file that was checked, and its `partial_of` too, line by line; gives the function that adds a line.
+
+        A device or a pipe gets each line at once, a file is there when all lines are. After an error the lines so far
+        are in `partial_of`, and the error has a note that says so.
+        """
+        if is_stream(path):
+            with path.open("wb") as file:
+
+                def add(line: str) -> None:
+                    with naming(path):
+                        file.write(f"{line}\n".encode())
+                        file.flush()
+
+                yield add
+            return
+        lines = Lines(path)
+        self.begin(path)
+        try:
+            yield lines.add
+            self._note(path, lines.digest())
+            lines.finish()
+        except BaseException as error:
+            lines.keep(error)
+            raise
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """For a file that was checked and is written by other means in the `with`: until then it is ours whatever is in
+        it."""
+        if not is_stream(path):
+            self._note(path, None)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # the error that matters is the one before
+                self._note_content(path)
+            raise
+        self._note_content(path)
+
+    def _note_content(self, path: Path) -> None:
         if path.is_file():
             self._note(path, sha256(path))
 
@@ -195,11 +353,14 @@ class Outputs:
         listed, entry = self._listed(path.parent), (path.name, digest)
         if entry not in listed or (digest is not None and (path.name, None) in listed):
             _add(listed, entry)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with (path.parent / _LIST).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"file": path.name, "sha256": digest}) + "\n")
+                append(path.parent / _LIST, json.dumps({"file": path.name, "sha256": digest}))
             except OSError as error:
+                if error.errno in _ONLY_WRITING:  # so neither can the file
+                    with naming(path):
+                        raise
                 warnings.warn(
                     f"{path.parent / _LIST} cannot be written ({error.strerror}), so later runs will not replace the "
                     "files written beside it; give another folder, or remove them first",

@@ -95,17 +95,6 @@ def _lock(folder: Path) -> int | None:
     return lock
 
 
-def holder_of(folder: Path) -> str | None:
-    """The process that writes into the folder, where one holds it."""
-    if (folder / LOCK).exists():
-        try:
-            with hold(folder):
-                return None
-        except HeldError as error:
-            return error.holder
-    return None
-
-
 def _described() -> str:
     """This process, as a line of JSON."""
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -123,7 +112,7 @@ def _holder(text: bytes) -> str:
 
 
 def _forget() -> None:
-    """A forked process, such as one that loads images, may outlive its parent, and does not hold what the parent held."""
+    """A forked process (one that loads images) may outlive its parent, and holds nothing that the parent held."""
     for lock in _held:
         os.close(lock)
     _held.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -56,6 +57,15 @@ def digits(value: float) -> str:
     rounded = float(f"{value:.2e}")
     places = 0 if rounded == 0 else max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{value:.{places}f}"
+
+
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, change the terminal or the order of letters, or are half of a pair."""
+
+
+def printable(text: str) -> str:
+    """A text for the terminal, with escapes in the place of characters that would act on it; lines stay."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def fraction(value: float) -> str:

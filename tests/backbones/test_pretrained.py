@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, weights: dict[str, torch.Tensor
     assert all(torch.equal(value, weights[key]) for key, value in pretrained.read_weights(path).items())
     for content in (b"", whole[:100], whole[: len(whole) // 2], whole[:-1], b"<html>not found</html>"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"net{suffix}: expected a state dict .* truncated, of another format"):
+        with pytest.raises(ValueError, match=rf"net{suffix} .*(is not a whole file of|is no pickle as torch)"):
             pretrained.read_weights(path)
 
 
@@ -116,7 +116,7 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (trace,))
 
     torch.save({"weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil.pth: expected .* a pickle of more than tensors, which is not run"):
+    with pytest.raises(ValueError, match=r"evil.pth is refused: it refers to .*getattr, .* Nothing in it was executed"):
         build_classifier("mobilenet_v3_small", pretrained=tmp_path / "evil.pth")
     assert not trace.exists()
 

@@ -112,7 +112,8 @@ def test_two_seeds_are_two_trainings(folder: Path, whole: Race):
 def test_what_is_in_the_folder(folder: Path, whole: Race):
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "bench.json", "cells", "report.html", "results.json", "results.csv", "frontier.png", "frontier.svg",
+        "bench.json", "data.json", "cells", "report.html", "results.json", "results.csv", "frontier.png",
+        "frontier.svg",
     }  # fmt: skip
     files = {path.name for path in (folder / "cells" / "retina" / "seed0").iterdir()}
     assert {"best.safetensors", "log.jsonl", "test.npz"} <= files
@@ -296,7 +297,7 @@ def test_a_test_image_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: 
 def test_data_that_changed_are_other_data(data: Path, folder: Path, whole: Race):
     splits = open_dataset(data)
     splits["val"].boxes[0] += 1
-    with pytest.raises(ValueError, match="fingerprint was"):
+    with pytest.raises(ValueError, match="other data: val: 1 image with other boxes, classes or size.*another --out"):
         run(splits, folder)  # type: ignore[arg-type]
 
 

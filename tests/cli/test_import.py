@@ -148,8 +148,8 @@ def test_bad_files(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         return refused([FULL, str(path)], out, capsys)
 
-    assert "nothing in it was executed" in error_of(pickle.dumps({"model": Evil()}))
-    assert "nothing in it was executed: it refers to posix.system" in error_of({"model": Evil()})
+    assert "Nothing in it was executed" in error_of(pickle.dumps({"model": Evil()}))
+    assert "it refers to posix.system" in error_of({"model": Evil()})
     assert not (tmp_path / "pwned").exists()
     assert "not a whole file" in error_of(weights.read_bytes()[:100_000])
     assert "has no state dict" in error_of([1, 2, 3])

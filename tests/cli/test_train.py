@@ -317,6 +317,7 @@ def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.Captu
         (["--resume", "runs/x", "--epochs", "9"], "runs/x is no folder of a run: it has no config.json"),
         (["faster_rcnn", "--data", "DATA", "--max-time", "soon"], "--max-time is a length of time such as 45s"),
         (["faster_rcnn", "--data", "DATA", "--patience", "0"], "--patience is 1 or more, got 0"),
+        (["ssd", "--data", "DATA", "--accept-changed-data"], "continues a run; name its folder: --resume DIR"),
         (["--resume", "runs/x"], "runs/x is no folder of a run: it has no config.json"),
         (["faster_rcnn", "--data", "DATA", "--classes", "circle", "cat"], "got circle, cat; unknown: cat"),
         (["faster_rcnn", "--data", "DATA", "--device", "gpu"], "there is no device 'gpu'"),
@@ -362,7 +363,49 @@ def test_a_run_is_not_resumed_with_the_classes_in_another_order(
     text = (data / "data.yaml").read_text()
     (data / "data.yaml").write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
     assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)" in err
+    (folder / "data.json").unlink()  # as earlier versions left it
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
     assert "class names[0] was circle, now square" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_is_resumed_with_changed_data_only_where_that_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, folder = write_shapes(tmp_path / "data", {"train": 4, "val": 1}, format="yolo"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "step", lambda self, step: signal.raise_signal(signal.SIGINT))
+        assert (
+            main(["train", *SMALL, "--data", str(data), "--out", str(folder), "--epochs", "2", "--log-every", "1"])
+            == 130
+        )
+    moved = Path(shutil.move(data, tmp_path / "moved"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "data": str(moved)}))
+    for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+        for number in range(2):
+            file = moved / kind / "train" / f"0000{number}{suffix}"
+            shutil.copy(file, file.with_stem(f"new{number}"))
+    resume, before = ["train", "--resume", str(folder), "--device", "cpu"], (folder / "data.json").read_bytes()
+    assert main(resume) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    change = "train: 2 images added (images/train/new0.png, images/train/new1.png)"
+    assert f"{moved} is not as it was when this run was trained on it: {change}" in err
+    assert "Restore the data, go on all the same with --accept-changed-data, or start a new run" in err
+    assert (folder / "data.json").read_bytes() == before and main([*resume, "--accept-changed-data"]) == 0
+    out, err = capsys.readouterr()
+    assert change in " ".join(err.split()) and "epoch 2/2" in out
+    assert [row["step"] for row in History(folder).rows("step")] == [1, 2, 3, 4, 5, 6]
+    assert main(resume) == 0  # it was told once
+    names = (moved / "data.yaml").read_text()
+    (moved / "data.yaml").write_text(names.replace("circle", "disc"))
+    assert main(resume) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert "class names[0] was circle, now disc; train: 6 images with other boxes" in err
+    (moved / "data.yaml").write_text(names.replace("triangle", "triangle, new"))
+    assert main([*resume, "--accept-changed-data"]) == 1
+    assert "A run keeps the number of its classes" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_option_means_two_things() -> None:

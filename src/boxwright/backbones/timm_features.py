@@ -170,6 +170,7 @@ class _Plan:
         if self.pretrained:
             self._create(**self.options, **self.weights)  # strict about the weights; for features timm is not
         body = self._create(features_only=True, out_indices=tuple(outputs), **self.options, **self.weights)
+        body.pretrained_cfg.pop("state_dict", None)
         _pad_inception(body)
         return freeze_batch_norm_2d(body) if norm == "frozen" else body
 
@@ -212,8 +213,13 @@ def _weights(name: str, pretrained: bool | str | Path) -> dict[str, Any]:
         )
     if not pretrained:
         return {"pretrained": False}
-    read_weights(Path(pretrained))  # admits tensors only; timm 1.0.15 would run the code in a pickle
-    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(pretrained)}}
+    from timm.models import clean_state_dict
+
+    # timm gets tensors, never the file: it would run the code in a pickle.
+    return {
+        "pretrained": True,
+        "pretrained_cfg_overlay": {"state_dict": clean_state_dict(read_weights(Path(pretrained)))},
+    }
 
 
 def _freeze(body: Any, end: str) -> None:

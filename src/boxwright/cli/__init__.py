@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from boxwright import plugins
 from boxwright.cli.table import terminal_width, wrap
+from boxwright.units import printable
 from boxwright.version import __version__
 
 
@@ -86,6 +88,28 @@ USER_ERRORS = (ValueError, OSError, ImportError)
 """Errors that a user can cause and fix: bad data or options, a missing file, an extra that is not installed."""
 
 
+_SYSTEM = (
+    (
+        r"DataLoader worker .*(killed|exited)",
+        "a process that loads images was ended from outside, as the system does where memory runs out; take fewer "
+        "--workers or a smaller --batch, or --workers 0 where there is little shared memory",
+    ),
+    (
+        r"shared memory object|file </torch_",
+        "the shared memory is full; take --workers 0, or give the container more (docker run --shm-size)",
+    ),
+    (
+        r"start new thread|resource temporarily unavailable",
+        "the system starts no more threads or processes; take fewer --workers, or allow more (ulimit -u, ulimit -v)",
+    ),
+    (
+        r"out of memory|allocate memory|bad[ _]alloc|not enough memory",
+        "the memory is not enough; take a smaller --batch or --size or fewer --workers, or allow more (ulimit -v)",
+    ),
+)
+"""What the system does to a process, by the messages of Python and PyTorch, and how to mend it."""
+
+
 class UsageError(ValueError):
     """The command line is not understood: exit status 2."""
 
@@ -93,20 +117,34 @@ class UsageError(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 not understood."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal does not have is ?, and no error
         sys.stdout.reconfigure(errors="replace")
     try:
         try:
-            return _dispatch(words)
+            return _dispatch(words, debug)
         finally:
             print(end="", flush=True)  # here, not at exit, where an error could no longer be handled
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 0
+    except OSError as error:  # of stdout, as `_dispatch` handles all others
+        if debug and not isinstance(error, BrokenPipeError):
+            raise
+        _leave_stdout()
+        if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has closed the pipe
+            return 0
+        print(f"boxwright: {_of_stdout(error)}", file=sys.stderr)
+        return 1
 
 
-def _dispatch(words: list[str]) -> int:
-    debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
+def _leave_stdout() -> None:
+    """What could not be written is forgotten, so that the flush at exit does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_stdout(error: OSError) -> str:
+    return f"standard output cannot be written ({error.strerror}); make room on its disk, or send it elsewhere"
+
+
+def _dispatch(words: list[str], debug: bool) -> int:
     words, named = _without_plugins([word for word in words if word != "--debug"])
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
@@ -119,22 +157,25 @@ def _dispatch(words: list[str]) -> int:
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
     if name is None:
         return _unknown_command(words)
-    warnings.formatwarning = lambda message, *_: f"boxwright {name}: {message}\n"  # without a line of source code
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # they name no file; what matters is in our errors
+    warnings.formatwarning = (  # without a line of source code
+        lambda message, *_: f"boxwright {name}: {printable(str(message))}\n"
+    )
     try:
         for plugin in named:
             plugins.load(plugin)
         plugins.discover()
         return _run(name, words[len(name.split()) :])
-    except KeyboardInterrupt:
-        print("\nboxwright: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\nboxwright: {_with_notes('stopped', error)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise
-    except USER_ERRORS as error:
-        if debug:
+    except Exception as error:
+        if debug or not (isinstance(error, USER_ERRORS) or _fault(error)):
             raise
         width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {_message(error)}".split("\n")
+        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
         print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
@@ -153,9 +194,29 @@ def _without_plugins(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _message(error: Exception) -> str:
+    text = _fault(error) or str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
-    return str(error)
+        text = f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
+    elif isinstance(error, OSError) and error.filename is None:
+        try:
+            print(flush=True)  # a flush alone may succeed, as the end of a long text is not kept
+        except OSError as lost:
+            _leave_stdout()
+            text = _of_stdout(lost)
+    return _with_notes(text, error)
+
+
+def _with_notes(text: str, error: BaseException) -> str:
+    return "; ".join([text, *getattr(error, "__notes__", [])])
+
+
+def _fault(error: Exception) -> str:
+    """What the system did to this process, and how to mend it; "" for any other error."""
+    if not isinstance(error, (MemoryError, RuntimeError, OSError)):
+        return ""
+    text = f"out of memory {error}" if isinstance(error, MemoryError) else str(error)
+    cause = next((cause for pattern, cause in _SYSTEM if re.search(pattern, text, re.IGNORECASE)), "")
+    return f"{cause} ({text.splitlines()[0].strip()})" if cause else ""
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -176,7 +237,13 @@ def _run(name: str, arguments: list[str]) -> int:
     if unknown:
         word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
         raise UsageError(_not_understood(name, kind, word, arguments))
-    return options.run() or 0
+    limit = getattr(options, "max_megapixels", None)
+    if limit is None:
+        return options.run() or 0
+    from boxwright.data.image import limit_megapixels
+
+    with limit_megapixels(limit):
+        return options.run() or 0
 
 
 def _not_understood(name: str, kind: Any, word: str, arguments: list[str]) -> str:

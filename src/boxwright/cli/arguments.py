@@ -20,6 +20,17 @@ DataFormat = Annotated[
 ]
 """The option --format of every command that opens a dataset."""
 
+MaxMegapixels = Annotated[
+    float | None,
+    arg(
+        metavar="FLOAT",
+        help="The most megapixels of an image that are decoded. Larger JPEG and JPEG 2000 are decoded smaller, others "
+        "refused. $BOXWRIGHT_MAX_MEGAPIXELS or 64 if not given.",
+        help_behavior_hint="",
+    ),
+]
+"""The option --max-megapixels of every command that opens images; `boxwright.cli` heeds it."""
+
 
 def dataset_path(path: Path | None) -> Path:
     """The value of --data. Raises ValueError where it is not given or does not exist."""

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from boxwright.bench.plan.rules import Rules
-from boxwright.cli.arguments import DataFormat, check_at_least, check_detectors, check_folder, dataset_path
+from boxwright.cli.arguments import (
+    DataFormat,
+    MaxMegapixels,
+    check_at_least,
+    check_detectors,
+    check_folder,
+    dataset_path,
+)
 from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.train.config import TrainConfig
 from boxwright.units import between, digits, fraction
@@ -36,6 +43,7 @@ class Bench:
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     detectors: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = DETECTORS
     """Meta-architectures, of those that `boxwright train` offers."""
     backbones: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("efficientnet_lite0",)

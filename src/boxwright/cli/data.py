@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table, terminal_width, wrap
 from boxwright.files import Outputs
-from boxwright.units import counted
+from boxwright.units import counted, printable
 
 if TYPE_CHECKING:
     from boxwright.data.check import Problem
@@ -36,6 +36,7 @@ class Check:
     data: Positional[Annotated[Path, arg(metavar="PATH", help_behavior_hint="")]]
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     all: bool = False
     """Print every place, not only the first ten of each kind of problem."""
     json: bool = False
@@ -70,6 +71,7 @@ class Show:
     seed: int = 0
     """Chooses the samples and their augmentation."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
 
     def run(self) -> None:
         data = dataset_path(self.data)
@@ -117,8 +119,9 @@ def _report(problems: list[Problem], most: int) -> str:
         lines.append(f"{severity}: {kind} ({len(same)})")
         for problem in same[:most]:
             location = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-            lines.append(f"  {location}")
-            lines += [wrap(line, width, "    ") for line in (*problem.message.splitlines(), f"mend: {problem.mend}")]
+            lines.append(f"  {printable(location)}")
+            texts = (*printable(problem.message).splitlines(), f"mend: {printable(problem.mend)}")
+            lines += [wrap(line, width, "    ") for line in texts]
         if len(same) > most:
             lines.append(f"  and {len(same) - most} more; --all or --json names each")
         lines.append("")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_folder, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_folder, dataset_path
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Convert:
     images: Literal["copy", "link", "none"] = "copy"
     """Copy the images, link to them, or write annotations only."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print what was written as JSON."""
 

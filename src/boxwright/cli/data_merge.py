@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_folder, dataset_path
+from boxwright.cli.arguments import MaxMegapixels, check_folder, dataset_path
 from boxwright.cli.data_convert import Bar, report
 
 
@@ -29,6 +29,7 @@ class Merge:
     """The format to write; that of the first dataset if not given, COCO for LabelMe and CSV."""
     images: Literal["copy", "link", "none"] = "copy"
     """Copy the images, link to them, or write annotations only."""
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print what was written as JSON."""
 

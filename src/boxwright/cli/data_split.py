@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_folder, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_folder, dataset_path
 from boxwright.cli.data_convert import Bar, report
 
 
@@ -40,6 +40,7 @@ class Split:
     images: Annotated[Literal["copy", "link"] | None, arg(metavar="copy|link", help_behavior_hint="")] = None
     """Of --form folders: copy the images, or link to them; copy if not given."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print what was written as JSON."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, dataset_path
 from boxwright.cli.table import table
 from boxwright.files import Outputs
 
@@ -31,6 +31,7 @@ class Statistics:
     seed: int = 0
     """For datasets without splits: the seed they are drawn with."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print everything as JSON, with more quantiles."""
 
@@ -47,15 +48,15 @@ class Statistics:
         if self.plot is not None:
             from boxwright.draw.plots import draw_stats  # before anything is printed: it may not be installed
 
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_stats(splits, self.plot)
-            outputs.written(self.plot)
-            print(f"drawn: {self.plot}", file=sys.stderr)
         numbers = stats(splits)
         if self.json:
             print(json.dumps({"data": str(data), "format": splits.format, "drawn": splits.drawn, **_named(numbers)}))
         else:
             print(_text(splits, numbers))
+        if self.plot is not None:
+            with outputs.writing(self.plot):
+                draw_stats(splits, self.plot)
+            print(f"drawn: {self.plot}", file=sys.stderr)
 
 
 def _named(numbers: Stats) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_at_least, check_file, check_folder
-from boxwright.files import Outputs
+from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
+from boxwright.files import Outputs, partial_of
 from boxwright.lock import hold
 from boxwright.zoo import DEFAULT, find
 
@@ -45,6 +45,7 @@ class Detect:
     """auto, cpu, cuda, cuda:1 ... or mps."""
     batch: int = 1
     """Images in a batch at most; more than one helps on a GPU, and changes no box."""
+    max_megapixels: MaxMegapixels = None
     out: Annotated[Path, arg(metavar="DIR")] = Path("detections")
     """The folder for the images with boxes."""
     no_draw: bool = False
@@ -102,8 +103,9 @@ class Detect:
         outputs = Outputs(image.path for image in images)
         if not self.no_draw:
             outputs.check("--out", (image.drawing(self.out) for image in images))
-        outputs.check("--json-file", filter(None, [self.json_file]))
-        outputs.check("--coco", filter(None, [self.coco]))
+        for option, path in (("--json-file", self.json_file), ("--coco", self.coco)):
+            if path is not None:
+                outputs.check(option, [path, partial_of(path)])
         if self.yolo is not None:
             outputs.check("--yolo", [self.yolo / "classes.txt", *(image.output(self.yolo, ".txt") for image in images)])
         return outputs

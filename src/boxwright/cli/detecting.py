@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
 from boxwright.cli.table import table, terminal_width
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _MANY = 10  # for more images the table has one row per image, and a progress bar is shown
 
-Sink = Callable[[Result], None]
+Sink = Callable[[Result], object]
 
 
 def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: Outputs, failed: list[str]) -> int:
@@ -83,7 +84,7 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
     """The images that can be read; the errors of the others are printed and added to `failed`."""
     for path in paths:
         try:
-            yield InputImage.open(path) if path != STDIN else InputImage(read_image(_stdin()), path)
+            yield InputImage.open(path) if path != STDIN else replace(InputImage.open(_stdin()), path=path)
         except ImageError as error:
             failed.append(str(error))
             print(f"boxwright detect: {error}", file=sys.stderr)
@@ -107,12 +108,11 @@ def _sinks(
     if options.json:
         yield lambda result: print(json.dumps(result.to_dict()), flush=True)
     if options.json_file is not None:
-        outputs.begin(options.json_file)
-        stack.callback(outputs.written, options.json_file)
-        file = stack.enter_context(options.json_file.open("w", encoding="utf-8"))
-        yield lambda result: print(json.dumps(result.to_dict()), file=file, flush=True)
+        add = stack.enter_context(outputs.stream(options.json_file))
+        yield lambda result: add(json.dumps(result.to_dict()))
     if options.coco is not None:
-        stack.callback(outputs.written, options.coco)
+        outputs.begin(options.coco)
+        stack.enter_context(outputs.writing(options.coco))
         yield stack.enter_context(CocoFile(options.coco, names)).add
     if options.yolo is not None:
         folder, scores = options.yolo, options.yolo_scores

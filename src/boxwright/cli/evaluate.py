@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_at_least, chosen_splits, dataset_path
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, chosen_splits, dataset_path
 from boxwright.files import Outputs
 from boxwright.zoo import DEFAULT
 
@@ -27,6 +27,7 @@ class Evaluate:
     data: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     split: Annotated[str | None, arg(metavar="train|val|test", help_behavior_hint="")] = None
     """The split to score on; test if there is one, else val."""
     seed: int = 0
@@ -71,9 +72,8 @@ class Evaluate:
             drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(f"{about['model']} on the {split} split of {data}{drawn}\n{quality.table()}")
         if self.plot is not None:
-            self.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_precision_recall(quality, self.plot)
-            outputs.written(self.plot)
+            with outputs.writing(self.plot):
+                draw_precision_recall(quality, self.plot)
             print(f"precision-recall curves: {self.plot}", file=sys.stderr)
 
 

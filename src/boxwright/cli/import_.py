@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_exists
+from boxwright.cli.arguments import MaxMegapixels, check_exists
 from boxwright.files import Outputs
 
 
@@ -51,6 +51,7 @@ class Import:
     """Take the weights whose names in the file begin with this, such as model_ema.module, where it has several."""
     allow_difference: Annotated[str, arg(metavar="REASON", help_behavior_hint="")] = ""
     """Write the checkpoint although the detections differ; the reason is kept in it."""
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print the comparison as JSON."""
 
@@ -74,11 +75,11 @@ class Import:
 
         arguments = Arguments(**{field.name: getattr(self, field.name) for field in fields(Arguments)})
         photos = None if answers else photographs(self.photos)
-        about = convert(
-            self.name, self.weights, out, self.names, photos, arguments, self.allow_difference, prefix=self.prefix,
-            answers=answers,
-        )  # fmt: skip
-        outputs.written(out)
+        with outputs.writing(out):
+            about = convert(
+                self.name, self.weights, out, self.names, photos, arguments, self.allow_difference, prefix=self.prefix,
+                answers=answers,
+            )  # fmt: skip
         if self.json:
             proof = {key: value for key, value in about["proof"].items() if key != "answers"}
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))

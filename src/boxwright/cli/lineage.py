@@ -9,7 +9,14 @@ from typing import Annotated
 import tyro
 
 from boxwright.bench.plan.rules import Rules
-from boxwright.cli.arguments import DataFormat, check_at_least, check_detectors, check_folder, dataset_path
+from boxwright.cli.arguments import (
+    DataFormat,
+    MaxMegapixels,
+    check_at_least,
+    check_detectors,
+    check_folder,
+    dataset_path,
+)
 from boxwright.train.config import TrainConfig
 
 STEPS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn", "retinanet")
@@ -26,6 +33,7 @@ class Lineage:
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     steps: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DETECTOR ...")] = STEPS
     """The detectors; the others are compared to the first."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import DataFormat, check_at_least, check_folder, chosen_splits
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, check_folder, chosen_splits
 from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
@@ -39,6 +39,7 @@ class Propose:
     sources: Positional[Annotated[tuple[str, ...], arg(metavar="PATH ...", help_behavior_hint="")]] = ()
     """A dataset (its folder, COCO JSON, YOLO YAML or CSV); or images, folders of images and globs."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     mode: Annotated[Literal["fast", "quality"], arg(metavar="fast|quality")] = "fast"
     """Of selective search; quality finds more and takes about three times as long."""
     count: int = 2000
@@ -91,7 +92,8 @@ class Propose:
                 counts.append(len(proposed.boxes))
                 known += proposed.known
                 if objects:
-                    overlaps.append(best_overlaps(proposed.boxes, objects[index], _COUNTS))
+                    assert proposed.view is not None  # of an image that was read
+                    overlaps.append(best_overlaps(proposed.boxes, proposed.view.forward(objects[index]), _COUNTS))
                 if self.out is not None:
                     kept[proposed.key] = proposed.boxes
                 if self.draw is not None:

@@ -11,6 +11,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from boxwright.units import printable
+
 _LEAST = 24  # characters of a shortened name
 
 
@@ -23,7 +25,7 @@ def table(
     spare  the heads of columns that are left out, in this order, where the table is wider than that even with shorter
            names in the first column
     """
-    lines = [list(head), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(head), *([printable(str(cell)) for cell in row] for row in rows)]
     if width is None:
         return "\n".join(_align(lines))
     for name in spare:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from boxwright.bench.plan.budget import parse_budget
-from boxwright.cli.arguments import DataFormat, check_at_least, dataset_path, no_detector
+from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, dataset_path, no_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
@@ -47,10 +47,13 @@ class Train:
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The dataset: its folder, COCO JSON, YOLO YAML or CSV."""
     format: DataFormat = None
+    max_megapixels: MaxMegapixels = None
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The run's folder; runs/DATA-DETECTOR if not given. A number is added rather than anything overwritten."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Continue the run in this folder, with its options; with --epochs, train a finished one further."""
+    accept_changed_data: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """With --resume: go on although images, boxes or classes have changed since."""
     start: Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL", help_behavior_hint="")] = None
     """Fine-tune this model: a name, a .safetensors file or a run's folder. Its detector and image size are the
     defaults; classes of the same name start from its weights."""
@@ -101,15 +104,17 @@ class Train:
     def check(self) -> None:
         """Raises ValueError for options that do not go together, and for paths that do not exist."""
         if self.resume is not None:
-            allowed = {name: getattr(self, name) for name in ("resume", "device", "workers", "max_time")}
+            allowed = {name: getattr(self, name) for name in _RESUMED}
             if self != replace(Train(), **allowed, training=TrainConfig(epochs=self.training.epochs)):
                 raise ValueError(
                     "--resume runs with the options of the run; only --device, --workers and --max-time may change, "
-                    "and --epochs if the run is finished. To train its detector with other options: "
-                    f"--from {self.resume} --data PATH"
+                    "the data with --accept-changed-data, and --epochs if the run is finished. To train its detector "
+                    f"with other options: --from {self.resume} --data PATH"
                 )
             if not (self.resume / "config.json").is_file():
                 raise ValueError(f"{self.resume} is no folder of a run: it has no config.json")
+        elif self.accept_changed_data:
+            raise ValueError("--accept-changed-data continues a run; name its folder: --resume DIR")
         elif self.data is None or (self.detector is None and self.start is None):
             kinds = "|".join(DETECTORS)
             raise ValueError(f"name a detector and data: boxwright train {kinds} --data PATH, or --from MODEL")
@@ -146,6 +151,10 @@ class Train:
         if reader is None:
             return f"{word} is an option of {readers}; name the detector first: boxwright train DETECTOR"
         return f"{word} is not read by {reader}; it is read by {readers}"
+
+
+_RESUMED = ("resume", "device", "workers", "max_time", "accept_changed_data")
+"""The options that go with --resume, and --epochs."""
 
 
 def _model_of(words: Sequence[str]) -> str | None:

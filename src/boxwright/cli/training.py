@@ -19,14 +19,17 @@ from boxwright.cli.table import table
 from boxwright.cli.train import Train
 from boxwright.data.augment import PRESETS
 from boxwright.data.dataset import Dataset
+from boxwright.data.fingerprint import Fingerprint, changes, fingerprint
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.formats.split import draw_missing, few_objects, shares_with
+from boxwright.data.image import limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
+from boxwright.detectors.fields import ProposedFields
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
-from boxwright.lock import LOCK, HeldError, hold, holder_of
+from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress, say
 from boxwright.train.config import TrainConfig
@@ -43,9 +46,12 @@ from boxwright.zoo import describe, find
 
 Option = TypeVar("Option")
 
+_DATA = "data.json"
+"""The fingerprint of the data, in the folder of a run."""
+
 _KEPT = (  # fields in config.json
-    "format", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment", "batch", "pretrained",
-    "log_every", "patience", "max_time",
+    "format", "max_megapixels", "start", "classes", "val_fraction", "test_fraction", "size", "resize", "augment",
+    "batch", "pretrained", "log_every", "patience", "max_time",
 )  # fmt: skip
 
 
@@ -64,6 +70,7 @@ def start(options: Train) -> tuple[Run, int | None]:
             "device": options.device,
             "workers": options.workers,
             "max_time": options.max_time or before.max_time,
+            "accept_changed_data": options.accept_changed_data,
         }
         if options.training.epochs is None:
             options = replace(before, **changed)
@@ -75,7 +82,7 @@ def start(options: Train) -> tuple[Run, int | None]:
             source = load_detector(find(options.start))
             options = replace(options, detector=options.detector or source.config, preprocess=source.preprocess)
         options = with_size(options)
-    with join(options.device) as process, ExitStack() as held:
+    with join(options.device) as process, limit_megapixels(options.max_megapixels), ExitStack() as held:
         if not process.first:
             warnings.simplefilter("ignore")  # the first process warns for all
         elif finished is not None:
@@ -92,7 +99,10 @@ def _train(
     if options.batch % process.world:
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_splits(options)
+    before = Fingerprint.read(resume / _DATA) if resume is not None else None
     names = options.classes or splits.names
+    if before is not None and sorted(before.names) == sorted(names):  # the rows of the heads are in the run's order
+        names = tuple(before.names)
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
     usual = Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
@@ -120,11 +130,14 @@ def _train(
     if options.dry_run:
         print(_forecast(options, training, run, process), flush=True)
         return run, None
+    data = _accepted(run, splits, before, options.accept_changed_data) if process.first else None
     if resume is not None:
-        training.resume(run.state)
-    if process.first:
+        training.resume(run.state, options.accept_changed_data)
+    if data is not None:  # in the first process
         if resume is None:
             run = replace(run, folder=new_folder(run.folder, held))
+        data.write(run.folder / _DATA)
+        if resume is None:
             _describe(run, training, options, splits, origin)
         origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
@@ -135,9 +148,14 @@ def _train(
         print(line, flush=True)
         _draw_curves(run)
 
-    stopped_by = run.train(training, report=report)
+    command = f"boxwright train --resume {run.folder}{plugins.options()}"
+    try:
+        stopped_by = run.train(training, report=report)
+    except Exception as error:
+        if process.first:
+            error.add_note(f"what was trained before is kept; to continue: {command}")
+        raise
     if process.first:
-        command = f"boxwright train --resume {run.folder}{plugins.options()}"
         if stopped_by is not None:
             say(f"stopped after step {training.step}; to continue: {command}")
         elif not training.finished:
@@ -221,12 +239,34 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
     ])  # fmt: skip
 
 
+def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool) -> Fingerprint:
+    """The fingerprint of the data. Raises ValueError where it differs from that before, unless that is accepted."""
+    config = run.config
+    proposals = config.proposals_file if isinstance(config, ProposedFields) else None
+    data = fingerprint(run.splits, splits.source, proposals, before)
+    if before is None or not (different := changes(before, data)):
+        return data
+    changed = f"{splits.source} is not as it was when this run was trained on it: {'; '.join(different)}"
+    if len(before.names) != len(data.names):
+        raise ValueError(
+            f"{changed}. A run keeps the number of its classes; restore the data, or start a new run from its weights: "
+            f"--from {run.folder}"
+        )
+    if not accept:
+        raise ValueError(
+            f"{changed}. Restore the data, go on all the same with --accept-changed-data, or start a new run from its "
+            f"weights: --from {run.folder}"
+        )
+    say(changed)
+    return data
+
+
 def _describe(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> None:
-    """Write all files that `--resume` needs to the folder of a new run."""
-    write_options(replace(options, training=training.config), origin, run.folder / "config.json")
-    training.save(run.state)
+    """Write all files that `--resume` needs to the folder of a new run; last that which makes it one."""
     if splits.drawn:
         splits.save(run.folder / "splits.json")
+    training.save(run.state)
+    write_options(replace(options, training=training.config), origin, run.folder / "config.json")
 
 
 def new_folder(preferred: Path, held: ExitStack) -> Path:
@@ -240,20 +280,28 @@ def new_folder(preferred: Path, held: ExitStack) -> Path:
 
 
 def _take(folder: Path, held: ExitStack) -> bool:
-    """Hold the folder where it is empty or missing; False where it is not, or another process took it just now."""
+    """Hold the folder where it is missing, or empty but for what a killed process left before it had begun.
+
+    False where it is not, or where another process holds it.
+    """
     try:
-        folder.mkdir()
-    except FileExistsError:
-        if not folder.is_dir() or any(folder.iterdir()):
-            if holder := holder_of(folder):
-                say(f"{folder} is in use: {holder}; this run gets another folder")
-            return False
-    with suppress(HeldError), ExitStack() as lock:
-        lock.enter_context(hold(folder))
-        if all(path.name == LOCK for path in folder.iterdir()):
-            held.enter_context(lock.pop_all())
-            return True
+        with suppress(FileExistsError):
+            folder.mkdir()
+        with ExitStack() as lock:
+            if folder.is_dir() and (_is_unbegun(folder) or (folder / LOCK).exists()):
+                lock.enter_context(hold(folder))
+                if _is_unbegun(folder):
+                    held.enter_context(lock.pop_all())
+                    return True
+    except HeldError as error:
+        say(f"{folder} is in use: {error.holder}; this run gets another folder")
     return False
+
+
+def _is_unbegun(folder: Path) -> bool:
+    """Whether it is empty, but for the lock and what `_describe` wrote before the last file."""
+    names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
+    return not names or (LOCK in names and names <= {LOCK, _DATA, "splits.json", "resume.safetensors"})
 
 
 def _propose_ahead(detector: Detector, splits: dict[str, Dataset]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from boxwright.cli.arguments import check_exists
+from boxwright.cli.arguments import MaxMegapixels, check_exists
 from boxwright.cli.table import table
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Verify:
     """The folder of photographs that was given to the import, if one was."""
     weights: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """The original weights, to run the original again as well. Those in the cache of its library are found without."""
+    max_megapixels: MaxMegapixels = None
     json: bool = False
     """Print the comparison as JSON."""
 

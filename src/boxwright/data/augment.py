@@ -29,12 +29,14 @@ class Sample:
     target     boxes in pixels of this image
     zoom       factor on the size that `Preprocess` gives the image, which is thus resized once, not twice
     proposals  (P, 4) float32, xyxy in pixels of this image, best first
+    decoded    view from the image in the dataset to the one that augmentation begins with, which may be smaller
     """
 
     image: np.ndarray
     target: Target
     zoom: float = 1.0
     proposals: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    decoded: View | None = None
 
     @property
     def size(self) -> Size:

@@ -322,7 +322,8 @@ class Load(data.Dataset[LoadedTask]):
             if (loaded := self._sample(index, zoom, task.epoch)) is not None:
                 index, sample = loaded
                 image, view = self.preprocess(sample.image, sample.zoom)
-                rows.append((index, sample.seen(view, image), view))
+                whole = view if self.augment is not None or sample.decoded is None else view @ sample.decoded
+                rows.append((index, sample.seen(view, image), whole))
         # In an evaluation a file may have another size than the dataset declares.
         keys = [None if self.replace_broken else self.preprocess.canvas([view.output]) for _, _, view in rows]
         batches = [self._batch([rows[position] for position in group]) for group in grouped(keys).values()]
@@ -371,7 +372,7 @@ class Load(data.Dataset[LoadedTask]):
         whole = self.augment is None or self.propose is not None
         at_least = None if whole else 2 * min(self.preprocess.size(size, zoom))
         image, reduced = read_annotated(path, size, at_least)
-        sample = Sample(image, reduced.move(target), zoom)
+        sample = Sample(image, reduced.move(target), zoom, decoded=reduced)
         if self.propose is not None:
             sample = replace(sample, proposals=as_boxes(self.propose(image)))
         return sample.clipped()

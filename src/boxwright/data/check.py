@@ -11,7 +11,7 @@ from pathlib import Path
 from boxwright.data.formats import DatasetError, Problem, read_splits
 from boxwright.data.formats.build import build
 from boxwright.data.formats.reading import ImageRow, Reading, unreadable
-from boxwright.data.image import is_image, read_image
+from boxwright.data.image import ImageError, is_image, read_reduced
 from boxwright.files import sha256
 from boxwright.types import Size
 
@@ -81,8 +81,8 @@ def _decode_all(
 
 def _decode(path: str) -> Decoded:
     try:
-        pixels = read_image(path)
-    except (OSError, ValueError) as error:
+        pixels, _ = read_reduced(path)
+    except ImageError as error:
         return unreadable(path, error)
     fingerprint = sha256(repr(pixels.shape).encode() + pixels.tobytes())
     return fingerprint, Size(*pixels.shape[:2])

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import coco, open_dataset, voc, yolo
 from boxwright.data.formats.split import Splits, in_order
 from boxwright.data.formats.text import class_list
-from boxwright.data.image import IMAGE_SUFFIXES, is_image, upright_size
+from boxwright.data.image import IMAGE_SUFFIXES, Header, is_image, read_header
 from boxwright.files import new_folder
-from boxwright.types import Size
 from boxwright.units import counted
 
 WRITERS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
@@ -186,8 +184,9 @@ def _upright(dataset: Dataset) -> Dataset:
     """Boxes and sizes of the upright images, where an image was annotated as it is stored."""
     boxes, sizes = dataset.boxes.copy(), dataset.sizes.copy()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(_orientation, (dataset.path(i) for i in range(len(dataset)))))
-    for i, (size, orientation) in enumerate(found):
+        headers: list[Header] = list(pool.map(read_header, (dataset.path(i) for i in range(len(dataset)))))
+    for i, header in enumerate(headers):
+        size, orientation = header.upright, header.orientation
         if dataset.size(i) != size and dataset.size(i) == size[::-1]:
             rows = slice(dataset.offsets[i], dataset.offsets[i + 1])
             x1, y1, x2, y2 = boxes[rows].T
@@ -197,13 +196,6 @@ def _upright(dataset: Dataset) -> Dataset:
             boxes[rows] = np.stack([across[0], down[0], across[1], down[1]], axis=1)
             sizes[i] = size
     return replace(dataset, boxes=boxes, sizes=sizes)
-
-
-def _orientation(path: Path) -> tuple[Size, int]:
-    """The size of the upright image, and its EXIF orientation."""
-    with Image.open(path) as image:
-        size = upright_size(image)
-        return size, image.getexif().get(ExifTags.Base.Orientation, 1) if size != image.size[::-1] else 1
 
 
 def _numbered(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -243,8 +235,7 @@ def _plain_name(path: Path) -> str:
     name = "".join(letter if letter.isprintable() else "_" for letter in path.name)
     stem, suffix = os.path.splitext(name)
     if not is_image(f"x{suffix}"):
-        with Image.open(path) as image:
-            stem, suffix = name, f".{(image.format or 'png').lower()}"
+        stem, suffix = name, f".{read_header(path).format.lower()}"
         suffix = suffix if is_image(f"x{suffix}") else ".png"
     while os.path.splitext(stem)[1].lower() in IMAGE_SUFFIXES | {".xml"}:
         stem = os.path.splitext(stem)[0]

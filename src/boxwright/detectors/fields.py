@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
@@ -161,6 +162,13 @@ class ProposedFields(RegionFields):
     """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
     proposals: int = 1000
     """Proposals per image, at most."""
+
+    @property
+    def proposals_file(self) -> Path | None:
+        """The file that `proposer` names."""
+        from boxwright.proposals.build import NAMES
+
+        return None if self.proposer in NAMES else Path(self.proposer)
 
     def build_proposer(self) -> Propose:
         """From an image to boxes."""

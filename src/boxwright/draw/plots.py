@@ -12,6 +12,7 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.stats import MEDIUM, SMALL, box_sides
 from boxwright.draw.boxes import class_colors
+from boxwright.files import write_atomically
 from boxwright.install import install
 from boxwright.metrics.coco import RECALLS, Evaluation
 
@@ -49,7 +50,7 @@ def draw_curves(epochs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
     quality.set_ylim(0, 1)
     losses.set_ylim(bottom=0)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
@@ -65,7 +66,7 @@ def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
         axes.plot(RECALLS[best], scores.precision[best], "o", color=color)
     finish(axes, f"precision and recall at IoU .5; mean AP50 {quality.ap50:.3f}", legend=bool(known))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_stats(splits: Mapping[str, Dataset], path: str | Path) -> None:
@@ -108,13 +109,19 @@ def draw_stats(splits: Mapping[str, Dataset], path: str | Path) -> None:
     low, high = shapes.get_xlim()
     shapes.set_xlim(min(low, 1 / 4), max(high, 4))
     counts.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _share_curve(axes: Axes, values: np.ndarray, label: str) -> None:
     """The share of values that are at most as large as each: unlike a histogram, it needs no bins."""
     if len(values):
         axes.ecdf(values, label=f"{label} ({len(values)})")
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:
+    """Write a figure as .png, .svg or .pdf, whole or not at all."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=dpi), sync=False)
 
 
 def finish(axes: Axes, title: str, legend: bool = False, grid: Literal["both", "x"] = "both") -> None:

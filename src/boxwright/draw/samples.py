@@ -51,8 +51,8 @@ def contact_sheet(dataset: Dataset, count: int = 12, seed: int = 0, augment: Aug
 
 
 def _read(dataset: Dataset, index: int) -> Sample:
-    image, _ = read_annotated(dataset.path(index), dataset.size(index))
-    return Sample(image, dataset.target(index))
+    image, view = read_annotated(dataset.path(index), dataset.size(index))
+    return Sample(image, view.move(dataset.target(index)))
 
 
 def _read_any(dataset: Dataset, rng: np.random.Generator) -> Sample:

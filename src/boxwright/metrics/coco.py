@@ -10,6 +10,7 @@ recalls AR1, AR10 and AR100 allow that many detections per image and class. Smal
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -22,7 +23,7 @@ import torch
 from boxwright.data.formats.documents import read_json
 from boxwright.data.formats.text import class_list, flag, is_name, shown
 from boxwright.types import Detections, Target
-from boxwright.units import counted
+from boxwright.units import counted, printable
 
 Id = int | float | str
 """The id of an image or a category in a COCO file."""
@@ -114,7 +115,7 @@ class Evaluation:
         for name, quality in self.classes.items():
             best = max(quality.f1, default=math.nan)
             numbers = (quality.ap, quality.ap50, best, quality.threshold)
-            rows.append((name, *map(_cell, numbers), str(quality.objects), ""))
+            rows.append((printable(name), *map(_cell, numbers), str(quality.objects), ""))
         width = max(len(row[0]) for row in rows)
         lines = [(row[0].ljust(width) + "".join(cell.rjust(9) for cell in row[1:])).rstrip() for row in rows]
         counts = {"image": self.images, "object": self.objects, "detection": self.detections}
@@ -160,6 +161,8 @@ def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -
 
     Raises OSError or ValueError, naming the file and the entry, for anything that is not in COCO's format.
     """
+    for path in (ground_truth_json, detections_json):
+        os.stat(path)  # raises FileNotFoundError
     truth, images, categories = _read_annotations(Path(ground_truth_json))
     return _evaluate(truth, _read_results(Path(detections_json), images, categories))
 
@@ -316,11 +319,12 @@ def _read_results(path: Path, images: dict[Id, int], categories: dict[Id, int]) 
                 f"got {shown(entry, 200)}"
             ) from error
         if image is None or category is None:
-            known = " and ".join(f"{what} such as {next(iter(ids), None)!r}" for what, ids in
+            known = " and ".join(f"{what} such as {next(iter(ids), None)!r:.100}" for what, ids in
                                  (("images", images), ("categories", categories)))  # fmt: skip
             raise ValueError(
-                f"{path}: entry {number} has image {entry['image_id']!r} and category {entry['category_id']!r}, which "
-                f"are not both in the annotation file (it has {known}); are both files of the same split?"
+                f"{path}: entry {number} has image {entry['image_id']!r:.100} and category "
+                f"{entry['category_id']!r:.100}, which are not both in the annotation file "
+                f"(it has {known}); are both files of the same split?"
             )
         rows[number, [0, 6]] = image, category
     finite = np.isfinite(rows.sum(axis=1))

@@ -21,7 +21,7 @@ from torch import Tensor
 from boxwright.boxes.geometry import clip, xyxy_to_xywh
 from boxwright.boxes.view import View
 from boxwright.data.batch import as_boxes, to_images
-from boxwright.data.image import IMAGE_SUFFIXES, ImageError, ImageSource, read_image, to_rgb
+from boxwright.data.image import IMAGE_SUFFIXES, ImageError, ImageSource, read_reduced, to_rgb
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.device import choose_device
@@ -37,10 +37,14 @@ _WAITING = 4  # batches of images that a stream holds at most, to find those of 
 
 @dataclass(frozen=True, eq=False)
 class InputImage:
-    """An image in memory: uint8 (H, W, 3) RGB, and the file it was read from, if any."""
+    """An image in memory: uint8 (H, W, 3) RGB, and the file it was read from, if any.
+
+    view  from the whole image to `image`, where that was decoded smaller; boxes are in pixels of the whole image
+    """
 
     image: np.ndarray
     path: Path | None = None
+    view: View | None = None
 
     @classmethod
     def open(cls, source: ImageLike) -> InputImage:
@@ -51,24 +55,29 @@ class InputImage:
         if isinstance(source, InputImage):
             return source
         if isinstance(source, str | PathLike):
-            return cls(read_image(source), Path(source))
+            return cls._decoded(source, Path(source))
         if isinstance(source, np.ndarray | PIL.Image.Image):
             return cls(to_rgb(source))
         if isinstance(source, Tensor):
             return cls(to_rgb(_channels_last(source)))
         if isinstance(source, bytes | bytearray | memoryview):
-            return cls(read_image(bytes(source)))
+            return cls._decoded(bytes(source))
         if not hasattr(source, "read"):
             raise ImageError(
                 "expected a path, the bytes of a file, an open file, an array, a tensor or a PIL image, "
                 f"got {type(source).__name__}"
             )
-        return cls(read_image(source))
+        return cls._decoded(source)
+
+    @classmethod
+    def _decoded(cls, source: ImageSource, path: Path | None = None) -> InputImage:
+        image, view = read_reduced(source)
+        return cls(image, path, None if view.output == view.source else view)
 
     @property
     def size(self) -> Size:
-        height, width = self.image.shape[:2]
-        return Size(height, width)
+        """That of the whole image."""
+        return Size(*self.image.shape[:2]) if self.view is None else self.view.source
 
 
 ImageLike = ImageSource | bytearray | memoryview | np.ndarray | Tensor | PIL.Image.Image | InputImage
@@ -102,13 +111,14 @@ class Result:
     A notebook shows it as the image with its boxes.
     """
 
-    boxes: Tensor  # (D, 4) float32, xyxy in pixels of `image`
+    boxes: Tensor  # (D, 4) float32, xyxy in pixels of the whole image, of `size`
     scores: Tensor  # (D,) float32 in 0..1
     labels: Tensor  # (D,) int64, 0..K-1
     names: tuple[str, ...]  # (K,) the class names of the detector
     image: np.ndarray  # uint8 (H, W, 3), RGB: a file turned upright, anything else as it was given
     path: Path | None = None  # the file, or None for an array, a tensor or a PIL image
     threshold: float | None = None  # no detection scores less; None where it is not known
+    view: View | None = None  # from the whole image to `image`, where a large file was decoded smaller
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -139,8 +149,8 @@ class Result:
 
     @property
     def size(self) -> Size:
-        height, width = self.image.shape[:2]
-        return Size(height, width)
+        """That of the whole image."""
+        return Size(*self.image.shape[:2]) if self.view is None else self.view.source
 
     def summary(self) -> str:
         """The detections counted by class: "2 person, 1 dog", or "nothing"."""
@@ -148,7 +158,8 @@ class Result:
 
     def draw(self) -> PIL.Image.Image:
         """The image with its boxes, their names and scores."""
-        return draw_boxes(self.image, self.boxes, self.label_names, self.scores.tolist(), palette=self.names)
+        boxes = self.boxes if self.view is None else self.view.forward(self.boxes)
+        return draw_boxes(self.image, boxes, self.label_names, self.scores.tolist(), palette=self.names)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the image with its boxes, or for .json the detections of `to_dict`; folders on the way are made.
@@ -361,7 +372,7 @@ class Predictor:
         """Numbered images in batches of one canvas. No image waits until `_WAITING` batches more have been read."""
         waiting: dict[Size, list[tuple[int, InputImage]]] = {}  # the group of the oldest image first
         for number, image in enumerate(images):
-            canvas = self.preprocess.canvas([self.preprocess.size(image.size)])
+            canvas = self.preprocess.canvas([self.preprocess.size(Size(*image.image.shape[:2]))])
             waiting.setdefault(canvas, []).append((number, image))
             if len(waiting[canvas]) == batch:
                 yield waiting.pop(canvas)
@@ -371,17 +382,18 @@ class Predictor:
         yield from waiting.values()
 
     def proposals(self, images: Sequence[InputImage]) -> list[Tensor] | None:
-        """Boxes (P, 4) in pixels of each image, for a program that takes proposals; None for any other."""
+        """Boxes (P, 4) in pixels of each array `image`, for a program that takes proposals; None for any other."""
         if self.propose is None:
             return None
         return [as_boxes(self.propose(image.image)) for image in images]
 
     def prepare(self, images: Sequence[InputImage], proposals: Sequence[Tensor] | None) -> tuple[Images, list[View]]:
-        """The images resized, as a batch on the device, and the view of each; proposals (P, 4) of each move along."""
+        """The images resized, as a batch on the device, and the view of each whole image; proposals (P, 4) move."""
         resized, views = zip(*(self.preprocess(image.image) for image in images), strict=True)
         if proposals is not None:
             proposals = [view.forward(boxes) for view, boxes in zip(views, proposals, strict=True)]
-        return to_images(resized, self.preprocess, proposals).to(self.device), list(views)
+        views = [view if image.view is None else view @ image.view for view, image in zip(views, images, strict=True)]
+        return to_images(resized, self.preprocess, proposals).to(self.device), views
 
     def detections(self, slots: Slots, views: Sequence[View]) -> list[Detections]:
         """The detections of each image in its own pixels, clipped to it, on the CPU."""
@@ -402,7 +414,7 @@ class Predictor:
                 keep &= torch.isin(of_image.labels, labels)
             kept = of_image[keep][: self.max_detections]
             columns = kept.boxes, kept.scores, kept.labels
-            results.append(Result(*columns, self.names, image.image, image.path, threshold))
+            results.append(Result(*columns, self.names, image.image, image.path, threshold, image.view))
         return results
 
     def _down_to(self, threshold: float) -> Program:

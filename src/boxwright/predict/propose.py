@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from boxwright.boxes.geometry import pairwise_iou
+from boxwright.boxes.view import View
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, ImageSource, read_annotated
 from boxwright.device import cores
@@ -29,7 +30,11 @@ class Source(NamedTuple):
 
     def read(self) -> np.ndarray:
         """As the image is loaded in training: the same pixels, so the same key."""
-        return read_annotated(self.path, self.size)[0]
+        return self.read_with_view()[0]
+
+    def read_with_view(self) -> tuple[np.ndarray, View]:
+        """With the view from the whole image, which is larger where a large file is decoded smaller."""
+        return read_annotated(self.path, self.size)
 
 
 class Proposed(NamedTuple):
@@ -37,9 +42,10 @@ class Proposed(NamedTuple):
 
     source: Source
     key: str = ""  # `image_key`
-    boxes: np.ndarray = np.zeros((0, 4), np.float32)  # (P, 4) xyxy, best first
+    boxes: np.ndarray = np.zeros((0, 4), np.float32)  # (P, 4) xyxy in pixels of the decoded image, best first
     known: bool = False  # whether they were computed before
     error: str = ""
+    view: View | None = None  # from the whole image to the decoded one
 
 
 def sources_of(dataset: Dataset) -> list[Source]:
@@ -88,7 +94,7 @@ def warm(
 
 def _propose(propose: Propose, source: Source) -> Proposed:
     try:
-        image = source.read()
+        image, view = source.read_with_view()
     except ImageError as error:
         return Proposed(source, error=str(error))
     known = isinstance(propose, CachedProposer | ProposalsFromFile) and propose.has(image)
@@ -96,7 +102,7 @@ def _propose(propose: Propose, source: Source) -> Proposed:
         boxes = propose(image)
     except ValueError as error:
         raise ValueError(f"{source.path}: {error}") from error
-    return Proposed(source, image_key(image), boxes, known)
+    return Proposed(source, image_key(image), boxes, known, view=view)
 
 
 def best_overlaps(boxes: np.ndarray, objects: Tensor, counts: Sequence[int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -58,8 +59,9 @@ class CachedProposer:
             try:
                 write_atomically(path, lambda file: np.save(file, boxes, allow_pickle=False))
             except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else error
                 warnings.warn(
-                    f"proposals cannot be cached in {self.folder} ({error}) and are computed each time; "
+                    f"proposals cannot be cached in {self.folder} ({reason}) and are computed each time; "
                     "name another folder with the environment variable BOXWRIGHT_CACHE",
                     stacklevel=2,
                 )

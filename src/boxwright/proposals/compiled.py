@@ -18,5 +18,11 @@ except ImportError as error:
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call. No fast-math: sums keep their order, so that results are equal on every machine."""
-    return njit(cache=True, nogil=True)(function)
+    """Compile at the first call. No fast-math: sums keep their order, so that results are equal on every machine.
+
+    Where neither this folder nor the user's cache can be written to, each process compiles anew.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "no locator available for file"
+        return njit(nogil=True)(function)

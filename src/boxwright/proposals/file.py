@@ -13,6 +13,7 @@ import numpy as np
 
 from boxwright.files import write_atomically
 from boxwright.proposals.cache import image_key
+from boxwright.untrusted.numpy_files import Npz
 
 _MARK = "boxwright_proposals"
 
@@ -83,7 +84,7 @@ def write_proposals(path: str | Path, boxes: Mapping[str, np.ndarray], proposer:
 
 
 def _get(arrays: Any, key: str) -> np.ndarray:
-    return arrays[key] if isinstance(arrays, np.lib.npyio.NpzFile) else arrays.get_tensor(key)
+    return arrays[key] if isinstance(arrays, Npz) else arrays.get_tensor(key)
 
 
 def _open(path: Path) -> Any:
@@ -98,7 +99,7 @@ def _open(path: Path) -> Any:
 def _opened(path: Path, process: int, changed: int, size: int) -> Any:
     try:
         if path.suffix.lower() == ".npz":
-            return np.load(path, allow_pickle=False)
+            return Npz(path)
         from safetensors import safe_open
 
         return safe_open(path, framework="np")

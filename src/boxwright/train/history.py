@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from boxwright.files import append, naming
 from boxwright.metrics import Evaluation
 from boxwright.train.loop import Epoch, Step
 
@@ -99,12 +99,8 @@ class History:
         return lines
 
     def _append(self, kind: str, content: dict[str, Any]) -> None:
-        text = json.dumps({"kind": kind, **content}) + "\n"
-        with self.path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                text = ("" if file.read(1) == b"\n" else "\n") + text  # so that half a line does not spoil a whole one
-            file.write(text.encode())
+        with naming(self.path):
+            append(self.path, json.dumps({"kind": kind, **content}))
 
 
 def summary(quality: Evaluation) -> dict[str, Any]:

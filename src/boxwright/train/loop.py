@@ -248,13 +248,20 @@ class Training:
         progress = {"epoch": self.epoch, "batch": self.batch, "sums": self.sums, "scaler": self.scaler.state_dict()}
         checkpoint.write(path, tensors, {"run": self._run(), **progress})
 
-    def resume(self, path: str | Path) -> None:
-        """Go on from a file of `save`. Raises `CheckpointError`, before anything changes, for another run."""
+    def resume(self, path: str | Path, changed_data: bool = False) -> None:
+        """Go on from a file of `save`. Raises `CheckpointError`, before anything changes, for another run.
+
+        changed_data  the images and the names of the classes may be others. Where the number of batches is another, a
+                      half-done epoch begins anew
+        """
         tensors, described = checkpoint.read(path)
         if "run" not in described:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         was, now = described["run"], self._run()
         was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
+        as_long = was["batches"] == now["batches"]
+        if changed_data:
+            was |= {key: now[key] for key in ("images", "batches", _NAMES)}
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
         if changed:
             differences = "; ".join(_difference(key, was.get(key), now.get(key)) for key in changed)
@@ -269,7 +276,8 @@ class Training:
             state = _below(f"optimizer.{index}.", tensors).items()
             self.optimizer.state[parameter] = {key: _laid_out_as(parameter, value) for key, value in state}
         self.scaler.load_state_dict(described["scaler"])
-        self.epoch, self.batch, self.sums = described["epoch"], described["batch"], described["sums"]
+        self.epoch = described["epoch"]
+        self.batch, self.sums = (described["batch"], described["sums"]) if as_long else (0, {})
 
     def _run(self) -> dict[str, Any]:
         """Settings that must be the same when a run is resumed."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from boxwright.data.formats.documents import read_json
+from boxwright.data.formats.text import listed, shown
 from boxwright.data.image import read_image
 from boxwright.types import Detections
 from boxwright.zoo.foreign import ForeignError
@@ -51,15 +52,17 @@ def _read(path: Path, names: Sequence[str], first_label: int) -> Detections:
         if not len(boxes) == len(scores) == len(labels):
             raise ForeignError(f"{len(boxes)} boxes, {len(scores)} scores and {len(labels)} labels; expected as many")
         indices = [_label(label, names, first_label) for label in labels]
-        rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-        found = Detections(rows, torch.tensor(scores, dtype=torch.float32), torch.tensor(indices).long())
+        rows, levels = torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32)
+        if len(boxes) and not (rows.shape == (len(boxes), 4) and levels.ndim == 1):
+            raise ForeignError("a box is no four numbers, or a score no number")
+        found = Detections(rows.reshape(-1, 4), levels, torch.tensor(indices).long())
         if not (found.boxes.isfinite().all() and found.scores.isfinite().all()):
             raise ForeignError("a box or a score is not a finite number")
         if not (found.boxes[:, 2:] >= found.boxes[:, :2]).all():
             raise ForeignError(
                 "boxes are [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2; are these [x, y, width, height]?"
             )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RuntimeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         expected = '{"boxes": [[x1, y1, x2, y2], ...], "scores": [...], "labels": [...]}'
         raise ForeignError(f"{path}: expected the detections in one photograph as {expected}: {why}") from error
@@ -81,9 +84,11 @@ def _label(label: int | str, names: Sequence[str], first_label: int) -> int:
     """The index of a class here."""
     if isinstance(label, str):
         if label not in names:
-            raise ForeignError(f"there is no class '{label}'; there are {', '.join(names)}")
+            raise ForeignError(f"there is no class '{shown(label)}'; there are {listed(names)}")
         return names.index(label)
+    if not isinstance(label, int) or isinstance(label, bool):
+        raise ForeignError(f"label {shown(label)}; expected an integer or the name of a class")
     if not 0 <= label - first_label < len(names):
         last = first_label + len(names) - 1
-        raise ForeignError(f"label {label}; the labels of the {len(names)} classes are {first_label}..{last}")
+        raise ForeignError(f"label {shown(label)}; the labels of the {len(names)} classes are {first_label}..{last}")
     return label - first_label

@@ -79,21 +79,29 @@ def convert(
     Raises ForeignError, and writes nothing, if the weights are not those of the model or the detections differ.
     """
     about, weights = look_up(name), Path(weights)
+    if not weights.is_file():
+        raise ForeignError(f"{weights}: there is no such file")
     module, arguments = module_of(name), arguments or Arguments()
     digest = sha256(weights)
     if arguments.norm_eps is None and about.sha256 and digest.startswith(about.sha256):
         arguments = replace(arguments, norm_eps=about.norm_eps)
     model: Foreign = module.foreign(name, arguments)
     state, prefix, others = find(module.read(weights), model.logits, prefix)
+    try:
+        num_classes = model.count_classes(state)
+        if not 1 <= num_classes <= max(value.numel() for value in state.values()):
+            raise ForeignError(f"its classification layer has rows for {num_classes} classes")
+        tensors = model.convert(state, num_classes)  # refuses other names and shapes before they cost anything
+    except ForeignError as error:
+        raise ForeignError(f"{weights}: {error}") from error
     if diverged := sorted(key for key, value in state.items() if not value.isfinite().all()):
         raise ForeignError(
             f"{weights} has numbers that are not finite in {few(diverged)}; take weights from before training diverged"
         )
-    num_classes = model.count_classes(state)
     names = _class_names(model, num_classes, names)
     detector = model.config.build(num_classes)
     try:
-        fill(detector, model.convert(state, num_classes), weights)
+        fill(detector, tensors, weights)
     except CheckpointError as error:
         raise ForeignError(f"{weights} is not {name}: {error}") from error
     converted = detect_with(Predictor(detector, names, model.preprocess, model.threshold))

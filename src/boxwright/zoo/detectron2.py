@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.untrusted import UntrustedError, limited, shown
 from boxwright.zoo import weights
 from boxwright.zoo.coco import NAMES
-from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few, rows
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from boxwright.boxes.anchors import AnchorGrid
     from boxwright.detectors.config import DetectorConfig
@@ -169,34 +169,47 @@ def read(path: str | Path) -> State:
     """
     if Path(path).suffix != ".pkl":
         return weights.read(path)
-    from boxwright.zoo.unpickle import read_pickle  # imports numpy, which listing models does not need
+    from boxwright.untrusted.pickles import read_pickle  # imports numpy, which listing models does not need
 
-    content = read_pickle(path)
+    try:
+        content = read_pickle(path)
+    except UntrustedError as error:
+        raise ForeignError(str(error)) from error
     if not isinstance(content, dict):
         raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
     if content.get("matching_heuristics") or "model" not in content:
         raise ForeignError(
             f"{path} has weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector of "
-            f"the model zoo, a model_final_*.pkl; its keys are {', '.join(sorted(map(str, content))[:5])}"
+            f"the model zoo, a model_final_*.pkl; its keys are {few(sorted(map(str, content)))}"
         )
-    return {str(key): _tensor(path, key, value) for key, value in content["model"].items()}
+    return _tensors(path, content["model"])
 
 
-def _tensor(path: str | Path, key: str, value: Any) -> Tensor:
+def _tensors(path: str | Path, arrays: Any) -> State:
+    """The arrays as tensors; one that has several names is copied once."""
     import numpy as np
     import torch
 
-    if not isinstance(value, np.ndarray):
-        raise ForeignError(f"{path}: expected an array of numbers for {key}, got a {type(value).__name__}")
-    return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
+    if not isinstance(arrays, dict):
+        raise ForeignError(f"{path}: expected names to arrays under 'model', got a {type(arrays).__name__}")
+    for key, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise ForeignError(f"{path}: expected an array of numbers for {shown(key)}, got a {type(value).__name__}")
+    try:
+        arrays = limited(((str(key), value) for key, value in arrays.items()), path)
+    except UntrustedError as error:
+        raise ForeignError(str(error)) from error
+    copies = {id(value): value for value in arrays.values()}
+    copies = {key: value.astype(value.dtype.newbyteorder("="), order="C") for key, value in copies.items()}
+    return {key: torch.from_numpy(copies[id(value)]) for key, value in arrays.items()}
 
 
 def count_classes(state: State) -> int:
     """The number of classes, from the rows of the head."""
-    if (rows := state.get("head.cls_score.weight")) is not None:
-        return len(rows) // max(1, len(state.get("head.bbox_pred.weight", rows)) // 4)
-    if (rows := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
-        return len(rows) - 1
+    if (logits := state.get("head.cls_score.weight")) is not None:
+        return rows(logits) // max(1, rows(state.get("head.bbox_pred.weight", logits)) // 4)
+    if (logits := state.get("roi_heads.box_predictor.cls_score.weight")) is not None:
+        return rows(logits) - 1
     if "proposal_generator.rpn_head.objectness_logits.weight" in state:
         return 1
     raise ForeignError(
@@ -272,7 +285,10 @@ def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -
 
     Raises ForeignError with the differences, in Detectron2's names.
     """
-    detector = config.build(num_classes)
+    import torch
+
+    with torch.device("meta"):  # whether the shapes fit is known before there is memory for them
+        detector = config.build(num_classes)
     grid, expected = _anchors_of(detector), detector.state_dict()
     original = {key: original_name(key, config) for key in expected}
     # Numbers of the config, which some versions of Detectron2 store beside the weights.

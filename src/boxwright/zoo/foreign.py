@@ -17,6 +17,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+from boxwright.untrusted import shown
+
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
@@ -183,6 +185,11 @@ def check(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str
         raise ForeignError(f"not the weights of {what}, which has {len(expected)} tensors: {', '.join(faults)}{hint}")
 
 
+def rows(value: Tensor) -> int:
+    """How many rows a tensor has; 0 for a single number."""
+    return len(value) if value.dim() else 0
+
+
 def few(keys: Sequence[str]) -> str:
     """The first three."""
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return ", ".join(map(shown, keys[:3])) + (", ..." if len(keys) > 3 else "")

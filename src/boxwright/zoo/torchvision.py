@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwright.zoo.coco import ALL_IDS
-from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few
+from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few, rows
 from boxwright.zoo.torchvision_names import NAMES, RENAMED, RENAMED_RETINANET, rename
 from boxwright.zoo.weights import read as read
 
@@ -208,12 +208,12 @@ def count_classes(name: str, state: State) -> int:
     """The number of classes in a state dict of this model, without the background column of a softmax."""
     names = NAMES[name]
     deltas = state.get("head.regression_head.bbox_reg.weight")
-    boxes = names.boxes if deltas is None else max(1, len(deltas) // 4)
+    boxes = names.boxes if deltas is None else max(1, rows(deltas) // 4)
     if names.logits not in state:
         raise ForeignError(
             f"these are not the weights of torchvision's {name}: {names.logits} is missing among {few(sorted(state))}"
         )
-    return len(state[names.logits]) // boxes - names.softmax
+    return rows(state[names.logits]) // boxes - names.softmax
 
 
 def convert(name: str, state: State, num_classes: int, arguments: Arguments = DEFAULTS) -> State:

@@ -7,24 +7,15 @@ their own name before those of its tensors. Both become one prefix of dotted nam
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from boxwright.untrusted import UntrustedError, limited, reading, shown
 from boxwright.zoo.foreign import ForeignError
 
 if TYPE_CHECKING:
     from boxwright.zoo.foreign import State
-
-_SETTINGS = (
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    *(f"{module}.{kind}" for module in ("pathlib", "pathlib._local") for kind in ("PosixPath", "WindowsPath")),
-    "numpy.dtype",
-    *(f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")),
-)
-"""What trainings save beside the weights: their arguments, paths and scores. Read as `_Setting`."""
 
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Names that torch.compile and others insert before the names of a module's tensors."""
@@ -52,41 +43,32 @@ def read(path: str | Path) -> State:
     Executes nothing. Raises ForeignError if the file is damaged, has no tensors, or refers to more than tensors, plain
     containers and settings; the message says to what.
     """
-    import pickle
-
-    import torch
     from safetensors.torch import load_file
+
+    from boxwright.untrusted.torch_files import NUMBERS, read_torch
 
     path = Path(path)
     if not path.is_file():
         raise ForeignError(f"{path}: there is no such file")
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
+            with reading(path, "file of safetensors"):
+                content = load_file(path)
         else:
-            settings: Any = [(_Setting, name) for name in _SETTINGS]
-            with warnings.catch_warnings(), torch.serialization.safe_globals(settings):
-                warnings.simplefilter("ignore")  # about pickles that are refused anyway
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"it refers to {name[1]}" if name else "it is no pickle as torch.save writes it"
-        raise ForeignError(
-            f"{path} was not read, and nothing in it was executed: {why}, and only tensors, plain containers and "
-            "argparse.Namespace are read. Where you trust the file, load it with torch and save the weights alone: "
-            "torch.save(model.state_dict(), 'weights.pth')"
-        ) from error
-    except Exception as error:  # damaged bytes can raise nearly anything
-        if "TorchScript" in str(error):
-            raise ForeignError(f"{path} is a TorchScript program: expected the state dict of the model") from error
-        size = path.stat().st_size
-        raise ForeignError(f"{path} ({size} bytes) is not a whole file of weights; copy it again ({error})") from error
-    tensors = dict(_tensors(content, "", set(), _DEPTH))
+            content = read_torch(path)
+        tensors = limited(_tensors(content, "", set(), _DEPTH), path)
+    except UntrustedError as error:
+        raise ForeignError(str(error)) from error
     if not tensors:
         raise ForeignError(
             f"{path} has no state dict: expected names to tensors, alone or in a dict under a name such as 'model', "
             f"got {_contents(content)}"
         )
+    for name, value in tensors.items():
+        if value.dtype not in NUMBERS:
+            raise ForeignError(
+                f"{path}: {shown(name)} is of {value.dtype}, expected {NUMBERS[0]} or another plain number"
+            )
     return {_WRAPPERS.sub("", name): value for name, value in tensors.items()}
 
 
@@ -128,21 +110,10 @@ def _tensors(content: Any, prefix: str, seen: set[int], depth: int) -> Iterator[
     for key, value in content.items():
         if isinstance(value, torch.Tensor):
             yield f"{prefix}{key}", value
-        else:
+        elif isinstance(value, dict):
             yield from _tensors(value, f"{prefix}{key}.", seen, depth - 1)
 
 
 def _contents(content: Any) -> str:
-    keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else ""
+    keys = ", ".join(map(shown, list(content)[:5])) if isinstance(content, dict) else ""
     return f"a dict of {keys}" if keys else f"a {type(content).__name__}"
-
-
-class _Setting:
-    """Stands for a setting of a training in a file: it takes anything and does nothing with it."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Setting:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...

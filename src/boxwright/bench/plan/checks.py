@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
 
 from boxwright.bench.run.job import Effort
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits
-from boxwright.data.image import ImageError, read_image
-from boxwright.files import sha256
+from boxwright.data.image import ImageError, read_reduced
 from boxwright.progress import Progress
 from boxwright.train.run import need_objects
 
@@ -32,23 +29,13 @@ def race_folder(splits: Splits, out: str | Path | None) -> Path:
     return Path(out) if out is not None else Path("runs") / f"{splits.source.resolve().stem}-bench"
 
 
-def fingerprint(splits: Mapping[str, Dataset]) -> str:
-    """Changes where images come or go, or annotations change."""
-    content = []
-    for name, dataset in splits.items():
-        content.append("\n".join([name, *dataset.names, *(dataset.path(i).name for i in range(len(dataset)))]).encode())
-        for column in (dataset.sizes, dataset.offsets, dataset.boxes, dataset.labels, dataset.crowd):
-            content.append(np.ascontiguousarray(column).tobytes())
-    return sha256(b"".join(content))[:12]
-
-
 def unreadable(dataset: Dataset) -> list[str]:
     """The errors of the images that cannot be read: no detector finds anything in them."""
     errors = []
     with Progress("read the test split", len(dataset)) as bar:
         for index in range(len(dataset)):
             try:
-                read_image(dataset.path(index))
+                read_reduced(dataset.path(index))
             except ImageError as error:
                 errors.append(str(error))
             bar.update()

@@ -101,16 +101,17 @@ def show(first: Side, second: Side, dataset: Dataset, count: int = 6) -> list[Di
         if len(shown) == count:
             break
         try:
-            image = Source(dataset.path(index), dataset.size(index)).read()
+            image, view = Source(dataset.path(index), dataset.size(index)).read_with_view()
         except ImageError:
             continue
         target, name, names = targets[index], dataset.path(index).name, dataset.names
         title = f"annotation: {counted(int((~target.crowd).sum()), 'object')}"
-        panels = [_panel(image, title, name, target.boxes, target.labels, names)]
+        panels = [_panel(image, title, name, view.forward(target.boxes), target.labels, names)]
         for side in (first, second):
             detections = side.shown(index)
             title, scores = f"{side.name}: {Outcome.of(detections, target)}", detections.scores.tolist()
-            panels.append(_panel(image, title, name, detections.boxes, detections.labels, names, scores))
+            boxes = view.forward(detections.boxes)
+            panels.append(_panel(image, title, name, boxes, detections.labels, names, scores))
         shown.append(Disagreement(name, tuple(panels)))
     return shown
 

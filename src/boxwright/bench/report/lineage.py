@@ -75,7 +75,7 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from boxwright.draw.plots import finish
+    from boxwright.draw.plots import finish, save
 
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.06)
     figure = Figure(figsize=(13, 2.2 + 0.45 * len(costs)), dpi=150, layout=layout)
@@ -104,7 +104,7 @@ def draw_costs(costs: Sequence[Cost], path: str | Path, title: str, caption: str
     quality.set_xticks([0, 0.5, 1])
     training.set_yticks(range(len(costs)), [cost.name for cost in costs], fontsize="large")
     training.invert_yaxis()
-    figure.savefig(path)
+    save(figure, path, dpi=150)
 
 
 def _bars(axes: Axes, texts: Sequence[str], stacked: Mapping[str, Sequence[float]], longest: float = 0.0) -> None:

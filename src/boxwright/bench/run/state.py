@@ -15,7 +15,7 @@ from typing import Any
 
 from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
 from boxwright.bench.plan.cells import Cell, as_folder
-from boxwright.bench.plan.checks import existing, fingerprint, need_room, race_folder, race_splits, unreadable
+from boxwright.bench.plan.checks import existing, need_room, race_folder, race_splits, unreadable
 from boxwright.bench.plan.rules import Rules
 from boxwright.bench.result import Rung, Standing
 from boxwright.bench.run.external import ExternalModel
@@ -24,6 +24,7 @@ from boxwright.bench.run.parallel import Pool
 from boxwright.bench.run.record import Record
 from boxwright.checkpoint import read_config
 from boxwright.data.batch import Batches
+from boxwright.data.fingerprint import Fingerprint, changes, file_digest, fingerprint
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import name_of
@@ -43,12 +44,14 @@ _RENAMED = {  # keys and values of settings, from earlier versions to today's
     "val, for there is no test part: it has also chosen the epochs":
         "val, for there is no test split; the epochs are chosen on it too",
 }  # fmt: skip
+_DATA = "data.json"
 _WRITTEN = (
-    "cells", "external", "splits.json", "results.json", "results.csv", "report.html", "frontier.png", "frontier.svg",
-    "lineage.png", "lineage.svg",
+    "cells", "external", "splits.json", _DATA, "results.json", "results.csv", "report.html", "frontier.png",
+    "frontier.svg", "lineage.png", "lineage.svg",
 )  # fmt: skip
 _START = 8.0  # seconds until a process has imported what it needs, and a model is loaded
 _TRIES = 3
+_OLD_DIGITS = 12  # of fingerprints without the images' content, which cannot be compared
 
 
 class RaceState:
@@ -79,8 +82,13 @@ class RaceState:
         path = self.folder / "bench.json"
         if not path.exists() and (foreign := [name for name in _WRITTEN if (self.folder / name).exists()]):
             raise ValueError(f"{self.folder} has {', '.join(foreign)}, but no bench.json of a race; give another --out")
-        configs = {name: {"config": asdict(cell.config), "preprocess": asdict(cell.preprocess)}
-                   for name, cell in self.cells.items()}  # fmt: skip
+        before = Fingerprint.read(self.folder / _DATA)
+        self.fingerprint = fingerprint(self.splits, self.data, before=before)
+        if different := changes(before, self.fingerprint):
+            raise ValueError(
+                f"{path} was made with other data: {'; '.join(different)}. Restore the data, or give another --out"
+            )
+        configs = {name: self._config(cell) for name, cell in self.cells.items()}
         self.record = Record(path, self._settings(), configs, _PARTS, command, self._translate)
         self._since = time.monotonic()
 
@@ -179,6 +187,7 @@ class RaceState:
             self.record.content["efforts"] = {name: effort._asdict() for name, effort in efforts.items()}
             self.keep("plan", asdict(plan))
             self.keep("unreadable", unreadable(self.splits["test"]))
+            self.fingerprint.write(self.folder / _DATA)
             if self.dataset.drawn:
                 self.dataset.save(self.folder / "splits.json")
         late = [name for name in self.running() if name not in self.record.content["efforts"]]
@@ -217,7 +226,7 @@ class RaceState:
             "data": str(self.data.resolve()),
             **{f"{split} images": len(dataset) for split, dataset in self.splits.items()},
             "splits": f"drawn with seed {self.training.seed}" if self.dataset.drawn else "as the data has them",
-            "fingerprint": fingerprint(self.splits),
+            "fingerprint": self.fingerprint.digest,
             "tested on": self.tested,
             "classes": self.names,
             **{name: getattr(rules, name) for name in ("seeds", "budget", "augment", "batch", "pretrained")},
@@ -226,16 +235,25 @@ class RaceState:
             **machine(self.device),
         }
 
+    def _config(self, cell: Cell) -> dict[str, Any]:
+        """What makes a cell, the content of its file of proposals included."""
+        made = {"config": asdict(cell.config), "preprocess": asdict(cell.preprocess)}
+        file = cell.config.proposals_file if isinstance(cell.config, ProposedFields) else None
+        return made if file is None else {**made, "proposals": file_digest(file)}
+
     def _translate(self, content: dict[str, Any]) -> dict[str, Any]:
         """The content of a bench.json of an earlier version in today's names."""
         settings = {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
         tested = settings.get("tested on", "")
         settings["tested on"] = _RENAMED.get(tested, tested)
+        if len(settings.get("fingerprint", "")) == _OLD_DIGITS:
+            settings["fingerprint"] = self.fingerprint.digest
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
             with suppress(ValueError):  # of another detector: reported as a difference
                 config = read_config(name_of(self.cells[name].config), configs[name]["config"])
-                configs[name] = {**configs[name], "config": json.loads(json.dumps(asdict(config)))}
+                made = self._config(self.cells[name])  # earlier versions did not digest a file of proposals
+                configs[name] = {**made, **configs[name], "config": json.loads(json.dumps(asdict(config)))}
         return {**content, "settings": settings, "configs": configs}
 
     def _pace(self, effort: Effort) -> Pace:

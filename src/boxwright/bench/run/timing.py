@@ -13,7 +13,7 @@ from boxwright.bench.plan.cells import as_folder
 from boxwright.bench.run.job import save_detections
 from boxwright.bench.run.state import RaceState, one_line
 from boxwright.data.dataset import Dataset
-from boxwright.data.image import ImageError, read_image
+from boxwright.data.image import ImageError, read_reduced
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
@@ -68,7 +68,7 @@ def sample(dataset: Dataset, count: int, seed: int) -> list[Path]:
         if len(paths) == count:
             break
         try:
-            read_image(dataset.path(index))
+            read_reduced(dataset.path(index))
         except ImageError:
             continue  # evaluation warns of it
         paths.append(dataset.path(index))

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 
 from boxwright.data.dataset import Dataset, Strings
-from boxwright.data.formats.reading import BAD_IMAGE, BoxRow, ImageRow, Problem, Reading, unreadable
-from boxwright.data.image import upright_size
+from boxwright.data.formats.reading import BoxRow, ImageRow, Problem, Reading, unreadable
+from boxwright.data.image import ImageError, read_header
 from boxwright.types import Size
+
+_FAR = 1e30
+"""More pixels than any image has, which float32 still holds."""
 
 _SLIGHT = 0.02
 """The relative difference of annotated and real sizes below which boxes are taken as they are."""
@@ -122,10 +124,10 @@ def _real_sizes(
 def _header_sizes(path: str) -> tuple[Size, Size] | Problem:
     """Size of the upright image, and of the image as it is stored, from the file's header only."""
     try:
-        with Image.open(path) as image:
-            return upright_size(image), Size(image.height, image.width)
-    except BAD_IMAGE as error:
+        header = read_header(path)
+    except ImageError as error:
         return unreadable(path, error)
+    return header.upright, header.stored
 
 
 def _same_shape(sizes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -181,7 +183,8 @@ def _box_problem(row: BoxRow, size: Size) -> Problem:
     text = f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) of class {row.name}"
     if not all(map(math.isfinite, row.box)):
         return Problem("not a number", row.file, row.line, f"{text} is not finite", "draw the box again or remove it")
-    if np.float32(x2) <= np.float32(x1) or np.float32(y2) <= np.float32(y1):
+    first, last = np.array([(x1, y1), (x2, y2)]).clip(-_FAR, _FAR).astype(np.float32)
+    if (last <= first).any():
         message = f"{text} is {x2 - x1:g} wide and {y2 - y1:g} high; both must be above 0"
         return Problem("degenerate box", row.file, row.line, message, "draw the box again or remove it")
     disjoint = x1 >= size.width or y1 >= size.height or x2 <= 0 or y2 <= 0

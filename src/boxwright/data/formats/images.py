@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from boxwright.data.formats.reading import BAD_IMAGE, Folders, Reading, image_size
+from boxwright.data.formats.reading import Folders, Reading
 from boxwright.data.formats.text import find_path
-from boxwright.data.image import is_image
+from boxwright.data.image import ImageError, is_image, read_header
 from boxwright.files import walk
 from boxwright.types import Size
 
@@ -119,6 +119,6 @@ def measure(reading: Reading) -> None:
 
 def _size_or_none(path: str) -> Size | None:
     try:
-        return image_size(path)
-    except BAD_IMAGE:
+        return read_header(path).upright
+    except ImageError:
         return None  # `build` reads it again and reports the problem

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from PIL import Image
-
-from boxwright.data.image import upright_size
+from boxwright.data.image import ImageError
 from boxwright.types import Size
 
 SPLIT_NAMES = {
@@ -47,9 +45,6 @@ _IN_FULL = (
     "ambiguous class",
 )
 """Kinds that concern a whole file or split: they are printed in full when the dataset is opened."""
-
-BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is not an image."""
 
 
 class DatasetError(ValueError):
@@ -121,12 +116,6 @@ class Reading:
     ) -> None:
         """Add a problem."""
         self.problems.append(Problem(kind, str(file), line, message, mend, severity))
-
-
-def image_size(path: str | Path) -> Size:
-    """Size of the upright image, read from the file's header only."""
-    with Image.open(path) as image:
-        return upright_size(image)
 
 
 def warn_about(problems: Iterable[Problem], source: Path) -> None:
@@ -216,9 +205,7 @@ def look_alike_key(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", unquote(name)).casefold())
 
 
-def unreadable(path: str, error: Exception) -> Problem:
-    """An `ImageError` states how to mend the file after the last semicolon; Pillow's errors do not."""
+def unreadable(path: str, error: ImageError) -> Problem:
+    """The problem of an image; the error states how to mend it after the last semicolon."""
     what, _, mend = str(error).removeprefix(f"{path}: ").rpartition("; ")
-    if not what:
-        what, mend = f"expected an image: {error}", "copy it again from its source, or remove it"
     return Problem("unreadable image", path, None, what, mend)

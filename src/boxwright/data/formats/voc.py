@@ -30,6 +30,7 @@ from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Fo
 from boxwright.data.formats.text import (
     flag,
     is_name,
+    is_path,
     name_classes,
     problem_of,
     read_text,
@@ -135,7 +136,8 @@ def _read_split(source: Path, folder: Path) -> Reading:
             reading.problems.append(problem_of(error))
             continue
         reading.problems += found.problems
-        image = image_of(file, root.text_of("filename"), images, roots, folders)
+        named = root.text_of("filename")
+        image = image_of(file, named if is_path(named) else "", images, roots, folders)
         size = _size(root.child("size"), file, reading)
         reading.images.append(ImageRow(image, file.stem, size, str(file), root.line_of("size")))
         reading.boxes += boxes
@@ -169,10 +171,13 @@ def _listed(source: Path, folder: Path, reading: Reading) -> Iterator[Path]:
         stem = _stem(text.strip())
         if stem not in files:
             stem = _stem(text.split()[0])
-        if stem in seen:
-            reading.report("duplicate image", source, line, f"{stem} is listed a second time", "remove the line")
+        if not is_path(stem):
+            message = f"expected the name of an image, got {shown(stem)}"
+            reading.report("malformed annotation", source, line, message, "mend or remove the line")
+        elif stem in seen:
+            reading.report("duplicate image", source, line, f"{shown(stem)} is listed a second time", "remove the line")
         elif stem not in files:
-            message = f"expected {xml_folder / stem}.xml for {stem}, there is none"
+            message = f"expected {xml_folder / stem}.xml for {shown(stem)}, there is none"
             reading.report("missing annotation", source, line, message, "put it there, or remove the line")
         else:
             yield files[stem]

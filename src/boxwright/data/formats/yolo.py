@@ -221,7 +221,7 @@ def _resolve(value: str, path: object, folder: Path) -> Path | None:
     """The folder or file that a YAML means. Exports often have paths of another machine or another folder level."""
     roots = [folder / path, folder / Path(path).name] if isinstance(path, str) and path else []
     found = find_path(value, [*roots, folder], os.path.exists)
-    if found is None:
+    if found is None or os.path.realpath(found) == os.path.abspath(os.sep):  # all files of the machine are no split
         return None
     inner = spelled(Path(found), "images")
     return inner if inner and inner.is_dir() and not any(map(is_image, os.listdir(found))) else Path(found)
@@ -335,7 +335,11 @@ def _images(source: Path, folder: Path, reading: Reading) -> Iterator[tuple[str,
         return
     folders = Folders()
     for line, text in enumerate(lines, 1):
-        if name := text.strip():
+        name = text.strip()
+        if name and not is_path(name):
+            message, mend = f"expected the path of an image, got {shown(name)}", "mend or remove the line"
+            reading.report("malformed annotation", source, line, message, mend)
+        elif name:
             found = locate(name, (source.parent, folder), folders)
             yield str(Path(found) if found else source.parent / name), str(source), line
 

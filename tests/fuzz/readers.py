@@ -1,0 +1,8 @@
+"""All readers that are fuzzed, from the modules that describe them."""
+
+from __future__ import annotations
+
+from fuzz import annotations
+from fuzz.reader import Reader
+
+READERS: list[Reader] = [*annotations.READERS]
