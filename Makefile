@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fuzz bench docs licences clean
+.PHONY: demo test check fuzz kill bench docs licences clean
 
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
@@ -27,6 +27,11 @@ fuzz: .venv/ready-dev
 
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+# Commands killed at random moments and run again: some minutes. KILLS is their number, SEED draws other moments.
+KILLS ?= 30
+kill: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --count $(KILLS) --seed $(SEED)
 
 # The site of docs/, in site/, with its reference made from the code; fails where a page does not hold.
 docs: .venv/ready-docs

@@ -25,7 +25,21 @@ ROWS = (
     ("detectors",),
     ("assign", "losses", "layers", "backbones", "proposals", "metrics", "data", "draw"),
     ("boxes",),
-    ("types", "version", "install", "device", "files", "lock", "ops", "plugins", "progress", "units", "untrusted"),
+    (
+        "types",
+        "version",
+        "install",
+        "device",
+        "files",
+        "lock",
+        "ops",
+        "plugins",
+        "progress",
+        "terminal",
+        "typed",
+        "units",
+        "untrusted",
+    ),
 )
 
 STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "proposals")

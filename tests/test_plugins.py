@@ -7,6 +7,8 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,14 @@ import boxwright
 from boxwright import plugins
 from boxwright.backbones import BACKBONES, Classifier, build_backbone, register_backbone
 from boxwright.backbones.build import _WEIGHTS
-from boxwright.bench import grid
+from boxwright.bench import Rules, grid
+from boxwright.bench.run.parallel import _Worker
+from boxwright.bench.run.state import RaceState
+from boxwright.bench.run.timing import _footprint
 from boxwright.checkpoint import CheckpointError, load_detector
 from boxwright.cli import main
 from boxwright.detectors.config import DETECTORS, KINDS, DetectorConfig, RetinaNetConfig, register
+from boxwright.train.config import TrainConfig
 from shapes import write_shapes
 
 SMALL = shlex.split("--no-pretrained --size 64 96 --batch 2 --epochs 1 --workers 0 --precision fp32 --device cpu")
@@ -81,7 +87,8 @@ boxwright.register_backbone("tiny", Tiny)
 """
 
 
-TABLES: tuple[dict[Any, Any], ...] = (DETECTORS, KINDS, BACKBONES, _WEIGHTS, plugins._modules)
+REGISTERED = (plugins._modules, plugins._files, plugins._options)
+TABLES: tuple[dict[Any, Any], ...] = (DETECTORS, KINDS, BACKBONES, _WEIGHTS, *REGISTERED)
 BEFORE = [dict(table) for table in TABLES]
 
 
@@ -92,7 +99,6 @@ def forget() -> None:
         table.update(content)
     for name in ("my_detector", "my_backbone"):
         sys.modules.pop(name, None)
-    plugins._options.clear()
     plugins.discover.cache_clear()
 
 
@@ -176,11 +182,10 @@ def test_weights_of_a_registered_backbone(backbone: Path, tmp_path: Path):
     from safetensors.torch import save_file
 
     plugins.load("my_backbone.py")
-    tiny = BACKBONES["tiny"](width=4)
+    tiny: Any = BACKBONES["tiny"](width=4)
     save_file(tiny.state_dict(), "tiny.safetensors")
-    register_backbone("tiny", lambda: BACKBONES["tiny-4"](width=4), weights="tiny.safetensors")
-    BACKBONES["tiny-4"] = type(tiny)
-    built = build_backbone("tiny", (3,), pretrained=True)
+    register_backbone("tiny-4", lambda: type(tiny)(width=4), weights="tiny.safetensors")
+    built = build_backbone("tiny-4", (3,), pretrained=True)
     assert torch.equal(built.state_dict()["body.layers.0.weight"], tiny.state_dict()["layers.0.weight"])
 
 
@@ -218,7 +223,11 @@ def test_what_is_no_plugin(plugin: str, content: str | None, message: str, tmp_p
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [
-        ("ssd", RetinaNetConfig, "got 'ssd'; localizer, "),
+        (
+            "ssd",
+            RetinaNetConfig,
+            r"boxwright itself has a detector 'ssd'; give that of .*test_plugins \(.*another name",
+        ),
         ("My-Own", RetinaNetConfig, "lower-case letters, digits and _, got 'My-Own'$"),
         ("mine", Classifier, "a class below DetectorConfig with @dataclass.*; got .*Classifier"),
         ("mine", type("Plain", (DetectorConfig,), {}), "a class below DetectorConfig with @dataclass"),
@@ -230,7 +239,7 @@ def test_what_is_not_registered_as_a_detector(name: str, config: type, message: 
 
 
 def test_what_is_not_registered_as_a_backbone():
-    for name, network, message in [("resnet50", Classifier, "boxwright has itself"), ("x:y", Classifier, "without ':'"),
+    for name, network, message in [("resnet50", Classifier, "itself has a b"), ("x:y", Classifier, "without ':'"),
                                    ("mine", Classifier(), "got Classifier")]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             register_backbone(name, network)  # pyright: ignore[reportArgumentType]
@@ -249,13 +258,93 @@ def test_a_race_takes_a_registered_detector_and_backbone(detector: Path, backbon
     plugins.load(str(detector))
     plugins.load(str(backbone))
     cells = grid(["ssd", "mine"], ["tiny"], sizes=[64])
-    assert [(cell.name, cell.detector) for cell in cells] == [("ssd-tiny-64", "ssd"), ("mine-tiny-64", "mine")]
+    assert [(cell.name, cell.detector) for cell in cells] == [("ssd-tiny-64", "ssd"), ("mine-64", "mine")]
 
 
-def test_another_process_gets_the_plugins(detector: Path):
-    plugins.load(str(detector))
-    assert "my_detector" in plugins.for_new_process().split(os.pathsep)
-    assert plugins.options() == f" --plugin {detector}"
+def test_what_another_process_and_the_next_command_need(detector: Path, backbone: Path, monkeypatch):
+    plugins.load("my_detector.py")
+    assert plugins.options(["my_detector"]) == " --plugin my_detector.py" and plugins.options([]) == ""
+    monkeypatch.setattr(sys, "path", [str(backbone.parent), *sys.path])
+    import_module("my_backbone")  # as in Python, where nobody has given a --plugin
+    assert plugins.options(["my_detector", "my_backbone"]) == f" --plugin my_detector.py --plugin {backbone}"
+    assert plugins.for_new_process() == os.pathsep.join(map(str, (detector, backbone)))
+
+
+def test_an_installed_plugin_needs_no_option(monkeypatch: pytest.MonkeyPatch):
+    point = EntryPoint("mine", "my_package.detectors", plugins.GROUP)
+    monkeypatch.setattr(plugins, "_entry_points", lambda: [point])
+    assert plugins.options(["my_package.ssd", "other.ssd"]) == " --plugin other.ssd"
+
+
+def test_a_worker_knows_the_plugins_of_its_race(detector: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    plugins.load("my_detector.py")
+    plugins.load("my_backbone.py")
+    known = plugins.for_new_process()
+    forget()
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    assert "mine" not in DETECTORS and "tiny" not in BACKBONES
+    _Worker(torch.get_num_threads(), known)
+    assert "mine" in DETECTORS and "tiny" in BACKBONES
+
+
+OTHER = DETECTOR.replace("class MineConfig", "class OtherConfig")
+
+
+def test_two_plugins_of_one_name_are_refused_by_name(detector: Path, backbone: Path, tmp_path: Path, capsys):
+    for name, content in (("my_other", OTHER), ("my_ssd", DETECTOR.replace('"mine"', '"ssd"'))):
+        (tmp_path / f"{name}.py").write_text(content)
+    assert main(["models", "--plugin", "my_detector.py", "--plugin", "my_other.py"]) == 1
+    shown = capsys.readouterr().err
+    assert "my_detector (" in shown and "my_other (" in shown and "both register a detector 'mine'; rename" in shown
+    assert "(my_other.py, line " in shown and DETECTORS["mine"].__name__ == "MineConfig"
+    assert main(["models", "--plugin", "my_ssd.py"]) == 1
+    assert "boxwright itself has a detector 'ssd'; give that of my_ssd (" in capsys.readouterr().err
+    plugins.load("my_backbone.py")
+    with pytest.raises(ValueError, match="my_backbone .* and .*test_plugins .* both register a backbone 'tiny'"):
+        register_backbone("tiny", Classifier)
+
+
+def test_a_notebook_s_cell_is_run_again():
+    for _ in range(2):
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(DETECTOR, names)
+        assert DETECTORS["mine"] is names["MineConfig"]
+    with pytest.raises(ValueError, match="this session and .*test_plugins .* both register a detector 'mine'"):
+        register("mine", RetinaNetConfig)
+
+
+def test_what_a_session_registers_is_not_for_other_processes(data: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    exec(DETECTOR, {"__name__": "__main__"})
+    run = boxwright.train(
+        "mine", data, out="run", pretrained=False, size=(64, 96), batch=2, epochs=1, workers=0, device="cpu"
+    )
+    shown = capsys.readouterr()
+    assert "\nboxwright.load('run/best.safetensors')('photo.jpg'), in this session; commands need" in shown.out
+    assert "Mine, 0.0 M parameters learn" in shown.out and "backbone" not in shown.err
+    cells = grid(["mine"], sizes=[64])
+    with pytest.raises(ValueError, match="cannot import what this session registered for mine-64; move that into a"):
+        RaceState(cells, boxwright.open_dataset(data), Rules(parallel=2), TrainConfig(), "race")
+    state = RaceState(cells, boxwright.open_dataset(data), Rules(seeds=1), TrainConfig(), "race")
+    monkeypatch.setattr(RaceState, "jobs", lambda *_: [run])
+    assert sorted(_footprint(state, "mine-64")) == ["file", "flops", "parameters"]
+    assert "mine-64: no memory and no time to the first boxes" in capsys.readouterr().err
+
+
+def test_a_detector_without_a_backbone_has_no_options_of_one(detector: Path, capsys):
+    words = ["train", "mine", "--plugin", "my_detector.py"]
+    assert main([*words, "--help"]) == 0
+    assert "Options of mine: --sharpness." in capsys.readouterr().out
+    assert main([*words, "--backbone", "resnet18", "--data", "x"]) == 2
+    assert "--backbone is not read by mine; it is read by localizer" in capsys.readouterr().err
+
+
+def test_a_plugin_that_trains_while_it_is_imported(tmp_path: Path, capsys):
+    (tmp_path / "trains.py").write_text(f'import boxwright\n{DETECTOR}\nboxwright.train("mine", "data")\n')
+    assert main(["models", "--plugin", "trains.py"]) == 1
+    shown = capsys.readouterr().err
+    assert "boxwright.train runs while this file is imported as a plugin; put it under if __name__ ==" in shown
 
 
 def test_a_session_s_detector_says_so(tmp_path: Path):

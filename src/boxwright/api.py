@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright import plugins
+
 if TYPE_CHECKING:
     from boxwright.bench.plan.cells import Cell
     from boxwright.bench.result import Race
@@ -47,6 +49,8 @@ def train(
     from boxwright.detectors.config import DETECTORS
     from boxwright.train.config import TrainConfig
 
+    plugins.refuse_while_loading("boxwright.train")
+    plugins.discover()
     if isinstance(detector, str):
         check_detectors([detector])
         detector = DETECTORS[detector]()
@@ -122,6 +126,8 @@ def race(
     from boxwright.bench import race as race_cells
     from boxwright.train.config import TrainConfig
 
+    plugins.refuse_while_loading("boxwright.race")
+    plugins.discover()
     of_rules, of_training = _divided(options, Rules, TrainConfig)
     cells = [
         cell for item in detectors
@@ -139,7 +145,8 @@ def _path(path: str | Path | None) -> Path | None:
 
 def _divided(options: dict[str, Any], *kinds: type | None) -> list[dict[str, Any]]:
     """The options of each of these dataclasses. TypeError for one that none has, ValueError for a wrong choice."""
-    from boxwright.detectors.fields import choices_of, either
+    from boxwright.detectors.fields import choices_of
+    from boxwright.typed import either
 
     known = [[] if kind is None else [field.name for field in fields(kind)] for kind in kinds]
     parts: list[dict[str, Any]] = [{} for _ in kinds]

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
+from boxwright.terminal import SEPARATOR
+
 _LINE_EVERY = 60.0  # seconds between plain lines
 _BAR = 16  # columns
-_SEPARATOR = " · "
 _SMOOTHING = 0.95  # exponential, of the displayed losses, since that of a single batch is noisy
 
 
@@ -70,7 +71,7 @@ class Progress:
         elif time.monotonic() - self.last > _LINE_EVERY:
             self.last = time.monotonic()
             parts = [f"{self.title} {self.done}/{self.total}", *self._parts(images_per_second)]
-            print(_SEPARATOR.join(parts), file=sys.stderr, flush=True)
+            print(SEPARATOR.join(parts), file=sys.stderr, flush=True)
 
     def _parts(self, images_per_second: float | None) -> list[str]:
         """What is said beside the bar, the most important first."""
@@ -98,14 +99,9 @@ def _bar(console: Console) -> RichProgress:
 
 def _as_fits(parts: Sequence[str], room: int) -> str:
     """As many of the first parts as fit into so many columns."""
-    notes = accumulate(parts, lambda before, part: before + _SEPARATOR + part)
+    notes = accumulate(parts, lambda before, part: before + SEPARATOR + part)
     return max((note for note in notes if cell_len(note) <= room), key=len, default="")
 
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def say(text: str) -> None:
-    """A line on stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)

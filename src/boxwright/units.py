@@ -40,6 +40,10 @@ class Unit(NamedTuple):
             return cls("minutes", 60.0)
         return cls("seconds", 1.0) if longest >= 1 else cls("milliseconds", 0.001)
 
+    @property
+    def short(self) -> str:
+        return {"milliseconds": "ms", "seconds": "s", "minutes": "min", "hours": "h"}[self.name]
+
     def write(self, time: float) -> str:
         """A time in seconds as a number of these units."""
         return digits(time / self.seconds)
@@ -59,12 +63,14 @@ def digits(value: float) -> str:
     return f"{value:.{places}f}"
 
 
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that move the cursor, change the terminal or the order of letters, or are half of a pair."""
+_HIDDEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+"""Characters that move the cursor, change the terminal or the order of letters, are half of a pair, or are none."""
 
 
 def printable(text: str) -> str:
-    """A text for the terminal, with escapes in the place of characters that would act on it; lines stay."""
+    """A text for a terminal or a page, with escapes in the place of characters that would act on it; lines stay."""
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

@@ -94,7 +94,7 @@ def cell(
     if state == "failed":
         return replace(bare, reason="RuntimeError: out of memory: 1.21 GiB asked for, 0.98 GiB free", epochs=1)
     if state == "stopped":
-        reason = "rank 7 of 10 after epoch 4, with AP 0.310 on val and 30.0 ms an image; 6 went on"
+        reason = "rank 7 of 10 after epoch 4, with AP 0.310 on val and 30.0 ms an image, the mean of a few; 6 went on"
         return replace(bare, reason=reason, epochs=4, seconds=180.0, learning=learning(ap - 0.1, 4))
     proposes = detector == "faster_rcnn"
     speeds = {name: speed(ms * (0.68 if name == "compiled" else 1.0), proposes) for name in runtimes}

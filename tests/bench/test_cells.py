@@ -19,7 +19,7 @@ def test_every_combination_once():
     names = [cell.name for cell in cells]
     assert names[0] == "ssd-efficientnet_lite0-224" and names[-1] == "faster_rcnn-resnet50-320"
     assert {cell.detector for cell in cells} == {"ssd", "faster_rcnn"}
-    assert {cell.config.backbone for cell in cells} == {"efficientnet_lite0", "resnet50"}
+    assert {cell.backbone for cell in cells} == {"efficientnet_lite0", "resnet50"}
 
 
 def test_images_are_as_boxwright_train_has_them():

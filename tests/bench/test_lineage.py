@@ -67,4 +67,5 @@ def test_options_go_to_whoever_has_them():
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_can_be_a_step(name: str):
-    assert configure(name, backbone="mobilenet_v3_small", nonsense=1).backbone == "mobilenet_v3_small"
+    config: Any = configure(name, backbone="mobilenet_v3_small", nonsense=1)
+    assert config.backbone == "mobilenet_v3_small"

@@ -44,7 +44,7 @@ def photographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         warnings.simplefilter("ignore")
         splits = open_dataset(folder)
     few = splits["val"].select(range(IMAGES))
-    return Splits({"train": few, "val": few, "test": few}, folder, splits.format, False, 0)
+    return Splits({"train": few, "val": few, "test": few}, folder, splits.format, (), 0)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_what_was_in_memory_when_a_task_failed_is_free_for_the_next():
     assert held[0]() is None
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
 def test_a_full_disk_ends_all(number):
     with pytest.raises(OSError, match="full"):
         list(one_by_one(_fail(OSError(number, "full")), [1, 2]))

@@ -306,7 +306,7 @@ def test_where_the_parts_were_drawn_the_commands_draw_the_same(
 ):
     monkeypatch.setattr(race_state, "make_plan", lambda *_, **__: race_state.Plan(1, (), 1.0))
     splits = open_dataset(data, seed=3)
-    splits.drawn = True
+    splits.drawn = ("val", "test")
     done = run(splits, tmp_path, [CELLS[3]], training=replace(TRAINING, seed=3))  # type: ignore[arg-type]
     assert done.commands["score"].endswith("--seed 3") and "--seed 3" in done.commands["train it again"]
     assert (tmp_path / "splits.json").is_file()

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -25,10 +26,10 @@ from boxwright.bench.report.page import halving, headline, ranked, readable, ren
 from boxwright.bench.report.write import plain, table, write
 from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import write_difference
-from boxwright.units import Interval, digits, fraction
+from boxwright.units import Interval, digits, fraction, printable
 
 VOID = {"meta", "link", "br", "img", "wbr", "hr", "input"}
-SCRIPT = "<script>alert(1)</script>"
+SCRIPT = "<script>alert(1)</script>\x00\x0b\x1b[31m\x7f\ufffe\ud800"
 
 
 class Page(HTMLParser):
@@ -196,7 +197,7 @@ def test_every_point_is_a_link_to_its_row_that_says_its_numbers(made: Race, page
     measured = [place for place, entry in enumerate(made.entries) if entry.quality or entry.state == "stopped"]
     assert sorted(one["href"] for one in links) == sorted(f"#row-{place}" for place in measured * 2)  # wide and narrow
     first = next(one for one in links if one["href"] == "#row-0")
-    numbers = "AP 0.560 [0.539, 0.585] on the test images, 41.5 ms an image (p50), p95 53.9 ms"
+    numbers = "AP 0.560 [0.539, 0.585] on the test images, p50 41.5 ms, p95 53.9 ms"
     assert first["aria-label"] == f"{made.entries[0].name}: {numbers}"
 
 
@@ -241,11 +242,15 @@ def test_names_from_outside_are_text(tmp_path: Path):
                    plan=(SCRIPT,), commands={SCRIPT: SCRIPT}, differences={SCRIPT: {SCRIPT: SCRIPT}})  # fmt: skip
     panels = tuple(Panel(SCRIPT, '"><script>', "data:,", 1, 1) for _ in range(3))
     write(made, tmp_path, [Disagreement(SCRIPT, panels)])
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
     assert len(page.named("script")) == 1 and "alert" not in page.code["script"]
-    assert page.text.count(SCRIPT) > 20
+    assert page.text.count(printable(SCRIPT)) > 20
+    assert not re.search(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)  # the characters of XML 1.0
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["title"] == SCRIPT
     if has_matplotlib():
-        assert SCRIPT not in (tmp_path / "frontier.svg").read_text(encoding="utf-8")
+        assert "<script" not in (tmp_path / "frontier.svg").read_text(encoding="utf-8")
+        ElementTree.parse(tmp_path / "frontier.svg")
 
 
 def test_without_matplotlib_all_the_rest_is_written(made: Race, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -314,7 +319,7 @@ def test_csv_takes_any_name():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "22.0 ms an image"]),
+        (lambda: of([cell("ssd", 320)]), [f"ssd-{LITE}-320 wins", "AP 0.510 [0.489, 0.535]", "p50 22.0 ms"]),
         (lambda: race(meets=False), ["No cell meets the constraints", f"The nearest is ssd-{LITE}-320: AP 0.510"]),
         (
             lambda: of([cell("ssd", 320, state="failed")]),
@@ -406,7 +411,7 @@ def test_classes_that_only_some_know_have_a_row():
 def test_a_headline_has_the_numbers():
     title, sentence = headline(of([cell("ssd", 320)]))
     assert title == f"ssd-{LITE}-320 wins"
-    assert sentence == "AP 0.510 [0.489, 0.535] on the test images, 22.0 ms an image (p50), p95 28.6 ms."
+    assert sentence == "AP 0.510 [0.489, 0.535] on the test images, p50 22.0 ms, p95 28.6 ms."
 
 
 def test_too_little_evidence_is_said_first_and_loudly():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -249,7 +250,7 @@ class TestWinner:
         assert verdict.frontier == ("a", "c", "b")
         assert verdict.reasons == (
             "b has the best AP, 0.600 [0.590, 0.610], and no other is tied with it.",
-            "c comes next: AP 0.550 [0.540, 0.560], 20.0 ms an image.",
+            "c comes next: AP 0.550 [0.540, 0.560], p50 20.0 ms.",
         )
 
     def test_a_tie_goes_to_the_faster(self):
@@ -257,14 +258,20 @@ class TestWinner:
         assert (verdict.winner, verdict.runner_up, verdict.tied) == ("b", "a", ("a",))
         assert verdict.reasons[0] == (
             "b is tied in AP with the best, a (0.541 and 0.548, difference -0.007 [-0.027, +0.013]), "
-            "and takes 41.0 ms an image instead of 92.0."
+            "and its p50 is 41.0 ms instead of 92.0."
         )
+
+    def test_the_page_has_the_sentences_of_today(self):
+        cells = [entry("ssd-320", 0.541, 30), entry("retinanet-320", 0.548, 45), entry("faster_rcnn-320", 0.6, 69)]
+        reasons = judged(cells, constraints("p95<100ms")).reasons
+        page = (Path(__file__).parents[2] / "docs" / "bench.md").read_text(encoding="utf-8")
+        assert "\n".join(["```text", *reasons, "```"]) in page
 
     def test_a_tie_in_both_goes_to_the_better(self):
         verdict = judged([entry("a", 0.548, 45), entry("b", 0.541, 41)])
         assert (verdict.winner, verdict.runner_up, verdict.tied) == ("a", "b", ("b",))
         assert verdict.reasons[0] == (
-            "a has the best AP, 0.548 [0.538, 0.558], and none tied with it is measurably faster."
+            "a has the best AP, 0.548 [0.538, 0.558], and none tied with it has a measurably lower p50."
         )
 
     def test_who_is_tied_with_the_winner_need_not_be_with_the_best(self):
@@ -280,7 +287,7 @@ class TestWinner:
     def test_a_time_that_is_known_beats_one_that_is_not(self):
         verdict = judged([entry("a", 0.548, None), entry("b", 0.541, 90)])
         assert verdict.winner == "b"
-        assert verdict.reasons[0].endswith("whose time is not known, and takes 90.0 ms an image.")
+        assert verdict.reasons[0].endswith("whose time is not known, and its p50 is 90.0 ms.")
 
     def test_an_external_model_can_win(self):
         assert judged([entry("a", 0.5, 10), entry("external", 0.6, 20, state="external")]).winner == "external"
@@ -407,7 +414,7 @@ class TestUnderConstraints:
         assert verdict.frontier == ("a", "b", "c")
         assert verdict.reasons == (
             "Nothing meets p95<10ms and ap>80%.",
-            "a comes nearest: AP 0.400 [0.390, 0.410], 10.0 ms an image.",
+            "a comes nearest: AP 0.400 [0.390, 0.410], p50 10.0 ms.",
             "Its p95 is 20.0 ms where p95<10ms was asked (100 % off).",
             "Its ap is 40.0 % where ap>80% was asked (50.0 % off).",
         )

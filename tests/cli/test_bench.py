@@ -77,8 +77,10 @@ def test_nothing_meets_it_is_an_answer(data: Path, folder: Path, capsys: pytest.
 
 
 def test_a_dry_run_trains_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert run(data, tmp_path / "new", "--dry-run") == 0
+    assert run(data, tmp_path / "new", "--dry-run", "--constraint", "p95<30ms", "--constraint", "file<20MB") == 0
     out = capsys.readouterr().out
+    assert "the winner must meet p95<30ms and file<20MB, as the race measures it; " in out
+    assert "neither p50 nor p95" in out
     assert all(name in out for name in NAMES)
     assert "cells: 2, seeds: 1, epochs: 1; 60 s at most" in out
     assert "Too little evidence for a winner: " in out and "1 seed (2 are needed), 1 epoch (3 are needed)." in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import PIL.Image
@@ -152,6 +153,20 @@ def test_split_warns_of_few_objects(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "--redraw draws all of them again" in capsys.readouterr().err
     assert cli.main([*words, str(tmp_path / "lists"), "--images", "link"]) == 1
     assert "--images is for --form folders" in capsys.readouterr().err
+
+
+def test_merge_names_one_photograph_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = write_shapes(tmp_path / "first", {"train": 3}, format="yolo", seed=1)
+    second = write_shapes(tmp_path / "second", {"train": 1, "val": 1}, format="yolo", seed=2)
+    out = str(tmp_path / "out")
+    assert cli.main(["data", "merge", str(first), str(second), "--out", out, "--images", "none"]) == 0
+    assert "same content" not in capsys.readouterr().err
+    copied, twin = sorted(first.rglob("*.png"))[0], next(path for path in second.rglob("*.png") if "val" in str(path))
+    shutil.copy(copied, twin)
+    assert cli.main(["data", "merge", str(first), str(second), "--out", f"{out}2", "--images", "none"]) == 0
+    shown = capsys.readouterr().err
+    assert f"{twin} in val has the same content as {copied} in train, so that metrics are too good" in shown
+    assert f"boxwright data split {out}2 --redraw" in shown
 
 
 def test_merge_names_what_is_unclear(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

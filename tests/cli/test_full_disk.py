@@ -115,6 +115,7 @@ def test_a_full_disk_leaves_every_file_whole(name: str, capsys: Capture):
         error = capsys.readouterr().err.splitlines()[-1]
         assert status == 1 and "cannot be written (No space left on device)" in error
         assert "out/" in error and "make room on that disk" in error
+        assert ("the boxes so far are in the cache" in error) == (name == "propose")
         partial = {path for path in contents("out") if path.endswith(".partial")}
         assert all(f"the results so far are in {path}" in error for path in partial)
         assert partial <= {"out/found.jsonl.partial", "out/found.json.partial"}

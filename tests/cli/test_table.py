@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from boxwright.cli.table import table, wrap
+from boxwright.cli.table import left_out, table
+from boxwright.terminal import wrap
 
 
 def test_columns_are_aligned_and_numbers_to_the_right():
@@ -37,6 +38,26 @@ def test_in_a_terminal_names_are_shortened_and_then_columns_left_out():
         "faster_rcnn…ilenetv3-320      9",
         "ssd                          90",
     ]
+
+
+def test_names_stay_whole_where_texts_are_cut_or_columns_left_out():
+    head, name = ("model", "classes", "MB"), "runs/a-folder-of-a-long-name/faster_rcnn"
+    rows = [(name, "cat, dog, person, horse, sheep, cow", 14), ("voc9", "cat", 9)]
+    shown = table(head, rows, 70, ("classes", "MB"), "classes", whole=True)
+    assert shown.splitlines() == [
+        f"{'model':40}  {'classes':24}  MB",
+        f"{name}  cat, dog, person, horse…  14",
+        f"{'voc9':40}  {'cat':24}   9",
+    ]
+    shown = table(head, rows, 45, ("classes", "MB"), "classes", whole=True)
+    assert shown.splitlines() == [f"{'model':40}  MB", f"{name}  14", f"{'voc9':40}   9"]
+    assert left_out(shown, head) == ["classes"] and left_out(table(head, rows), head) == []
+
+
+def test_parts_of_a_line_stay_together():
+    line = "faster_rcnn-320, seed 0: epoch 1/6 · loss 1.234 · AP 0.123 AP50 0.234 · 12 s"
+    assert wrap(line, 60) == "faster_rcnn-320, seed 0: epoch 1/6 · loss 1.234 ·\n  AP 0.123 AP50 0.234 · 12 s"
+    assert wrap(line, None) == line
 
 
 def test_sentences_are_wrapped_in_a_terminal_only():

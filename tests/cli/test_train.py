@@ -27,12 +27,16 @@ from boxwright.cli.train import Train
 from boxwright.cli.training import new_folder, open_splits, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DETECTORS, FCOSConfig, RetinaNetConfig
+from boxwright.detectors import DETECTORS, DetectorConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.predict.predictor import Predictor
+from boxwright.predict.propose import sources_of, warm
+from boxwright.proposals import CachedProposer
+from boxwright.proposals.sliding_window import SlidingWindow
 from boxwright.train.config import TrainConfig
+from boxwright.train.estimate import _proposing
 from boxwright.train.history import History
-from boxwright.train.run import Run
+from boxwright.train.run import Run, frozen
 from boxwright.train.stop import stopping
 from shapes import NAMES, write_shapes
 
@@ -182,7 +186,9 @@ def test_a_dry_run_describes_and_estimates_and_writes_nothing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *SMALL, "--data", str(data), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    assert "2 stages and the batch norms of it would never learn; --frozen-stages 0 --norm batch trains" in shown.err
+    lines = shown.out.splitlines()
     objects = int((~open_dataset(data)["train"].crowd).sum())
     assert f"train 8 {objects} 128 x 96 85 x 64".split() in [line.split() for line in lines]
     for start in ("a step takes ", "the run takes about ", "memory at its peak: "):
@@ -191,12 +197,35 @@ def test_a_dry_run_describes_and_estimates_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_counts_the_proposals_that_are_not_in_the_cache(data: Path, tmp_path: Path) -> None:
+    proposer = CachedProposer(SlidingWindow(), tmp_path)
+    splits = open_dataset(data)
+    assert (
+        _proposing(proposer, splits) > 0 and _proposing(proposer, splits) > 0
+    )  # the estimate leaves the cache as it is
+    warm(proposer, sources_of(splits["train"]))
+    assert _proposing(proposer, splits) == _proposing(SlidingWindow(), splits) == 0
+
+
+def test_which_random_layers_would_stay_frozen() -> None:
+    assert frozen(SSDConfig()) == "2 stages and the batch norms"
+    assert frozen(SSDConfig(norm="batch", frozen_stages=1)) == "1 stage"
+    assert frozen(SSDConfig(norm="batch", frozen_stages=0)) == ""
+    assert frozen(DETECTORS["spp_net"]()) == "all" and frozen(DetectorConfig()) == ""
+
+
+def test_an_error_about_levels_names_the_option(data: Path, capsys) -> None:
+    words = ["train", "retinanet", "--backbone", "mobilenet_v3_small", "--levels", "3", "9", "--no-pretrained"]
+    assert main([*words, "--data", str(data), "--device", "cpu"]) == 1
+    assert "levels (--levels) must ascend and be among (1, 2, 3, 4, 5) for MobileNetV3" in capsys.readouterr().err
+
+
 def test_fractions_of_drawn_splits(data: Path, tmp_path: Path) -> None:
     undivided = write_shapes(tmp_path / "undivided", 12, format="yolo")
     splits = open_splits(Train(data=undivided, val_fraction=0.5, test_fraction=0.0))
     assert list(splits) == ["train", "val"] and len(splits["val"]) >= 3
     without_val = open_splits(Train(data=write_shapes(tmp_path / "train", {"train": 4}), val_fraction=0.0))
-    assert (list(without_val), without_val.drawn) == (["train"], False)
+    assert (list(without_val), without_val.drawn) == (["train"], ())
     with pytest.raises(ValueError, match="has a val split itself, so that --val-fraction has nothing to draw"):
         open_splits(Train(data=data, val_fraction=0.2))
 
@@ -209,7 +238,7 @@ def test_without_parts_they_are_drawn_and_written_down(
     write_shapes("drawn", 12, format="yolo")
     options = shlex.split("--epochs 1 --augment none --classes square circle --resize letterbox --size 64 64 --ema 0")
     assert main(["train", *SMALL, "--data", "drawn", *options]) == 0
-    assert "fewer than 50: too few to measure AP; give it a larger fraction" in capsys.readouterr().err
+    assert "fewer than 50: too few to measure AP; give it a larger --val-fraction, or" in capsys.readouterr().err
     folder = Path("runs/drawn-faster_rcnn")
     parts = json.loads((folder / "splits.json").read_text())
     assert len(parts["train"]) + len(parts["val"]) + len(parts["test"]) == 12
@@ -304,7 +333,7 @@ def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.Captu
     with ExitStack() as held, ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
         assert len(set(folders)) == 16
-    assert f"runs/a is in use: process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
+    assert f"runs/a is in use by process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
     assert [path for folder in folders for path in folder.iterdir()] == []
 
 

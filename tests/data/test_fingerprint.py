@@ -70,7 +70,7 @@ def changed(splits: Splits, column: str) -> Splits:
     dataset = splits["val"]
     values = getattr(dataset, column).copy()
     values[0] = ~values[0] if values.dtype == bool else (values[0] + 1) % 3 if column == "labels" else values[0] + 1
-    return Splits({**splits, "val": replace(dataset, **{column: values})}, splits.source, "yolo", False, 0)
+    return Splits({**splits, "val": replace(dataset, **{column: values})}, splits.source, "yolo", (), 0)
 
 
 @pytest.mark.parametrize("column", ["sizes", "boxes", "labels", "crowd", "difficult", "area"])

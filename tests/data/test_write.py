@@ -321,11 +321,16 @@ def test_fractions_and_few_objects() -> None:
         ("a",), Strings.pack(["x"]), zeros[:1], zeros[:2].reshape(1, 2), np.array([0, 51]), boxes, zeros, crowd, crowd,
         boxes[:, 0],
     )  # fmt: skip
-    (sentence,) = few_objects({"val": data})
-    assert sentence.startswith("val has 49 objects, fewer than 50: too few to measure AP")
-    assert few_objects({"val": data.keep_boxes(~crowd)}) and not few_objects(
-        {"val": replace(data, crowd=crowd & False)}
+    (sentence,) = few_objects({"val": data}, ["val"])
+    few = "val has 49 objects, fewer than 50: too few to measure AP; "
+    assert sentence == few + "give it a larger --val-fraction, or annotate more images"
+    assert few_objects({"val": data}, ["test"]) == [few + "annotate more images"]
+    (sentence,) = few_objects({"train": data}, ["val", "test"])
+    assert sentence.endswith(
+        "learn from; take less out of it (--val-fraction, --test-fraction), or annotate more images"
     )
+    assert few_objects({"val": data.keep_boxes(~crowd)}, ())
+    assert not few_objects({"val": replace(data, crowd=crowd & False)}, ())
 
 
 def test_links_are_not_followed_by_file_names(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from boxwright.checkpoint import load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, KINDS, FasterRCNNConfig, RetinaNet, RetinaNetConfig, SSDConfig
 from boxwright.detectors.config import DetectorConfig, Unread, name_of, readers_of
+from boxwright.detectors.fields import LearningBackbone
 from boxwright.layers.regions import RegionAlign
 
 NARROW: dict[str, Any] = {"backbone": "mobilenet_v3_small", "channels": 16}
@@ -98,7 +99,7 @@ def test_every_class_is_found_at_its_first_use() -> None:
     ("options", "message"),
     [
         ({"norm": "group"}, "norm is frozen or batch, got 'group'"),
-        ({"levels": ()}, r"levels are one or more ascending numbers, got \(\)"),
+        ({"levels": ()}, r"levels .--levels. are one or more ascending numbers, got \(\)"),
         ({"levels": (4, 3)}, r"ascending numbers, got \(4, 3\)"),
         ({"pixel_std": (1.0,)}, "pixel_std takes three numbers, for red, green and blue, or none"),
         ({"frozen_stages": -1}, "frozen_stages is 0 or more, got -1"),
@@ -116,7 +117,7 @@ def test_values_are_checked_when_a_config_is_made(options: dict[str, Any], messa
 
 
 @dataclass(frozen=True)
-class MyConfig(DetectorConfig):
+class MyConfig(LearningBackbone, DetectorConfig):
     """A config from outside of the package."""
 
     UNREAD = (Unread("mode", "plain", ("my_width",)),)

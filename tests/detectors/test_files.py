@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,8 +34,9 @@ def runs_of(path: Path) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_every_detector_has_a_file_of_its_own(name: str) -> None:
+    kind: Any = DETECTORS[name]
     with torch.device("meta"):
-        detector = DETECTORS[name](backbone="mobilenet_v3_small").build(2)
+        detector = kind(backbone="mobilenet_v3_small").build(2)
     assert type(detector).__module__ == f"boxwright.detectors.{name}"
 
 

@@ -108,5 +108,5 @@ def test_a_image_that_is_background_has_no_answer() -> None:
 
 
 def test_looks_at_one_level() -> None:
-    with pytest.raises(ValueError, match=r"one level of the backbone is read, such as levels=\(5,\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"one level .* is read, such as levels=\(5,\) \(--levels 5\), got \(3, 4\)"):
         LocalizerConfig(levels=(3, 4))

@@ -104,5 +104,5 @@ def test_a_image_smaller_than_a_window_is_one_itself() -> None:
 
 
 def test_looks_at_one_level() -> None:
-    with pytest.raises(ValueError, match=r"one level of the backbone is read, such as levels=\(5,\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"one level .* is read, such as levels=\(5,\) \(--levels 5\), got \(3, 4\)"):
         SlidingWindowConfig(levels=(3, 4)).build(2)

@@ -17,7 +17,7 @@ from torch import Tensor
 from boxwright.assign import BalancedSampler, CenterAssigner, HardNegativeMining, MaxIoUAssigner, all_valid_anchors
 from boxwright.backbones.features import Features
 from boxwright.boxes.anchors import DeltaCodec, DistanceCodec
-from boxwright.detectors import KINDS, Detector
+from boxwright.detectors import KINDS, Detector, SSDConfig
 from boxwright.detectors.anchor_stage import AnchorStage
 from boxwright.detectors.base import best
 from boxwright.detectors.localizer import largest
@@ -241,7 +241,7 @@ def test_red_reaches_the_backbone_as_red(name: str, built: Callable[[str], Detec
 
 def test_means_are_of_red_green_and_blue() -> None:
     """ImageNet's, on 0..255."""
-    features = next(m for m in KINDS["ssd"](backbone="resnet18").build(2).modules() if isinstance(m, Features))
+    features = next(m for m in SSDConfig(backbone="resnet18").build(2).modules() if isinstance(m, Features))
     torch.testing.assert_close(features.mean.flatten(), torch.tensor([123.675, 116.28, 103.53]))
     torch.testing.assert_close(features.std.flatten(), torch.tensor([58.395, 57.12, 57.375]))
 

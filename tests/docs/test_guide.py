@@ -9,7 +9,9 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.cells import cell_len
 
 from bench.tiny_race import footprint, pace
 from boxwright import plugins, zoo
@@ -93,7 +96,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], in
         patch.setattr("boxwright.draw.plots.draw_curves", lambda epochs, path: None)
         race_briefly(patch)
         import_briefly(patch)
-        run = functools.cache(lambda command: main(shlex.split(command)))
+        patch.setenv("COLUMNS", "80")
+        run = functools.cache(in_a_terminal)
         assert run("train --from voc9 --data my_dataset/") == 0  # the run that the pages speak of
         yield run
     for table in (DETECTORS, KINDS, BACKBONES):
@@ -102,6 +106,25 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], in
     plugins._options.clear()
     for name in ("my_detector", "my_backbone"):
         sys.modules.pop(name, None)
+
+
+class Terminal(StringIO):
+    """A terminal of 80 columns, which every command here prints to."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def in_a_terminal(command: str) -> int:
+    """The exit status of a command, no line of which is too long, except a word, JSON or a command to be copied."""
+    with redirect_stdout(Terminal()) as out, redirect_stderr(Terminal()) as err:
+        status = main(shlex.split(command))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue() + err.getvalue())  # without what a bar sends
+    whole = ("{", "boxwright detect photo.jpg")
+    lines = [line for line in re.split(r"[\r\n]+", shown) if " " in line.strip() and not line.startswith(whole)]
+    long = [line for line in lines if cell_len(line) > 80]
+    assert not long, f"{command}:\n{shown}"
+    return status
 
 
 def race_briefly(patch: pytest.MonkeyPatch) -> None:

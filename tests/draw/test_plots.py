@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import PIL.Image
 import pytest
@@ -36,6 +37,16 @@ def test_the_curves_are_labelled(tmp_path: Path):
     text = (tmp_path / "curves.svg").read_text()
     for label in ("losses", "class", "total", "AP50", "AP75", "learning rate", "epoch"):
         assert f"<!-- {label} -->" in text
+
+
+@pytest.mark.parametrize("name", ["a$b$ $\\frac$", "a\x00\x1b[31m\x0b", "<b>&-->", "a\nb"])
+def test_any_class_name_is_drawn(tmp_path: Path, name: str):
+    """XML 1.0 has no control characters, and matplotlib reads formulas between dollars."""
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    found = Detections(box, torch.tensor([0.8]), torch.tensor([0]))
+    quality = evaluate([found], [Target(box, torch.tensor([0]))], (name,))
+    plots.draw_precision_recall(quality, tmp_path / "curves.svg")
+    ElementTree.parse(tmp_path / "curves.svg")
 
 
 def test_precision_against_recall_names_each_class_that_has_objects(tmp_path: Path):

@@ -47,11 +47,16 @@ def _of(format: str, count: int | Mapping[str, int], pattern: str) -> Callable[[
 
 
 def _reader(
-    name: str, file: str, prepare: Callable[[Path], Sequence[bytes]], mutator: Mutator | None = None, up: int = 0
+    name: str,
+    file: str,
+    prepare: Callable[[Path], Sequence[bytes]],
+    mutator: Mutator | None = None,
+    up: int = 0,
+    tokens: Sequence[bytes] = (),
 ) -> Reader:
     """Of a dataset in whose folder the file is, or so many levels further up."""
     mutators = [mutator] if mutator else []
-    return Reader(name, file, prepare, lambda path: _dataset(path.parents[up]), (DatasetError,), mutators)
+    return Reader(name, file, prepare, lambda path: _dataset(path.parents[up]), (DatasetError,), mutators, tokens)
 
 
 def _coco_variants(folder: Path) -> list[bytes]:
@@ -142,7 +147,7 @@ READERS = [
     _reader("voc", "Annotations/00000.xml", _of("voc", 2, "Annotations/*.xml"), xml_node, up=1),
     _reader("voc-list", "ImageSets/Main/train.txt", _voc_lists, up=2),
     _reader("labelme", "00000.json", _of("labelme", 2, "*.json"), json_node),
-    _reader("csv", "annotations.csv", _open_images),
+    _reader("csv", "annotations.csv", _open_images, tokens=[b"a" * 140_000]),
     _reader("yolo", "labels/00000.txt", _of("yolo", 2, "labels/*.txt"), up=1),
     _reader("yolo-yaml", "data.yaml", _yamls, yaml_node),
     _reader("yolo-list", "train.txt", _yolo_lists),

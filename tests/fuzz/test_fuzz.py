@@ -10,7 +10,7 @@ from fuzz.reader import Reader
 from fuzz.readers import READERS
 from fuzz.run import report, run
 
-COUNT = 40
+COUNT = 30
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -139,7 +139,7 @@ def pair(request: pytest.FixtureRequest, photos: list[np.ndarray]) -> tuple[Refe
     )
     detector = config.build(num_classes).eval()
     assert detectron2.count_classes(model.state) == num_classes
-    detector.load_state_dict(detectron2.convert(config, foreign.name, dict(model.state), num_classes))
+    detector.load_state_dict(detectron2.convert(cast(Any, config), foreign.name, dict(model.state), num_classes))
     assert foreign.preprocess.short == 800 and foreign.preprocess.long == 1333
     return model, detector, replace(foreign.preprocess, short=SHORT, long=LONG)
 

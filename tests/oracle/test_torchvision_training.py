@@ -104,11 +104,12 @@ def test_one_step_gives_torchvisions_losses_and_gradients(name: str, monkeypatch
     coarse = torch.rand(2, 3, 12, 12, generator=noise) * 255
     pixels = nn.functional.interpolate(coarse, size, mode="bilinear")
     theirs, about = theirs_of(name, size[0], pixels), foreign(name)
-    ours: Any = about.config.build(CLASSES)
+    config: Any = about.config
+    ours: Any = config.build(CLASSES)
     ours.load_state_dict(about.convert(dict(theirs.state_dict()), CLASSES))
     adapt(ours.train())
     theirs, ours, pixels = theirs.double(), ours.double(), pixels.double()
-    for mine, exact in ((ours.features.mean, about.config.pixel_mean), (ours.features.std, about.config.pixel_std)):
+    for mine, exact in ((ours.features.mean, config.pixel_mean), (ours.features.std, config.pixel_std)):
         mine.copy_(mine.new_tensor(exact).view(3, 1, 1))
 
     monkeypatch.setattr(torch, "randperm", ascending)

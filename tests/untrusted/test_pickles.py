@@ -157,7 +157,7 @@ TEXT = b"X\x10\x27\x00\x00" + 10_000 * b"a"  # 10,000 letters
 HOSTILE = {
     "a function is altered": (b"\x80\x02c_codecs\nencode\n}X\x01\x00\x00\x00aK\x01sb.", "it alters _codecs.encode"),
     "a class makes what it does not": (b"\x80\x02cbuiltins\nint\n)R.", "it calls builtins.int"),
-    "a value is called": (b"\x80\x02K\x01)R.", "it calls a int"),
+    "a value is called": (b"\x80\x02K\x01)R.", "it calls a value of type int"),
     "a state is given twice": (b"\x80\x02cargparse\nNamespace\n)\x81}b}b.", "gives an object its state twice"),
     "a number of an object": (b"\x80\x02Nr\xff\xff\xff\xff.", "numbers an object 4294967295"),
     "instructions without end": (b"\x80\x02" + 10_001 * b"N" + b".", "more than 10000 instructions"),

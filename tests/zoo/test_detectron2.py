@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_names() -> None:
 
 def test_colours_and_anchors_are_reordered() -> None:
     """From BGR to RGB; and of 5 sizes in 3 ratios, the original's 4th anchor, size 1 in ratio 0, is the 2nd here."""
-    config = detectron2.foreign(C4).config
+    config = cast(Any, detectron2.foreign(C4).config)
     tensors = config.build(1).state_dict()
     state = {detectron2.original_name(key, config): value for key, value in tensors.items()}
     stem, rpn = "backbone.stem.conv1.weight", "proposal_generator.rpn_head"
@@ -113,9 +113,10 @@ def test_colours_and_anchors_are_reordered() -> None:
 def test_images() -> None:
     """Padding is the mean, which normalises to zero; only a feature pyramid needs sides divisible by 32."""
     fpn, c4, x101 = (detectron2.foreign(name) for name in (FPN, C4, "faster_rcnn_X_101_32x8d_FPN_3x"))
-    assert fpn.preprocess.fill == fpn.config.pixel_mean == (123.675, 116.28, 103.53)
+    config, x101_config = cast(Any, fpn.config), cast(Any, x101.config)
+    assert fpn.preprocess.fill == config.pixel_mean == (123.675, 116.28, 103.53)
     assert (fpn.preprocess.divisor, c4.preprocess.divisor) == (32, 1)
-    assert fpn.config.pixel_std == (1, 1, 1) and x101.config.pixel_std == (58.395, 57.12, 57.375)
+    assert config.pixel_std == (1, 1, 1) and x101_config.pixel_std == (58.395, 57.12, 57.375)
     assert fpn.names[0] == "person" and fpn.names[-1] == "toothbrush" and len(fpn.names) == 80
 
 

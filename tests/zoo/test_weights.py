@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from boxwright.zoo.convert import convert
 from boxwright.zoo.foreign import ForeignError
 from boxwright.zoo.weights import find, read
 
@@ -153,4 +154,31 @@ def test_numbers_as_names_and_tensors_that_are_no_weights(tmp_path: Path) -> Non
     assert list(read(tmp_path / "a.pth")) == ["1"]
     save_file({"a\nb": torch.ones(1, dtype=torch.complex64)}, tmp_path / "a.safetensors")
     with pytest.raises(ForeignError, match=r"a\.safetensors: a\\nb is of torch\.complex64, expected torch\.float32"):
+        read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(10**9, 0), (1, 4), (0, 4), ()])
+@pytest.mark.parametrize("name", ["torchvision:fasterrcnn_resnet50_fpn", "detectron2:faster_rcnn_R_50_FPN_1x"])
+def test_a_head_without_numbers_has_no_classes(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save({"roi_heads.box_predictor.cls_score.weight": torch.zeros(shape)}, tmp_path / "a.pth")
+    with pytest.raises(ForeignError, match=r"a\.pth: its classification layer has rows for -?\d+ classes"):
+        convert(name, tmp_path / "a.pth", tmp_path / "a.safetensors")
+
+
+def test_a_head_of_other_shape_is_refused_before_a_detector_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 100,000 classes a detector would have 2 GB."""
+    built = []
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: built.append(self.device.type) or self)
+    torch.save({"roi_heads.box_predictor.cls_score.weight": torch.zeros(100_001, 1)}, tmp_path / "a.pth")
+    with pytest.raises(ForeignError, match=r"a\.pth: not the weights of .* 1 of another shape \(roi_heads\.box_predic"):
+        convert("detectron2:faster_rcnn_R_50_FPN_1x", tmp_path / "a.pth", tmp_path / "a.safetensors")
+    assert set(built) == {"meta"}
+
+
+def test_too_many_tensors_of_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxwright.untrusted.torch_files._TENSORS", 2)
+    save_file({name: torch.ones(1) for name in "abc"}, tmp_path / "a.safetensors")
+    with pytest.raises(ForeignError, match=r"a\.safetensors is refused: it has 3 tensors, expected at most 2"):
         read(tmp_path / "a.safetensors")

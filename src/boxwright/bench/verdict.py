@@ -80,7 +80,7 @@ QUANTITIES = {
     **{name: _Quantity(_BYTES, attrgetter(name)) for name in ("memory", "device_memory", "file")},
     **{name: _Quantity(_COUNT, attrgetter(name)) for name in ("parameters", "flops")},
 }
-"""What can be constrained. Times and throughput are those of an entry's fastest runtime."""
+"""What can be constrained. Times and throughput are those of an entry's fastest runtime, by p50."""
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _TEXT = re.compile(
@@ -184,7 +184,7 @@ def judge(entries: Iterable[Entry], constraints: Sequence[Constraint], differenc
     """The leader among the cells that meet all constraints and were trained to the end, or are external models.
 
     Cells are tied in AP where the 95 % interval of their paired `difference` contains 0. The fastest of those tied with
-    the best leads; of those whose intervals of p50 overlap with that of the fastest, the one with the best AP.
+    the best, by p50, leads; of those whose intervals of p50 overlap with that of the fastest, the one with the best AP.
     The runner-up is found in the same way among the others. The leader is the winner, unless there is too little
     evidence for one. Where no cell meets the constraints, the nearest misses them by the least sum of relative
     shortfalls; what is not known counts as the worst.
@@ -267,17 +267,17 @@ def _why(leader: Entry, others: Sequence[Entry], difference: Difference) -> str:
     best = _best((leader, *others))
     if best is leader:
         tied = any(_tied(entry, leader, difference) for entry in others)
-        rest = "none tied with it is measurably faster" if tied else "no other is tied with it"
+        rest = "none tied with it has a measurably lower p50" if tied else "no other is tied with it"
         rest = rest if others else "is the only one"
         return f"{leader.name} has the best AP, {_write(_ap(leader))}, and {rest}."
     aps = f"{fraction(_ap(leader).value)} and {fraction(_ap(best).value)}"
     gap = write_difference(difference(leader.name, best.name))
     tie = f"{leader.name} is tied in AP with the best, {best.name} ({aps}, difference {gap})"
     unit = Unit.of((seconds(leader), seconds(best)))
-    takes = f"and takes {unit.write(seconds(leader))} {_short(unit)} an image"
+    p50 = f"and its p50 is {unit.write(seconds(leader))} {unit.short}"
     if math.isnan(seconds(best)):
-        return f"{tie}, whose time is not known, {takes}."
-    return f"{tie}, {takes} instead of {unit.write(seconds(best))}."
+        return f"{tie}, whose time is not known, {p50}."
+    return f"{tie}, {p50} instead of {unit.write(seconds(best))}."
 
 
 def _who_meets(known: Sequence[Entry], meeting: Sequence[Entry], constraints: Sequence[Constraint]) -> list[str]:
@@ -332,12 +332,8 @@ def _beats(entry: Entry, other: Entry) -> bool:
 def _numbers(entry: Entry) -> str:
     time = seconds(entry)
     unit = Unit.of([time])
-    speed = "its time is not known" if math.isnan(time) else f"{unit.write(time)} {_short(unit)} an image"
+    speed = "its time is not known" if math.isnan(time) else f"p50 {unit.write(time)} {unit.short}"
     return f"AP {_write(_ap(entry))}, {speed}"
-
-
-def _short(unit: Unit) -> str:
-    return {"milliseconds": "ms", "seconds": "s"}.get(unit.name, unit.name)
 
 
 def _write(interval: Interval) -> str:
@@ -359,4 +355,6 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f' (did you mean "{near[0]}"?)' if near else ""
 
 
-_QUANTITIES = f"the quantities are {', '.join(QUANTITIES)}"
+_QUANTITIES = (
+    f"the quantities are {', '.join(QUANTITIES)}; of the times of one image, half are less than p50, 95 % less than p95"
+)

@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
-from boxwright.cli.table import terminal_width, wrap
+from boxwright.terminal import say
 from boxwright.units import printable
 from boxwright.version import __version__
 
@@ -174,9 +174,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
     except Exception as error:
         if debug or not (isinstance(error, USER_ERRORS) or _fault(error)):
             raise
-        width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
-        print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
+        say(f"boxwright {name}: {_message(error)}")
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -195,6 +193,8 @@ def _without_plugins(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _message(error: Exception) -> str:
     text = _fault(error) or str(error)
+    if re.match("Caught .* in DataLoader worker process", text):  # PyTorch then adds the traceback of the worker
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
     elif isinstance(error, OSError) and error.filename is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,8 @@ from boxwright.cli.arguments import (
     check_folder,
     dataset_path,
 )
-from boxwright.cli.table import table, terminal_width, wrap
+from boxwright.cli.table import table
+from boxwright.terminal import say, terminal_width, wrap
 from boxwright.train.config import TrainConfig
 from boxwright.units import between, digits, fraction
 
@@ -55,7 +57,8 @@ class Bench:
     constraint: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="WHAT<VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
     ] = ()
-    """What the winner must meet, such as "p95<30ms", "recall[cat]>0.9" or "file<20MB"; can be repeated."""
+    """What the winner must meet, such as "p95<30ms" (95 % of the images take less), "recall[cat]>0.9" or "file<20MB";
+    can be repeated. The median time of an image is p50."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """The folder; runs/DATA-bench if not given."""
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -91,7 +94,7 @@ class Bench:
         race_state = RaceState(cells, splits, self.rules, self.training, self.out)
         check_constraints(self.constraint, race_state.names)
         if self.dry_run:
-            print(_estimate(race_state))
+            print(_estimate(race_state, self.constraint))
             return 1 if race_state.failed else 0
         try:
             with stoppable():
@@ -101,16 +104,19 @@ class Bench:
                     command=shlex.join(["boxwright", *sys.argv[1:]]),
                 )  # fmt: skip
         except StoppedError as stopped:
-            print(f"{stopped}; the same command continues", file=sys.stderr)
+            say(f"{stopped}; the same command continues")
             return 128 + stopped.signal
+        except OSError as error:
+            error.add_note("what the race has done is kept; the same command continues")
+            raise
         results = race_state.folder / "results.json"
         print(results.read_text(encoding="utf-8") if self.json else _summary(result), end="")
         print(results.with_name("report.html"), file=sys.stderr)
         return 1 if any(entry.state == "failed" for entry in result.entries) else 0
 
 
-def _estimate(race_state: RaceState) -> str:
-    """The cells, how long they will take, and what evidence will be missing for a winner."""
+def _estimate(race_state: RaceState, constraints: Sequence[str]) -> str:
+    """The cells, how long they will take, what the winner must meet, and what evidence will be missing for one."""
     from boxwright.bench.plan.budget import duration
     from boxwright.bench.run.parallel import open_pool
     from boxwright.bench.run.state import by_reason
@@ -130,6 +136,7 @@ def _estimate(race_state: RaceState) -> str:
         *(f"{names} would fail: {reason}" for names, reason in by_reason(race_state.failed).items()),
         f"cells: {len(efforts)}, seeds: {seeds}, epochs: {plan.epochs}{halved}; {duration(plan.seconds)} at most "
         f"on {race_state.settings['name']}",
+        *_must_meet(constraints),
         *_warning(too_little_evidence(objects, seeds, plan.epochs, math.nan)),
     ]
     cells = table(["cell", "seconds an epoch", "ms an image", "MB"], rows, width)
@@ -186,6 +193,13 @@ def _shared_backbone(race: Race) -> str:
 
     backbones = {as_folder(entry.backbone) for entry in race.entries if entry.backbone}
     return backbones.pop() if len(backbones) == 1 else ""
+
+
+def _must_meet(constraints: Sequence[str]) -> list[str]:
+    if not constraints:
+        return []
+    means = "; the ms an image above are means of a few images, neither p50 nor p95"
+    return [f"the winner must meet {' and '.join(constraints)}, as the race measures it{means}"]
 
 
 def _warning(lacking: tuple[str, ...]) -> list[str]:

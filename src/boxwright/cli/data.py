@@ -14,8 +14,9 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, check_folder, chosen_splits, dataset_path
 from boxwright.cli.images import save_drawing
-from boxwright.cli.table import table, terminal_width, wrap
+from boxwright.cli.table import table
 from boxwright.files import Outputs
+from boxwright.terminal import fit, terminal_width, wrap
 from boxwright.units import counted, printable
 
 if TYPE_CHECKING:
@@ -137,4 +138,4 @@ def _counts(splits: Splits) -> str:
     rows += [(name, *(counts[split][name] for split in splits)) for name in splits.names]
     rows.append(("boxes", *(sum(count.values()) for count in counts.values())))
     drawn = f"; splits drawn by boxwright with seed {splits.seed}" if splits.drawn else ""
-    return f"{splits.source}: {splits.format}{drawn}\n{table(('', *splits), rows)}"
+    return f"{fit(f'{splits.source}: {splits.format}{drawn}')}\n{table(('', *splits), rows, terminal_width())}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_folder, dataset_path
 from boxwright.cli.table import table
+from boxwright.terminal import fit, say, terminal_width
 
 if TYPE_CHECKING:
     from boxwright.data.write import Images, Written
@@ -68,10 +68,11 @@ class Bar:
 def report(written: Written, as_json: bool, command: str, images: Images, notes: list[str] | None = None) -> None:
     """What was written, and the notes on it, which go to stderr."""
     for note in [*(notes or []), *written.notes]:
-        print(f"boxwright data {command}: {note}", file=sys.stderr)
+        say(f"boxwright data {command}: {note}")
     if as_json:
         print(json.dumps({**asdict(written), "folder": str(written.folder)}))
         return
     how = {"copy": "images copied", "link": "links to the images", "none": "annotations only"}[images]
     rows = [("images", *written.images.values()), ("boxes", *written.boxes.values())]
-    print(f"{written.folder}: {written.format}, {how}\n{table(('', *written.images), rows)}")
+    print(fit(f"{written.folder}: {written.format}, {how}"))
+    print(table(("", *written.images), rows, terminal_width()))

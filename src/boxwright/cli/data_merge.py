@@ -42,7 +42,7 @@ class Merge:
         check_folder("--out", self.out)
         from boxwright.data.check import similar_names
         from boxwright.data.formats import open_dataset
-        from boxwright.data.merge import merge
+        from boxwright.data.merge import in_two_splits, merge
         from boxwright.data.write import WRITERS, check_outside, write_dataset
 
         datasets = [open_dataset(path, draw=False) for path in paths]
@@ -53,6 +53,13 @@ class Merge:
         if "all" not in merged:
             whole = [str(path) for path, splits in zip(paths, datasets, strict=True) if "all" in splits]
             notes += [f"{', '.join(whole)}: without splits, so all images are in train"] if whole else []
+        if found := in_two_splits(merged):
+            path, split, before, its_split = found[0]
+            more = f" ({len(found)} such images)" if len(found) > 1 else ""
+            notes += [
+                f"{path} in {split} has the same content as {before} in {its_split}{more}, so that metrics are too "
+                f"good; draw the splits again: boxwright data split {self.out} --redraw --out DIR"
+            ]
         format = self.to or (merged.format if merged.format in WRITERS else "coco")
         with ExitStack() as stack:
             written = write_dataset(merged, self.out, format, self.images, Bar(stack, "merge"))

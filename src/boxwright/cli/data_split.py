@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_folder, dataset_path
 from boxwright.cli.data_convert import Bar, report
+from boxwright.terminal import say
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Split:
         shares_with(self.val_fraction, self.test_fraction)  # refused before the data is read
         given = open_dataset(data, format=self.format, draw=False)
         splits = draw_missing(given, self.seed, self.val_fraction, self.test_fraction, self.redraw)
-        for sentence in few_objects(splits):
-            print(f"boxwright data split: {sentence}", file=sys.stderr)
+        for sentence in few_objects(splits, splits.drawn):
+            say(f"boxwright data split: {sentence}")
         if self.form == "lists":
             report(write_lists(splits, self.out), self.json, "split", "none")
             return

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, dataset_path
-from boxwright.cli.table import table
+from boxwright.cli.table import left_out, table
 from boxwright.files import Outputs
+from boxwright.terminal import fit, terminal_width
 
 if TYPE_CHECKING:
     from boxwright.data.formats import Splits
@@ -50,7 +51,9 @@ class Statistics:
 
         numbers = stats(splits)
         if self.json:
-            print(json.dumps({"data": str(data), "format": splits.format, "drawn": splits.drawn, **_named(numbers)}))
+            print(
+                json.dumps({"data": str(data), "format": splits.format, "drawn": bool(splits.drawn), **_named(numbers)})
+            )
         else:
             print(_text(splits, numbers))
         if self.plot is not None:
@@ -87,17 +90,23 @@ def _text(splits: Splits, numbers: Stats) -> str:
     ]
     head = ("class", *numbers.splits, "small", "medium", "large", "side", "range", "w/h", "range")
     named = {**numbers.classes, "all": numbers.all} if len(numbers.classes) > 1 else numbers.classes
+    width = terminal_width()
+    classes = table(
+        head, [(name, *_cells(boxes)) for name, boxes in named.items()], width, ("range", "range", "w/h", "side")
+    )
+    missing = left_out(classes, head)
     lines = [
-        f"{splits.source}: {splits.format}{drawn}",
-        table(("", *numbers.splits), rows),
+        fit(f"{splits.source}: {splits.format}{drawn}"),
+        table(("", *numbers.splits), rows, width),
         "",
-        table(head, [(name, *_cells(boxes)) for name, boxes in named.items()]),
+        classes,
+        *([f"{', '.join(missing)}: --json, or a wider terminal"] if missing else []),
         "",
         "small, medium, large: by area, COCO's limits of 32² and 96² pixels.",
         "side: √(width × height) in pixels. w/h: width by height. Of both the median,",
         "and the range of four fifths of the objects.",
     ]
-    lines += [f"{name}: no box in {' and '.join(missing)}" for name, missing in numbers.missing.items()]
+    lines += [fit(f"{name}: no box in {' and '.join(without)}") for name, without in numbers.missing.items()]
     return "\n".join(lines)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,8 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
 from boxwright.files import Outputs, partial_of
-from boxwright.lock import hold
+from boxwright.lock import hold_all
+from boxwright.terminal import say
 from boxwright.zoo import DEFAULT, find
 
 if TYPE_CHECKING:
@@ -85,13 +84,10 @@ class Detect:
             raise ValueError("--coco names the files of its images, and the image from standard input has none")
         images, failed, left_out = find_images(self.sources, self.out, stdin=True)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright detect: {message}", file=sys.stderr)
+            say(f"boxwright detect: {message}")
         if not images:
             return 1
-        folders = filter(None, [None if self.no_draw else self.out, self.yolo])
-        with ExitStack() as held:
-            for folder in {folder.resolve() for folder in folders}:
-                held.enter_context(hold(folder))
+        with hold_all([None if self.no_draw else self.out, self.yolo], [self.json_file, self.coco]):
             outputs = self._outputs(images)
             model = find(self.model)  # a wrong name is refused here, before torch is imported
             from boxwright.cli.detecting import detect

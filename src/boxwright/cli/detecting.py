@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
-from boxwright.cli.table import table, terminal_width
+from boxwright.cli.table import table
 from boxwright.data.image import ImageError
 from boxwright.files import Outputs
 from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
+from boxwright.terminal import fit, say, terminal_width
 from boxwright.units import counted, fraction
 from boxwright.zoo import load
 
@@ -62,14 +63,14 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     if rows:
         head = ("image", "found") if many else ("image", "class", "score", "left", "top", "right", "bottom")
         print(table(head, rows, terminal_width()))
-        print(_at_score(predictor.threshold, options.threshold))
+        print(fit(_at_score(predictor.threshold, options.threshold)))
     found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
     parts = [f"found {found} in {counted(done, 'image')} in {time.monotonic() - started:.1f} s"]
     parts += [f"{len(failed)} could not be read"] if failed else []
     parts += [f"{len(undrawn)} could not be drawn"] if undrawn else []
     written = [None if options.no_draw or not done else options.out, options.json_file, options.coco, options.yolo]
     parts += [f"written: {', '.join(str(path) for path in written if path)}"] if any(written) else []
-    print("; ".join(parts), file=sys.stderr)
+    say("; ".join(parts))
     return 1 if failed or undrawn else 0
 
 
@@ -87,7 +88,7 @@ def _readable(paths: Iterable[Path], failed: list[str], bar: Progress | None) ->
             yield InputImage.open(path) if path != STDIN else replace(InputImage.open(_stdin()), path=path)
         except ImageError as error:
             failed.append(str(error))
-            print(f"boxwright detect: {error}", file=sys.stderr)
+            say(f"boxwright detect: {error}")
         if bar is not None:
             bar.update()
 
@@ -126,7 +127,7 @@ def _draw(result: Result, image: ImageFile, folder: Path, outputs: Outputs, undr
         save_drawing(result.draw(), image.drawing(folder), outputs, "--out")
     except ValueError as error:
         undrawn.append(f"{image.path}: {error}")
-        print(f"boxwright detect: {undrawn[-1]}", file=sys.stderr)
+        say(f"boxwright detect: {undrawn[-1]}")
 
 
 def _path(result: Result) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,8 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, chosen_splits, dataset_path
 from boxwright.files import Outputs
+from boxwright.terminal import fit, say, terminal_width
+from boxwright.train.config import read_settings
 from boxwright.zoo import DEFAULT
 
 if TYPE_CHECKING:
@@ -65,16 +66,17 @@ class Evaluate:
         predictor = load(model, self.device)
         dataset = labelled_as(predictor.names, splits[split], data)
         quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
-        about = {"model": str(model), "data": str(data), "split": split, "made": splits.drawn}
+        about = {"model": str(model), "data": str(data), "split": split, "made": bool(splits.drawn)}
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
             drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
-            print(f"{about['model']} on the {split} split of {data}{drawn}\n{quality.table()}")
+            print(fit(f"{about['model']} on the {split} split of {data}{drawn}"))
+            print(quality.table(terminal_width()))
         if self.plot is not None:
             with outputs.writing(self.plot):
                 draw_precision_recall(quality, self.plot)
-            print(f"precision-recall curves: {self.plot}", file=sys.stderr)
+            say(f"precision-recall curves: {self.plot}")
 
 
 def _format_of_run(model: Path, data: Path) -> str | None:
@@ -82,8 +84,12 @@ def _format_of_run(model: Path, data: Path) -> str | None:
     path = (model if model.is_dir() else model.parent) / "config.json"
     if not model.exists() or not path.is_file():
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return config["options"].get("format") if config.get("data") == str(data.resolve()) else None
+    try:
+        config = read_settings(path)
+    except ValueError:
+        return None  # somebody else's
+    chosen = config["options"].get("format") if config["data"] == str(data.resolve()) else None
+    return chosen if isinstance(chosen, str) else None
 
 
 def labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:
@@ -94,7 +100,7 @@ def labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Datas
         both = f"the model has {', '.join(names)}; the data {', '.join(dataset.names)}"
         raise ValueError(f"the model and {source} share no class: {both}")
     if unknown:
-        print(f"not scored, because the model does not have them: {', '.join(unknown)}", file=sys.stderr)
+        say(f"not scored, because the model does not have them: {', '.join(unknown)}")
     if missing:
-        print(f"not scored, because the data has none: {', '.join(missing)}", file=sys.stderr)
+        say(f"not scored, because the data has none: {', '.join(missing)}")
     return replace(dataset, names=(*dataset.names, *missing)).restrict(names)

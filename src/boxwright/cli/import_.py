@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import MaxMegapixels, check_exists
 from boxwright.files import Outputs
+from boxwright.terminal import fit
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ class Import:
             print(json.dumps({"path": str(out), **about, "proof": proof}, indent=1))
             return
         if others := about["origin"].get("other_prefixes"):
-            print(f"took the weights {_with(about['origin'].get('prefix', ''))} (--prefix); not those {_with(*others)}")
+            taken = _with(about["origin"].get("prefix", ""))
+            print(fit(f"took the weights {taken} (--prefix); not those {_with(*others)}"))
         measured = [Difference(**values) for values in about["proof"]["measured"]]
-        print(f"against {about['proof']['against']}: {worst(measured)}")
+        print(fit(f"against {about['proof']['against']}: {worst(measured)}"))
         for hint in about["hints"]:
-            print(f"note: {hint}")
-        print(f"licence of the weights: {about['origin']['licence']}")
-        print(f"{out} has {len(about['names'])} classes; `boxwright verify {out}` repeats the comparison")
+            print(fit(f"note: {hint}"))
+        print(fit(f"licence of the weights: {about['origin']['licence']}"))
+        print(fit(f"{out} has {len(about['names'])} classes; `boxwright verify {out}` repeats the comparison"))
 
 
 def _pair(answer: str) -> tuple[Path, Path]:

@@ -21,9 +21,14 @@ from boxwright.cli.table import table
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.data.preprocess import Preprocess
-from boxwright.progress import say
+from boxwright.terminal import fit, say, terminal_width
 from boxwright.train.stop import StoppedError, stoppable
 from boxwright.units import Unit, counted, digits, fraction
+
+_READING = (
+    "train: the whole training; ms/image: an image of it. test: an image from file to boxes; of it proposals, and "
+    "network with its quartiles."
+)
 
 
 def run(options: Lineage, data: Path) -> int:
@@ -106,8 +111,8 @@ def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
     """The times and the quality of each step, and how many times as fast it is as the first one that is finished."""
     costs = [Cost.of(entry) for entry in entries]
     hours, seconds = Unit.of(cost.training for cost in costs), Unit.of(cost.whole for cost in costs)
-    head = ["", f"training, {hours.name}", "milliseconds an image", f"test, {seconds.name} an image", "proposals",
-            "network", "quartiles", "AP", "AP50"]  # fmt: skip
+    head = ["", f"train, {hours.short}", "ms/image", f"test, {seconds.short}", "proposals", "network", "quartiles",
+            "AP", "AP50"]  # fmt: skip
     rows, ratios = [], []
     first = next((cost for cost in costs if math.isfinite(cost.training)), costs[0])
     for entry, cost in zip(entries, costs, strict=True):
@@ -119,10 +124,12 @@ def lineage_table(race: Race, entries: Sequence[Entry]) -> str:
                      fraction(cost.ap), fraction(cost.ap50)])  # fmt: skip
         ratios.append([cost.name, *(digits(getattr(first, part) / getattr(cost, part))
                                     for part in ("training", "whole", "network"))])  # fmt: skip
-    compared = [f"times as fast as {first.name}", "training", "test", "test without proposals"]
-    lines = [table(head, rows), "", table(compared, ratios), ""]
-    lines += [_ahead(of["train"], race.settings["machine"]["cores"]) for of in race.proposals.values()]
-    lines += [f"{entry.name} failed: {entry.reason}" for entry in entries if entry.state == "failed"]
+    compared = [f"times as fast as {first.name}", "train", "test", "test without proposals"]
+    width = terminal_width()
+    lines = [table(head, rows, width, ("quartiles", "ms/image", "AP50")), fit(_READING), "",
+             table(compared, ratios, width), ""]  # fmt: skip
+    lines += [fit(_ahead(of["train"], race.settings["machine"]["cores"])) for of in race.proposals.values()]
+    lines += [fit(f"{entry.name} failed: {entry.reason}") for entry in entries if entry.state == "failed"]
     return "\n".join(lines).rstrip()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boxwright.cli.table import table
+from boxwright.cli.table import left_out, table
+from boxwright.terminal import fit, terminal_width
 from boxwright.units import fraction
 from boxwright.zoo import DEFAULT, Model, models, threshold_of
 from boxwright.zoo.foreign import Published, module_of, published
@@ -30,26 +32,47 @@ class Models:
     def run(self) -> None:
         at_hand, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in at_hand]
+            rows = [_as_json(model) for model in at_hand]
             rows += [{**vars(about), "path": _cached(about)} for about in foreign]
             print(json.dumps(rows, indent=1))
             return
         if at_hand:
-            print(table(("model", "detector", "AP", "AP50", "on", "score ≥", "MB", "classes"), map(_row, at_hand)))
+            head = ("model", "detector", "AP", "AP50", "on", "score ≥", "MB", "classes")
+            _print(head, list(map(_row, at_hand)), ("MB", "classes", "detector", "AP50"), "classes")
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
+        for model in at_hand:
+            if model.fault:
+                print(f"{model.name} cannot be read: {model.fault}")
         print("\nof other libraries, converted when they are first used:")
         rows = [(about.name, "yes" if _cached(about) else "no", about.file) for about in foreign]
-        print(table(("model", "at hand", "published as"), rows))
+        _print(("model", "at hand", "published as"), rows, ("published as",), whole=True)
         for source, licence in {about.name.partition(":")[0]: about.licence for about in foreign}.items():
-            print(f"licence of {source}'s weights: {licence}")
+            print(fit(f"licence of {source}'s weights: {licence}"))
+
+
+def _print(
+    head: Sequence[str], rows: Sequence[Sequence[object]], spare: Sequence[str], cut: str | None = None,
+    whole: bool = False,
+) -> None:  # fmt: skip
+    """A table in the columns of the terminal, and what it does not show there."""
+    printed = table(head, rows, terminal_width(), spare, cut, whole)
+    print(printed)
+    shortened = [f"whole {head[0]} names"] if not all(str(row[0]) in printed for row in rows) else []
+    if missing := [*shortened, *left_out(printed, head)]:
+        print(f"{', '.join(missing)}: --json, or a wider terminal")
+
+
+def _as_json(model: Model) -> dict[str, Any]:
+    fault = {"fault": model.fault} if model.fault else {}
+    return {"name": model.name, "path": str(model.path), **_without_answers(model.about), **fault}
 
 
 def _row(model: Model) -> tuple[object, ...]:
     name = model.name + (" (default)" if model.name == DEFAULT else "")
-    megabytes = f"{model.path.stat().st_size / 1e6:.1f}"
+    megabytes = f"{model.path.stat().st_size / 1e6:.1f}" if model.path.is_file() else "–"
     if not model.about:
-        return name, "not written by boxwright", "–", "–", "", "", megabytes, ""
+        return name, "cannot be read", "–", "–", "", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
     split = next((split for split in ("test", "val") if metrics.get(split)), "")
     scores = (metrics.get(split, {}).get(key) for key in ("ap", "ap50"))

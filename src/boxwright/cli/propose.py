@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,6 +16,8 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
+from boxwright.lock import hold_all
+from boxwright.terminal import fit, say
 from boxwright.units import counted
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from boxwright.data.dataset import Dataset
+    from boxwright.predict.propose import Source
+    from boxwright.proposals import CachedProposer
 
 _COUNTS = (100, 500, 1000, 2000)
 _THRESHOLDS = (0.5, 0.7)
@@ -60,16 +65,20 @@ class Propose:
     def run(self) -> int:
         """Exit status 1 if an image could not be read; the others are done."""
         self._check()
+        with hold_all([self.draw], [self.out]):
+            return self._propose()
+
+    def _propose(self) -> int:
         datasets = self._datasets()
         excluded = self.draw or Path("proposals")
         images, failed, left_out = Found([], [], "") if datasets else find_images(self.sources, excluded)
         for message in [*failed, *filter(None, [left_out])]:
-            print(f"boxwright propose: {message}", file=sys.stderr)
+            say(f"boxwright propose: {message}")
         if not datasets and not images:
             return 1
         from boxwright.predict.propose import Source, best_overlaps, propose_all, sources_of
         from boxwright.progress import Progress
-        from boxwright.proposals import build_proposer, read_proposals, write_proposals
+        from boxwright.proposals import CachedProposer, build_proposer, read_proposals, write_proposals
 
         sources = [Source(path) for path, _ in images] + [s for dataset in datasets for s in sources_of(dataset)]
         paths = [Path(str(source.path)) for source in sources]
@@ -79,17 +88,19 @@ class Propose:
             outputs.check("--draw", drawings)
         objects = [boxes for dataset in datasets for boxes in _objects(dataset)]
         propose = build_proposer("selective_search" if self.mode == "fast" else "selective_search_quality", self.count)
+        assert isinstance(propose, CachedProposer)  # as selective search always is
         kept = read_proposals(self.out, to_extend=True) if self.out is not None and self.out.exists() else {}
-        counts, known, overlaps = [], 0, []
+        counts, known, overlaps, done = [], 0, [], list[Source]()
         started = time.monotonic()
-        with Progress("propose", len(sources)) as bar:
+        with Progress("propose", len(sources)) as bar, _naming_the_cache(propose, done):
             for index, proposed in enumerate(propose_all(propose, sources, self.workers)):
                 bar.update()
                 if proposed.error:
                     failed.append(proposed.error)
-                    print(f"boxwright propose: {proposed.error}", file=sys.stderr)
+                    say(f"boxwright propose: {proposed.error}")
                     continue
                 counts.append(len(proposed.boxes))
+                done.append(proposed.source)
                 known += proposed.known
                 if objects:
                     assert proposed.view is not None  # of an image that was read
@@ -102,15 +113,16 @@ class Propose:
                         save_drawing(drawing, drawings[index], outputs, "--draw")
                     except ValueError as error:
                         failed.append(f"{paths[index]}: {error}")
-                        print(f"boxwright propose: {failed[-1]}", file=sys.stderr)
+                        say(f"boxwright propose: {failed[-1]}")
         numbers = {"images": len(counts), "known": known, "failed": failed}
         numbers |= {"seconds": round(time.monotonic() - started, 3), "proposals": sum(counts) / max(1, len(counts))}
         numbers |= _recall(overlaps)
+        print(json.dumps(numbers) if self.json else fit(_text(numbers)))
         if self.out is not None and counts:
-            write_proposals(self.out, kept, repr(propose))
-        print(json.dumps(numbers) if self.json else _text(numbers))
+            with _naming_the_cache(propose, done):
+                write_proposals(self.out, kept, repr(propose))
         for path in filter(None, (self.out, self.draw) if counts else ()):
-            print(f"written: {path}", file=sys.stderr)
+            say(f"written: {path}")
         return 1 if failed else 0
 
     def _check(self) -> None:
@@ -133,13 +145,24 @@ class Propose:
             except DatasetError:
                 if annotations or self.split is not None or self.format is not None:
                     raise
-                print(f"boxwright propose: {path} is no dataset, so its images are searched", file=sys.stderr)
+                say(f"boxwright propose: {path} is no dataset, so its images are searched")
         if splits is None:
             if self.split is not None or self.format is not None:
                 option = "--format" if self.split is None else "--split"
                 raise ValueError(f"{option} is for one dataset; {', '.join(self.sources)} is none")
             return []
         return [splits[name] for name in chosen_splits(path, splits, self.split)]
+
+
+@contextmanager
+def _naming_the_cache(propose: CachedProposer, done: list[Source]) -> Iterator[None]:
+    """An error gets a note that the boxes of the images so far are in the cache, if they are."""
+    try:
+        yield
+    except BaseException as error:
+        if done and propose.has(done[-1].read()):
+            error.add_note("the boxes so far are in the cache, and the same command goes on after them")
+        raise
 
 
 def _objects(dataset: Dataset) -> list[Tensor]:

@@ -15,7 +15,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, d
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Train:
     """Images in a step, divided among the processes of torchrun."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Without --from, the backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from
-    random ones."""
+    random ones, of which --frozen-stages 0 --norm batch leaves none frozen."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load images; one core less than there are, at most 4, if not given."""
     device: str = "auto"
@@ -132,7 +132,7 @@ class Train:
         model = _model_of(words)
         if model is None or ({"-h", "--help"} & set(words) and (is_foreign(model) or model.startswith("hf:"))):
             return cls()  # --help downloads and converts no model
-        from boxwright.checkpoint import config_of
+        from boxwright.checkpoint import config_of, describe
 
         path = find(model)
         return cls(detector=config_of(describe(path), path))

@@ -26,23 +26,24 @@ from boxwright.data.image import limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
-from boxwright.detectors.fields import ProposedFields
+from boxwright.detectors.fields import BackboneFields, LearningBackbone, ProposedFields
 from boxwright.device import loading_workers
 from boxwright.files import write_atomically
 from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
-from boxwright.progress import Progress, say
-from boxwright.train.config import TrainConfig
+from boxwright.progress import Progress
+from boxwright.terminal import fit, say, terminal_width
+from boxwright.train.config import TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.history import History
 from boxwright.train.loop import Training
-from boxwright.train.run import Run, need_objects
+from boxwright.train.run import Run, frozen, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
@@ -118,17 +119,22 @@ def _train(
             f"--patience needs AP on val, and {splits.source} has no val split with an object; leave it out"
         )
     if process.first and resume is None and splits.drawn:
-        for sentence in few_objects(chosen):
+        for sentence in few_objects(chosen, splits.drawn):
             say(f"boxwright train: {sentence}")
+    at_random = not options.pretrained and source is None
+    if process.first and resume is None and at_random and (still := frozen(run.config)):
+        learns = isinstance(run.config, LearningBackbone)
+        mend = "--frozen-stages 0 --norm batch trains all of it" if learns else "leave --no-pretrained out"
+        say(f"boxwright train: the backbone has random weights, and {still} of it would never learn; {mend}")
     detector, origin = run.build(), {}
     if source is not None:
         transferred = transfer(detector, names, source)
         origin = _origin(options, source, transferred)
         if process.first:
-            print(f"from {options.start}: {transferred}", flush=True)
+            print(fit(f"from {options.start}: {transferred}"), flush=True)
     training = run.begin(detector)
     if options.dry_run:
-        print(_forecast(options, training, run, process), flush=True)
+        print(fit(_forecast(options, training, run, process)), flush=True)
         return run, None
     data = _accepted(run, splits, before, options.accept_changed_data) if process.first else None
     if resume is not None:
@@ -139,16 +145,16 @@ def _train(
         data.write(run.folder / _DATA)
         if resume is None:
             _describe(run, training, options, splits, origin)
-        origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
+        origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
-        print(_introduction(options, training, run), flush=True)
+        print(fit(_introduction(options, training, run)), flush=True)
         _propose_ahead(detector, chosen)
 
     def report(line: str) -> None:
-        print(line, flush=True)
+        print(fit(line), flush=True)
         _draw_curves(run)
 
-    command = f"boxwright train --resume {run.folder}{plugins.options()}"
+    command = _next(run, f"boxwright train --resume {run.folder}", f"boxwright.train(resume={str(run.folder)!r})")
     try:
         stopped_by = run.train(training, report=report)
     except Exception as error:
@@ -167,7 +173,7 @@ def _train(
 
 def _further(options: Train, folder: Path, epochs: int) -> Train:
     """The options of a new run that trains the detector of a finished one for so many more epochs."""
-    state = describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
+    state = checkpoint.describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
     done, total = state.get("epoch", 0), options.training.epochs or 0
     out_of_patience = options.patience is not None and History(folder).since_best(done) >= options.patience
     if not state or (done < total and not out_of_patience):
@@ -229,10 +235,11 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
             (expected.memory, "of this process"), (expected.device_memory, f"on {training.device}"),
         ) if amount is not None
     ]  # fmt: skip
+    proposals = f", proposals {duration(expected.propose)} in all" if training.detector.propose else ""
     limit = f"; --max-time ends it after {duration(run.max_time)}" if run.max_time else ""
     return "\n".join([
         head, "", table(["split", "images", "objects", "median size", "resized"], rows), "",
-        f"a step takes {expected.step:.2g} s, detection {expected.image:.2g} s an image",
+        f"a step takes {expected.step:.2g} s, detection {expected.image:.2g} s an image{proposals}",
         f"the run takes about {duration(expected.seconds)}{limit}",
         f"memory at its peak: {', '.join(memory) or 'not known on this system'}",
         "estimated from a few steps; nothing was written",
@@ -294,7 +301,7 @@ def _take(folder: Path, held: ExitStack) -> bool:
                     held.enter_context(lock.pop_all())
                     return True
     except HeldError as error:
-        say(f"{folder} is in use: {error.holder}; this run gets another folder")
+        say(f"{folder} is in use by {error.holder}; this run gets another folder")
     return False
 
 
@@ -329,8 +336,17 @@ def _conclude(run: Run, detector: Detector) -> None:
     """After the last epoch: measure the best detector on the test split, if there is one."""
     if "test" in run.splits:
         epoch, quality = run.test(detector)
-        print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table()}")
-    print(f"\nboxwright detect photo.jpg --model {run.best}{plugins.options()}")
+        print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table(terminal_width())}")
+    in_python = f"boxwright.load({str(run.best)!r})('photo.jpg')"
+    print(f"\n{_next(run, f'boxwright detect photo.jpg --model {run.best}', in_python)}")
+
+
+def _next(run: Run, command: str, in_python: str) -> str:
+    """What the user may do next: a command with the plugins that it needs, or Python where a session has them."""
+    modules = checkpoint.modules_of(run.config).values()
+    if plugins.of_session(modules):
+        return f"{in_python}, in this session; commands need what it registered in a file: --plugin FILE"
+    return command + plugins.options(modules)
 
 
 def with_size(options: Train) -> Train:
@@ -362,31 +378,30 @@ def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
 
 def read_options(path: Path) -> Train:
     """The options of a run's config.json."""
-    content = _read_json(path)
-    options = replace(
-        checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.config_of(content, path),
-        training=checkpoint.from_json(TrainConfig, content["training"]),
-        data=Path(content["data"]),
-    )
-    if "preprocess" not in content:  # written before there was --from
-        return with_size(options)
-    return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
+    detector = checkpoint.config_of(content, path)
+    with checkpoint.named(path):
+        if unknown := sorted(content["options"].keys() - set(_KEPT)):
+            raise ValueError(f"unknown options {', '.join(unknown)}; update boxwright")
+        options = replace(
+            checkpoint.from_json(Train, content["options"]),
+            detector=detector,
+            training=checkpoint.from_json(TrainConfig, content["training"]),
+            data=Path(content["data"]),
+        )
+        if "preprocess" not in content:  # written before there was --from
+            return with_size(options)
+        return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
 
 
 def _introduction(options: Train, training: Training, run: Run) -> str:
     learning = sum(p.numel() for p in training.detector.parameters() if p.requires_grad) / 1e6
     images = ", ".join(f"{split} {len(dataset)}" for split, dataset in run.splits.items())
+    backbone = f" on {run.config.backbone}" if isinstance(run.config, BackboneFields) else ""
     events = f", also for TensorBoard: tensorboard --logdir {run.folder}" if run.history.plots else ""
     return (
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
-        f"{type(training.detector).__name__} on {run.config.backbone}, {learning:.1f} M parameters learn\n"
+        f"{type(training.detector).__name__}{backbone}, {learning:.1f} M parameters learn\n"
         f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
         f"in {training.config.precision} on {training.device}\n{run.folder}/{events}"
     )

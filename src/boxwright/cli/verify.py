@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import MaxMegapixels, check_exists
 from boxwright.cli.table import table
+from boxwright.terminal import fit, terminal_width
 
 if TYPE_CHECKING:
     from boxwright.zoo.proof import Difference
@@ -46,12 +47,12 @@ class Verify:
             print(json.dumps({**verified, "measured": rows, "same": same}, indent=1))
             return int(not same)
         head = ("photo", "batch", "original", "converted", "classes", "unmatched", "box px", "score", "")
-        print(table(head, [_row(difference) for difference in measured]))
-        print(f"against {proof['against']} (torch {proof['torch']}, {proof['date']}): {worst(measured)}")
+        print(table(head, [_row(difference) for difference in measured], terminal_width(), ("batch", "classes")))
+        print(fit(f"against {proof['against']} (torch {proof['torch']}, {proof['date']}): {worst(measured)}"))
         if "source" in verified:
-            print(f"and against {verified['source']['against']} here, with {verified['source']['file']}")
+            print(fit(f"and against {verified['source']['against']} here, with {verified['source']['file']}"))
         if proof.get("allowed"):
-            print(f"a difference was accepted at the import: {proof['allowed']}")
+            print(fit(f"a difference was accepted at the import: {proof['allowed']}"))
         return int(not same)
 
 

@@ -30,6 +30,7 @@ _PROBE = 16  # pixels
 _ABSENT = "\uffff"  # no character: a font draws it as it draws every character that it does not have
 _DRAWN_BY_NONE = {"Cc", "Cf", "Mn", "Zs"}  # controls, joiners, variation selectors and accents, spaces
 
+_NEVER_DRAWN = {"Cc", "Cs"}  # controls, halves of a surrogate pair
 _SCORE = frozenset("0123456789%")  # always asked for: one search of the fonts is enough for a name, whatever its score
 
 Font = ImageFont.FreeTypeFont
@@ -44,10 +45,10 @@ def load_font(text: str, size: int) -> Font:
 
 
 def drawable(text: str) -> str:
-    """The text in one line, with accents composed as fonts have them, and without variation selectors."""
+    """The text in one line, with accents composed as fonts have them, without variation selectors and controls."""
     composed = unicodedata.normalize("NFC", text)
     kept = (letter for letter in composed if not unicodedata.name(letter, "").startswith("VARIATION SELECTOR"))
-    return " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in kept).split())
+    return " ".join("".join(" " if unicodedata.category(letter) in _NEVER_DRAWN else letter for letter in kept).split())
 
 
 @cache

@@ -12,6 +12,7 @@ import numpy as np
 from boxwright.data.dataset import Dataset
 from boxwright.data.stats import MEDIUM, SMALL, box_sides
 from boxwright.draw.boxes import class_colors
+from boxwright.draw.font import drawable
 from boxwright.files import write_atomically
 from boxwright.install import install
 from boxwright.metrics.coco import RECALLS, Evaluation
@@ -61,7 +62,7 @@ def draw_precision_recall(quality: Evaluation, path: str | Path) -> None:
     colors = class_colors(quality.classes)
     for name, scores in sorted(known.items(), key=lambda item: -item[1].ap50):
         color = tuple(value / 255 * 0.85 for value in colors[name])  # darker than on photographs: paper is white
-        axes.plot(RECALLS, scores.precision, color=color, label=f"{name}: AP50 {scores.ap50:.3f}")
+        axes.plot(RECALLS, scores.precision, color=color, label=f"{_plain(name)}: AP50 {scores.ap50:.3f}")
         best = max(range(len(RECALLS)), key=scores.f1.__getitem__)
         axes.plot(RECALLS[best], scores.precision[best], "o", color=color)
     finish(axes, f"precision and recall at IoU .5; mean AP50 {quality.ap50:.3f}", legend=bool(known))
@@ -84,7 +85,7 @@ def draw_stats(splits: Mapping[str, Dataset], path: str | Path) -> None:
         per_class = np.array([dataset.counts()[name] for name in commonest])
         classes.barh(range(len(commonest)), per_class, left=left, label=split)
         left += per_class
-    classes.set_yticks(range(len(commonest)), labels=commonest)
+    classes.set_yticks(range(len(commonest)), labels=[_plain(name) for name in commonest])
     classes.invert_yaxis()
     for split, dataset in splits.items():
         sides = box_sides(dataset)[~dataset.crowd]
@@ -116,6 +117,11 @@ def _share_curve(axes: Axes, values: np.ndarray, label: str) -> None:
     """The share of values that are at most as large as each: unlike a histogram, it needs no bins."""
     if len(values):
         axes.ecdf(values, label=f"{label} ({len(values)})")
+
+
+def _plain(name: str) -> str:
+    """A class name as text that matplotlib does not read as a formula."""
+    return drawable(name).replace("$", r"\$")
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 120) -> None:

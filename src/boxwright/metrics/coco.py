@@ -22,6 +22,7 @@ import torch
 
 from boxwright.data.formats.documents import read_json
 from boxwright.data.formats.text import class_list, flag, is_name, shown
+from boxwright.terminal import shorten
 from boxwright.types import Detections, Target
 from boxwright.units import counted, printable
 
@@ -102,8 +103,10 @@ class Evaluation:
         """What a notebook shows: the table."""
         return f"<pre>{escape(self.table())}</pre>"
 
-    def table(self) -> str:
-        """The evaluation as plain text: overall, by size, and a row per class."""
+    def table(self, width: int | None = None) -> str:
+        """The evaluation as plain text: overall, by size, and a row per class, whose names are shortened to fit `width`
+        columns.
+        """
         rows = [
             ("", "AP", "AP50", "AP75", "AR1", "AR10", "AR100"),
             ("all sizes", *map(_cell, (self.ap, self.ap50, self.ap75, self.ar1, self.ar10, self.ar100))),
@@ -115,9 +118,10 @@ class Evaluation:
         for name, quality in self.classes.items():
             best = max(quality.f1, default=math.nan)
             numbers = (quality.ap, quality.ap50, best, quality.threshold)
-            rows.append((printable(name), *map(_cell, numbers), str(quality.objects), ""))
-        width = max(len(row[0]) for row in rows)
-        lines = [(row[0].ljust(width) + "".join(cell.rjust(9) for cell in row[1:])).rstrip() for row in rows]
+            short = printable(name) if width is None else shorten(printable(name), max(9, width - 9 * 6))
+            rows.append((short, *map(_cell, numbers), str(quality.objects), ""))
+        longest = max(len(row[0]) for row in rows)
+        lines = [(row[0].ljust(longest) + "".join(cell.rjust(9) for cell in row[1:])).rstrip() for row in rows]
         counts = {"image": self.images, "object": self.objects, "detection": self.detections}
         return "\n".join([", ".join(counted(number, noun) for noun, number in counts.items()), *lines])
 

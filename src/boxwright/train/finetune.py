@@ -14,6 +14,7 @@ from boxwright.backbones.features import Features
 from boxwright.checkpoint import Loaded
 from boxwright.detectors import Detector, FasterRCNN
 from boxwright.detectors.anchor_stage import AnchorHead
+from boxwright.detectors.fields import BackboneFields
 from boxwright.detectors.r_fcn import ScoreMaps
 from boxwright.detectors.region_stage import RegionHead
 from boxwright.detectors.sliding_window import WindowHead
@@ -201,10 +202,13 @@ def _check_backbone(new: dict[str, Tensor], old: dict[str, Tensor], detector: De
     missing = [key for key, shape in shapes.items() if key not in old or old[key].shape != shape]
     if missing:
         config = source.config
+        same = "name no detector, which takes its whole config"
+        if isinstance(config, BackboneFields):
+            backbone = f"{config.backbone} with levels {' '.join(map(str, config.levels))}"
+            same = f"give the detector its backbone, {backbone}, or none, which takes its whole config"
         raise ValueError(
             f"{len(missing)} of the {len(shapes)} tensors of the backbone ({missing[0]}, ...) are not in the "
-            f"{type(source.detector).__name__} to start from: give the detector its backbone, {config.backbone} with "
-            f"levels {' '.join(map(str, config.levels))}, or none, which takes its whole config"
+            f"{type(source.detector).__name__} to start from: {same}"
         )
 
 

@@ -21,6 +21,7 @@ from boxwright.data.formats import Splits
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import DetectorConfig
+from boxwright.detectors.fields import BackboneFields, LearningBackbone
 from boxwright.device import choose_device
 from boxwright.measure.evaluate import best_threshold, detect_dataset, evaluate_dataset, targets_of
 from boxwright.metrics import Evaluation, evaluate
@@ -29,6 +30,7 @@ from boxwright.train.config import TrainConfig
 from boxwright.train.history import History, rank, summary
 from boxwright.train.loop import Epoch, Step, Training
 from boxwright.train.stop import stopping
+from boxwright.units import counted
 from boxwright.version import __version__
 
 _EVALUATION_SHARE = 0.1  # of the time that training takes; an image costs a third of what it costs to learn from it
@@ -163,6 +165,7 @@ class Run:
         `detector` gets the weights of that checkpoint. Returns the epoch of the checkpoint and its quality.
         """
         tensors, described = checkpoint.read(self.best)
+        checkpoint.need(described, self.best, "metrics", "epoch")
         checkpoint.fill(detector, tensors, self.best)
         predictor = Predictor(detector, self.names, self.preprocess)
         quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
@@ -200,6 +203,14 @@ class Run:
         return evaluate(detections, targets, self.names), best_threshold(detections, targets)
 
 
+def frozen(config: DetectorConfig) -> str:
+    """What of the backbone does not learn, such as "2 stages and the batch norms"; "" where all of it learns."""
+    if isinstance(config, LearningBackbone):
+        parts = [counted(config.frozen_stages, "stage")] if config.frozen_stages else []
+        return " and ".join([*parts, *["the batch norms"] * (config.norm == "frozen")])
+    return "all" if isinstance(config, BackboneFields) else ""
+
+
 def validate_every(val: int, train: int) -> int:
     """Epochs between evaluations, for so many images in each split, so that they take about a tenth of the time."""
     return math.ceil(val / train / 3 / _EVALUATION_SHARE)
@@ -227,7 +238,7 @@ def need_objects(splits: Splits, required: Sequence[str], names: Sequence[str]) 
         else:
             others = ", ".join(f"{name} {count}" for name, count in splits[split].counts().items() if count)
             found = f"it has {others}" if others else "it has no annotation at all"
-            found += "; it was drawn, and another --seed draws another" * splits.drawn
+            found += "; it was drawn, and another --seed draws another" * bool(splits.drawn)
         of = f" of {', '.join(names)}" if len(names) < len(splits.names) else ""
         purpose = {"train": "to learn from", "val": "to choose the best epoch by"}.get(split, "to measure AP by")
         raise ValueError(

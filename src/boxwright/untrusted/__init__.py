@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import EINVAL
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -61,9 +62,9 @@ def reading(path: Path, what: str, hint: str = "") -> Iterator[None]:
         yield
     except UntrustedError as error:
         raise UntrustedError(f"{path} is refused: {error}. Nothing in it was executed{hint}") from None
-    except OSError as error:
-        raise UntrustedError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # damaged bytes can raise nearly anything
+        if isinstance(error, OSError) and error.errno != EINVAL:  # which is a place before the start of an archive
+            raise UntrustedError(f"{path} cannot be read: {error.strerror or error}") from error
         why = f"{type(error).__name__}: {shown(error, 200)}"
         raise UntrustedError(
             f"{path} ({path.stat().st_size} bytes) is not a whole {what}: {why}; copy it again"

@@ -23,6 +23,7 @@ from boxwright.untrusted import UntrustedError, opened, shown
 _INSTRUCTIONS = 1_000_000
 """A checkpoint has about 30 for each tensor."""
 
+_CALL = 10  # instructions that a name or a call counts as: it takes longer, and more memory, than a number
 _COPIES = 4  # of the pickle, which it may make of its text and bytes
 _SPARE = 1 << 20  # bytes
 
@@ -171,7 +172,8 @@ class Machine:
             raise UntrustedError(f"it has more than {_INSTRUCTIONS} instructions; save the weights alone")
 
     def _charge(self, items: tuple[Any, ...]) -> None:
-        """Count what a call may copy."""
+        """Count a call and what it may copy."""
+        self._count(_CALL)
         for item in items:
             if isinstance(item, str | bytes | bytearray):
                 self._to_copy -= len(item)
@@ -207,6 +209,7 @@ class Machine:
     def _name(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise TypeError("a name that is no text")
+        self._count(_CALL)
         full = f"{module}.{name}"
         if full not in self._calls:
             raise self._refers_to(full)
@@ -217,7 +220,7 @@ class Machine:
 
     def _call(self, name: Any, arguments: Any) -> None:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise UntrustedError(f"it calls a {type(name).__name__}, and only data is read")
+            raise UntrustedError(f"it calls a value of type {type(name).__name__}, and only data is read")
         call = self._calls[name.full]
         if call is None:
             raise UntrustedError(f"it calls {name}, and only data is read")
@@ -268,6 +271,13 @@ def _dict(content: Any = (), *_: Any) -> dict[Any, Any]:
     return content if type(content) is dict else {_key(key): value for key, value in content}
 
 
+def sequence(content: Any = ()) -> list[Any] | tuple[Any, ...]:
+    """Those of a set or a torch.Size."""
+    if not isinstance(content, list | tuple):
+        raise TypeError(f"expected a list, got a {type(content).__name__}")
+    return content
+
+
 def _settings(state: Any) -> dict[Any, Any]:
     if type(state) is not dict:
         raise TypeError(f"expected the attributes of a namespace, got a {type(state).__name__}")
@@ -283,7 +293,9 @@ def _bytes(content: str | bytes = "", encoding: str = "latin1") -> bytes:
     """Bytes are text in protocols before 3; empty ones have no arguments."""
     if encoding not in ("latin1", "latin-1"):
         raise UntrustedError(f"it uses the encoding {_quoted(encoding)}")
-    return content.encode("latin1") if isinstance(content, str) else bytes(memoryview(content))
+    if not isinstance(content, str | bytes):
+        raise TypeError(f"expected bytes, got a {type(content).__name__}")
+    return content.encode("latin1") if isinstance(content, str) else content
 
 
 def _dtype(code: Any, *_: Any) -> Pending:
@@ -334,8 +346,8 @@ CALLS: dict[str, Callable[..., Any] | None] = {
         for kind, call in {
             "bytes": _bytes,
             "bytearray": _bytes,
-            "set": lambda content=(): list(content),
-            "frozenset": lambda content=(): list(content),
+            "set": sequence,
+            "frozenset": sequence,
             **dict.fromkeys(("bool", "dict", "float", "int", "list", "object", "str", "tuple")),  # of a defaultdict
         }.items()
     },

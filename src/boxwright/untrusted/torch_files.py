@@ -1,4 +1,4 @@
-"""Read a file of torch.save as data: tensors, numbers, text and plain containers.
+"""Read a file of torch.save as data: tensors, numbers, text and plain containers. Or one of safetensors.
 
 Since torch 1.6 it is a zip archive of a pickle and one entry for each storage; before, pickles and storages one after
 the other. A tensor is a view of a storage: both must lie inside the bytes that are there.
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from zipfile import ZIP_STORED
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, shown
-from boxwright.untrusted.pickles import CALLS, Machine, Name
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading, shown
+from boxwright.untrusted.pickles import CALLS, Machine, Name, sequence
 
 _HINT = (
     ". Where you trust the file, load it with torch and save the weights alone: "
@@ -27,6 +28,8 @@ _WHAT = "tensors, plain containers and settings such as argparse.Namespace"
 _MAGIC = 0x1950A86A20F9469CFC6C  # of files before torch 1.6
 _DIRECTORY = 4 << 20  # bytes: the list of entries of an archive, 60 for each
 _DIMENSIONS = 32
+_TENSORS = 20_000  # in a file of safetensors; each takes as long as a kilobyte
+_LARGEST = 2**63 - 1
 
 
 def read_torch(path: str | Path) -> Any:
@@ -42,6 +45,15 @@ def read_torch(path: str | Path) -> Any:
         if start[:1] != b"\x80":
             raise UntrustedError("it is no pickle as torch.save writes it")
         return _read_old(file)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file by name. Raises UntrustedError if it is damaged."""
+    with reading(Path(path), "file of safetensors"), safe_open(path, framework="pt") as file:
+        names = file.keys()
+        if len(names) > _TENSORS:
+            raise UntrustedError(f"it has {len(names)} tensors, expected at most {_TENSORS}")
+        return {name: file.get_tensor(name) for name in names}
 
 
 class _Storage(NamedTuple):
@@ -138,7 +150,9 @@ def _of_identity(identity: Any) -> tuple[str, torch.dtype | None, int, int]:
     if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
         raise UntrustedError("it refers to an external object that is no storage")
     _, kind, key, _, count, *view = identity
-    if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and count >= 0) or any(view):
+    if not (isinstance(kind, Name) and isinstance(key, str) and type(count) is int and 0 <= count <= _LARGEST) or any(
+        view
+    ):
         raise TypeError("a storage without type, key or size")
     if kind.full not in _STORAGES:
         raise UntrustedError(f"it has a storage of type {kind}, and weights are numbers")
@@ -152,7 +166,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any, dtype:
     if not isinstance(storage, _Storage):
         raise TypeError("a tensor without storage")
     numbers = (offset, *shape, *strides)
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
+    if not all(type(number) is int and 0 <= number <= _LARGEST for number in numbers) or len(shape) != len(strides):
         raise ValueError("a tensor without shape")
     if len(shape) > _DIMENSIONS:
         raise ValueError(f"a tensor of {len(shape)} dimensions")
@@ -233,6 +247,6 @@ _CALLS: dict[str, Callable[..., Any] | None] = {
     "torch.Tensor": None,
     "torch.nn.parameter.Parameter": None,
     "torch.nn.parameter.Buffer": None,
-    "torch.Size": lambda sides=(): tuple(sides),
+    "torch.Size": sequence,
     "torch.device": _device,
 }

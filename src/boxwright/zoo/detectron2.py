@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from boxwright.boxes.anchors import AnchorGrid
-    from boxwright.detectors.config import DetectorConfig
+    from boxwright.detectors.config import FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, RPNConfig
     from boxwright.proposals import Propose
     from boxwright.types import Detections
     from boxwright.zoo.foreign import Detect, State
+
+    Config = FasterRCNNConfig | FastRCNNConfig | RetinaNetConfig | RPNConfig
 
 LICENCE = "CC BY-SA 3.0 (MODEL_ZOO.md)"
 SITE = "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection"
@@ -134,7 +136,7 @@ def foreign(name: str, arguments: Arguments = DEFAULTS) -> Foreign:
     )
 
 
-def configure(name: str) -> DetectorConfig:
+def configure(name: str) -> Config:
     """The config of a name such as faster_rcnn_R_50_FPN_1x."""
     from boxwright.detectors import FasterRCNNConfig, FastRCNNConfig, RetinaNetConfig, RPNConfig
 
@@ -218,7 +220,7 @@ def count_classes(state: State) -> int:
     )
 
 
-def reference(name: str, config: DetectorConfig, arguments: Arguments, state: State, num_classes: int) -> Detect:
+def reference(name: str, config: Config, arguments: Arguments, state: State, num_classes: int) -> Detect:
     """Detectron2's own model with this state dict, on the CPU; a Fast R-CNN has the proposals of ours.
 
     Raises ImportError where Detectron2 is not installed.
@@ -280,7 +282,7 @@ def detect(model: Any, sizes: Any, propose: Propose | None, images: Sequence[np.
     return found
 
 
-def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -> State:
+def convert(config: Config, name: str, state: State, num_classes: int) -> State:
     """Detectron2's state dict as that of `config.build(num_classes)`.
 
     Raises ForeignError with the differences, in Detectron2's names.
@@ -309,7 +311,7 @@ def convert(config: DetectorConfig, name: str, state: State, num_classes: int) -
     return {key: value.contiguous() for key, value in converted.items()}
 
 
-def original_name(key: str, config: DetectorConfig) -> str:
+def original_name(key: str, config: Config) -> str:
     """Detectron2's name of a tensor."""
     network = "backbone.bottom_up" if getattr(config, "variant", "fpn") == "fpn" else "backbone"
     key = re.sub(r"^features\.backbone\.body(?=\.(conv|bn)1)", f"{network}.stem", key)
@@ -333,7 +335,7 @@ def _anchors_of(detector: Any) -> AnchorGrid | None:
     return None if stage is None else stage.anchors
 
 
-def _check_buffers(buffers: State, config: DetectorConfig, grid: AnchorGrid | None, name: str) -> None:
+def _check_buffers(buffers: State, config: Config, grid: AnchorGrid | None, name: str) -> None:
     """Raises ForeignError if the weights were trained with another normalisation or other anchors."""
     import torch
 

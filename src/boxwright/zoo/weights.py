@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from boxwright.untrusted import UntrustedError, limited, reading, shown
+from boxwright.untrusted import UntrustedError, limited, shown
 from boxwright.zoo.foreign import ForeignError
 
 if TYPE_CHECKING:
@@ -43,19 +43,13 @@ def read(path: str | Path) -> State:
     Executes nothing. Raises ForeignError if the file is damaged, has no tensors, or refers to more than tensors, plain
     containers and settings; the message says to what.
     """
-    from safetensors.torch import load_file
-
-    from boxwright.untrusted.torch_files import NUMBERS, read_torch
+    from boxwright.untrusted.torch_files import NUMBERS, read_safetensors, read_torch
 
     path = Path(path)
     if not path.is_file():
         raise ForeignError(f"{path}: there is no such file")
     try:
-        if path.suffix == ".safetensors":
-            with reading(path, "file of safetensors"):
-                content = load_file(path)
-        else:
-            content = read_torch(path)
+        content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         tensors = limited(_tensors(content, "", set(), _DEPTH), path)
     except UntrustedError as error:
         raise ForeignError(str(error)) from error

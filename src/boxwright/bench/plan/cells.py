@@ -10,6 +10,7 @@ from typing import Any
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS
 from boxwright.detectors.config import DetectorConfig, name_of
+from boxwright.detectors.fields import BackboneFields
 
 _LONGEST = 1.3  # times the shorter side, as `boxwright train` has it: 320 to 416 pixels
 
@@ -32,6 +33,11 @@ class Cell:
         return name_of(self.config)
 
     @property
+    def backbone(self) -> str:
+        """ "" for a detector that has none."""
+        return self.config.backbone if isinstance(self.config, BackboneFields) else ""
+
+    @property
     def size(self) -> int:
         """The shorter side of an image, in pixels."""
         size = self.preprocess
@@ -49,7 +55,7 @@ def grid(
     sizes: Sequence[int] = (320,),
     proposals: Sequence[int] = (),
 ) -> list[Cell]:
-    """Every detector with every backbone at every size and, if it has proposals, with each number of them.
+    """Every detector at every size, with every backbone and every number of proposals where it has such.
 
     sizes      shorter sides in pixels; the longer side is 1.3 times that at most
     proposals  each detector's own number if empty
@@ -71,13 +77,16 @@ def grid(
             known = ", ".join(BACKBONES)
             raise ValueError(f"there is no backbone {name!r}, neither among {known} nor in timm.list_models()")
     cells = []
-    for detector, backbone, size in product(detectors, backbones, sizes):
-        takes_proposals = "proposals" in {field.name for field in fields(DETECTORS[detector])}
-        for count in proposals if takes_proposals and proposals else (None,):
-            options = {"backbone": backbone} | ({} if count is None else {"proposals": count})
-            name = f"{detector}-{backbone}-{size}" + (f"-p{count}" if count is not None and len(proposals) > 1 else "")
-            preprocess = Preprocess(short=size, long=round(_LONGEST * size))
-            cells.append(Cell(as_folder(name), configure(detector, **options), preprocess))
+    for detector in detectors:
+        options = {field.name for field in fields(DETECTORS[detector])}
+        with_backbones = backbones if "backbone" in options else (None,)
+        with_proposals = proposals if "proposals" in options and proposals else (None,)
+        for backbone, size, count in product(with_backbones, sizes, with_proposals):
+            chosen = {"backbone": backbone, "proposals": count}
+            config = DETECTORS[detector](**{option: value for option, value in chosen.items() if value is not None})
+            several = count is not None and len(proposals) > 1
+            name = "-".join(filter(None, [detector, backbone, str(size), f"p{count}" if several else ""]))
+            cells.append(Cell(as_folder(name), config, Preprocess(short=size, long=round(_LONGEST * size))))
     repeated = sorted({cell.name for cell in cells if sum(cell.name == other.name for other in cells) > 1})
     if repeated:
         raise ValueError(f"every cell is in a race once; {', '.join(repeated)} came more often")

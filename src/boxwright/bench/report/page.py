@@ -127,7 +127,7 @@ def numbers(entry: Entry) -> str:
         texts.append(f"AP {fraction(quality.ap.value)} {bracketed(quality.ap)} on the test images")
     if timed := fastest(entry):
         p50, p95 = milliseconds(timed[1].p50.value), milliseconds(timed[1].p95.value)
-        texts.append(f"{p50} ms an image (p50), p95 {p95} ms")
+        texts.append(f"p50 {p50} ms, p95 {p95} ms")
     return ", ".join(texts) or "nothing was measured"
 
 

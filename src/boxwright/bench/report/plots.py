@@ -251,7 +251,9 @@ def _draw_key(figure: Figure, race: Race, known: Sequence[Point], bounded: bool,
     styles = points.styles(race.entries)
     shown = [point.entry for point in sorted(known, key=lambda point: point.index)]
     cells = [entry for entry in shown if entry.state != "external"]
-    colors = {entry.backbone: Patch(color=styles[entry.name].color, label=entry.backbone) for entry in cells}
+    colors = {
+        entry.backbone: Patch(color=styles[entry.name].color, label=entry.backbone or "no backbone") for entry in cells
+    }
     markers = {entry.detector: _handle(entry.detector, styles[entry.name].marker) for entry in cells}
     stopped = [entry for entry in shown if entry.state == "stopped"]
     on_val = ["AP on val"] if any(entry.quality is None for entry in stopped) else []

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from boxwright.bench.result import Entry, Race
 from boxwright.bench.verdict import UNKNOWN
 from boxwright.files import write_atomically
 from boxwright.measure.speed import Quartiles
-from boxwright.units import Interval
+from boxwright.units import Interval, printable
 
 
 def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] = ()) -> list[Path]:
@@ -28,11 +28,26 @@ def write(race: Race, folder: str | Path, disagreements: Sequence[Disagreement] 
     """
     folder = Path(folder)
     text = json.dumps(plain(asdict(race)), indent=1, allow_nan=False) + "\n"
+    race, disagreements = _printable(race), _printable(disagreements)
     # First, so that the numbers are there even if drawing fails.
     written = [write_atomically(folder / "results.json", text), write_atomically(folder / "results.csv", table(race))]
     images, drawings = _draw(race)
     files = {"report.html": render(race, drawings, disagreements), **images}
     return [*(write_atomically(folder / name, content) for name, content in files.items()), *written]
+
+
+def _printable(value: Any) -> Any:
+    """With escapes for control characters in all names and texts: neither HTML nor SVG has them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(entry) for key, entry in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, (list, tuple)):
+        entries = map(_printable, value)
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)  # a named tuple, or another
+    return value
 
 
 def plain(value: Any) -> Any:

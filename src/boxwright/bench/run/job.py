@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,12 +29,14 @@ from boxwright.measure.evaluate import detect_dataset
 from boxwright.measure.speed import bare
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.propose import propose_all, sources_of, warm
-from boxwright.progress import Progress, say
+from boxwright.progress import Progress
 from boxwright.proposals import CachedProposer, Propose
+from boxwright.terminal import say
 from boxwright.train.config import TrainConfig
 from boxwright.train.run import Run
 from boxwright.train.stop import StoppedError
 from boxwright.types import Detections
+from boxwright.untrusted.numpy_files import Npz
 
 COLUMNS = ("boxes", "scores", "labels")
 _STEPS, _IMAGES = 4, 16  # that the pace is measured on; the first step and the first batch are not counted
@@ -199,8 +202,10 @@ def save_detections(path: Path, detections: Sequence[Detections]) -> None:
 
 
 def load_detections(path: Path) -> list[Detections]:
-    """What `save_detections` wrote."""
-    with np.load(path, allow_pickle=False) as file:
+    """What `save_detections` wrote. Raises ValueError for a file that is damaged."""
+    with closing(Npz(path)) as file:
         columns = [torch.from_numpy(file[name]) for name in COLUMNS]
         counts = file["counts"].tolist()
+    if min(counts, default=0) < 0 or any(len(column) != sum(counts) for column in columns):
+        raise ValueError(f"{path} has other counts than detections; remove its folder, and the job is done again")
     return [Detections(*rows) for rows in zip(*(column.split(counts) for column in columns), strict=True)]

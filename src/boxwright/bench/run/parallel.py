@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import pickle
@@ -18,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from boxwright import plugins
+from boxwright.files import DISK_ERRORS
 from boxwright.install import install
 from boxwright.train.stop import StoppedError, stoppable
 
@@ -26,7 +27,6 @@ Pool = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[tuple[Any, Any]]
 """From the work and its tasks to (task, answer) in the order of completion; an answer may be the Exception raised.
 A task is taken when a worker is free."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRIES = 3  # to start a worker
 _PATIENCE = 60.0  # seconds for workers to end their step and save
 _START = 300.0  # seconds for Ray to start on a slow, busy machine
@@ -112,7 +112,7 @@ class _Workers:
                 yield task, _checked(self._answer(done, worker, process))
 
     def _start(self) -> None:
-        worker = self.worker.remote(torch.get_num_threads())
+        worker = self.worker.remote(torch.get_num_threads(), plugins.for_new_process())
         self.starting[worker.process.remote()] = worker
 
     def _welcome(self, started: Any) -> None:
@@ -163,9 +163,10 @@ class _Workers:
 class _Worker:
     """In a process that Ray starts."""
 
-    def __init__(self, threads: int) -> None:
-        """As many threads as in the main process, so that sums have the same order and the same results."""
+    def __init__(self, threads: int, known: str) -> None:
+        """As many threads as in the main process, so that sums have the same order; `known` are its plugins."""
         torch.set_num_threads(threads)
+        plugins.adopt(known)
 
     def process(self) -> int:
         return os.getpid()
@@ -190,7 +191,7 @@ def _attempt(work: Callable[[Task], Any], task: Task) -> Any:
 
 def _checked(answer: Any) -> Any:
     """Raises what is no fault of the task: a full disk, or a signal."""
-    if isinstance(answer, StoppedError) or isinstance(answer, OSError) and answer.errno in _FULL:
+    if isinstance(answer, StoppedError) or isinstance(answer, OSError) and answer.errno in DISK_ERRORS:
         raise answer
     return answer
 

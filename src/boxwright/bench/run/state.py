@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from boxwright import plugins
 from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
 from boxwright.bench.plan.cells import Cell, as_folder
 from boxwright.bench.plan.checks import existing, need_room, race_folder, race_splits, unreadable
@@ -22,7 +23,7 @@ from boxwright.bench.run.external import ExternalModel
 from boxwright.bench.run.job import Effort, Job, measure, pace, propose_ahead, train
 from boxwright.bench.run.parallel import Pool
 from boxwright.bench.run.record import Record
-from boxwright.checkpoint import read_config
+from boxwright.checkpoint import modules_of, read_config
 from boxwright.data.batch import Batches
 from boxwright.data.fingerprint import Fingerprint, changes, file_digest, fingerprint
 from boxwright.data.formats import Splits, open_dataset
@@ -30,15 +31,29 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
-from boxwright.progress import Progress, say
+from boxwright.progress import Progress
+from boxwright.terminal import say
 from boxwright.train.config import TrainConfig
-from boxwright.train.run import validate_every
+from boxwright.train.run import frozen, validate_every
 from boxwright.train.stop import StoppedError
 from boxwright.units import counted
 
-_PARTS = (
-    "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
-)  # fmt: skip
+
+class _Times(TypedDict):
+    key: dict[str, Any]
+    images: int
+    first: str
+    seconds: dict[str, list[dict[str, float]]]
+    throughput: dict[str, float]
+    failures: dict[str, str]  # fmt: skip
+
+
+_PARTS = {
+    "efforts": dict[str, Effort], "plan": Plan, "rungs": list[Rung], "tries": dict[str, tuple[list[int], int]],
+    "failed": dict[str, str], "spent": float, "times": _Times, "footprints": dict[str, dict[str, int | float | None]],
+    "made": str, "unreadable": list[str], "proposals": dict[str, dict[str, dict[str, float]]],
+}  # fmt: skip
+"""What the record has beside settings and configs."""
 _RENAMED = {  # keys and values of settings, from earlier versions to today's
     "train pictures": "train images", "val pictures": "val images", "test pictures": "test images", "parts": "splits",
     "val, for there is no test part: it has also chosen the epochs":
@@ -82,6 +97,12 @@ class RaceState:
         path = self.folder / "bench.json"
         if not path.exists() and (foreign := [name for name in _WRITTEN if (self.folder / name).exists()]):
             raise ValueError(f"{self.folder} has {', '.join(foreign)}, but no bench.json of a race; give another --out")
+        for name, cell in self.cells.items():
+            if rules.parallel > 1 and plugins.of_session(modules_of(cell.config).values()):
+                raise ValueError(
+                    f"{rules.parallel} trainings at a time run in other processes, which cannot import what this "
+                    f"session registered for {name}; move that into a file and import it, or race with parallel=1"
+                )
         before = Fingerprint.read(self.folder / _DATA)
         self.fingerprint = fingerprint(self.splits, self.data, before=before)
         if different := changes(before, self.fingerprint):
@@ -180,6 +201,11 @@ class RaceState:
     def prepare(self, pool: Pool) -> None:
         """Plan, once: a race that continues keeps its plan. Raises OSError where the disk has too little room."""
         if self.plan is None:
+            still = {} if self.rules.pretrained else {name: frozen(cell.config) for name, cell in self.cells.items()}
+            for names, parts in by_reason({name: parts for name, parts in still.items() if parts}).items():
+                say(
+                    f"{names}: the backbone has random weights, of which {parts} never learn; leave --no-pretrained out"
+                )
             if not self.rules.budget:  # a budget may turn out to be too small for any of it
                 self._propose_ahead(self.running())
             efforts, plan = self.estimate(pool)
@@ -251,7 +277,7 @@ class RaceState:
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
             with suppress(ValueError):  # of another detector: reported as a difference
-                config = read_config(name_of(self.cells[name].config), configs[name]["config"])
+                config = read_config(name_of(self.cells[name].config), configs[name].get("config", {}))
                 made = self._config(self.cells[name])  # earlier versions did not digest a file of proposals
                 configs[name] = {**made, **configs[name], "config": json.loads(json.dumps(asdict(config)))}
         return {**content, "settings": settings, "configs": configs}
@@ -270,7 +296,8 @@ class RaceState:
 
     def _smaller(self, paces: Mapping[str, Pace], every: int, budget: float, spent: float) -> str:
         """The nearest race that fits into the budget, as options of `boxwright bench`."""
-        cells = {name: {"detectors": cell.detector, "backbones": cell.config.backbone, "sizes": cell.size}
+        first = next((cell.backbone for cell in self.cells.values() if cell.backbone), "")  # for a cell without one
+        cells = {name: {"detectors": cell.detector, "backbones": cell.backbone or first, "sizes": cell.size}
                  for name, cell in self.cells.items()}  # fmt: skip
         found = smaller(cells, paces, self.rules.seeds, self.epochs, every, budget, self.rules.parallel, spent)
         if found is None:

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from boxwright import plugins
 from boxwright.bench.plan.cells import as_folder
 from boxwright.bench.run.job import save_detections
 from boxwright.bench.run.state import RaceState, one_line
+from boxwright.checkpoint import modules_of
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError, read_reduced
 from boxwright.measure.footprint import footprint
 from boxwright.measure.speed import flops, parameters, stages, take_latencies, throughput
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import PROGRAMS
-from boxwright.progress import say
+from boxwright.terminal import say
 from boxwright.zoo import load
 
 CONTROL = "control"
@@ -114,7 +116,13 @@ def _footprint(race_state: RaceState, name: str) -> dict[str, Any]:
     try:
         predictor = load(best, race_state.device)
         known |= {"parameters": parameters(predictor.detector), "flops": flops(predictor, paths[0])}
-        known |= footprint(best, paths, race_state.device)._asdict()
+        if plugins.of_session(modules_of(race_state.cells[name].config).values()):
+            say(
+                f"{name}: no memory and no time to the first boxes, which a new process measures: it cannot import "
+                "what this session registered; move that into a file, and import it"
+            )
+        else:
+            known |= footprint(best, paths, race_state.device)._asdict()
     except Exception as error:
         say(f"{name}: not all of its footprint could be measured: {one_line(error)}")
     return known

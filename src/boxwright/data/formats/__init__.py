@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
 from boxwright.data.formats.given_splits import Layout, split_of
-from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
+from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about, without_collector
 from boxwright.data.formats.split import Splits, draw_splits, in_order
 
 __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
@@ -50,16 +51,17 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None, dra
         raise DatasetError(f"{source}: the annotations name no class ({format}). {_first(problems)}")
     warn_about(problems, source)
     if not draw:
-        return Splits(in_order(splits), source, format, False, seed)
-    whole, train = splits.pop("all", None), splits.get("train")
-    if whole is not None:
-        splits = draw_splits(whole, seed)
-    elif train is not None and "val" not in splits:
-        splits |= draw_splits(train, seed, {"train": 0.9, "val": 0.1})
-    drawn = whole is not None or (train is not None and splits["train"] is not train)
+        return Splits(in_order(splits), source, format, (), seed)
+    drawn: Collection[str] = ()
+    if "all" in splits:
+        splits = drawn = draw_splits(splits["all"], seed)
+    elif "train" in splits and "val" not in splits:
+        splits |= draw_splits(splits["train"], seed, {"train": 0.9, "val": 0.1})
+        drawn = ("val",)
     return Splits(in_order(splits), source, format, drawn, seed)
 
 
+@without_collector()
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
     """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
     format, readings = _read(path, format)

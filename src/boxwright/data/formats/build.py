@@ -19,13 +19,17 @@ _FAR = 1e30
 _SLIGHT = 0.02
 """The relative difference of annotated and real sizes below which boxes are taken as they are."""
 
+_MOST_BOXES = 20_000
+"""Of an image. Training compares each with tens of thousands of anchors, which takes 4 GB for so many."""
+
 
 def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset, list[Problem]]:
     """The dataset without broken boxes and images, and all problems, including those of the reading.
 
     Sizes are those of the files, whose headers are read. Where the annotated size has the same shape but is another,
     the image was resized after it was annotated, and its boxes are scaled to the file. Where it has another shape, the
-    image is left out unless its boxes show that only the size is wrong. Boxes are clipped to the image.
+    image is left out unless its boxes show that only the size is wrong. An image with more than 20,000 boxes is left
+    out. Boxes are clipped to the image.
     """
     names = tuple(reading.names if names is None else names)
     problems = list(reading.problems)
@@ -33,6 +37,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     raw = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
     owners = np.array([row.image for row in rows], np.int64)
     sizes, scales, kept_images = _real_sizes(reading, raw, owners, problems)
+    kept_images &= ~_crowded(reading.images, owners, problems)
     in_pixels = kept_images[owners]
     if not reading.measured:
         in_pixels &= ~_in_shares(rows, raw, np.where(in_pixels[:, None], sizes[owners], 0), problems)
@@ -119,6 +124,17 @@ def _real_sizes(
         turned = bool((annotated[i] == upright[i, ::-1]).all())
         problems.append(_wrong_size(images[i], upright[i], turned, bool(unclear[i])))
     return frame, np.where(resized[:, None], factors, 1.0), kept
+
+
+def _crowded(images: list[ImageRow], owners: np.ndarray, problems: list[Problem]) -> np.ndarray:
+    """Which images (N,) have more boxes than training can hold."""
+    counts = np.bincount(owners, minlength=len(images))
+    for i in np.flatnonzero(counts > _MOST_BOXES):
+        image = images[i]
+        message = f"{image.path} has {counts[i]:,} boxes, and training holds at most {_MOST_BOXES:,} of an image"
+        mend = "correct the annotations, or cut the image into tiles"
+        problems.append(Problem("too many boxes", image.file, image.line, message, mend))
+    return counts > _MOST_BOXES
 
 
 def _header_sizes(path: str) -> tuple[Size, Size] | Problem:

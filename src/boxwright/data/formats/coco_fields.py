@@ -17,9 +17,11 @@ Id = int | str
 
 def id_of(value: Any) -> Id | None:
     """The id in its normal form, 1 for 1.0; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if (isinstance(value, int) and not isinstance(value, bool)) or is_name(value) else None
+    return value if is_name(value) else None
 
 
 def in_other_type(key: Id) -> Id | None:

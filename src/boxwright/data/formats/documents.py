@@ -23,7 +23,7 @@ from boxwright.data.formats.text import open_regular, read_text
 _LONGEST_YAML = 2**19
 """Bytes; its reader takes 3 s for a million. The names of 13,000 classes have a third of a million."""
 
-_SPACE = re.compile(r"\s*")
+_SPACE, _COMMA = re.compile(r"\s*"), re.compile(r"\s*,\s*")
 _TEXT_CODECS = re.compile(
     r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
     r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
@@ -89,9 +89,10 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
                 line, counted = line + text.count("\n", counted, at), at
                 element, at = _decode(text, at)
                 yield key, element, line
-                at = _skip(text, at)
-                if text[at : at + 1] != "]":
-                    at = _expect(text, at, ",")
+                if comma := _COMMA.match(text, at):
+                    at = comma.end()
+                elif text[(at := _skip(text, at)) : at + 1] != "]":
+                    _expect(text, at, ",")
             at += 1
         at = _skip(text, at)
         if text[at : at + 1] != "}":
@@ -161,12 +162,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Node:
-    """An XML element with its line number, which `xml.etree` does not keep."""
+    """An XML element with its line number, which `xml.etree` does not keep, and the first child of each tag."""
 
     tag: str
     line: int
     pieces: list[str] = field(default_factory=list)
-    children: list[Node] = field(default_factory=list)
+    children: dict[str, Node] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -174,7 +175,7 @@ class Node:
         return "".join(self.pieces).strip()
 
     def child(self, tag: str) -> Node | None:
-        return next((child for child in self.children if child.tag == tag), None)
+        return self.children.get(tag)
 
     def text_of(self, tag: str) -> str:
         """The child's text; "" if there is no such child."""
@@ -203,7 +204,10 @@ def read_xml(path: str | Path, expected: str = "XML") -> Iterator[Node]:
         depth += 1
         if depth <= _DEEPEST:
             node = Node(tag, parser.CurrentLineNumber)
-            (stack[-1].children if stack else done).append(node)
+            if stack:
+                stack[-1].children.setdefault(tag, node)
+            else:
+                done.append(node)
             if depth > 1:
                 stack.append(node)
 

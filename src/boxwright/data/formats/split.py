@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,14 @@ class Splits(dict[str, Dataset]):
 
     source  the folder or file that was opened
     format  a key of `FORMATS`
-    drawn   whether boxwright drew any of the splits itself, with this seed
+    drawn   the splits that boxwright drew itself, with this seed
     """
 
-    def __init__(self, splits: dict[str, Dataset], source: Path, format: str, drawn: bool, seed: int) -> None:
+    def __init__(
+        self, splits: dict[str, Dataset], source: Path, format: str, drawn: Collection[str], seed: int
+    ) -> None:  # fmt: skip
         super().__init__(splits)
-        self.source, self.format, self.drawn, self.seed = source, format, drawn, seed
+        self.source, self.format, self.drawn, self.seed = source, format, tuple(drawn), seed
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ class Splits(dict[str, Dataset]):
         content = {
             "source": str(self.source),
             "format": self.format,
-            "drawn": self.drawn,
+            "drawn": bool(self.drawn),
             "seed": self.seed,
             **{split: [Path(os.path.relpath(data.paths[i], root)).as_posix() for i in range(len(data))]
                for split, data in self.items()},
@@ -74,15 +76,20 @@ def shares_with(val: float | None = None, test: float | None = None) -> dict[str
     return {"train": left} | {split: fraction for split, fraction in fractions.items() if fraction}
 
 
-def few_objects(splits: Mapping[str, Dataset]) -> list[str]:
-    """A sentence for each split with fewer than `FEW_OBJECTS` objects; crowds are none."""
-    counts = {split: int((~dataset.crowd).sum()) for split, dataset in splits.items()}
-    return [
-        f"{split} has {counted(count, 'object')}, fewer than {FEW_OBJECTS}: too few to "
-        f"{'learn from' if split == 'train' else 'measure AP'}; give it a larger fraction, or annotate more images"
-        for split, count in counts.items()
-        if count < FEW_OBJECTS
-    ]
+def few_objects(splits: Mapping[str, Dataset], drawn: Collection[str]) -> list[str]:
+    """A sentence for each split with fewer than `FEW_OBJECTS` objects, crowds apart; `drawn` ones can be larger."""
+    options = [f"--{split}-fraction" for split in drawn if split != "train"]
+    sentences = []
+    for split, dataset in splits.items():
+        count = int((~dataset.crowd).sum())
+        if count >= FEW_OBJECTS:
+            continue
+        why, mend = "measure AP", f"give it a larger --{split}-fraction, or " if split in drawn else ""
+        if split == "train":
+            why, mend = "learn from", f"take less out of it ({', '.join(options)}), or " if options else ""
+        found = f"{split} has {counted(count, 'object')}, fewer than {FEW_OBJECTS}: too few to {why}"
+        sentences.append(f"{found}; {mend}annotate more images")
+    return sentences
 
 
 def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = None) -> dict[str, Dataset]:
@@ -120,7 +127,7 @@ def draw_missing(
     shares = shares_with(val_fraction, test_fraction)
     if again or "all" in given:
         drawn = draw_splits(concatenate(list(given.values())), seed, shares)
-        return Splits(in_order(drawn), given.source, given.format, True, seed)
+        return Splits(in_order(drawn), given.source, given.format, drawn, seed)
     missing = [split for split in shares if split not in given and (split != "test" or test_fraction is not None)]
     if not missing or "train" not in given:
         lacks = "" if "train" in given else ", and none called train to draw from"
@@ -130,7 +137,7 @@ def draw_missing(
         )
     left = {split: shares[split] for split in missing}
     drawn = draw_splits(given["train"], seed, {"train": 1 - sum(left.values()), **left})
-    return Splits(in_order({**given, **drawn}), given.source, given.format, True, seed)
+    return Splits(in_order({**given, **drawn}), given.source, given.format, missing, seed)
 
 
 def _draw(path: str, seed: int) -> float:

@@ -150,7 +150,7 @@ def _read_file(file: Path, image: int, reading: Reading) -> tuple[Node, list[Box
     root, boxes = next(nodes), list[BoxRow]()
     for node in nodes:
         if node.tag != "object":
-            root.children.append(node)
+            root.children.setdefault(node.tag, node)
         elif row := _box(node, image, file, reading):
             boxes.append(row)
     return root, boxes
