@@ -11,8 +11,9 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from email.message import Message
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +36,7 @@ class Package(NamedTuple):
 
 def licence_of(package: Distribution) -> str:
     """The licence in a few words: the SPDX expression, the classifiers, or the first line of the stated text."""
-    metadata = package.metadata
+    metadata = cast(Message, package.metadata)
     if expression := metadata.get("License-Expression"):
         return expression
     classifiers = [line.split(" :: ")[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License")]
