@@ -160,7 +160,7 @@ def _train(
     command = _next(run, f"boxwright train --resume {run.folder}", f"boxwright.train(resume={str(run.folder)!r})")
     try:
         stopped_by = run.train(training, report=report)
-    except Exception as error:
+    except (OSError, MemoryError, RuntimeError) as error:  # of the machine, such as a full disk
         if process.first:
             error.add_note(f"what was trained before is kept; to continue: {command}")
         raise
