@@ -10,17 +10,11 @@ from typing import IO
 
 import numpy as np
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading, shown
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, reading, shown
 
 _DIRECTORY = 16 << 20  # bytes: the list of entries of an archive, 90 for each
 _RATIO = 50  # of compressed boxes: no real ones come near
 _SPARE = 16 << 20  # bytes
-
-
-def read_npy(path: str | Path) -> np.ndarray:
-    """The array of numbers in a .npy file. Raises UntrustedError for any other content, and if it is damaged."""
-    with opened(path, "array of numpy") as file:
-        return _array(file, file.size)
 
 
 class Npz:
@@ -45,7 +39,7 @@ class Npz:
 
     def __getitem__(self, key: str) -> np.ndarray:
         with self._reading(), self._archive.open(self._entries[key]) as stream:
-            return _array(stream, self._entries[key].file_size)
+            return read_array(stream, self._entries[key].file_size)
 
     def close(self) -> None:
         self._archive.close()
@@ -55,8 +49,11 @@ class Npz:
         return reading(self._path, "archive of numpy")
 
 
-def _array(stream: IO[bytes], size: int) -> np.ndarray:
-    """The array in a stream of `size` bytes."""
+def read_array(stream: IO[bytes], size: int) -> np.ndarray:
+    """The array of numbers in a stream of so many bytes, as in a .npy file.
+
+    Raises UntrustedError for any other content; a damaged header can raise nearly anything.
+    """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise UntrustedError(f"it has version {version} of numpy's format, expected (1, 0) or (2, 0)")
