@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fuzz bench kill docs clean
+.PHONY: demo test check fuzz kill bench docs licences clean
 
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
@@ -38,6 +38,10 @@ docs: .venv/ready-docs
 	$(BIN)/python docs/check.py
 	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --strict
+
+# What is installed with boxwright, and under which licence.
+licences: .venv/ready-dev
+	$(BIN)/python docs/licences.py
 
 clean:
 	rm -rf .venv demo site .cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -101,6 +102,28 @@ def test_stopped_by_ctrl_c_and_resumed_equals_never_stopped(
     rows, wanted = History(folder).epochs(), History(whole).epochs()
     assert [row["losses"] for row in rows] == [row["losses"] for row in wanted]
     assert [row.get("val") for row in rows] == [row.get("val") for row in wanted]
+
+
+def test_a_full_disk_keeps_what_was_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here a limit on the size of files, when the state is saved the second time."""
+
+    def train(run: Run, training: Any, **_: Any) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            training.save(run.state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(Run, "train", train)
+    folder = tmp_path / "run"
+    assert main(["train", *SMALL, "--data", str(data), "--out", str(folder)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{folder}/resume.safetensors: cannot be written (File too large); an older file there is unchanged" in error
+    assert f"what was trained before is kept; to continue: boxwright train --resume {folder}" in error
+    assert checkpoint.describe(folder / "resume.safetensors") and not list(folder.glob("*.partial"))
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:

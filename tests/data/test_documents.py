@@ -99,6 +99,12 @@ def test_an_entry_of_coco_that_is_wrong_costs_its_box_alone(part: str, change: d
     assert dataset.boxes.tolist() == [[2, 3, 22, 24.5]] and dataset.path(int(dataset.owners()[0])).name == "b.png"
 
 
+def test_a_key_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [],\n[1]: [2]}')
+    with pytest.raises(DatasetError, match="expected JSON: expected a key: line 2 column 1"):
+        list(read_lists(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize("name", ["\0", "\ud800", "c" * 5000, 2.5, ["cat"], None], ids=lambda name: ascii(name)[:9])
 def test_a_category_that_has_no_name(name: object, tmp_path: Path) -> None:
     images(tmp_path, "a.png")

@@ -79,6 +79,8 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
     line, counted = 1, 0
     at = _expect(text, _skip(text, 0), "{")
     while text[at : at + 1] != "}":
+        if text[at : at + 1] != '"':
+            raise json.JSONDecodeError("expected a key", text, at)
         key, at = _decode(text, at)
         at = _expect(text, _skip(text, at), ":")
         if text[at : at + 1] != "[":
