@@ -85,8 +85,7 @@ def _mismatch(name: str, value: Any, hint: Any) -> str | None:
     if origin not in _PLAIN:
         return None
     kind, expected = _PLAIN[origin]
-    huge = isinstance(value, int) and not -(2**63) <= value < 2**63
-    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)) or huge:
+    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)) or _is_huge(value):
         return f"{name} is {expected}, got {reprlib.repr(value)}"
     if origin in (list, tuple) and inner:
         fixed = origin is tuple and inner[1:] != (...,)
@@ -99,6 +98,10 @@ def _mismatch(name: str, value: Any, hint: Any) -> str | None:
         parts = ((f"{name}[{key!r:.40}]", part) for key, part in value.items())
         return next(filter(None, (_mismatch(part_name, part, inner[1]) for part_name, part in parts)), None)
     return None
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _wrong_keys(name: str, value: dict[str, Any], kind: Any) -> Iterator[str]:
