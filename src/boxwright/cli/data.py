@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
-from boxwright.terminal import fit, terminal_width, wrap
+from boxwright.terminal import fit, say, terminal_width, wrap
 from boxwright.units import counted, printable
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Show:
             path = self.out / f"{name}.jpg"
             sheet = contact_sheet(splits[name], self.samples, self.seed, augment)
             path = save_drawing(sheet, path, outputs, "--out")
-            print(f"{name}: {path}", file=sys.stderr)
+            say(f"{name}: {path}")
 
 
 class _Bar:
