@@ -119,7 +119,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     annotated = {fields.id_of(annotation.category_id) for annotation in annotations}
     classes = _categories(sections["categories"], annotated, file, reading, supercategories)
     index_of, splits = _images(sections["images"], file, folder, reading)
-    _boxes(annotations, classes, index_of, file, reading)
+    _boxes(annotations, fields.Table(classes), fields.Table(index_of), file, reading)
     drop_missing(reading)
     return divide(reading, splits, folder) if split == "all" else {split: reading}
 
@@ -274,8 +274,8 @@ def _annotation(
 
 def _boxes(
     annotations: list[_Annotation],
-    classes: dict[fields.Id, str],
-    index_of: dict[fields.Id, int],
+    classes: fields.Table,
+    index_of: fields.Table,
     file: Path,
     reading: Reading,
 ) -> None:
