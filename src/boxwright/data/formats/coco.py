@@ -286,12 +286,12 @@ def _boxes(
         key, line = fields.id_of(annotation.id), annotation.line
         image = fields.meet(annotation.image_id, index_of)
         category = fields.meet(annotation.category_id, classes)
-        if image not in index_of:
+        if image is None or image not in index_of:
             unmet = fields.unmet(annotation.image_id, index_of)
             message = f"annotation {shown(annotation.id)} is of image {unmet}, which `images` does not have"
             reading.report("annotation without image", file, line, message, "add the image or remove it")
             continue
-        if category not in classes:
+        if category is None or category not in classes:
             unmet = fields.unmet(annotation.category_id, classes)
             message = f"annotation {shown(annotation.id)} is of category {unmet}, not one of [{listed(classes)}]"
             reading.report("unknown class", file, line, message, "add it to `categories`")
