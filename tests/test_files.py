@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import BinaryIO
 
 import pytest
@@ -70,6 +72,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with new_folder(tmp_path / "link") as folder:
         (folder / "file").write_text("new")
     assert (tmp_path / "elsewhere" / "file").read_text() == "new" and (tmp_path / "link").is_symlink()
+
+
+def test_of_two_that_make_a_folder_at_once_one_gets_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()  # empty, and so free
+
+    def make(number: int) -> bool:
+        try:
+            with new_folder(tmp_path / "folder") as folder:
+                (folder / str(number)).touch()
+                ready.wait(20)
+        except OSError:
+            return False
+        return True
+
+    ready = Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(make, range(4))) == [False, False, False, True]
+    assert len(list((tmp_path / "folder").iterdir())) == len(list(tmp_path.iterdir())) == 1
 
 
 def test_sha256_of_bytes_and_files(tmp_path: Path) -> None:

@@ -143,8 +143,11 @@ def _train(
         if resume is None:
             run = replace(run, folder=new_folder(run.folder, held))
         data.write(run.folder / _DATA)
+        if splits.drawn:
+            splits.save(run.folder / "splits.json")
         if resume is None:
-            _describe(run, training, options, splits, origin)
+            training.save(run.state)
+            write_options(replace(options, training=training.config), origin, run.folder / "config.json")
         origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(fit(_introduction(options, training, run)), flush=True)
@@ -268,14 +271,6 @@ def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool
     return data
 
 
-def _describe(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> None:
-    """Write all files that `--resume` needs to the folder of a new run; last that which makes it one."""
-    if splits.drawn:
-        splits.save(run.folder / "splits.json")
-    training.save(run.state)
-    write_options(replace(options, training=training.config), origin, run.folder / "config.json")
-
-
 def new_folder(preferred: Path, held: ExitStack) -> Path:
     """An empty folder of that name, with a number after it where the name is taken; `held` keeps it from others."""
     preferred.parent.mkdir(parents=True, exist_ok=True)
@@ -306,7 +301,7 @@ def _take(folder: Path, held: ExitStack) -> bool:
 
 
 def _is_unbegun(folder: Path) -> bool:
-    """Whether it is empty, but for the lock and what `_describe` wrote before the last file."""
+    """Whether it is empty, but for the lock and what is written before config.json."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
     return not names or (LOCK in names and names <= {LOCK, _DATA, "splits.json", "resume.safetensors"})
 

@@ -41,7 +41,8 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     in_pixels = kept_images[owners]
     if not reading.measured:
         in_pixels &= ~_in_shares(rows, raw, np.where(in_pixels[:, None], sizes[owners], 0), problems)
-    raw *= np.tile(scales[owners][:, ::-1], 2)
+    with np.errstate(over="ignore"):  # what is infinite is reported below
+        raw *= np.tile(scales[owners][:, ::-1], 2)
 
     limits = np.tile(sizes[owners][:, ::-1], 2)  # (M, 4) width, height, width, height
     clipped = np.clip(raw, 0, limits).astype(np.float32)
@@ -55,7 +56,8 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     boxes = clipped[kept]
     sides = boxes[:, 2:] - boxes[:, :2]
     given = np.array([math.nan if rows[i].area is None else rows[i].area for i in kept], np.float64)
-    given *= scales[owners[kept]].prod(axis=1)
+    with np.errstate(over="ignore"):
+        given *= scales[owners[kept]].prod(axis=1)
     label_of = {name: label for label, name in enumerate(names)}
     dataset = Dataset(
         names=names,
@@ -67,7 +69,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
         labels=np.array([label_of[rows[i].name] for i in kept], np.int64),
         crowd=np.array([rows[i].crowd for i in kept], bool),
         difficult=np.array([rows[i].difficult for i in kept], bool),
-        area=np.where(np.isfinite(given), given, sides[:, 0] * sides[:, 1]).astype(np.float32),
+        area=np.where(np.abs(given) < _FAR, given, sides[:, 0] * sides[:, 1]).astype(np.float32),
     )
     return (dataset if kept_images.all() else dataset.select(np.flatnonzero(kept_images))), problems
 

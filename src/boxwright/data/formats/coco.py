@@ -119,7 +119,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     annotated = {fields.id_of(annotation.category_id) for annotation in annotations}
     classes = _categories(sections["categories"], annotated, file, reading, supercategories)
     index_of, splits = _images(sections["images"], file, folder, reading)
-    _boxes(annotations, classes, index_of, file, reading)
+    _boxes(annotations, fields.Table(classes), fields.Table(index_of), file, reading)
     drop_missing(reading)
     return divide(reading, splits, folder) if split == "all" else {split: reading}
 
@@ -274,8 +274,8 @@ def _annotation(
 
 def _boxes(
     annotations: list[_Annotation],
-    classes: dict[fields.Id, str],
-    index_of: dict[fields.Id, int],
+    classes: fields.Table,
+    index_of: fields.Table,
     file: Path,
     reading: Reading,
 ) -> None:
@@ -286,12 +286,12 @@ def _boxes(
         key, line = fields.id_of(annotation.id), annotation.line
         image = fields.meet(annotation.image_id, index_of)
         category = fields.meet(annotation.category_id, classes)
-        if image not in index_of:
+        if image is None or image not in index_of:
             unmet = fields.unmet(annotation.image_id, index_of)
             message = f"annotation {shown(annotation.id)} is of image {unmet}, which `images` does not have"
             reading.report("annotation without image", file, line, message, "add the image or remove it")
             continue
-        if category not in classes:
+        if category is None or category not in classes:
             unmet = fields.unmet(annotation.category_id, classes)
             message = f"annotation {shown(annotation.id)} is of category {unmet}, not one of [{listed(classes)}]"
             reading.report("unknown class", file, line, message, "add it to `categories`")
