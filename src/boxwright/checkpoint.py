@@ -163,7 +163,7 @@ def config_of(described: Mapping[str, Any], path: str | Path) -> DetectorConfig:
         raise CheckpointError(f"{path} holds no detector (a training's resume file?); load best.safetensors beside it")
     _check_plugins(described, path)
     if kind not in KINDS:
-        raise CheckpointError(f"{path} holds a {kind!r}, expected one of {', '.join(KINDS)}; update boxwright")
+        raise CheckpointError(f"{path} holds a {kind!r:.80}, expected one of {', '.join(KINDS)}; update boxwright")
     need(described, path, "config")
     with named(path):
         return read_config(kind, described["config"])
@@ -195,7 +195,8 @@ def _check_plugins(described: Mapping[str, Any], path: str | Path) -> None:
             plugins.discover()
         if plugins.module_of(what, names[what]) is None:
             raise CheckpointError(
-                f"{path} needs the {what} {names[what]!r}, which {module} registers; {plugins.mend(module)}"
+                f"{path} needs the {what} {names[what]!r:.80}, which {module:.80} registers; "
+                f"{plugins.mend(module[:80])}"
             )
 
 
@@ -371,7 +372,7 @@ def from_json(kind: type, values: dict[str, Any]) -> Any:
     """A config dataclass from what JSON left of it: lists are tuples again."""
     known = {field.name for field in fields(kind)}
     if unknown := sorted(values.keys() - known):
-        raise CheckpointError(f"{kind.__name__} has no option {', '.join(unknown)}; update boxwright")
+        raise CheckpointError(f"{kind.__name__} has no option {', '.join(unknown):.200}; update boxwright")
     check_fields(kind, values)
     return kind(**{key: _tuples(value) for key, value in values.items()})
 

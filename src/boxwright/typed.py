@@ -17,9 +17,9 @@ MOST_ENTRIES = 256
 def check(name: str, value: Any, hint: Any) -> None:
     """Raises ValueError with the name unless the value is of the type, and all that it contains.
 
-    hint  bool, int, float (also an int), str, None, a Literal, list, tuple (also a list), dict, a TypedDict (further
-          keys are allowed), a dataclass or NamedTuple (for a dict of its fields and no others), or several of these
-          with |. Any other hint is met by every value
+    hint  bool, int (of 64 bits), float (also an int), str, None, a Literal, list, tuple (also a list), dict, a
+          TypedDict (further keys are allowed), a dataclass or NamedTuple (for a dict of its fields and no others), or
+          several of these with |. Any other hint is met by every value
     """
     if wrong := _mismatch(name, value, hint):
         raise ValueError(wrong)
@@ -85,7 +85,8 @@ def _mismatch(name: str, value: Any, hint: Any) -> str | None:
     if origin not in _PLAIN:
         return None
     kind, expected = _PLAIN[origin]
-    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)):
+    huge = isinstance(value, int) and not -(2**63) <= value < 2**63
+    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)) or huge:
         return f"{name} is {expected}, got {reprlib.repr(value)}"
     if origin in (list, tuple) and inner:
         fixed = origin is tuple and inner[1:] != (...,)
@@ -118,5 +119,5 @@ def _wrong_fields(name: str, value: dict[str, Any], kind: Any) -> Iterator[str]:
     if lacking := sorted(required - value.keys()):
         yield f"{name} has no {lacking[0]}"
     if unknown := sorted(value.keys() - hints.keys()):
-        yield f"{name} has {unknown[0]}, which is not known here"
+        yield f"{name} has {unknown[0]:.80}, which is not known here"
     yield from filter(None, (_mismatch(f"{name}.{key}", value[key], hints[key]) for key in hints if key in value))

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,28 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
     with pytest.raises(ValueError, match="other settings: faster hidden was 16, now 8"):
         run(data, folder, [other, *CELLS[1:]])
     assert (folder / "bench.json").read_bytes() == before
+
+
+def test_a_damaged_cell_hides_no_other(data: Path, folder: Path, whole: Race, tmp_path: Path):
+    out = tmp_path / "race"
+    shutil.copytree(folder, out)
+    best, detections = (
+        out / "cells" / "retina" / "seed0" / "best.safetensors",
+        out / "cells" / "ssd" / "seed1" / "test.npz",
+    )
+    for path in (best, detections):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    entries = {entry.name: entry for entry in run(data, out).entries}
+    assert str(best) in entries["retina"].reason and "damaged" in entries["retina"].reason
+    assert str(detections) in entries["ssd"].reason
+    assert {entries[name].state for name in ("retina", "ssd")} == {"failed"}
+    assert all(entry.quality for name, entry in entries.items() if name not in ("retina", "ssd"))
+    for text in ("{", "[" * 100_000, "[]", "{}", '{"settings": {}, "configs": {}, "rungs": [{"epoch": 1}]}'):
+        (out / "bench.json").write_text(text)
+        with pytest.raises(ValueError, match=r"bench\.json.* it is no record of boxwright bench: move it away"):
+            race_state.RaceState(CELLS, data, RULES, TRAINING, out)
 
 
 def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: Race, tmp_path: Path):

@@ -56,6 +56,8 @@ def _detector() -> Detector:
 
 @_known
 def _checkpoint(folder: Path) -> list[bytes]:
+    import timm  # noqa: F401  takes seconds, and is imported for a backbone that is not known
+
     path = folder / "best.safetensors"
     save_detector(path, _detector(), _CONFIG, ("a", "b", "c"), _PREPROCESS, _ABOUT)
     return [path.read_bytes(), _without_digest(path.read_bytes())]
@@ -149,7 +151,8 @@ def _log(folder: Path) -> list[bytes]:
 def _read_log(path: Path) -> None:
     history = History(path.parent)
     rows = history.epochs()
-    history.rows("step"), history.best(9), history.since_best(9), sum(row["seconds"] for row in rows)
+    assert isinstance(history.best(9), float | int) and isinstance(history.since_best(9), int)
+    assert isinstance(history.rows("step"), list) and isinstance(sum(row["seconds"] for row in rows), float | int)
     if rows and path.stat().st_size % 64 == 0:  # a drawing takes a tenth of a second
         draw_curves(rows, path.parent / "curves.png")
 

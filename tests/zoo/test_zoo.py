@@ -79,6 +79,16 @@ def test_every_bundled_model_has_metadata():
 
 
 @pytest.mark.skipif("voc9" not in zoo.bundled(), reason="the weights of voc9 are not in this checkout")
+def test_a_damaged_bundled_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = bytearray(zoo.bundled()["voc9"].read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "voc9.safetensors").write_bytes(content)
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"voc9\.safetensors is damaged.*install boxwright again"):
+        zoo.find("voc9")
+
+
+@pytest.mark.skipif("voc9" not in zoo.bundled(), reason="the weights of voc9 are not in this checkout")
 def test_the_default_model_finds_the_cat():
     data = pytest.importorskip("skimage.data", reason="scikit-image has the photographs")
     result = boxwright.load(device="cpu")(data.chelsea(), threshold=0.5)

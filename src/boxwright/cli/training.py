@@ -377,7 +377,7 @@ def read_options(path: Path) -> Train:
     detector = checkpoint.config_of(content, path)
     with checkpoint.named(path):
         if unknown := sorted(content["options"].keys() - set(_KEPT)):
-            raise ValueError(f"unknown options {', '.join(unknown)}; update boxwright")
+            raise ValueError(f"unknown options {', '.join(unknown):.200}; update boxwright")
         options = replace(
             checkpoint.from_json(Train, content["options"]),
             detector=detector,

@@ -131,7 +131,7 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"Preprocess has {sorted(known)}, got also {unknown}; update boxwright to read this")
+            raise ValueError(f"Preprocess has {sorted(known)}, got also {unknown!s:.200}; update boxwright")
         return cls(**values)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from boxwright.files import cache_folder, write_atomically
 from boxwright.types import Propose
+from boxwright.untrusted.numpy_files import read_array
 
 
 def check_image(image: np.ndarray) -> None:
@@ -111,11 +112,8 @@ def _read(path: Path) -> np.ndarray | None:
             if hashlib.sha256(array).digest() != digest:
                 return None
             content = array
-        file = BytesIO(content)
-        version = np.lib.format.read_magic(file)
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-        boxes = np.frombuffer(content, np.float32, offset=file.tell()).reshape(shape)  # exactly as many as there are
+        boxes = read_array(BytesIO(content), len(content))
     except Exception:  # a damaged header can raise nearly anything
         return None
-    valid = version == (1, 0) and dtype == np.float32 and not by_columns and boxes.ndim == 2 and boxes.shape[1] == 4
-    return boxes.copy() if valid and np.isfinite(boxes).all() else None
+    valid = boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
+    return boxes if valid and np.isfinite(boxes).all() else None

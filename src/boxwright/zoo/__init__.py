@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.files import sha256
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "voc9"
 _FOLDER = Path(__file__).parent
+_SHA256 = {"voc9": "9e32076db12bcd1681b3bae518ef3ed962a21d7045d540f83bc96b74392ef2a2"}
+"""Of bundled files that have no digest themselves."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ def find(model: str | Path = DEFAULT) -> Path:
     """
     names = bundled()
     if str(model) in names:
-        return names[str(model)]
+        path = names[str(model)]
+        if _SHA256.get(str(model)) not in (None, sha256(path)):
+            raise ValueError(f"{path} is damaged: its SHA-256 is another; install boxwright again")
+        return path
     if is_foreign(str(model)):
         from boxwright.zoo.convert import obtain
 
