@@ -40,8 +40,18 @@ def fit(text: str, stream: TextIO | None = None) -> str:
 
 
 def say(text: str) -> None:
-    """Lines on stderr: stdout is for results."""
-    print(fit(text, sys.stderr), file=sys.stderr, flush=True)
+    """Lines on stderr: stdout is for results. Where they cannot be written, as on a full disk, the work goes on.
+
+    Raises BrokenPipeError where the reader of a pipe has gone.
+    """
+    if sys.stderr is None:  # closed
+        return
+    try:
+        print(fit(text, sys.stderr), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def shorten(name: str, longest: int) -> str:

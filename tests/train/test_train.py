@@ -222,6 +222,15 @@ def test_a_split_without_an_object_that_counts_is_refused(splits: Splits, split:
         need_objects(changed(splits, **{split: squares[split].restrict(["circle"])}), [split], ["circle"])
 
 
+def test_another_seed_is_proposed_only_where_another_split_has_objects(splits: Splits) -> None:
+    empty = {name: dataset.keep_boxes(dataset.labels < 0) for name, dataset in splits.items()}
+    drawn = Splits({**splits, "train": empty["train"]}, Path("DATA"), "coco", ("train", "val", "test"), 0)
+    with pytest.raises(ValueError, match="it was drawn, and another --seed draws another"):
+        need_objects(drawn, ["train"], NAMES)
+    with pytest.raises(ValueError, match=r"it has no annotation at all\. What was read"):
+        need_objects(Splits(empty, Path("DATA"), "coco", ("train", "val", "test"), 0), ["train"], NAMES)
+
+
 def test_the_last_epoch_is_the_best_where_val_has_no_object(splits: Splits, tmp_path: Path) -> None:
     """AP is not defined there: the first epoch is not better than the second."""
     parts = changed(splits, val=only_crowds(splits["val"]))

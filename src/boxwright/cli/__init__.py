@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _leave_stdout()
         if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has closed the pipe
             return 0
-        print(f"boxwright: {_of_stdout(error)}", file=sys.stderr)
+        say(f"boxwright: {_of_stdout(error)}")
         return 1
 
 
@@ -167,7 +167,7 @@ def _dispatch(words: list[str], debug: bool) -> int:
         plugins.discover()
         return _run(name, words[len(name.split()) :])
     except KeyboardInterrupt as error:
-        print(f"\nboxwright: {_with_notes('stopped', error)}", file=sys.stderr)
+        say(f"\nboxwright: {_with_notes('stopped', error)}")
         return 130
     except BrokenPipeError:
         raise
@@ -288,5 +288,5 @@ def _unknown_command(words: list[str]) -> int:
     name = " ".join(words[:2] if group else words[:1])
     near = get_close_matches(name, group or COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}."
-    print(f"boxwright: there is no command '{name}'; {hint}", file=sys.stderr)
+    say(f"boxwright: there is no command '{name}'; {hint}")
     return 2

@@ -238,7 +238,8 @@ def need_objects(splits: Splits, required: Sequence[str], names: Sequence[str]) 
         else:
             others = ", ".join(f"{name} {count}" for name, count in splits[split].counts().items() if count)
             found = f"it has {others}" if others else "it has no annotation at all"
-            found += "; it was drawn, and another --seed draws another" * bool(splits.drawn)
+            if splits.drawn and not all(part.restrict(names).crowd.all() for part in splits.values()):
+                found += "; it was drawn, and another --seed draws another"
         of = f" of {', '.join(names)}" if len(names) < len(splits.names) else ""
         purpose = {"train": "to learn from", "val": "to choose the best epoch by"}.get(split, "to measure AP by")
         raise ValueError(
