@@ -408,17 +408,32 @@ def test_data_without_what_is_needed_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("format", ["yolo", "coco"])
 def test_a_run_is_not_resumed_with_the_classes_in_another_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format="yolo"), tmp_path / "run"
+    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format=format), tmp_path / "run"
     assert main(["train", *SMALL, "--data", str(data), "--out", str(folder), "--epochs", "1"]) == 0
     assert f"{folder}/, also for TensorBoard: tensorboard --logdir {folder}" in capsys.readouterr().out
-    text = (data / "data.yaml").read_text()
-    (data / "data.yaml").write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
-    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
+    for file in data.glob("*.yaml" if format == "yolo" else "*.json"):
+        text = file.read_text()
+        if format == "yolo":
+            file.write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
+        else:
+            content = json.loads(text)
+            first, second = (category["id"] for category in content["categories"][:2])
+            other = {first: second, second: first}
+            for row, key in [(row, "id") for row in content["categories"]] + [
+                (row, "category_id") for row in content["annotations"]
+            ]:
+                row[key] = other.get(row[key], row[key])
+            file.write_text(json.dumps(content))
+    resume = ["train", "--resume", str(folder), "--device", "cpu"]
+    assert main(resume) == 1
     err = " ".join(capsys.readouterr().err.split())
-    assert "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)" in err
+    assert "class names[0] was circle, now square" in err
+    moved = "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)"
+    assert (moved in err) == (format == "yolo")
     (folder / "data.json").unlink()  # as earlier versions left it
     assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
     assert "class names[0] was circle, now square" in " ".join(capsys.readouterr().err.split())
