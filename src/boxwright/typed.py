@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-MOST_ENTRIES = 256
+_MOST_ENTRIES = 256
 """Of the numbers that one option takes."""
 
 
@@ -35,7 +35,7 @@ def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> None
 def within(low: float, high: float, **values: Any) -> None:
     """Raises ValueError with the name of the first value that is below `low` or above `high`, or has an entry that is.
 
-    None is within all limits. At most `MOST_ENTRIES` entries are.
+    None is within all limits. At most `_MOST_ENTRIES` entries are.
     """
     for name, value in values.items():
         for count, number in enumerate(_numbers(value), 1):
@@ -43,8 +43,8 @@ def within(low: float, high: float, **values: Any) -> None:
                 raise ValueError(f"{name} is {low} or more, got {reprlib.repr(value)}")
             if not number <= high:
                 raise ValueError(f"{name} is at most {high}, got {reprlib.repr(value)}")
-            if count > MOST_ENTRIES:
-                raise ValueError(f"{name} takes at most {MOST_ENTRIES} numbers, got {len(value)}")
+            if count > _MOST_ENTRIES:
+                raise ValueError(f"{name} takes at most {_MOST_ENTRIES} numbers, got {len(value)}")
 
 
 def either(values: Iterable[Any]) -> str:

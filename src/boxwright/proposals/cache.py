@@ -107,9 +107,9 @@ def _read(path: Path) -> np.ndarray | None:
     """None if the file is missing or damaged. Files of earlier versions have no digest."""
     try:
         content = path.read_bytes()
-        array, mark, digest = content[:-_END], content[-_END : -_END + len(_MARK)], content[-_END + len(_MARK) :]
-        if mark == _MARK:
-            if hashlib.sha256(array).digest() != digest:
+        array, end = content[:-_END], content[-_END:]
+        if end.startswith(_MARK):
+            if end != _MARK + hashlib.sha256(array).digest():
                 return None
             content = array
         boxes = read_array(BytesIO(content), len(content))

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwright.untrusted import UntrustedError, limited, shown
+from boxwright.units import shown
+from boxwright.untrusted import UntrustedError, limited
 from boxwright.zoo import weights
 from boxwright.zoo.coco import NAMES
 from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few, rows
