@@ -25,7 +25,7 @@ from boxwright import checkpoint
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli import main
 from boxwright.cli.train import Train
-from boxwright.cli.training import new_folder, open_splits, read_options, with_size
+from boxwright.cli.training import numbered_folder, open_splits, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, DetectorConfig, FCOSConfig, RetinaNetConfig, SSDConfig
@@ -345,7 +345,7 @@ def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     def new(name: str) -> Path:
         with ExitStack() as held:
-            return new_folder(tmp_path / name, held)
+            return numbered_folder(tmp_path / name, held)
 
     assert new("a") == new("a") == tmp_path / "a"  # still empty
     (tmp_path / "a" / "file").touch()
@@ -356,7 +356,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ExitStack() as held, ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
+        folders = list(pool.map(lambda _: numbered_folder(tmp_path / "runs" / "a", held), range(16)))
         assert len(set(folders)) == 16
     assert f"runs/a is in use by process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
     assert [path for folder in folders for path in folder.iterdir()] == []

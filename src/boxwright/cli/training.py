@@ -142,7 +142,7 @@ def _train(
         training.resume(run.state, options.accept_changed_data)
     if data is not None:  # in the first process
         if resume is None:
-            run = replace(run, folder=new_folder(run.folder, held))
+            run = replace(run, folder=numbered_folder(run.folder, held))
         data.write(run.folder / _DATA)
         if splits.drawn:
             splits.save(run.folder / "splits.json")
@@ -275,7 +275,7 @@ def _accepted(run: Run, splits: Splits, opened: Sequence[str], before: Fingerpri
     return data
 
 
-def new_folder(preferred: Path, held: ExitStack) -> Path:
+def numbered_folder(preferred: Path, held: ExitStack) -> Path:
     """An empty folder of that name, with a number after it where the name is taken; `held` keeps it from others."""
     preferred.parent.mkdir(parents=True, exist_ok=True)
     folder, number = preferred, 1
