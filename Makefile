@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fuzz bench docs clean
+.PHONY: demo test check fuzz kill bench docs licences clean
 
 # Boxes on two photographs, in demo/.
 demo: .venv/ready-demo
@@ -28,11 +28,20 @@ fuzz: .venv/ready-dev
 bench: .venv/ready-dev
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
+# Commands killed at random moments and run again: some minutes. KILLS is their number, SEED draws other moments.
+KILLS ?= 30
+kill: .venv/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --count $(KILLS) --seed $(SEED)
+
 # The site of docs/, in site/, with its reference made from the code; fails where a page does not hold.
 docs: .venv/ready-docs
 	$(BIN)/python docs/check.py
 	$(BIN)/python docs/reference.py
 	$(BIN)/zensical build --strict
+
+# What is installed with boxwright, and under which licence.
+licences: .venv/ready-dev
+	$(BIN)/python docs/licences.py
 
 clean:
 	rm -rf .venv demo site .cache

@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
+import re
+import resource
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from boxwright import checkpoint
@@ -99,7 +103,7 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"cannot be written \(No space left.*unchanged: .*last\.safetensors"):
+    with pytest.raises(OSError, match=r"cannot be written \(No space left.*unchanged.*: .*last\.safetensors"):
         checkpoint.write(path, {"a": torch.zeros(3)}, {})
     assert path.read_bytes() == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
@@ -112,7 +116,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     save_file({"a": torch.ones(3)}, path)
     with pytest.raises(CheckpointError, match="not one that boxwright wrote"):
         load_detector(path)
-    path.write_bytes(path.read_bytes()[:-4])
+    path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(CheckpointError, match=r"\(\d+ bytes\) is not a whole safetensors file"):
         load_detector(path)
     path.write_bytes(b"")
@@ -327,3 +331,103 @@ def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(content))
     assert training.read_options(tmp_path / "config.json").detector == config
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    """With one bit changed, counted over the whole file."""
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+TINY = {"model.a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "none": torch.zeros(0, 4)}
+
+
+@pytest.mark.parametrize("described", [
+    {"run": {"epochs": 2}, "epoch": 1, "batch": 0, "sums": {"total": 0.5}, "scaler": {}},
+    {"detector": "fcos", "config": {}, "names": ["cat", "dög"], "preprocess": {}, "metrics": {"val": {"ap": None}}},
+], ids=["resume", "best"])  # fmt: skip
+def test_flipped_bits_are_detected(described: dict[str, Any], tmp_path: Path) -> None:
+    """200 of them; all 6,000 are detected too, but take 20 s."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.write(path, TINY, described)
+    whole = path.read_bytes()
+    assert checkpoint.read(path)[1] == described and len(whole) < 1000
+    taken = []
+    for bit in random.Random(0).sample(range(8 * len(whole)), 200):
+        path.write_bytes(flipped(whole, bit))
+        try:
+            checkpoint.read(path)
+            taken.append(bit)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+    assert taken == []
+    for content in (whole[:-1], whole + b"\0", whole.replace(b"sha256", b"sha255"), whole[:64]):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            checkpoint.read(path)
+
+
+def test_the_digest_covers_what_the_file_says_of_itself(tmp_path: Path) -> None:
+    """Rewritten by other means, with one name, shape, dtype or word of the metadata changed."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.write(path, TINY, {"epoch": 1})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(TINY, path, metadata)
+    assert checkpoint.read(path)[1] == {"epoch": 1}
+    others = [
+        (TINY | {"model.a": torch.arange(6.0).reshape(3, 2)}, metadata),
+        (TINY | {"b": torch.tensor([1, 2]).view(torch.float64)}, metadata),
+        ({key.replace("model.a", "model.c"): value for key, value in TINY.items()}, metadata),
+        (TINY, {"boxwright": metadata["boxwright"].replace('"epoch": 1', '"epoch": 2')}),
+        (TINY, {"boxwright": json.dumps({"format": 2, "epoch": 1})}),
+    ]
+    for tensors, about in others:
+        save_file(tensors, path, about)
+        with pytest.raises(CheckpointError, match="is damaged: its SHA-256 is not the one"):
+            checkpoint.read(path)
+
+
+def test_files_without_a_digest_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for about in ({"epoch": 1}, {"format": 1, "epoch": 1}):
+        save_file(TINY, path, {"boxwright": json.dumps(about)})
+        assert checkpoint.read(path)[1] == {"epoch": 1}
+
+
+ABSURD: list[dict[str, Any]] = [
+    {"proposals": 10**9}, {"max_detections": 10**9}, {"hidden": 10**9}, {"channels": 4096, "hidden": 16_384},
+    {"channels": 10**9}, {"levels": [1000]}, {"levels": 3}, {"levels": ["3"]}, {"head_convs": 10**6},
+    {"head_convs": 64, "channels": 2048}, {"anchor_scales": [1.0] * 5000}, {"anchor_scales": [-1.0]},
+    {"anchor_scales": [float("nan")]}, {"nms_threshold": None}, {"score_threshold": 0.5}, {"score_threshold": ["a"]},
+    {"backbone": ["a"]}, {"backbone": "nothing"},
+    {"aspect_ratios": {}}, {"box_weight": 1e300}, {"class_agnostic": "yes"}, {"pool": ["align"]}, {"rpn_depth": True},
+]  # fmt: skip
+
+
+def test_absurd_configs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    config = {"backbone": "mobilenet_v3_small", "channels": 8, "hidden": 8}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for absurd in ABSURD:
+        about = {"detector": "faster_rcnn", "config": config | absurd, "names": ["a"], "preprocess": {}}
+        checkpoint.write(path, {"a": torch.zeros(3)}, about)
+        with pytest.raises(CheckpointError, match=re.escape(f"{path}: ")):
+            load_detector(path)
+    preprocesses: list[dict[str, Any]] = [
+        {"divisor": 20_000}, {"short": 10**6}, {"long": "512"}, {"fill": "grey"}, {"mode": 3}, {"zoom": 1},
+    ]  # fmt: skip
+    for preprocess in preprocesses:
+        checkpoint.write(path, {}, {"detector": "fcos", "config": {}, "names": ["a"], "preprocess": preprocess})
+        with pytest.raises(CheckpointError, match=re.escape(f"{path}: ")):
+            load_detector(path)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 300  # MB
+
+
+def test_a_backbone_of_which_most_is_not_read_is_loaded(tmp_path: Path) -> None:
+    """A VGG has 120 M numbers in layers that a detector does not have, far more than in its file."""
+    path = tmp_path / "x.safetensors"
+    config = RetinaNetConfig("alexnet", channels=8, depth=0)
+    save_detector(path, config.build(1), config, ("cat",), PREPROCESS)
+    assert load_detector(path).config == config

@@ -18,7 +18,7 @@ EXPECTED = {  # by file: how it is read, and a part of the only line of the erro
     "crash-image-3b9c94ee": ("image", "expected an image, found 237 bytes of no format that is read here"),
     "eps.jpg": ("image", "expected an image, found text that begins '%!PS-Adobe-3.0"),
     "exifstr.jpg": ("image", "the JPEG image of 160x120 pixels breaks off or is damaged"),
-    "crash-npy-0684b035": ("npy", "(362 bytes) is not a whole array of numpy"),
+    "crash-npy-0684b035": ("npz", "(362 bytes) is not a whole archive of numpy"),
     "gb2312.xml": ("xml", ""),
     "unknown_encoding.xml": ("xml", "expected XML in an encoding of text, it declares foo"),
     "laughs.yaml": ("yaml", "expected YAML: aliases are not read"),
@@ -72,7 +72,7 @@ def _read(files: list[Path]) -> None:
     from boxwright.data.formats.documents import read_xml
     from boxwright.data.formats.yolo import find_in_yaml
     from boxwright.data.image import read_image
-    from boxwright.untrusted.numpy_files import read_npy
+    from boxwright.untrusted.numpy_files import Npz
     from boxwright.zoo import detectron2, torchvision
     from boxwright.zoo.convert import convert
 
@@ -83,7 +83,7 @@ def _read(files: list[Path]) -> None:
     }
     readers = {
         "image": read_image,
-        "npy": read_npy,
+        "npz": lambda file: {key: arrays[key] for arrays in [Npz(file)] for key in arrays.keys()},  # noqa: SIM118
         "xml": lambda file: list(read_xml(file)),
         "yaml": find_in_yaml,
         **{library: partial(convert, name, out=os.devnull) for library, name in names.items()},

@@ -36,6 +36,7 @@ ROWS = (
         "plugins",
         "progress",
         "terminal",
+        "typed",
         "units",
         "untrusted",
     ),

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from boxwright.files import new_folder, write_atomically
-from boxwright.lock import LOCK, HeldError, hold
+from boxwright.files import _machine, new_folder, write_atomically
+from boxwright.lock import LOCK, HeldError, hold, hold_all
 
 _HOLDER = """
 import os, sys, time
@@ -36,11 +36,9 @@ with lock.hold(sys.argv[1]):
 def test_the_second_is_told_who_holds_the_folder_until_it_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "some" / "folder"
     with hold(folder):
-        told = (
-            f"folder is in use: process {os.getpid()} on {platform.node()} writes into it since 20.* (.*); wait until"
-        )
+        told = rf"folder is in use by process {os.getpid()} on {platform.node()} since 20.* \(.*\); wait until"
         for _ in range(2):  # being told changes nothing
-            with pytest.raises(HeldError, match=told.replace("(", r"\(").replace(")", r"\)")), hold(folder):
+            with pytest.raises(HeldError, match=told), hold(folder):
                 raise AssertionError
         assert [path.name for path in folder.iterdir()] == [LOCK]
     assert list(tmp_path.iterdir()) == []  # nothing was written
@@ -87,6 +85,21 @@ def test_no_two_hold_a_folder_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(try_often, range(8)))
     assert set(most) == {1} and len(times) == len(most)
+
+
+def test_files_are_held_one_by_one_and_devices_are_not(tmp_path: Path) -> None:
+    with hold_all([tmp_path, None], [tmp_path / "a", tmp_path / "b", None]), hold_all([], [Path("/dev/null")]):
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, f".a{LOCK}", f".b{LOCK}"}
+        with pytest.raises(HeldError, match="b is in use by"), hold_all([], [tmp_path / "c", tmp_path / "b"]):
+            raise AssertionError
+        with hold_all([], [Path("/dev/null"), tmp_path / "c"]):
+            pass
+    (tmp_path / f".a{LOCK}").write_text("of a killed process")
+    ours = tmp_path / f"a.{_machine()}00000000.999999999.partial"  # no process has such a number
+    ours.touch()
+    ours.with_name(f"b{ours.name[1:]}").touch()
+    with hold(tmp_path / "a", file=True):
+        assert [path.name[0] for path in tmp_path.glob("*.partial")] == ["b"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

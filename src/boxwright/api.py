@@ -145,7 +145,8 @@ def _path(path: str | Path | None) -> Path | None:
 
 def _divided(options: dict[str, Any], *kinds: type | None) -> list[dict[str, Any]]:
     """The options of each of these dataclasses. TypeError for one that none has, ValueError for a wrong choice."""
-    from boxwright.detectors.fields import choices_of, either
+    from boxwright.detectors.fields import choices_of
+    from boxwright.typed import either
 
     known = [[] if kind is None else [field.name for field in fields(kind)] for kind in kinds]
     parts: list[dict[str, Any]] = [{} for _ in kinds]

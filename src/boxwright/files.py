@@ -16,7 +16,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypedDict
+
+from boxwright.typed import check
 
 
 def write_atomically(path: str | Path, content: bytes | str | Callable[[BinaryIO], object], sync: bool = True) -> Path:
@@ -370,8 +372,10 @@ class Outputs:
     def _listed(self, folder: Path) -> set[_Entry]:
         if folder not in self._lists:
             listed: set[_Entry] = set()
+            path = folder / _LIST
             with suppress(OSError):  # without a list that can be read, all files are the user's
-                for entry in filter(None, map(_entry, (folder / _LIST).read_text("utf-8", "replace").splitlines())):
+                lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+                for entry in filter(None, map(_entry, lines)):
                     _add(listed, entry)
             self._lists[folder] = listed
         return self._lists[folder]
@@ -383,6 +387,13 @@ class Outputs:
 
 
 _LIST = ".boxwright-outputs"
+
+
+class _Listed(TypedDict):
+    file: str
+    sha256: str | None
+
+
 _Entry = tuple[str, str | None]
 """A file's name and SHA-256, None while it is being written."""
 
@@ -390,10 +401,11 @@ _Entry = tuple[str, str | None]
 def _entry(line: str) -> _Entry | None:
     """None for a line that is damaged."""
     try:
-        content = json.loads(line)
-        return content["file"], content["sha256"]
-    except (ValueError, TypeError, KeyError):
+        content = parse_json(line, _LIST)
+        check("the line", content, _Listed)
+    except ValueError:
         return None
+    return content["file"], content["sha256"]
 
 
 def _add(listed: set[_Entry], entry: _Entry) -> None:
@@ -433,6 +445,14 @@ def _left_out(error: OSError) -> None:
             "change its permissions",
             stacklevel=2,
         )
+
+
+def parse_json(text: str | bytes, source: object) -> Any:
+    """What JSON in this text says. Raises ValueError, which names the source, for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is no JSON that can be read ({error})") from error
 
 
 def sha256(content: bytes | Path) -> str:

@@ -5,7 +5,6 @@ Prints a plain line a minute if stderr is not a terminal.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from boxwright.terminal import SEPARATOR
+from boxwright.terminal import SEPARATOR, say
 
 _LINE_EVERY = 60.0  # seconds between plain lines
 _BAR = 16  # columns
@@ -71,7 +70,7 @@ class Progress:
         elif time.monotonic() - self.last > _LINE_EVERY:
             self.last = time.monotonic()
             parts = [f"{self.title} {self.done}/{self.total}", *self._parts(images_per_second)]
-            print(SEPARATOR.join(parts), file=sys.stderr, flush=True)
+            say(SEPARATOR.join(parts))
 
     def _parts(self, images_per_second: float | None) -> list[str]:
         """What is said beside the bar, the most important first."""

@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import TextIO
 
+from boxwright.units import printable
+
 SEPARATOR = " · "
 """Between parts of a line that stay whole where it is wrapped."""
 _GLUE = "\0"
@@ -32,14 +34,24 @@ def wrap(text: str, width: int | None, indent: str = "") -> str:
 
 
 def fit(text: str, stream: TextIO | None = None) -> str:
-    """Each line of a text, wrapped if the stream, by default stdout, is a terminal."""
-    width = terminal_width(stream)
+    """Each line of a text, `printable`, and wrapped if the stream, by default stdout, is a terminal."""
+    text, width = printable(text), terminal_width(stream)
     return text if width is None else "\n".join(wrap(line, width) for line in text.split("\n"))
 
 
 def say(text: str) -> None:
-    """Lines on stderr: stdout is for results."""
-    print(fit(text, sys.stderr), file=sys.stderr, flush=True)
+    """Lines on stderr: stdout is for results. Where they cannot be written, as on a full disk, the work goes on.
+
+    Raises BrokenPipeError where the reader of a pipe has gone.
+    """
+    if sys.stderr is None:  # closed
+        return
+    try:
+        print(fit(text, sys.stderr), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def shorten(name: str, longest: int) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,6 +183,28 @@ def test_other_settings_are_refused_by_name(data: Path, folder: Path, whole: Rac
     assert (folder / "bench.json").read_bytes() == before
 
 
+def test_a_damaged_cell_hides_no_other(data: Path, folder: Path, whole: Race, tmp_path: Path):
+    out = tmp_path / "race"
+    shutil.copytree(folder, out)
+    best, detections = (
+        out / "cells" / "retina" / "seed0" / "best.safetensors",
+        out / "cells" / "ssd" / "seed1" / "test.npz",
+    )
+    for path in (best, detections):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    entries = {entry.name: entry for entry in run(data, out).entries}
+    assert str(best) in entries["retina"].reason and "damaged" in entries["retina"].reason
+    assert str(detections) in entries["ssd"].reason
+    assert {entries[name].state for name in ("retina", "ssd")} == {"failed"}
+    assert all(entry.quality for name, entry in entries.items() if name not in ("retina", "ssd"))
+    for text in ("{", "[" * 100_000, "[]", "{}", '{"settings": {}, "configs": {}, "rungs": [{"epoch": 1}]}'):
+        (out / "bench.json").write_text(text)
+        with pytest.raises(ValueError, match=r"bench\.json.* it is no record of boxwright bench: move it away"):
+            race_state.RaceState(CELLS, open_dataset(data), RULES, TRAINING, out)
+
+
 def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: Race, tmp_path: Path):
     """As it was written before images, splits and options got the names of today."""
     text = (folder / "bench.json").read_text()
@@ -194,7 +217,7 @@ def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: 
     content = json.loads(text)
     del content["proposals"]
     (tmp_path / "bench.json").write_text(json.dumps(content))
-    state = race_state.RaceState(CELLS, data, RULES, TRAINING, tmp_path)
+    state = race_state.RaceState(CELLS, open_dataset(data), RULES, TRAINING, tmp_path)
     assert state.record.content["settings"] == read(folder)["settings"]
     assert state.record.content["configs"] == read(folder)["configs"]
     assert state.plan and [rung.epoch for rung in state.rungs] == [1]
@@ -406,7 +429,7 @@ def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Pat
 
 def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="takes one cell or more"):
-        race_state.RaceState([], data, RULES, TRAINING)
+        race_state.RaceState([], open_dataset(data), RULES, TRAINING)
     with pytest.raises(ValueError, match="each name is in a race once, as is the folder of that name; got ssd, ssd"):
         run(data, tmp_path, [CELLS[3], CELLS[3]])
     with pytest.raises(ValueError, match="got a/b, A_b"):

@@ -31,7 +31,7 @@ def break_box(dataset: Path) -> tuple[Path, int]:
 
 def test_nothing_is_wrong(dataset: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["data", "check", str(dataset)]) == 0
-    assert capsys.readouterr().out == "nothing is wrong\n"
+    assert capsys.readouterr().out == "nothing is wrong in 7 images\n"
 
 
 def test_a_problem_has_its_file_line_and_mend(dataset: Path, capsys: pytest.CaptureFixture[str]):

@@ -56,6 +56,28 @@ def mixed() -> Path:
     return folder
 
 
+def test_a_pipe_and_an_image_above_the_limit_are_named_and_the_others_done(capsys: pytest.CaptureFixture[str]):
+    folder = save("some/photo.jpg").parent
+    save("some/large.png", 90, 120)
+    save("some/large.jpg", 90, 120)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    assert cli.main(["detect", str(folder), "--json", "--max-megapixels", "0.01"]) == 1
+    shown = capsys.readouterr()
+    for name, reason in (
+        ("large.png", "0.01 megapixels"),
+        ("pipe.jpg", "found a pipe"),
+        ("zero.jpg", "found a device"),
+    ):
+        assert [line for line in shown.err.splitlines() if name in line and reason in line], name
+    assert "3 could not be read" in shown.err and "BOXWRIGHT_MAX_MEGAPIXELS" not in os.environ
+    found = {Path(record["path"]).name: record for record in map(json.loads, shown.out.splitlines())}
+    assert found.keys() == {"photo.jpg", "large.jpg"}
+    record = found["large.jpg"]  # decoded to half its size
+    assert (record["width"], record["height"], record["detections"][0]["box"]) == (120, 90, [0, 0, 120, 90])
+    assert PIL.Image.open("detections/large.jpg").size == (60, 45)
+
+
 def test_bad_files_of_a_folder_are_named_and_the_others_done(mixed: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["detect", str(mixed), "--json", "--coco", "all.json", "--yolo", "labels"]) == 1
     shown = capsys.readouterr()

@@ -109,6 +109,32 @@ def test_a_worker_that_is_killed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     assert "Traceback" not in error and len([line for line in error.splitlines() if "DataLoader" in line]) == 1
 
 
+def test_an_error_in_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Capture):
+    """PyTorch adds the traceback of the worker to the message."""
+
+    def wrong(*_: Any, **__: Any) -> None:
+        raise ValueError("the image is of another kind; take another: b.png")
+
+    monkeypatch.setattr(batch, "read_annotated", wrong)
+    for workers in ("0", "1"):
+        assert cli.main(["evaluate", "any.safetensors", "--data", "whole.json", "--workers", workers]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == "boxwright evaluate: the image is of another kind; take another: b.png"
+
+
+def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Proposals are then computed each time. Here the home is below a file, so that root cannot write there either."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.delenv("BOXWRIGHT_CACHE", raising=False)
+    for words in ("models --json", "detect 0.png"):
+        assert cli.main(words.split()) == 0, words
+    with pytest.warns(
+        UserWarning, match=r"cached in .*home/.cache/boxwright/proposals \(Not a directory\) and are comp"
+    ):
+        assert cli.main(["propose", "0.png", "--count", "10", "--out", "boxes.safetensors"]) == 0
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path):
     """As in a container that is run by a number without an entry in /etc/passwd."""
 

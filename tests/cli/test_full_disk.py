@@ -235,3 +235,16 @@ sys.exit(cli.main(["--help"]))
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and len(lines) == 21 and set(lines[1::2]) == {"1"}
     assert all("standard output cannot be written (No space left on device)" in line for line in lines[::2])
+
+
+def test_a_log_that_is_full_stops_nothing(monkeypatch: pytest.MonkeyPatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for stderr in (Full(), None):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        Path("photos/broken.png").write_bytes(b"")
+        assert cli.main(["detect", "photos", "--json-file", "found.jsonl"]) == 1  # one image could not be read
+        assert len(Path("found.jsonl").read_text().splitlines()) == 3
+        assert cli.main(["detect", "missing"]) == 1

@@ -17,6 +17,7 @@ from PIL import Image
 
 import boxwright
 from boxwright import cli, zoo
+from boxwright.checkpoint import describe
 from boxwright.zoo import torchvision as source
 from boxwright.zoo.convert import _frozen
 from boxwright.zoo.foreign import Arguments, look_up
@@ -63,7 +64,7 @@ def imported(weights: Path, photos: Path) -> Path:
 
 
 def test_the_file_says_where_it_is_from(imported: Path, weights: Path):
-    about = zoo.describe(imported)
+    about = describe(imported)
     assert about["names"] == list(NAMES) and about["detector"] == "ssd"
     assert about["origin"]["name"] == FULL and about["origin"]["file"] == "mine.pth"
     assert about["origin"]["licence"] == look_up(FULL).licence
@@ -197,7 +198,7 @@ def test_what_differs_is_not_written(
     assert cli.main(["import", *words, "--out", str(out), "--allow-difference", "a trial", "--prefix", "model"]) == 0
     line = "took the weights named model.* (--prefix); not those named model_ema.module.*"
     assert line in capsys.readouterr().out
-    about = zoo.describe(out)
+    about = describe(out)
     assert about["proof"]["allowed"] == "a trial" and about["names"] == ["class 1", "class 2", "class 3"]
 
 
@@ -236,7 +237,7 @@ def test_answers_of_the_users_model(
     )
     words += ["--mean", "0.4", "0.5", "0.6", "--std", "0.3", "0.3", "0.3"]
     assert cli.main(["import", *words, "--out", str(out)]) == 0
-    about = zoo.describe(out)
+    about = describe(out)
     assert about["origin"]["mean"] == [0.4, 0.5, 0.6] and about["config"]["pixel_std"] == [76.5] * 3
     assert about["proof"]["lowest_score"] > 0.2
     capsys.readouterr()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import boxwright
-from boxwright import cli
+from boxwright import cli, terminal
 from boxwright.cli.helping import names_of
 from boxwright.cli.synonyms import SYNONYMS
 from boxwright.detectors.config import DETECTORS
@@ -353,7 +353,7 @@ def test_the_way_from_a_file_to_boxes_imports_what_it_needs_and_no_more():
 
 def test_in_a_terminal_an_error_is_wrapped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     missing = "there_is_no_such_folder_of_a_dataset"
-    monkeypatch.setattr(cli, "terminal_width", lambda stream: 50)
+    monkeypatch.setattr(terminal, "terminal_width", lambda stream: 50)
     assert cli.main(["train", "ssd", "--data", missing]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) > 1 and max(map(len, lines)) <= 50 and lines[1].startswith("  ")

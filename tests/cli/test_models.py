@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import save_file
 
 from boxwright import cli, zoo
+from boxwright.checkpoint import CheckpointError, load_detector
 
 
 @pytest.fixture
@@ -26,10 +28,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_row_per_model(runs: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["models", "--runs", str(runs)]) == 0
-    head, ours, theirs, *_ = capsys.readouterr().out.splitlines()
+    head, ours, theirs, why, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["model", "detector", "AP", "AP50", "on", "score", "≥", "MB", "classes"]
     assert ours.split() == [str(runs / "ours"), "retinanet", "0.400", "–", "val", "0.786", "0.0", "cat,", "dog"]
-    assert "not written by boxwright" in theirs
+    assert theirs.split()[:4] == [str(runs / "theirs"), "cannot", "be", "read"]
+    assert why.endswith("theirs/best.safetensors: a safetensors file, but not one that boxwright wrote")
 
 
 def test_as_json(runs: Path, capsys: pytest.CaptureFixture[str]):
@@ -37,7 +40,32 @@ def test_as_json(runs: Path, capsys: pytest.CaptureFixture[str]):
     ours, theirs, *_ = json.loads(capsys.readouterr().out)
     assert ours["name"] == str(runs / "ours") and ours["names"] == ["cat", "dog"]
     assert ours["threshold"] == 0.786
-    assert theirs == {"name": str(runs / "theirs"), "path": str(runs / "theirs" / "best.safetensors")}
+    assert theirs["name"] == str(runs / "theirs") and theirs["path"] == str(runs / "theirs" / "best.safetensors")
+    assert "not one that boxwright wrote" in theirs["fault"] and theirs.keys() == {"name", "path", "fault"}
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "no JSON", "[" * 100_000, "[]", "{}", {"detector": 3}, {"names": []}, {"names": ["a", "a"]}, {"names": "ab"},
+        {"names": ["a", 1]}, {"metrics": {"val": {"ap": "good"}}}, {"metrics": [1]}, {"threshold": float("nan")},
+        {"threshold": 7}, {"proof": []}, {"format": 3}, {"format": 2}, {"sha256": "0" * 64}, {"config": None},
+    ],
+    ids=lambda about: str(about)[:40],
+)  # fmt: skip
+def test_a_broken_model_hides_no_other(about: object, runs: Path, capsys: pytest.CaptureFixture[str]):
+    whole = {"detector": "retinanet", "names": ["cat", "dog"], "config": {}, "preprocess": {}}
+    text = about if isinstance(about, str) else json.dumps(whole | about)  # type: ignore[operator]
+    path = runs / "a" / "best.safetensors"
+    path.parent.mkdir()
+    save_file({}, path, {"boxwright": text})
+    assert cli.main(["models", "--runs", str(runs)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{runs / 'ours'} +retinanet", shown)
+    if about not in ({"format": 2}, {"sha256": "0" * 64}):  # whose digest is checked when it is loaded
+        assert f"{runs / 'a'} cannot be read: {path}" in shown
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_detector(path)
 
 
 def test_nothing_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -24,7 +25,7 @@ from boxwright import checkpoint
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli import main
 from boxwright.cli.train import Train
-from boxwright.cli.training import new_folder, open_splits, read_options, with_size
+from boxwright.cli.training import numbered_folder, open_splits, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, DetectorConfig, FCOSConfig, RetinaNetConfig, SSDConfig
@@ -101,6 +102,28 @@ def test_stopped_by_ctrl_c_and_resumed_equals_never_stopped(
     rows, wanted = History(folder).epochs(), History(whole).epochs()
     assert [row["losses"] for row in rows] == [row["losses"] for row in wanted]
     assert [row.get("val") for row in rows] == [row.get("val") for row in wanted]
+
+
+def test_a_full_disk_keeps_what_was_trained(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here a limit on the size of files, when the state is saved the second time."""
+
+    def train(run: Run, training: Any, **_: Any) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            training.save(run.state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(Run, "train", train)
+    folder = tmp_path / "run"
+    assert main(["train", *SMALL, "--data", str(data), "--out", str(folder)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{folder}/resume.safetensors: cannot be written (File too large); an older file there is unchanged" in error
+    assert f"what was trained before is kept; to continue: boxwright train --resume {folder}" in error
+    assert checkpoint.describe(folder / "resume.safetensors") and not list(folder.glob("*.partial"))
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
@@ -217,7 +240,9 @@ def test_which_random_layers_would_stay_frozen() -> None:
 def test_an_error_about_levels_names_the_option(data: Path, capsys) -> None:
     words = ["train", "retinanet", "--backbone", "mobilenet_v3_small", "--levels", "3", "9", "--no-pretrained"]
     assert main([*words, "--data", str(data), "--device", "cpu"]) == 1
-    assert "levels (--levels) must ascend and be among (1, 2, 3, 4, 5) for MobileNetV3" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "levels (--levels) must ascend and be among (1, 2, 3, 4, 5) for MobileNetV3" in error
+    assert error.endswith("got (3, 9); give --levels 3\n")
 
 
 def test_fractions_of_drawn_splits(data: Path, tmp_path: Path) -> None:
@@ -320,7 +345,7 @@ def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     def new(name: str) -> Path:
         with ExitStack() as held:
-            return new_folder(tmp_path / name, held)
+            return numbered_folder(tmp_path / name, held)
 
     assert new("a") == new("a") == tmp_path / "a"  # still empty
     (tmp_path / "a" / "file").touch()
@@ -331,9 +356,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ExitStack() as held, ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
+        folders = list(pool.map(lambda _: numbered_folder(tmp_path / "runs" / "a", held), range(16)))
         assert len(set(folders)) == 16
-    assert f"runs/a is in use: process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
+    assert f"runs/a is in use by process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
     assert [path for folder in folders for path in folder.iterdir()] == []
 
 
@@ -383,17 +408,32 @@ def test_data_without_what_is_needed_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("format", ["yolo", "coco"])
 def test_a_run_is_not_resumed_with_the_classes_in_another_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format="yolo"), tmp_path / "run"
+    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format=format), tmp_path / "run"
     assert main(["train", *SMALL, "--data", str(data), "--out", str(folder), "--epochs", "1"]) == 0
     assert f"{folder}/, also for TensorBoard: tensorboard --logdir {folder}" in capsys.readouterr().out
-    text = (data / "data.yaml").read_text()
-    (data / "data.yaml").write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
-    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
+    for file in data.glob("*.yaml" if format == "yolo" else "*.json"):
+        text = file.read_text()
+        if format == "yolo":
+            file.write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
+        else:
+            content = json.loads(text)
+            first, second = (category["id"] for category in content["categories"][:2])
+            other = {first: second, second: first}
+            for row, key in [(row, "id") for row in content["categories"]] + [
+                (row, "category_id") for row in content["annotations"]
+            ]:
+                row[key] = other.get(row[key], row[key])
+            file.write_text(json.dumps(content))
+    resume = ["train", "--resume", str(folder), "--device", "cpu"]
+    assert main(resume) == 1
     err = " ".join(capsys.readouterr().err.split())
-    assert "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)" in err
+    assert "class names[0] was circle, now square" in err
+    moved = "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)"
+    assert (moved in err) == (format == "yolo")
     (folder / "data.json").unlink()  # as earlier versions left it
     assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
     assert "class names[0] was circle, now square" in " ".join(capsys.readouterr().err.split())

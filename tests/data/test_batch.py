@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from boxwright.data.augment import PRESETS, Augment
 from boxwright.data.batch import Batch, Batches, Collate, to_images
 from boxwright.data.formats import open_dataset
-from boxwright.data.image import ImageError
+from boxwright.data.image import ImageError, limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.types import Size, Target
 from shapes import write_shapes
@@ -324,6 +324,19 @@ def test_a_large_jpeg_is_decoded_small_and_its_boxes_follow(tmp_path: Path) -> N
     assert batch.targets[0].boxes.tolist()[0] == pytest.approx([12.8, 6.4, 38.4, 19.2])
     (full,) = Batches.for_evaluation(single, SMALL)
     assert (batch.images.pixels - full.images.pixels).abs().mean() < 3
+
+
+def test_an_image_above_the_limit_is_evaluated_in_its_own_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (1200, 800)).save(path)
+    target = Target(torch.tensor([[320.0, 160, 960, 480]]), torch.tensor([0]))
+    with limit_megapixels(0.5):
+        (batch,) = Batches.for_evaluation(Folder([path], [Size(800, 1200)], [target]), SMALL)
+        (whole,) = Batches.for_evaluation(Folder([path], [Size(800, 1200)], [target]), SMALL, workers=1)
+    for loaded in (batch, whole):
+        assert loaded.views[0].source == Size(800, 1200)
+        assert loaded.views[0].back(loaded.targets[0].boxes)[0].tolist() == pytest.approx([320, 160, 960, 480])
+        assert loaded.targets[0].boxes.tolist()[0] == pytest.approx([12.8, 6.4, 38.4, 19.2])
 
 
 def test_boxes_annotated_without_regard_to_exif_fit_the_image_as_stored(dataset: Folder, tmp_path: Path) -> None:

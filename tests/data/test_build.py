@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,14 @@ def test_what_concerns_a_whole_file_is_one_warning_in_full(recwarn: pytest.Warni
         "c.json:1: error: box in shares: shares; multiply",
         "a.json:1: warning: boxes scaled: files are smaller; resize (1 more: `boxwright data check data`)",
     ]
+
+
+def test_an_image_of_too_many_boxes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["boxwright.data.formats.build"], "_MOST_BOXES", 3)  # not the function
+    boxes = [(10.0 * k, 10.0, 10.0 * k + 9, 19.0) for k in range(4)]
+    dataset, problems = built(tmp_path, (160, 120), (160, 120), *boxes[:3])
+    assert (len(dataset), len(dataset.boxes), problems) == (1, 3, [])
+    dataset, (problem,) = built(tmp_path, (160, 120), (160, 120), *boxes)
+    assert (len(dataset), len(dataset.boxes)) == (0, 0)
+    assert (problem.kind, problem.severity, problem.file, problem.line) == ("too many boxes", "error", "a.json", 3)
+    assert problem.message == f"{tmp_path / 'a.png'} has 4 boxes, and training holds at most 3 of an image"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from boxwright.data.check import Problem, check
+from boxwright.data.formats import open_dataset
 from boxwright.types import Size
 from shapes import write_shapes
 
@@ -256,3 +259,53 @@ def test_blood_cells_as_published_have_two_degenerate_boxes(shared_data: Path, t
         ("degenerate box", "BloodImage_00338.xml", 163, "error"),
         ("degenerate box", "BloodImage_00343.xml", 55, "error"),
     ]
+
+
+def test_each_odd_image_is_one_problem_and_the_rest_goes_on(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is waited for, read without end or decoded, neither in `data check` nor when the dataset is opened."""
+    monkeypatch.setenv("BOXWRIGHT_MAX_MEGAPIXELS", "0.02")  # 128x96 pixels are 0.012288 megapixels
+    content = json.loads((coco / "train.json").read_text())
+    images = [(coco / image["file_name"]) for image in content["images"]]
+    for image in images[1:]:
+        image.unlink()
+    os.mkfifo(images[1])
+    images[2].symlink_to("/dev/zero")
+    Image.new("RGB", (200, 101)).save(images[3], "PNG")
+    found = {problem.file: problem for problem in check(coco) if problem.kind == "unreadable image"}
+    assert {Path(file) for file in found} == set(images[1:])
+    for image, message in zip(
+        images[1:], ("found a pipe", "found a device", "0.02 megapixels, found 200x101"), strict=True
+    ):
+        problem = found[str(image)]
+        assert message in problem.message and problem.severity == "error" and problem.mend
+    with pytest.warns(UserWarning, match="left out 3 × unreadable image"):
+        assert len(open_dataset(coco)["train"]) == 1
+
+
+def test_many_annotations_of_one_image_take_little_memory(tmp_path: Path) -> None:
+    """A million took 1.3 GB, each 1300 bytes."""
+    count = 5000
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    boxes = [[3 + k % 90, 3 + k // 90, 1 + k % 7, 1 + k % 5] for k in range(count)]
+    annotations = [{"id": k, "image_id": 0, "category_id": 0, "bbox": box} for k, box in enumerate(boxes)]
+    content = {"images": [{"id": 0, "file_name": "a.png"}], "categories": [{"id": 0, "name": "cat"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content | {"annotations": annotations}))
+    del annotations, boxes
+    check(tmp_path)  # what is imported at the first call
+    tracemalloc.start()
+    assert check(tmp_path) == []
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 800 * count
+
+
+def test_repeated_boxes_name_the_first(coco: Path) -> None:
+    content = json.loads((coco / "train.json").read_text())
+    row = content["annotations"][0]
+    start = len(content["annotations"])
+    content["annotations"] += [row | {"id": 1000 + k} for k in range(3)]
+    (coco / "train.json").write_text(json.dumps(content))
+    first = change(coco / "train.json", "annotations", 0)
+    found = [(problem.kind, problem.line) for problem in check(coco)]
+    assert found == [("duplicate box", first + start + k) for k in range(3)]
+    assert all(problem.message.endswith(f"as before, on line {first}") for problem in check(coco))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from boxwright.data.formats import DatasetError, coco, documents, open_dataset, read_splits
+from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.reading import BoxRow, Problem
 
 
@@ -245,6 +247,21 @@ def test_elements_are_those_of_the_json_module(tmp_path: Path) -> None:
             found.setdefault(key, []).append(element)
             assert 1 <= line <= text.count("\n") + 1
         assert found == {key: value for key, value in content.items() if isinstance(value, list) and value}
+
+
+def test_the_types_of_ids_are_looked_at_once() -> None:
+    """A file may have a million annotations whose ids are of the other type."""
+
+    class Counted(fields.Table):
+        count = 0
+
+        def __iter__(self) -> Iterator[fields.Id]:
+            self.count += 1
+            return super().__iter__()
+
+    table = Counted({1: 0, 2: 1})
+    assert [fields.meet(value, table) for value in ("1", 2, "3", "2")] == [1, 2, None, 2]
+    assert fields.unmet("3", table) == 'the text "3" (ids there are numbers)' and table.count == 1
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:

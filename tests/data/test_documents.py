@@ -15,7 +15,8 @@ from boxwright.cli import main
 from boxwright.data.check import check
 from boxwright.data.formats import DatasetError, Problem, open_dataset
 from boxwright.data.formats.documents import read_json, read_lists, read_xml, read_yaml
-from boxwright.data.formats.text import is_name, is_path, listed, read_text, shown
+from boxwright.data.formats.text import is_name, is_path, listed, read_text
+from boxwright.units import shown
 
 OBJECT = "<object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object>"
 ANNOTATION = f"<annotation><filename>a.png</filename>{OBJECT}</annotation>"
@@ -97,6 +98,12 @@ def test_an_entry_of_coco_that_is_wrong_costs_its_box_alone(part: str, change: d
     with pytest.warns(UserWarning, match="left out"):
         dataset = open_dataset(tmp_path, draw=False)["all"]
     assert dataset.boxes.tolist() == [[2, 3, 22, 24.5]] and dataset.path(int(dataset.owners()[0])).name == "b.png"
+
+
+def test_a_key_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"images": [],\n[1]: [2]}')
+    with pytest.raises(DatasetError, match="expected JSON: expected a key: line 2 column 1"):
+        list(read_lists(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize("name", ["\0", "\ud800", "c" * 5000, 2.5, ["cat"], None], ids=lambda name: ascii(name)[:9])

@@ -307,6 +307,7 @@ def test_an_image_in_memory_is_taken_as_given_and_a_file_is_turned(tmp_path: Pat
         assert np.array_equal(to_rgb(part), np.asarray(part))
 
 
+@pytest.mark.filterwarnings("ignore:IM image format")
 def test_other_formats_of_pillow_are_not_opened() -> None:
     """Whatever the file's suffix: PostScript would be given to Ghostscript."""
     Image.init()

@@ -181,13 +181,17 @@ def test_travels_through_json() -> None:
     ("options", "message"),
     [
         ({"mode": "crop"}, "got 'crop'"),
-        ({"short": 0}, "short is a number of pixels"),
+        ({"short": 0}, "short is 1 or more, got 0"),
+        ({"short": 1_000_000}, "short is at most 16384, got 1000000"),
+        ({"divisor": 20_000}, "divisor is at most 1024"),
+        ({"fill": "grey"}, "grey level"),
+        ({"height": 1.5}, "height is a whole number, got 1.5"),
         ({"short": 600, "long": 512}, "long is at least short; got short=600 and long=512"),
         ({"fill": 256}, "grey level"),
         ({"fill": (0, 0, 255.5)}, r"or three of them as \(red, green, blue\); got \(0, 0, 255.5\)"),
         ({"fill": (1, 2)}, "three of them"),
-        ({"resample": "bicubic"}, "resample is one of antialias, plain, pillow; got 'bicubic'"),
-        ({"rounding": "up"}, "rounding is one of nearest, floor; got 'up'"),
+        ({"resample": "bicubic"}, "resample is antialias, plain or pillow, got 'bicubic'"),
+        ({"rounding": "up"}, "rounding is nearest or floor, got 'up'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

@@ -109,6 +109,13 @@ def test_every_class_is_found_at_its_first_use() -> None:
         ({"proposals": 0}, "proposals is 1 or more, got 0"),
         ({"rpn_nms_threshold": -0.1}, "rpn_nms_threshold is an IoU"),
         ({"head_layers": 0}, "head_layers is 1 or more, got 0"),
+        ({"proposals": 10**9}, "proposals is at most 100000, got 1000000000"),
+        ({"max_detections": 10**9}, "max_detections is at most 100000"),
+        ({"hidden": 10**9}, "hidden is at most 16384"),
+        ({"channels": 1.5}, "channels is a whole number, got 1.5"),
+        ({"nms_threshold": "0.5"}, "nms_threshold is a number, got '0.5'"),
+        ({"anchor_scales": (1.0,) * 1000}, "anchor_scales takes at most 256 numbers, got 1000"),
+        ({"score_threshold": (float("nan"),)}, "score_threshold takes one or more numbers"),
     ],
 )
 def test_values_are_checked_when_a_config_is_made(options: dict[str, Any], message: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fuzz import annotations, weights
+from fuzz import annotations, images, own, weights
 from fuzz.reader import Reader
 
-READERS: list[Reader] = [*annotations.READERS, *weights.READERS]
+READERS: list[Reader] = [*annotations.READERS, *images.READERS, *weights.READERS, *own.READERS]

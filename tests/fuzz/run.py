@@ -26,7 +26,7 @@ MEGABYTES = 500
 """By which the memory may grow for one file."""
 
 _WAIT = 30.0  # seconds by the clock, for a reader that waits without working; the machine may be busy
-_LONGEST = 4000  # characters of a refusal
+_LONGEST = 10_000  # characters of a refusal, which may name a path of 4096 twice
 _SOURCE = str(Path(boxwright.__file__).parent)
 
 
@@ -59,12 +59,12 @@ def run(
 
     count    files for all readers together, as many for each
     seed     decides the files; each is a function of seed, reader and number alone
-    seconds  ends earlier after so long
+    seconds  ends earlier after so long, of which each reader has its share
     out      a folder for the first file of each kind of failure
     """
     tallies = {reader.name: Tally() for reader in readers}
     started = time.monotonic()
-    for reader in readers:
+    for number, reader in enumerate(readers, 1):
         with prepared(reader) as (folder, seeds):
             path = folder / reader.file
             with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def run(
                     path.write_bytes(data)
                     reader.read(path)  # what is not damaged is read; this also warms up
             for index in range(-(-count // len(readers))):
-                if seconds is not None and time.monotonic() - started > seconds:
+                if seconds is not None and time.monotonic() - started > seconds * number / len(readers):
                     break
                 data = mutate(seeds, reader, Random(f"{seed} {reader.name} {index}"))
                 feed(reader, folder, data, tallies[reader.name], out and (out / f"{reader.name}-{seed}-{index}"))

@@ -20,8 +20,6 @@ from safetensors.torch import save
 
 from boxwright.backbones.pretrained import read_weights
 from boxwright.proposals import read_proposals, write_proposals
-from boxwright.untrusted import UntrustedError
-from boxwright.untrusted.numpy_files import read_npy
 from boxwright.zoo import detectron2, torchvision
 from boxwright.zoo.foreign import ForeignError
 from boxwright.zoo.weights import find
@@ -130,12 +128,6 @@ def _saved(*contents: Any, **options: Any) -> Callable[[Path], list[bytes]]:
     return prepare
 
 
-def _numpy(write: Callable[..., Any], content: Any) -> bytes:
-    stream = io.BytesIO()
-    write(stream, **content) if isinstance(content, dict) else write(stream, content)
-    return stream.getvalue()
-
-
 def _pickles(_: Path) -> Sequence[bytes]:
     return [pickle.dumps(_ARRAYS, protocol) for protocol in range(6)]
 
@@ -145,7 +137,11 @@ def _safetensors(_: Path) -> Sequence[bytes]:
 
 
 def _npz(_: Path) -> Sequence[bytes]:
-    return [_numpy(write, _BOXES) for write in (np.savez, np.savez_compressed)]
+    found = []
+    for write in (np.savez, np.savez_compressed):
+        write(stream := io.BytesIO(), allow_pickle=False, **_BOXES)
+        found.append(stream.getvalue())
+    return found
 
 
 def _proposals(folder: Path) -> Sequence[bytes]:
@@ -179,7 +175,6 @@ READERS = [
     Reader("weights-pickle", "a.pkl", _pickles, _of_detectron2, (ForeignError,), [instructions]),
     Reader("weights-safetensors", "a.safetensors", _safetensors, _of_detectron2, (ForeignError,)),
     Reader("pretrained", "a.pth", _saved(_STATE), read_weights, (ValueError,), [in_archive]),
-    Reader("npy", "a.npy", lambda _: [_numpy(np.save, np.ones((2, 4), np.float32))], read_npy, (UntrustedError,)),
     Reader("npz", "a.npz", _npz, read_proposals, (ValueError,)),
     Reader("proposals", "a.safetensors", _proposals, read_proposals, (ValueError,)),
 ]  # fmt: skip

@@ -91,7 +91,8 @@ def test_a_shortcut_is_added_to_the_last_module() -> None:
     conv, x = nn.Conv2d(4, 4, 1), torch.randn(1, 4, 3, 3)
     relu = nn.ReLU()
     torch.testing.assert_close(run([conv], x, add=x), conv(x) + x)
-    torch.testing.assert_close(run([conv, relu], x, add=x), conv(x).relu() + x)
+    torch.testing.assert_close(run([conv, relu], x, add=x), (conv(x) + x).relu())
+    torch.testing.assert_close(run([conv, nn.SiLU()], x, add=x), nn.SiLU()(conv(x)) + x)
     torch.testing.assert_close(run([relu, conv, relu, conv], x, add=x), conv(conv(x.relu()).relu()) + x)
 
 

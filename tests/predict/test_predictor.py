@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import boxwright
-from boxwright.data.image import ImageError
+from boxwright.data.image import ImageError, limit_megapixels
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
 from boxwright.detectors.config import DETECTORS, FasterRCNNConfig
@@ -439,3 +439,19 @@ def test_a_program_that_cannot_lower_its_threshold_says_so():
         warnings.simplefilter("error")
         predictor.stream([], threshold=0.25)
         predictor.stream([])
+
+
+def test_boxes_in_an_image_decoded_smaller_are_in_pixels_of_the_file(tmp_path: Path):
+    file = tmp_path / "large.jpg"
+    PIL.Image.fromarray(IMAGE).save(file)
+    predictor = Predictor(lower_quarter, NAMES, Preprocess(short=64, long=128))
+    predictor.propose = lambda image: np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+    with limit_megapixels(0.02):
+        image = InputImage.open(file)
+        (result,) = predictor.stream([file])
+    assert image.image.shape == (100, 151, 3) and image.size == result.size == (200, 301)
+    assert predictor(IMAGE).size == (200, 301)
+    torch.testing.assert_close(result.boxes[0], torch.tensor([150.5, 100, 301, 200]))
+    prepared, _ = predictor.prepare([image], predictor.proposals([image]))
+    assert prepared.proposals is not None and prepared.proposals[0, 0].tolist() == [0, 0, 97, 64]
+    assert result.draw().size == (151, 100) and result.to_dict()["width"] == 301

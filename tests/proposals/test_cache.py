@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -95,8 +96,26 @@ def test_a_damaged_file_is_computed_again(kind: str, tmp_path: Path):
     whole = kept.read_bytes()
     damage(kind, kept)
     assert not cached.has(IMAGE)
-    assert np.array_equal(cached(IMAGE), boxes)
+    with pytest.warns(UserWarning, match="damaged proposals"):
+        assert np.array_equal(cached(IMAGE), boxes)
     assert files(tmp_path) == [kept] and kept.read_bytes() == whole
+
+
+def test_flipped_bits_of_a_file_are_detected(tmp_path: Path):
+    cached = CachedProposer(Square(), tmp_path)
+    boxes = cached(IMAGE)
+    (kept,) = files(tmp_path)
+    whole = kept.read_bytes()
+    taken = []
+    for bit in random.Random(0).sample(range(8 * len(whole)), 200):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        kept.write_bytes(changed)
+        taken += [bit] * cached.has(IMAGE)
+    assert taken == []
+    with pytest.warns(UserWarning, match=r"damaged proposals in .* are computed again"):
+        assert np.array_equal(cached(IMAGE), boxes)
+    assert kept.read_bytes() == whole and np.array_equal(np.load(kept), boxes)
 
 
 def test_a_folder_that_cannot_be_written_to_is_warned_about(tmp_path: Path):

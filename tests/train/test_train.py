@@ -173,10 +173,10 @@ def test_epochs_left_open_follow_the_data(batches: int, epochs: int) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 0}, "epochs is 1 or more; got 0"),
-        ({"warmup": 1.5}, "warmup is 0 or more, at most 1; got 1.5"),
+        ({"epochs": 0}, "epochs is 1 or more, got 0"),
+        ({"warmup": 1.5}, "warmup is at most 1, got 1.5"),
         ({"lr": 0.0}, "lr is greater than 0; got 0.0"),
-        ({"precision": "int8"}, "precision is one of auto, fp32, bf16, fp16; got 'int8'"),
+        ({"precision": "int8"}, "precision is auto, fp32, bf16 or fp16, got 'int8'"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
@@ -220,6 +220,15 @@ def test_a_split_without_an_object_that_counts_is_refused(splits: Splits, split:
     need_objects(squares, [name for name in splits if name != split], ["circle"])
     with pytest.raises(ValueError, match="it has no annotation at all.*boxwright data check DATA"):
         need_objects(changed(splits, **{split: squares[split].restrict(["circle"])}), [split], ["circle"])
+
+
+def test_another_seed_is_proposed_only_where_another_split_has_objects(splits: Splits) -> None:
+    empty = {name: dataset.keep_boxes(dataset.labels < 0) for name, dataset in splits.items()}
+    drawn = Splits({**splits, "train": empty["train"]}, Path("DATA"), "coco", ("train", "val", "test"), 0)
+    with pytest.raises(ValueError, match="it was drawn, and another --seed draws another"):
+        need_objects(drawn, ["train"], NAMES)
+    with pytest.raises(ValueError, match=r"it has no annotation at all\. What was read"):
+        need_objects(Splits(empty, Path("DATA"), "coco", ("train", "val", "test"), 0), ["train"], NAMES)
 
 
 def test_the_last_epoch_is_the_best_where_val_has_no_object(splits: Splits, tmp_path: Path) -> None:

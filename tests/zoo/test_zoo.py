@@ -10,7 +10,7 @@ import torch
 
 import boxwright
 from boxwright import zoo
-from boxwright.checkpoint import save_detector
+from boxwright.checkpoint import CheckpointError, describe, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import RetinaNetConfig
 
@@ -62,19 +62,30 @@ def test_bundled_models_come_first(run: Path, tmp_path: Path, monkeypatch: pytes
     assert second.about["metrics"]["val"]["ap50"] == 0.5
 
 
-def test_a_file_that_boxwright_did_not_write_has_no_metadata(tmp_path: Path):
+def test_a_file_that_is_no_checkpoint_has_no_metadata(tmp_path: Path):
     for content in (b"", b"short", b"\xff" * 100, (8).to_bytes(8, "little") + b"{}      "):
         path = tmp_path / "some.safetensors"
         path.write_bytes(content)
-        assert zoo.describe(path) == {}
+        with pytest.raises(CheckpointError, match=r"some\.safetensors"):
+            describe(path)
 
 
 def test_every_bundled_model_has_metadata():
     for name, path in zoo.bundled().items():
-        about = zoo.describe(path)
+        about = describe(path)
         assert about["names"] and about["detector"], name
         assert 0 < about["threshold"] < 1, name
         assert path.stat().st_size <= 16_000_000, name
+
+
+@pytest.mark.skipif("voc9" not in zoo.bundled(), reason="the weights of voc9 are not in this checkout")
+def test_a_damaged_bundled_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = bytearray(zoo.bundled()["voc9"].read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "voc9.safetensors").write_bytes(content)
+    monkeypatch.setattr(zoo, "_FOLDER", tmp_path)
+    with pytest.raises(ValueError, match=r"voc9\.safetensors is damaged.*install boxwright again"):
+        zoo.find("voc9")
 
 
 @pytest.mark.skipif("voc9" not in zoo.bundled(), reason="the weights of voc9 are not in this checkout")

@@ -134,8 +134,10 @@ class StagedBackbone(Backbone):
 
 def check_levels(levels: Sequence[int], available: Sequence[int], name: str) -> None:
     if not levels or list(levels) != sorted(set(levels)) or not set(levels) <= set(available):
+        kept = sorted(set(levels) & set(available))
+        mend = f"; give --levels {' '.join(map(str, kept))}" if kept else ""
         raise ValueError(
-            f"levels (--levels) must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}"
+            f"levels (--levels) must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}{mend}"
         )
 
 

@@ -19,7 +19,7 @@ from boxwright.bench.report.disagreements import Side, show
 from boxwright.bench.report.write import write
 from boxwright.bench.result import ClassQuality, Entry, Quality, Race, Rung, Speed
 from boxwright.bench.run.job import Job, load_detections
-from boxwright.bench.run.state import RaceState
+from boxwright.bench.run.state import RaceState, one_line
 from boxwright.bench.run.timing import CONTROL, OWN, as_key, detections_of
 from boxwright.bench.verdict import Constraint, judge
 from boxwright.checkpoint import read
@@ -45,9 +45,14 @@ def check_constraints(texts: Sequence[str], names: Sequence[str]) -> list[Constr
 
 def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_images: int) -> Race:
     """The result, and its report in the race's folder."""
-    entries = [_cell(race_state, cell) for cell in race_state.cells.values()]
-    entries += [_external(race_state, name) for name in race_state.external_models]
-    sides = {entry.name: _sides(race_state, entry.name) for entry in entries if entry.state != "failed"}
+    sides = {}
+    for entry in _entries(race_state):
+        if entry.state != "failed":
+            try:
+                sides[entry.name] = _sides(race_state, entry.name)
+            except (ValueError, OSError) as error:  # a damaged file
+                race_state.fail(entry.name, one_line(error))
+    entries = _entries(race_state)
     targets, names = targets_of(race_state.splits["test"]), race_state.names
     seed = race_state.training.seed
     aps = {name: bootstrap_ap([side.detections for side in seeds], targets, names, seed=seed)
@@ -77,6 +82,12 @@ def conclude(race_state: RaceState, constraints: Sequence[Constraint], report_im
         shown = show(first, second, race_state.splits["test"], report_images)
     write(race, race_state.folder, shown)
     return race
+
+
+def _entries(race_state: RaceState) -> list[Entry]:
+    """All but the quality."""
+    cells = [_cell(race_state, cell) for cell in race_state.cells.values()]
+    return cells + [_external(race_state, name) for name in race_state.external_models]
 
 
 def _cell(race_state: RaceState, cell: Cell) -> Entry:

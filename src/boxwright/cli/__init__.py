@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
-from boxwright.terminal import terminal_width, wrap
+from boxwright.terminal import say
 from boxwright.units import printable
 from boxwright.version import __version__
 
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _leave_stdout()
         if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has closed the pipe
             return 0
-        print(f"boxwright: {_of_stdout(error)}", file=sys.stderr)
+        say(f"boxwright: {_of_stdout(error)}")
         return 1
 
 
@@ -167,16 +167,14 @@ def _dispatch(words: list[str], debug: bool) -> int:
         plugins.discover()
         return _run(name, words[len(name.split()) :])
     except KeyboardInterrupt as error:
-        print(f"\nboxwright: {_with_notes('stopped', error)}", file=sys.stderr)
+        say(f"\nboxwright: {_with_notes('stopped', error)}")
         return 130
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug or not (isinstance(error, USER_ERRORS) or _fault(error)):
             raise
-        width = terminal_width(sys.stderr)
-        lines = f"boxwright {name}: {printable(_message(error))}".split("\n")
-        print("\n".join(wrap(line, width) for line in lines), file=sys.stderr)
+        say(f"boxwright {name}: {_message(error)}")
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -195,6 +193,8 @@ def _without_plugins(words: list[str]) -> tuple[list[str], list[str]]:
 
 def _message(error: Exception) -> str:
     text = _fault(error) or str(error)
+    if re.match("Caught .* in DataLoader worker process", text):  # PyTorch then adds the traceback of the worker
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"  # without Python's [Errno 13]
     elif isinstance(error, OSError) and error.filename is None:
@@ -288,5 +288,5 @@ def _unknown_command(words: list[str]) -> int:
     name = " ".join(words[:2] if group else words[:1])
     near = get_close_matches(name, group or COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(group or COMMANDS)}."
-    print(f"boxwright: there is no command '{name}'; {hint}", file=sys.stderr)
+    say(f"boxwright: there is no command '{name}'; {hint}")
     return 2

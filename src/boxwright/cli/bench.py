@@ -111,7 +111,7 @@ class Bench:
             raise
         results = race_state.folder / "results.json"
         print(results.read_text(encoding="utf-8") if self.json else _summary(result), end="")
-        print(results.with_name("report.html"), file=sys.stderr)
+        say(str(results.with_name("report.html")))
         return 1 if any(entry.state == "failed" for entry in result.entries) else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
-from boxwright.terminal import fit, terminal_width, wrap
+from boxwright.terminal import fit, say, terminal_width, wrap
 from boxwright.units import counted, printable
 
 if TYPE_CHECKING:
@@ -47,11 +46,13 @@ class Check:
         from boxwright.data.check import check
 
         with ExitStack() as stack:
-            problems = check(self.data, self.format, _Bar(stack))
+            problems = check(self.data, self.format, bar := _Bar(stack))
         if self.json:
             print(json.dumps([asdict(problem) for problem in problems], indent=1))
-        else:
+        elif problems:
             print(_report(problems, len(problems) if self.all else _SHOWN))
+        else:
+            print(f"nothing is wrong in {counted(bar.total, 'image')}")
         return 1 if any(problem.severity == "error" for problem in problems) else 0
 
 
@@ -93,7 +94,7 @@ class Show:
             path = self.out / f"{name}.jpg"
             sheet = contact_sheet(splits[name], self.samples, self.seed, augment)
             path = save_drawing(sheet, path, outputs, "--out")
-            print(f"{name}: {path}", file=sys.stderr)
+            say(f"{name}: {path}")
 
 
 class _Bar:
@@ -101,8 +102,10 @@ class _Bar:
 
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
+        self.total = 0
 
     def __call__(self, done: int, total: int) -> None:
+        self.total = total
         if done == 1:
             from boxwright.progress import Progress
 
@@ -112,8 +115,6 @@ class _Bar:
 
 def _report(problems: list[Problem], most: int) -> str:
     """The problems by kind, errors first, at most `most` of each."""
-    if not problems:
-        return "nothing is wrong"
     lines, width = [], terminal_width()
     for severity, kind in dict.fromkeys((problem.severity, problem.kind) for problem in problems):
         same = [problem for problem in problems if problem.kind == kind]

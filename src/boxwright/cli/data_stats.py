@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from tyro.conf import Positional, arg
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, dataset_path
 from boxwright.cli.table import left_out, table
 from boxwright.files import Outputs
-from boxwright.terminal import fit, terminal_width
+from boxwright.terminal import fit, say, terminal_width
 
 if TYPE_CHECKING:
     from boxwright.data.formats import Splits
@@ -59,7 +58,7 @@ class Statistics:
         if self.plot is not None:
             with outputs.writing(self.plot):
                 draw_stats(splits, self.plot)
-            print(f"drawn: {self.plot}", file=sys.stderr)
+            say(f"drawn: {self.plot}")
 
 
 def _named(numbers: Stats) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
 from boxwright.files import Outputs, partial_of
-from boxwright.lock import hold
+from boxwright.lock import hold_all
 from boxwright.terminal import say
 from boxwright.zoo import DEFAULT, find
 
@@ -88,10 +87,7 @@ class Detect:
             say(f"boxwright detect: {message}")
         if not images:
             return 1
-        folders = filter(None, [None if self.no_draw else self.out, self.yolo])
-        with ExitStack() as held:
-            for folder in {folder.resolve() for folder in folders}:
-                held.enter_context(hold(folder))
+        with hold_all([None if self.no_draw else self.out, self.yolo], [self.json_file, self.coco]):
             outputs = self._outputs(images)
             model = find(self.model)  # a wrong name is refused here, before torch is imported
             from boxwright.cli.detecting import detect

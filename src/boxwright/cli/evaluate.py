@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, chosen_splits, dataset_path
 from boxwright.files import Outputs
 from boxwright.terminal import fit, say, terminal_width
+from boxwright.train.config import read_settings
 from boxwright.zoo import DEFAULT
 
 if TYPE_CHECKING:
@@ -83,8 +84,12 @@ def _format_of_run(model: Path, data: Path) -> str | None:
     path = (model if model.is_dir() else model.parent) / "config.json"
     if not model.exists() or not path.is_file():
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return config["options"].get("format") if config.get("data") == str(data.resolve()) else None
+    try:
+        config = read_settings(path)
+    except ValueError:
+        return None  # somebody else's
+    chosen = config["options"].get("format") if config["data"] == str(data.resolve()) else None
+    return chosen if isinstance(chosen, str) else None
 
 
 def labelled_as(names: tuple[str, ...], dataset: Dataset, source: Path) -> Dataset:

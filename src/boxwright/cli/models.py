@@ -32,7 +32,7 @@ class Models:
     def run(self) -> None:
         at_hand, foreign = models(self.runs), list(published().values())
         if self.json:
-            rows = [{"name": m.name, "path": str(m.path), **_without_answers(m.about)} for m in at_hand]
+            rows = [_as_json(model) for model in at_hand]
             rows += [{**vars(about), "path": _cached(about)} for about in foreign]
             print(json.dumps(rows, indent=1))
             return
@@ -41,6 +41,9 @@ class Models:
             _print(head, list(map(_row, at_hand)), ("MB", "classes", "detector", "AP50"), "classes")
         else:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
+        for model in at_hand:
+            if model.fault:
+                print(fit(f"{model.name} cannot be read: {model.fault}"))
         print("\nof other libraries, converted when they are first used:")
         rows = [(about.name, "yes" if _cached(about) else "no", about.file) for about in foreign]
         _print(("model", "at hand", "published as"), rows, ("published as",), whole=True)
@@ -60,11 +63,16 @@ def _print(
         print(f"{', '.join(missing)}: --json, or a wider terminal")
 
 
+def _as_json(model: Model) -> dict[str, Any]:
+    fault = {"fault": model.fault} if model.fault else {}
+    return {"name": model.name, "path": str(model.path), **_without_answers(model.about), **fault}
+
+
 def _row(model: Model) -> tuple[object, ...]:
     name = model.name + (" (default)" if model.name == DEFAULT else "")
-    megabytes = f"{model.path.stat().st_size / 1e6:.1f}"
+    megabytes = f"{model.path.stat().st_size / 1e6:.1f}" if model.path.is_file() else "–"
     if not model.about:
-        return name, "not written by boxwright", "–", "–", "", "", megabytes, ""
+        return name, "cannot be read", "–", "–", "", "", megabytes, ""
     metrics = model.about.get("metrics") or {}
     split = next((split for split in ("test", "val") if metrics.get(split)), "")
     scores = (metrics.get(split, {}).get(key) for key in ("ap", "ap50"))

@@ -16,6 +16,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, c
 from boxwright.cli.images import Found, find_images, save_drawing
 from boxwright.cli.table import table
 from boxwright.files import Outputs
+from boxwright.lock import hold_all
 from boxwright.terminal import fit, say
 from boxwright.units import counted
 
@@ -64,6 +65,10 @@ class Propose:
     def run(self) -> int:
         """Exit status 1 if an image could not be read; the others are done."""
         self._check()
+        with hold_all([self.draw], [self.out]):
+            return self._propose()
+
+    def _propose(self) -> int:
         datasets = self._datasets()
         excluded = self.draw or Path("proposals")
         images, failed, left_out = Found([], [], "") if datasets else find_images(self.sources, excluded)

@@ -15,7 +15,7 @@ from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, d
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import DETECTORS, name_of, readers_of
 from boxwright.train.config import TrainConfig
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Train:
         model = _model_of(words)
         if model is None or ({"-h", "--help"} & set(words) and (is_foreign(model) or model.startswith("hf:"))):
             return cls()  # --help downloads and converts no model
-        from boxwright.checkpoint import config_of
+        from boxwright.checkpoint import config_of, describe
 
         path = find(model)
         return cls(detector=config_of(describe(path), path))

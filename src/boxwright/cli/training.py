@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress
 from boxwright.terminal import fit, say, terminal_width
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
@@ -43,7 +44,7 @@ from boxwright.train.run import Run, frozen, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import describe, find
+from boxwright.zoo import find
 
 Option = TypeVar("Option")
 
@@ -101,8 +102,8 @@ def _train(
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_splits(options)
     before = Fingerprint.read(resume / _DATA) if resume is not None else None
-    names = options.classes or splits.names
-    if before is not None and sorted(before.names) == sorted(names):  # the rows of the heads are in the run's order
+    names = opened = options.classes or splits.names
+    if before is not None and sorted(before.names) == sorted(opened):  # the rows of the heads are in the run's order
         names = tuple(before.names)
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
@@ -136,16 +137,19 @@ def _train(
     if options.dry_run:
         print(fit(_forecast(options, training, run, process)), flush=True)
         return run, None
-    data = _accepted(run, splits, before, options.accept_changed_data) if process.first else None
+    data = _accepted(run, splits, opened, before, options.accept_changed_data) if process.first else None
     if resume is not None:
         training.resume(run.state, options.accept_changed_data)
     if data is not None:  # in the first process
         if resume is None:
-            run = replace(run, folder=new_folder(run.folder, held))
+            run = replace(run, folder=numbered_folder(run.folder, held))
         data.write(run.folder / _DATA)
+        if splits.drawn:
+            splits.save(run.folder / "splits.json")
         if resume is None:
-            _describe(run, training, options, splits, origin)
-        origin = _read_json(run.folder / "config.json").get("from")  # of a resumed run too
+            training.save(run.state)
+            write_options(replace(options, training=training.config), origin, run.folder / "config.json")
+        origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
         print(fit(_introduction(options, training, run)), flush=True)
         _propose_ahead(detector, chosen)
@@ -157,7 +161,7 @@ def _train(
     command = _next(run, f"boxwright train --resume {run.folder}", f"boxwright.train(resume={str(run.folder)!r})")
     try:
         stopped_by = run.train(training, report=report)
-    except Exception as error:
+    except (OSError, MemoryError, RuntimeError) as error:  # of the machine, such as a full disk
         if process.first:
             error.add_note(f"what was trained before is kept; to continue: {command}")
         raise
@@ -173,7 +177,7 @@ def _train(
 
 def _further(options: Train, folder: Path, epochs: int) -> Train:
     """The options of a new run that trains the detector of a finished one for so many more epochs."""
-    state = describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
+    state = checkpoint.describe(folder / "resume.safetensors") if (folder / "resume.safetensors").exists() else {}
     done, total = state.get("epoch", 0), options.training.epochs or 0
     out_of_patience = options.patience is not None and History(folder).since_best(done) >= options.patience
     if not state or (done < total and not out_of_patience):
@@ -246,12 +250,15 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
     ])  # fmt: skip
 
 
-def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool) -> Fingerprint:
-    """The fingerprint of the data. Raises ValueError where it differs from that before, unless that is accepted."""
+def _accepted(run: Run, splits: Splits, opened: Sequence[str], before: Fingerprint | None, accept: bool) -> Fingerprint:
+    """The fingerprint of the data. Raises ValueError where it differs from that before, unless that is accepted.
+
+    opened  the class names in the order of the data; the run keeps its own
+    """
     config = run.config
     proposals = config.proposals_file if isinstance(config, ProposedFields) else None
     data = fingerprint(run.splits, splits.source, proposals, before)
-    if before is None or not (different := changes(before, data)):
+    if before is None or not (different := changes(before, replace(data, names=list(opened)))):
         return data
     changed = f"{splits.source} is not as it was when this run was trained on it: {'; '.join(different)}"
     if len(before.names) != len(data.names):
@@ -268,15 +275,7 @@ def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool
     return data
 
 
-def _describe(run: Run, training: Training, options: Train, splits: Splits, origin: dict[str, Any]) -> None:
-    """Write all files that `--resume` needs to the folder of a new run; last that which makes it one."""
-    if splits.drawn:
-        splits.save(run.folder / "splits.json")
-    training.save(run.state)
-    write_options(replace(options, training=training.config), origin, run.folder / "config.json")
-
-
-def new_folder(preferred: Path, held: ExitStack) -> Path:
+def numbered_folder(preferred: Path, held: ExitStack) -> Path:
     """An empty folder of that name, with a number after it where the name is taken; `held` keeps it from others."""
     preferred.parent.mkdir(parents=True, exist_ok=True)
     folder, number = preferred, 1
@@ -301,12 +300,12 @@ def _take(folder: Path, held: ExitStack) -> bool:
                     held.enter_context(lock.pop_all())
                     return True
     except HeldError as error:
-        say(f"{folder} is in use: {error.holder}; this run gets another folder")
+        say(f"{folder} is in use by {error.holder}; this run gets another folder")
     return False
 
 
 def _is_unbegun(folder: Path) -> bool:
-    """Whether it is empty, but for the lock and what `_describe` wrote before the last file."""
+    """Whether it is empty, but for the lock and what is written before config.json."""
     names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
     return not names or (LOCK in names and names <= {LOCK, _DATA, "splits.json", "resume.safetensors"})
 
@@ -378,22 +377,20 @@ def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
 
 def read_options(path: Path) -> Train:
     """The options of a run's config.json."""
-    content = _read_json(path)
-    options = replace(
-        checkpoint.from_json(Train, content["options"]),
-        detector=checkpoint.config_of(content, path),
-        training=checkpoint.from_json(TrainConfig, content["training"]),
-        data=Path(content["data"]),
-    )
-    if "preprocess" not in content:  # written before there was --from
-        return with_size(options)
-    return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    content = read_settings(path)
+    detector = checkpoint.config_of(content, path)
+    with checkpoint.named(path):
+        if unknown := sorted(content["options"].keys() - set(_KEPT)):
+            raise ValueError(f"unknown options {', '.join(unknown):.200}; update boxwright")
+        options = replace(
+            checkpoint.from_json(Train, content["options"]),
+            detector=detector,
+            training=checkpoint.from_json(TrainConfig, content["training"]),
+            data=Path(content["data"]),
+        )
+        if "preprocess" not in content:  # written before there was --from
+            return with_size(options)
+        return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
 
 
 def _introduction(options: Train, training: Training, run: Run) -> str:

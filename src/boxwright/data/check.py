@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from boxwright.data.formats import DatasetError, Problem, read_splits
 from boxwright.data.formats.build import build
 from boxwright.data.formats.reading import ImageRow, Reading, unreadable
@@ -142,14 +144,19 @@ def _not_listed(readings: Iterable[Reading]) -> Iterator[Problem]:
 
 
 def _duplicate_boxes(reading: Reading) -> Iterator[Problem]:
-    seen: dict[tuple[object, ...], int | None] = {}
-    for row in reading.boxes:
-        key = (row.image, row.name, *row.box)
-        if key in seen:
-            where = "" if seen[key] is None else f", on line {seen[key]}"
-            message = f"the same box of class {row.name} as before{where}"
-            yield Problem("duplicate box", row.file, row.line, message, "keep one of them")
-        seen.setdefault(key, row.line)
+    rows = reading.boxes
+    corners = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
+    labels: dict[str, int] = {}
+    whose = np.array([(row.image, labels.setdefault(row.name, len(labels))) for row in rows], np.int64).reshape(-1, 2)
+    order = np.lexsort((*corners.T, *whose.T))  # stable: of equal boxes the first comes first
+    corners, whose = corners[order], whose[order]
+    repeated = (corners[1:] == corners[:-1]).all(axis=1) & (whose[1:] == whose[:-1]).all(axis=1)
+    first = np.maximum.accumulate(np.where(np.append([False], repeated), 0, np.arange(len(rows))))
+    for index in np.flatnonzero(repeated) + 1:
+        row, earlier = rows[order[index]], rows[order[first[index]]]
+        where = "" if earlier.line is None else f", on line {earlier.line}"
+        message = f"the same box of class {row.name} as before{where}"
+        yield Problem("duplicate box", row.file, row.line, message, "keep one of them")
 
 
 def _ambiguous_names(names: list[str], source: Path) -> Iterator[Problem]:

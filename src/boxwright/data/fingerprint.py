@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
 from boxwright.data.dataset import Dataset
-from boxwright.files import sha256, write_atomically
+from boxwright.files import parse_json, sha256, write_atomically
+from boxwright.typed import check
 from boxwright.units import counted
 
 WHOLE = 1 << 30
@@ -78,21 +79,19 @@ class Fingerprint:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            splits = {
-                split: [
-                    ImagePrint(str(file), str(digest), str(objects), int(boxes))
-                    for file, digest, objects, boxes in rows
-                ]
-                for split, rows in content["splits"].items()
-            }
-            names = [str(name) for name in content["names"]]
-            return cls(names, splits, str(content["proposals"]), bool(content["whole"]))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(
-                f"{path}: expected digests of images, which boxwright wrote; the file is damaged ({error}). Remove it "
-                "to go on without comparing the data"
-            ) from error
+            content = parse_json(path.read_bytes(), path)
+            check(str(path), content, _Content)
+        except ValueError as error:
+            raise ValueError(f"{error}. Remove the file to go on without comparing the data") from error
+        splits = {split: [ImagePrint(*image) for image in images] for split, images in content["splits"].items()}
+        return cls(content["names"], splits, content["proposals"], content["whole"])
+
+
+class _Content(TypedDict):
+    names: list[str]
+    splits: dict[str, list[tuple[str, str, str, int]]]
+    proposals: str
+    whole: bool
 
 
 def fingerprint(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from boxwright.boxes.view import View
+from boxwright.typed import check_fields, within
 from boxwright.types import Size
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Mode = Literal["short_side", "long_side", "letterbox", "stretch"]
 Resample = Literal["antialias", "plain", "pillow"]
 Rounding = Literal["nearest", "floor"]
+
+LONGEST_SIDE = 16_384
+"""Pixels of a resized image; one of this height and width takes 3 GB in float32."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,16 @@ class Preprocess:
     rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
-        for name, choices in (("mode", Mode), ("resample", Resample), ("rounding", Rounding)):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} is one of {', '.join(get_args(choices))}; got {getattr(self, name)!r}")
-        for name in ("short", "long", "height", "width", "divisor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is a number of pixels from 1 up; got {getattr(self, name)}")
+        check_fields(type(self), {name: value for name, value in vars(self).items() if name != "fill"})
+        within(1, LONGEST_SIDE, short=self.short, long=self.long, height=self.height, width=self.width)
+        within(1, 1024, divisor=self.divisor)
         if self.mode == "short_side" and self.long < self.short:
             raise ValueError(f"long is at least short; got short={self.short} and long={self.long}")
         if isinstance(self.fill, list):  # what JSON makes of a tuple
             object.__setattr__(self, "fill", tuple(self.fill))
         levels = self._levels
-        if len(levels) not in (1, 3) or not all(0 <= level <= 255 for level in levels):
+        numbers = all(isinstance(level, (int, float)) and 0 <= level <= 255 for level in levels)
+        if len(levels) not in (1, 3) or not numbers:
             raise ValueError(f"fill is a grey level 0..255, or three of them as (red, green, blue); got {self.fill}")
 
     def __call__(self, image: np.ndarray, zoom: float = 1.0) -> tuple[np.ndarray, View]:
@@ -129,7 +131,7 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"Preprocess has {sorted(known)}, got also {unknown}; update boxwright to read this")
+            raise ValueError(f"Preprocess has {sorted(known)}, got also {unknown!s:.200}; update boxwright")
         return cls(**values)
 
 

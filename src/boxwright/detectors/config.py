@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 from boxwright import plugins
 from boxwright.detectors.fields import (
+    CELLS,
+    CHANNELS,
+    COUNT,
+    LAYERS,
+    PIXELS,
+    WIDTH,
     ConventionFields,
     DenseFields,
     HeadFields,
@@ -26,11 +32,11 @@ from boxwright.detectors.fields import (
     SelectionFields,
     SharedFields,
     Unread,
-    at_least,
+    check_anchors,
     choices_of,
     defaults_of,
-    either,
 )
+from boxwright.typed import check_fields, either, within
 
 if TYPE_CHECKING:
     from boxwright.detectors.base import Detector
@@ -59,13 +65,12 @@ class DetectorConfig:
     UNREAD: ClassVar[tuple[Unread, ...]] = ()
 
     def __post_init__(self) -> None:
-        for option, choices in choices_of(type(self)).items():
-            if getattr(self, option) not in choices:
-                raise ValueError(f"{option} is {either(choices)}, got {getattr(self, option)!r}")
+        defaults = defaults_of(type(self))
+        given = {option: value for option, value in vars(self).items() if value is not defaults[option]}
+        check_fields(type(self), given)
         for group in reversed(type(self).__mro__):
             if "check" in vars(group):
                 group.check(self)
-        defaults = defaults_of(type(self))
         for option, reason in self.unread(vars(self)).items():
             if getattr(self, option) != defaults[option]:
                 raise ValueError(not_read(option, f"{kind_of(type(self))} {reason}"))
@@ -109,6 +114,12 @@ class LocalizerConfig(ScoreFields, OneLevel, LearningBackbone, DetectorConfig):
     box_weight: float = 1.0
     """Weight of the box loss."""
 
+    def check(self) -> None:
+        within(1, CHANNELS, channels=self.channels)
+        within(1, CELLS, grid=self.grid)
+        within(1, WIDTH, hidden=self.hidden)
+        within(0, 1e6, box_weight=self.box_weight)
+
     def build(self, num_classes: int, pretrained: bool = False) -> Localizer:
         from boxwright.detectors.localizer import build
 
@@ -133,6 +144,13 @@ class SlidingWindowConfig(SelectionFields, OneLevel, LearningBackbone, DetectorC
     """Windows per image in the loss, a quarter of them positive where there are enough."""
     nms_threshold: float = 0.4
     """IoU above which the lower-scored of two windows of a class is removed."""
+
+    def check(self) -> None:
+        within(1, CHANNELS, channels=self.channels)
+        within(1, CELLS, shapes=self.shapes)
+        within(1, LAYERS, scales=self.scales)
+        within(1e-3, 1, shrink=self.shrink)
+        within(1, COUNT, samples=self.samples)
 
     def build(self, num_classes: int, pretrained: bool = False) -> SlidingWindowDetector:
         from boxwright.detectors.sliding_window import build
@@ -160,6 +178,11 @@ class RCNNConfig(ProposedFields, OneLevel, LearningBackbone, DetectorConfig):
     """What is reported: every class that scores more than `score_threshold`; or the `max_detections` regions least
     likely background, each as its best class."""
 
+    def check(self) -> None:
+        within(1, 4096, warp_size=self.warp_size)
+        within(0, (self.warp_size - 1) // 2, context=self.context)
+        within(1, COUNT, chunk=self.chunk)
+
     def build(self, num_classes: int, pretrained: bool = False) -> RCNN:
         from boxwright.detectors.rcnn import build
 
@@ -182,6 +205,11 @@ class SPPNetConfig(ProposedFields, OneLevel, DetectorConfig):
     """Cells a side of each grid of the pyramid that a region is pooled to."""
     hidden: int = 512
     """Width of the two fully connected layers."""
+
+    def check(self) -> None:
+        within(1, 16, zooms=self.zooms)
+        within(1, CELLS, grids=self.grids)
+        within(1, WIDTH, hidden=self.hidden)
 
     def build(self, num_classes: int, pretrained: bool = False) -> SPPNet:
         from boxwright.detectors.spp_net import build
@@ -236,6 +264,9 @@ class RFCNConfig(PoolFields, RegionFields, RPNFields, DetectorConfig):
     class_agnostic: bool = True
     """One box prediction for all classes rather than one per class."""
 
+    def check(self) -> None:
+        within(1, CELLS, cells=self.cells)
+
     def build(self, num_classes: int, pretrained: bool = False) -> RFCN:
         from boxwright.detectors.r_fcn import build
 
@@ -278,7 +309,11 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
     """`pre_nms_top_k` is how many boxes of each class enter NMS, rather than of each level."""
 
     def check(self) -> None:
-        at_least(0, unstrided=self.unstrided)
+        within(1, CHANNELS, extra=self.extra)
+        within(0, LAYERS, unstrided=self.unstrided)
+        within(1e-3, PIXELS, box_scale=self.box_scale, box_sizes=self.box_sizes, box_steps=self.box_steps)
+        within(1e-3, PIXELS, box_limit=self.box_limit, lengths=self.lengths)
+        within(1e-3, 1e3, aspect_ratios=self.aspect_ratios, end_aspect_ratios=self.end_aspect_ratios)
 
     def build(self, num_classes: int, pretrained: bool = False) -> SSD:
         from boxwright.detectors.ssd import build
@@ -305,6 +340,9 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
     class_agnostic: bool = True
     """One box prediction for all classes rather than one per class."""
 
+    def check(self) -> None:
+        check_anchors(self.anchor_scales, self.anchor_sizes, self.aspect_ratios)
+
     def build(self, num_classes: int, pretrained: bool = False) -> RetinaNet:
         from boxwright.detectors.retinanet import build
 
@@ -329,6 +367,10 @@ class FCOSConfig(DenseFields, DetectorConfig):
     """The farthest side of an object that a level learns, in strides."""
     weight_by_centerness: bool = True
     """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
+
+    def check(self) -> None:
+        within(0, 1, offset=self.offset)
+        within(0, float("inf"), center_sampling_radius=self.center_sampling_radius, regress_range=self.regress_range)
 
     def build(self, num_classes: int, pretrained: bool = False) -> FCOS:
         from boxwright.detectors.fcos import build

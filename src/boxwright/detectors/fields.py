@@ -6,11 +6,13 @@ over the values of its fields; `DetectorConfig` calls the checks of all groups. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from boxwright.typed import within
 
 if TYPE_CHECKING:
     from boxwright.proposals import Propose
@@ -37,17 +39,12 @@ def defaults_of(kind: type) -> dict[str, Any]:
     return {field.name: field.default for field in fields(kind)}
 
 
-def either(values: Iterable[Any]) -> str:
-    """ "a, b or c"."""
-    *others, last = map(str, values)
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def at_least(minimum: int, **values: int) -> None:
-    """Raises ValueError with the name of the first value that is below `minimum`."""
-    for name, value in values.items():
-        if value < minimum:
-            raise ValueError(f"{name} is {minimum} or more, got {value}")
+COUNT = 100_000
+"""The most boxes, samples or classes that a config may ask for; far above any use, and below what fills a memory."""
+CHANNELS, WIDTH, LAYERS, CELLS = 4096, 16_384, 64, 64
+"""Likewise of a map, of a fully connected layer, of a stack of layers, and a side of a grid."""
+PIXELS = 100_000.0
+"""The longest side of a box."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,9 @@ class BackboneFields:
     def check(self) -> None:
         if not self.levels or list(self.levels) != sorted(set(self.levels)):
             raise ValueError(f"levels (--levels) are one or more ascending numbers, got {self.levels}")
+        within(0, 16, levels=self.levels)
+        within(-1e6, 1e6, pixel_mean=self.pixel_mean)
+        within(1e-6, 1e6, pixel_std=self.pixel_std)
         for name, values in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
             if len(values) not in (0, 3):
                 raise ValueError(f"{name} takes three numbers, for red, green and blue, or none; got {values}")
@@ -93,7 +93,7 @@ class LearningBackbone(BackboneFields):
     """Batch norm of the backbone."""
 
     def check(self) -> None:
-        at_least(0, frozen_stages=self.frozen_stages)
+        within(0, LAYERS, frozen_stages=self.frozen_stages)
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class ScoreFields:
     """Detections per image, at most."""
 
     def check(self) -> None:
-        at_least(1, max_detections=self.max_detections)
-        if not self.score_threshold or min(self.score_threshold) < 0:
+        within(1, COUNT, max_detections=self.max_detections)
+        if not 0 < len(self.score_threshold) <= COUNT or not all(0 <= score < inf for score in self.score_threshold):
             raise ValueError(f"score_threshold takes one or more numbers of at least 0, got {self.score_threshold}")
 
 
@@ -121,7 +121,7 @@ class SelectionFields(ScoreFields):
     """How many of the best boxes enter NMS, of each level where there are several."""
 
     def check(self) -> None:
-        at_least(1, pre_nms_top_k=self.pre_nms_top_k)
+        within(1, COUNT, pre_nms_top_k=self.pre_nms_top_k)
         check_iou("nms_threshold", self.nms_threshold)
 
 
@@ -129,6 +129,12 @@ def check_iou(name: str, value: float) -> None:
     """Raises ValueError where a threshold is no IoU."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} is an IoU, from 0 to 1, got {value}")
+
+
+def check_anchors(scales: tuple[float, ...], sizes: tuple[float, ...], aspect_ratios: tuple[float, ...]) -> None:
+    """Raises ValueError for anchors that have no size, or an absurd one."""
+    within(1e-3, PIXELS, anchor_scales=scales, anchor_sizes=sizes)
+    within(1e-3, 1e3, aspect_ratios=aspect_ratios)
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,8 @@ class RegionFields(SelectionFields):
     """Weight of the box loss of the region stage."""
 
     def check(self) -> None:
-        at_least(1, region_samples=self.region_samples)
+        within(1, COUNT, region_samples=self.region_samples)
+        within(0, 1e6, box_weight=self.box_weight)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,9 @@ class ProposedFields(RegionFields):
     """selective_search, selective_search_quality, sliding_window, or a file that `boxwright propose` wrote."""
     proposals: int = 1000
     """Proposals per image, at most."""
+
+    def check(self) -> None:
+        within(1, COUNT, proposals=self.proposals)
 
     @property
     def proposals_file(self) -> Path | None:
@@ -188,7 +198,7 @@ class SharedFields(LearningBackbone):
     """Channels of the pyramid."""
 
     def check(self) -> None:
-        at_least(1, channels=self.channels)
+        within(1, CHANNELS, channels=self.channels)
 
 
 @dataclass(frozen=True)
@@ -199,6 +209,9 @@ class PoolFields:
     """Pooling of regions: bilinear samples (align), or the maximum of whole features as in the papers (pool)."""
     canonical_size: float = 224.0
     """Regions of this many pixels across are pooled from stride 16, larger ones from coarser maps (FPN, eq. 1)."""
+
+    def check(self) -> None:
+        within(1, PIXELS, canonical_size=self.canonical_size)
 
 
 @dataclass(frozen=True)
@@ -213,8 +226,9 @@ class HeadFields(PoolFields):
     """3x3 convolutions before them."""
 
     def check(self) -> None:
-        at_least(1, hidden=self.hidden, head_layers=self.head_layers)
-        at_least(0, head_convs=self.head_convs)
+        within(1, WIDTH, hidden=self.hidden)
+        within(1, LAYERS, head_layers=self.head_layers)
+        within(0, LAYERS, head_convs=self.head_convs)
 
 
 @dataclass(frozen=True)
@@ -241,8 +255,12 @@ class RPNFields(ConventionFields, SharedFields):
     """How many of the best boxes of each level enter the NMS of the RPN."""
 
     def check(self) -> None:
-        at_least(1, proposals=self.proposals, rpn_samples=self.rpn_samples, rpn_pre_nms_top_k=self.rpn_pre_nms_top_k)
-        at_least(0, rpn_depth=self.rpn_depth)
+        within(
+            1, COUNT, proposals=self.proposals, rpn_samples=self.rpn_samples, rpn_pre_nms_top_k=self.rpn_pre_nms_top_k
+        )
+        within(0, LAYERS, rpn_depth=self.rpn_depth)
+        within(0, 1, rpn_score_threshold=self.rpn_score_threshold)
+        check_anchors(self.anchor_scales, self.anchor_sizes, self.aspect_ratios)
         check_iou("rpn_nms_threshold", self.rpn_nms_threshold)
 
 
@@ -258,8 +276,9 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     """Probability that every anchor or point starts with."""
 
     def check(self) -> None:
-        at_least(1, channels=self.channels)
-        at_least(0, depth=self.depth)
+        within(1, CHANNELS, channels=self.channels)
+        within(0, LAYERS, depth=self.depth)
+        within(1e-9, 1 - 1e-9, prior=self.prior)
 
 
 @dataclass(frozen=True)

@@ -111,24 +111,17 @@ def conv_norm(
     A norm with fixed statistics is computed within the convolution: scaling the few weights instead of the large map
     saves reading and writing the map, forwards and backwards.
     """
-    if not torch.compiler.is_compiling() and (form := inference_form.get()) is not None:
-        y = form(x, conv, norm, activation, add)
-        if y is not None:
-            return y
+    form = None if torch.compiler.is_compiling() else inference_form.get()
+    if form is not None and (y := form(x, conv, norm, activation, add)) is not None:
+        return y
     if norm is None:
         y = conv(x)
-    elif is_fixed(norm):
-        y = _convolve(x, conv, *fold(conv, norm))
-    else:
+    elif isinstance(norm, nn.BatchNorm2d) and norm.training:
         y = norm(_convolve(x, conv, conv.weight, conv.bias))
-    if add is not None:
-        y = y + add
+    else:
+        y = _convolve(x, conv, *fold(conv, norm))
+    y = y if add is None else y + add
     return y if activation is None else activation(y)
-
-
-def is_fixed(norm: Norm) -> bool:
-    """Whether the statistics of a norm are those that it has stored, not those of the batch."""
-    return isinstance(norm, FrozenBatchNorm2d) or not norm.training
 
 
 def fold(conv: nn.Conv2d, norm: Norm) -> tuple[Tensor, Tensor]:
@@ -154,23 +147,19 @@ def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -
 def run(modules: Iterable[nn.Module], x: Tensor, add: Tensor | None = None) -> Tensor:
     """`x` (N, C, h, w) through the modules in order; a convolution, its norm and its activation by `conv_norm`.
 
-    add  added to what the last module gives
+    add  a shortcut, added to what comes out; where an activation follows a convolution at the end, before it
     """
     rest = list(modules)[::-1]
     while rest:
         module = rest.pop()
         if isinstance(module, nn.Conv2d):
             norm = rest[-1] if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
-            if norm is not None:
-                rest.pop()
+            rest = rest if norm is None else rest[:-1]
             activation = rest.pop() if rest and isinstance(rest[-1], (nn.ReLU, nn.ReLU6, nn.Hardswish)) else None
-            if rest or activation is not None:
-                x = conv_norm(x, module, norm, activation)
-            else:
-                x, add = conv_norm(x, module, norm, add=add), None
+            x = conv_norm(x, module, norm, activation, None if rest else add)
         else:
-            x = module(x)
-    return x if add is None else x + add
+            x = module(x) if rest or add is None else module(x) + add
+    return x
 
 
 class ConvSequential(nn.Sequential):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from boxwright.layers.conv import Conv2dSame, Norm, fold, inference_form, is_fixed
+from boxwright.layers.conv import Conv2dSame, Norm, fold, inference_form
 
 _FUSED: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     None: ("none", []),
@@ -67,7 +67,9 @@ class Packed:
             return None
         if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
             return None
-        if not torch.is_inference_mode_enabled() or (norm is not None and not is_fixed(norm)) or not _is_plain(conv):
+        if not torch.is_inference_mode_enabled() or not _is_plain(conv):
+            return None
+        if isinstance(norm, nn.BatchNorm2d) and norm.training:
             return None
         tensors = [*conv._parameters.values()]
         if norm is not None:

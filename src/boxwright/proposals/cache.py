@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from boxwright.files import cache_folder, write_atomically
 from boxwright.types import Propose
+from boxwright.untrusted.numpy_files import read_array
 
 
 def check_image(image: np.ndarray) -> None:
@@ -38,7 +41,8 @@ class CachedProposer:
     folder   `cache_folder("proposals")` if not given
     count    return at most so many of the cached boxes, the best ones; all if not given
 
-    A damaged file is computed again. If the folder cannot be written to, boxes are computed each time, with a warning.
+    Each file has a digest. A damaged one is computed again, with a warning. If the folder cannot be written to, boxes
+    are computed each time, with a warning.
     """
 
     propose: Propose
@@ -55,9 +59,11 @@ class CachedProposer:
         path = self._path(image)
         boxes = _read(path)
         if boxes is None:
+            if path.exists():
+                warnings.warn(f"damaged proposals in {self.folder} are computed again", stacklevel=2)
             boxes = self.propose(image)
             try:
-                write_atomically(path, lambda file: np.save(file, boxes, allow_pickle=False))
+                write_atomically(path, lambda file: file.write(_encoded(boxes)))
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else error
                 warnings.warn(
@@ -85,11 +91,29 @@ def _options(propose: Propose) -> str:
     return f"{kind.__name__}-{blake2b(described.encode(), digest_size=8).hexdigest()}"
 
 
+_MARK = b"sha256:"
+_END = len(_MARK) + hashlib.sha256().digest_size
+"""Bytes behind the array: no multiple of a row's, so that no other number of rows hides them."""
+
+
+def _encoded(boxes: np.ndarray) -> bytes:
+    """A .npy file and, behind it, where NumPy does not look, the digest of all of it."""
+    file = BytesIO()
+    np.save(file, boxes, allow_pickle=False)
+    return file.getvalue() + _MARK + hashlib.sha256(file.getvalue()).digest()
+
+
 def _read(path: Path) -> np.ndarray | None:
-    """None if the file is missing or damaged."""
+    """None if the file is missing or damaged. Files of earlier versions have no digest."""
     try:
-        boxes = np.load(path, allow_pickle=False)
+        content = path.read_bytes()
+        array, end = content[:-_END], content[-_END:]
+        if end.startswith(_MARK):
+            if end != _MARK + hashlib.sha256(array).digest():
+                return None
+            content = array
+        boxes = read_array(BytesIO(content), len(content))
     except Exception:  # a damaged header can raise nearly anything
         return None
-    valid = isinstance(boxes, np.ndarray) and boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
+    valid = boxes.dtype == np.float32 and boxes.ndim == 2 and boxes.shape[1] == 4
     return boxes if valid and np.isfinite(boxes).all() else None

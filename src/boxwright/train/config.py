@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+
+from boxwright.files import parse_json
+from boxwright.typed import check, check_fields, within
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+_Settings = TypedDict("_Settings", {
+    "data": str, "detector": str, "config": dict[str, Any], "training": dict[str, Any], "options": dict[str, Any],
+    "preprocess": NotRequired[dict[str, Any]], "plugins": NotRequired[dict[str, str]],
+    "from": NotRequired[dict[str, Any] | None],
+})  # fmt: skip
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The config.json of a run. Raises ValueError, which names the file, for anything else."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no folder of a run: it has no {path.name}")
+    content = parse_json(path.read_bytes(), path)
+    check(str(path), content, _Settings)
+    return content
 
 
 @dataclass(frozen=True)
@@ -38,16 +58,13 @@ class TrainConfig:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
-        limits = {"epochs": (1, math.inf), "accumulate": (1, math.inf), "warmup": (0, 1), "ema": (0, 1)}
-        limits |= {"backbone_lr": (0, math.inf), "weight_decay": (0, math.inf), "clip": (0, math.inf)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} is {low} or more" + (f", at most {high}" * (high == 1)) + f"; got {value}")
+        check_fields(type(self), vars(self))
+        within(1, 1_000_000, epochs=self.epochs, accumulate=self.accumulate)
+        within(0, 1, warmup=self.warmup, ema=self.ema)
+        within(0, 2**63 - 1, seed=self.seed)
+        within(0, math.inf, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, clip=self.clip)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is greater than 0; got {self.lr}")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision is one of {', '.join(get_args(Precision))}; got {self.precision!r}")
 
     def resolve(self, batches: int, device: torch.device) -> TrainConfig:
         """A copy with epochs and precision decided, for an epoch of `batches` batches on this device."""

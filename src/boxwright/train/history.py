@@ -5,21 +5,47 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
-from boxwright.files import append, naming
+from boxwright.files import append, naming, parse_json
 from boxwright.metrics import Evaluation
 from boxwright.train.loop import Epoch, Step
+from boxwright.typed import check
+
+
+class _Scores(TypedDict):
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+
+
+class _Total(TypedDict):
+    total: float
+
+
+class _Line(TypedDict):
+    kind: str
+
+
+_LINES: dict[str, Any] = {
+    "step": TypedDict("_Step", {"step": int, "losses": dict[str, float]}),
+    "epoch": TypedDict("_Epoch", {
+        "epoch": int, "losses": _Total, "lr": float, "seconds": float, "val": NotRequired[_Scores],
+    }),
+    "test": TypedDict("_Test", {"test": _Scores}),
+}  # fmt: skip
+"""What a line of each kind has, at least."""
 
 
 class History:
     """The lines of log.jsonl in a folder; the "kind" of each is "step", "epoch" or "test".
 
     A killed run may leave its last line half written, and repeats some steps when it is resumed. So a line that is no
-    JSON is skipped, and of two lines about the same step or epoch the later one counts.
+    JSON, or not of its kind, is skipped, and of two lines about the same step or epoch the later one counts.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -86,16 +112,16 @@ class History:
         self._board.flush()
 
     def _lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
+        if not self.path.is_file():
             return []
         lines = []
         for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict):
-                lines.append(line)
+            with suppress(ValueError):
+                line = parse_json(text, self.path)
+                check("the line", line, _Line)
+                if line["kind"] in _LINES:
+                    check("the line", line, _LINES[line["kind"]])
+                    lines.append(line)
         return lines
 
     def _append(self, kind: str, content: dict[str, Any]) -> None:

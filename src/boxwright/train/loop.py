@@ -27,6 +27,7 @@ from boxwright.progress import Progress, Whole
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
+from boxwright.typed import within
 from boxwright.types import Images, Losses, Target
 
 _NAMES = "class names"  # a key of `Training._run`
@@ -257,9 +258,10 @@ class Training:
         tensors, described = checkpoint.read(path)
         if "run" not in described:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
+        checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
         was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
-        as_long = was["batches"] == now["batches"]
+        as_long = was.get("batches") == now["batches"]
         if changed_data:
             was |= {key: now[key] for key in ("images", "batches", _NAMES)}
         changed = [key for key in {**was, **now} if was.get(key) != now.get(key)]
@@ -268,13 +270,25 @@ class Training:
             raise checkpoint.CheckpointError(
                 f"{path} is the state of another run ({differences}); use the same options and data, or start a new run"
             )
+        average = _below("average.", tensors)
+        states = [_below(f"optimizer.{index}.", tensors) for index in range(len(self._parameters()))]
+        with checkpoint.named(path):
+            within(0, self.total_epochs, epoch=described["epoch"])
+            within(0, len(self.batches) if as_long else math.inf, batch=described["batch"])
+            if self.average is not None:
+                checkpoint.matching(self.detector, average)
+            for index, (parameter, state) in enumerate(zip(self._parameters(), states, strict=True)):
+                shapes = {key: value.shape for key, value in state.items()}
+                if shapes not in ({}, {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}):
+                    raise ValueError(f"optimizer.{index} is no state of AdamW for {parameter.shape}, got {shapes}")
+            if described["scaler"].keys() != self.scaler.state_dict().keys():
+                raise ValueError(f"scaler has {', '.join(described['scaler']) or 'nothing'}")
         checkpoint.fill(self.detector, _below("model.", tensors), path)
         if self.average is not None:
-            self.average.load(_below("average.", tensors))
+            self.average.load(average)
         self.optimizer.state.clear()
-        for index, parameter in enumerate(self._parameters()):
-            state = _below(f"optimizer.{index}.", tensors).items()
-            self.optimizer.state[parameter] = {key: _laid_out_as(parameter, value) for key, value in state}
+        for parameter, state in zip(self._parameters(), states, strict=True):
+            self.optimizer.state[parameter] = {key: _laid_out_as(parameter, value) for key, value in state.items()}
         self.scaler.load_state_dict(described["scaler"])
         self.epoch = described["epoch"]
         self.batch, self.sums = (described["batch"], described["sums"]) if as_long else (0, {})
@@ -315,7 +329,7 @@ def _difference(key: str, was: Any, now: Any) -> str:
         pairs = enumerate(zip_longest(was, now, fillvalue="missing"))
         index, (was, now) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
         key = f"{key}[{index}]"
-    return f"{key} was {was}, now {now}"
+    return f"{key} was {was!s:.200}, now {now!s:.200}"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -165,6 +165,7 @@ class Run:
         `detector` gets the weights of that checkpoint. Returns the epoch of the checkpoint and its quality.
         """
         tensors, described = checkpoint.read(self.best)
+        checkpoint.need(described, self.best, "metrics", "epoch")
         checkpoint.fill(detector, tensors, self.best)
         predictor = Predictor(detector, self.names, self.preprocess)
         quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
@@ -237,7 +238,8 @@ def need_objects(splits: Splits, required: Sequence[str], names: Sequence[str]) 
         else:
             others = ", ".join(f"{name} {count}" for name, count in splits[split].counts().items() if count)
             found = f"it has {others}" if others else "it has no annotation at all"
-            found += "; it was drawn, and another --seed draws another" * bool(splits.drawn)
+            if splits.drawn and not all(part.restrict(names).crowd.all() for part in splits.values()):
+                found += "; it was drawn, and another --seed draws another"
         of = f" of {', '.join(names)}" if len(names) < len(splits.names) else ""
         purpose = {"train": "to learn from", "val": "to choose the best epoch by"}.get(split, "to measure AP by")
         raise ValueError(

@@ -10,17 +10,12 @@ from typing import IO
 
 import numpy as np
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading, shown
+from boxwright.units import shown
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, reading
 
 _DIRECTORY = 16 << 20  # bytes: the list of entries of an archive, 90 for each
 _RATIO = 50  # of compressed boxes: no real ones come near
 _SPARE = 16 << 20  # bytes
-
-
-def read_npy(path: str | Path) -> np.ndarray:
-    """The array of numbers in a .npy file. Raises UntrustedError for any other content, and if it is damaged."""
-    with opened(path, "array of numpy") as file:
-        return _array(file, file.size)
 
 
 class Npz:
@@ -45,7 +40,7 @@ class Npz:
 
     def __getitem__(self, key: str) -> np.ndarray:
         with self._reading(), self._archive.open(self._entries[key]) as stream:
-            return _array(stream, self._entries[key].file_size)
+            return read_array(stream, self._entries[key].file_size)
 
     def close(self) -> None:
         self._archive.close()
@@ -55,18 +50,21 @@ class Npz:
         return reading(self._path, "archive of numpy")
 
 
-def _array(stream: IO[bytes], size: int) -> np.ndarray:
-    """The array in a stream of `size` bytes."""
+def read_array(stream: IO[bytes], size: int) -> np.ndarray:
+    """The array of numbers in a stream of so many bytes, as in a .npy file.
+
+    Raises UntrustedError for any other content; a damaged header can raise nearly anything.
+    """
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise UntrustedError(f"it has version {version} of numpy's format, expected (1, 0) or (2, 0)")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read_header(stream)
     if dtype.kind not in "biuf" or dtype.fields is not None:
-        raise UntrustedError(f"it has an array of dtype {shown(dtype)}, expected numbers; objects are not read")
+        raise UntrustedError(f"it has an array of dtype {shown(str(dtype))}, expected numbers; objects are not read")
     there = size - stream.tell()
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != there:
-        raise UntrustedError(f"it has an array of shape {shown(shape)} and {dtype} in {there} bytes")
+        raise UntrustedError(f"it has an array of shape {shown(str(shape))} and {dtype} in {there} bytes")
     array = np.empty(prod(shape), dtype)
     fill(array.view(np.uint8), stream)
     return array.reshape(shape, order="F" if by_columns else "C")

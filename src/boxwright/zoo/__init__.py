@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwright.files import sha256
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "voc9"
 _FOLDER = Path(__file__).parent
+_SHA256 = {"voc9": "9e32076db12bcd1681b3bae518ef3ed962a21d7045d540f83bc96b74392ef2a2"}
+"""Of bundled files that have no digest themselves."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Model:
     name: str
     path: Path
     about: dict[str, Any]
+    fault: str = ""
+    """Why the metadata could not be read; `about` is empty then."""
 
 
 def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
@@ -62,7 +66,10 @@ def find(model: str | Path = DEFAULT) -> Path:
     """
     names = bundled()
     if str(model) in names:
-        return names[str(model)]
+        path = names[str(model)]
+        if _SHA256.get(str(model)) not in (None, sha256(path)):
+            raise ValueError(f"{path} is damaged: its SHA-256 is another; install boxwright again")
+        return path
     if is_foreign(str(model)):
         from boxwright.zoo.convert import obtain
 
@@ -93,16 +100,15 @@ def bundled() -> dict[str, Path]:
 def models(runs: str | Path = "runs") -> list[Model]:
     """The bundled models, then the best checkpoint of each run in a folder, by path. Imports no torch."""
     paths = bundled() | {str(path.parent): path for path in sorted(Path(runs).rglob("best.safetensors"))}
-    return [Model(name, path, describe(path)) for name, path in paths.items()]
+    return [_model(name, path) for name, path in paths.items()]
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """The metadata of a checkpoint, read from its header alone; {} if boxwright did not write it."""
+def _model(name: str, path: Path) -> Model:
+    from boxwright.checkpoint import describe, need
+
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")  # safetensors: the header's length, then the header as JSON
-            if length > Path(path).stat().st_size:
-                return {}
-            return json.loads(json.loads(file.read(length))["__metadata__"]["boxwright"])
-    except (ValueError, KeyError, TypeError):
-        return {}
+        about = describe(path)
+        need(about, path, "detector", "names")
+    except (ValueError, OSError) as error:
+        return Model(name, path, {}, str(error))
+    return Model(name, path, about)

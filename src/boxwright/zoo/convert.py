@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -13,6 +12,7 @@ from urllib.request import urlopen
 from boxwright.checkpoint import CheckpointError, fill, load_detector, save_detector
 from boxwright.files import cache_folder, sha256, write_atomically
 from boxwright.predict.predictor import Predictor
+from boxwright.terminal import say
 from boxwright.zoo.answers import Files, read_answers
 from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, few, look_up, module_of
 from boxwright.zoo.proof import (
@@ -178,14 +178,14 @@ def obtain(name: str) -> Path:
     published = module_of(name).cached(about)
     if not published.is_file():
         _fetch(about, published)
-    print(f"boxwright: converting {published} to {converted}, with a comparison on photographs", file=sys.stderr)
+    say(f"boxwright: converting {published} to {converted}, with a comparison on photographs")
     convert(name, published, converted, batches=(4,))
     return converted
 
 
 def _fetch(about: Published, path: Path) -> None:
     """Download a published file, check its sha256, and write it atomically."""
-    print(f"boxwright: downloading {about.url} to {path}", file=sys.stderr)
+    say(f"boxwright: downloading {about.url} to {path}")
     try:
         with urlopen(about.url, timeout=_TIMEOUT) as response:
             content = response.read()

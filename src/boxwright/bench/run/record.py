@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from boxwright.files import write_atomically
+from boxwright.files import parse_json, write_atomically
+from boxwright.typed import check
 from boxwright.version import __version__
 
 
@@ -17,13 +18,14 @@ class Record:
     """A JSON object with "settings", "configs", and parts that begin empty and are `set` later."""
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], parts: Iterable[str],
-        command: str, translate: Callable[[dict[str, Any]], dict[str, Any]],
+        self, path: Path, settings: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]],
+        parts: Mapping[str, Any], command: str, translate: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:  # fmt: skip
         """Continues an existing file. Raises ValueError where it was made with other settings.
 
         settings   must be the same for results to be compared
         configs    by cell; a cell that is in the file already must have the same config
+        parts      by name, the type of each once it is `set`, as `boxwright.typed.check` takes it
         command    of the user; that of this process if empty
         translate  from the content of a file of any version to that of today
         """
@@ -31,7 +33,7 @@ class Record:
         made = json.loads(json.dumps({"settings": settings, "configs": configs}))  # as read from disk: lists for tuples
         self.content: dict[str, Any] = {**made, **{part: {} for part in parts}}
         if path.is_file():
-            old = translate(_read(path))
+            old = translate(_read(path, parts))
             changes = _changes(old["settings"], made["settings"])
             for name in (name for name in made["configs"] if name in old["configs"]):
                 changes += [f"{name} {change}" for change in _changes(old["configs"][name], made["configs"][name])]
@@ -47,13 +49,20 @@ class Record:
         write_atomically(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
+class _Content(TypedDict):
+    settings: dict[str, Any]
+    configs: dict[str, dict[str, Any]]
+
+
+def _read(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes(), path)
+        check(str(path), content, _Content)
+        for part in parts.keys() & content.keys():
+            if content[part] != {}:  # as it begins
+                check(f"{path}.{part}", content[part], parts[part])
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); move it away, or give another --out") from error
-    if not isinstance(content, dict) or not content.keys() >= {"settings", "configs"}:
-        raise ValueError(f"{path} was not written by boxwright bench; move it away, or give another --out")
+        raise ValueError(f"{error}; it is no record of boxwright bench: move it away, or give another --out") from error
     return content
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from boxwright import plugins
 from boxwright.bench.plan.budget import BudgetError, Pace, Plan, duration, halve, make_plan, parse_budget, smaller
@@ -26,7 +26,7 @@ from boxwright.bench.run.record import Record
 from boxwright.checkpoint import modules_of, read_config
 from boxwright.data.batch import Batches
 from boxwright.data.fingerprint import Fingerprint, changes, file_digest, fingerprint
-from boxwright.data.formats import Splits, open_dataset
+from boxwright.data.formats import Splits
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import ProposedFields
@@ -38,9 +38,22 @@ from boxwright.train.run import frozen, validate_every
 from boxwright.train.stop import StoppedError
 from boxwright.units import counted
 
-_PARTS = (
-    "efforts", "plan", "rungs", "tries", "failed", "spent", "times", "footprints", "made", "unreadable", "proposals",
-)  # fmt: skip
+
+class _Times(TypedDict):
+    key: dict[str, Any]
+    images: int
+    first: str
+    seconds: dict[str, list[dict[str, float]]]
+    throughput: dict[str, float]
+    failures: dict[str, str]  # fmt: skip
+
+
+_PARTS = {
+    "efforts": dict[str, Effort], "plan": Plan, "rungs": list[Rung], "tries": dict[str, tuple[list[int], int]],
+    "failed": dict[str, str], "spent": float, "times": _Times, "footprints": dict[str, dict[str, int | float | None]],
+    "made": str, "unreadable": list[str], "proposals": dict[str, dict[str, dict[str, float]]],
+}  # fmt: skip
+"""What the record has beside settings and configs."""
 _RENAMED = {  # keys and values of settings, from earlier versions to today's
     "train pictures": "train images", "val pictures": "val images", "test pictures": "test images", "parts": "splits",
     "val, for there is no test part: it has also chosen the epochs":
@@ -60,7 +73,7 @@ class RaceState:
     """Cells and external models, the train, val and test splits, the rules, and the record on disk."""
 
     def __init__(
-        self, entrants: Sequence[Cell | ExternalModel], data: str | Path | Splits, rules: Rules, training: TrainConfig,
+        self, entrants: Sequence[Cell | ExternalModel], dataset: Splits, rules: Rules, training: TrainConfig,
         out: str | Path | None = None, command: str = "",
     ) -> None:  # fmt: skip
         """As `race`; nothing is written yet."""
@@ -74,8 +87,8 @@ class RaceState:
         self.cells = {entrant.name: entrant for entrant in entrants if isinstance(entrant, Cell)}
         self.external_models = {entrant.name: entrant for entrant in entrants if isinstance(entrant, ExternalModel)}
         self.rules, self.device = rules, choose_device(rules.device)
-        self.dataset = data if isinstance(data, Splits) else open_dataset(data, training.seed)
-        self.data, (self.splits, self.tested) = self.dataset.source, race_splits(self.dataset)
+        self.dataset, self.data = dataset, dataset.source
+        self.splits, self.tested = race_splits(dataset)
         batches = Batches(self.splits["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = race_folder(self.dataset, out)
@@ -264,7 +277,7 @@ class RaceState:
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
             with suppress(ValueError):  # of another detector: reported as a difference
-                config = read_config(name_of(self.cells[name].config), configs[name]["config"])
+                config = read_config(name_of(self.cells[name].config), configs[name].get("config", {}))
                 made = self._config(self.cells[name])  # earlier versions did not digest a file of proposals
                 configs[name] = {**made, **configs[name], "config": json.loads(json.dumps(asdict(config)))}
         return {**content, "settings": settings, "configs": configs}

@@ -10,7 +10,7 @@ from typing import Any
 from boxwright.data.formats import coco, csv, labelme, voc, yolo
 from boxwright.data.formats.build import build
 from boxwright.data.formats.given_splits import Layout, split_of
-from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about
+from boxwright.data.formats.reading import DatasetError, Problem, Reading, warn_about, without_collector
 from boxwright.data.formats.split import Splits, draw_splits, in_order
 
 __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read_splits"]
@@ -61,6 +61,7 @@ def open_dataset(path: str | Path, seed: int = 0, format: str | None = None, dra
     return Splits(in_order(splits), source, format, drawn, seed)
 
 
+@without_collector()
 def read_splits(path: Path, format: str | None = None) -> tuple[str, dict[str, Reading]]:
     """The format, and each split's annotations before broken ones are dropped; the split "all" if there are none."""
     format, readings = _read(path, format)

@@ -19,13 +19,17 @@ _FAR = 1e30
 _SLIGHT = 0.02
 """The relative difference of annotated and real sizes below which boxes are taken as they are."""
 
+_MOST_BOXES = 20_000
+"""Of an image. Training compares each with tens of thousands of anchors, which takes 4 GB for so many."""
+
 
 def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset, list[Problem]]:
     """The dataset without broken boxes and images, and all problems, including those of the reading.
 
     Sizes are those of the files, whose headers are read. Where the annotated size has the same shape but is another,
     the image was resized after it was annotated, and its boxes are scaled to the file. Where it has another shape, the
-    image is left out unless its boxes show that only the size is wrong. Boxes are clipped to the image.
+    image is left out unless its boxes show that only the size is wrong. An image with more than 20,000 boxes is left
+    out. Boxes are clipped to the image.
     """
     names = tuple(reading.names if names is None else names)
     problems = list(reading.problems)
@@ -33,10 +37,12 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     raw = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
     owners = np.array([row.image for row in rows], np.int64)
     sizes, scales, kept_images = _real_sizes(reading, raw, owners, problems)
+    kept_images &= ~_crowded(reading.images, owners, problems)
     in_pixels = kept_images[owners]
     if not reading.measured:
         in_pixels &= ~_in_shares(rows, raw, np.where(in_pixels[:, None], sizes[owners], 0), problems)
-    raw *= np.tile(scales[owners][:, ::-1], 2)
+    with np.errstate(over="ignore"):  # what is infinite is reported below
+        raw *= np.tile(scales[owners][:, ::-1], 2)
 
     limits = np.tile(sizes[owners][:, ::-1], 2)  # (M, 4) width, height, width, height
     clipped = np.clip(raw, 0, limits).astype(np.float32)
@@ -50,7 +56,8 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     boxes = clipped[kept]
     sides = boxes[:, 2:] - boxes[:, :2]
     given = np.array([math.nan if rows[i].area is None else rows[i].area for i in kept], np.float64)
-    given *= scales[owners[kept]].prod(axis=1)
+    with np.errstate(over="ignore"):
+        given *= scales[owners[kept]].prod(axis=1)
     label_of = {name: label for label, name in enumerate(names)}
     dataset = Dataset(
         names=names,
@@ -62,7 +69,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
         labels=np.array([label_of[rows[i].name] for i in kept], np.int64),
         crowd=np.array([rows[i].crowd for i in kept], bool),
         difficult=np.array([rows[i].difficult for i in kept], bool),
-        area=np.where(np.isfinite(given), given, sides[:, 0] * sides[:, 1]).astype(np.float32),
+        area=np.where(np.abs(given) < _FAR, given, sides[:, 0] * sides[:, 1]).astype(np.float32),
     )
     return (dataset if kept_images.all() else dataset.select(np.flatnonzero(kept_images))), problems
 
@@ -119,6 +126,17 @@ def _real_sizes(
         turned = bool((annotated[i] == upright[i, ::-1]).all())
         problems.append(_wrong_size(images[i], upright[i], turned, bool(unclear[i])))
     return frame, np.where(resized[:, None], factors, 1.0), kept
+
+
+def _crowded(images: list[ImageRow], owners: np.ndarray, problems: list[Problem]) -> np.ndarray:
+    """Which images (N,) have more boxes than training can hold."""
+    counts = np.bincount(owners, minlength=len(images))
+    for i in np.flatnonzero(counts > _MOST_BOXES):
+        image = images[i]
+        message = f"{image.path} has {counts[i]:,} boxes, and training holds at most {_MOST_BOXES:,} of an image"
+        mend = "correct the annotations, or cut the image into tiles"
+        problems.append(Problem("too many boxes", image.file, image.line, message, mend))
+    return counts > _MOST_BOXES
 
 
 def _header_sizes(path: str) -> tuple[Size, Size] | Problem:

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from boxwright.data.formats.given_splits import Layout, divide, layout_of, split
 from boxwright.data.formats.images import files_of, named_folders, where
 from boxwright.data.formats.labelme import is_labelme
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, is_name, listed, number, problem_of, shown, size_of, start_of
+from boxwright.data.formats.text import encoding_of, flag, is_name, listed, number, problem_of, size_of, start_of
 from boxwright.files import write_atomically
+from boxwright.units import shown
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
@@ -35,6 +36,23 @@ _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories
 _IMAGES = re.compile(r'"images"\s*:')
 _Section = list[tuple[dict[str, Any], int]]
 """The objects of a list, each with its line."""
+
+
+class _Annotation(NamedTuple):
+    """An annotation whose image and category are not looked up yet: there may be millions.
+
+    ids  as written
+    box  xyxy
+    """
+
+    id: Any
+    image_id: Any
+    category_id: Any
+    box: tuple[float, float, float, float]
+    line: int
+    crowd: bool
+    difficult: bool
+    area: float | None
 
 
 def find(folder: Path) -> Layout | None:
@@ -76,15 +94,19 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) -> dict[str, Reading]:
     """The split, or those into which it is divided; adds to `supercategories`."""
     reading = Reading(names=[])
-    sections: dict[str, _Section] = {"images": [], "annotations": [], "categories": []}
+    sections: dict[str, _Section] = {"images": [], "categories": []}
+    annotations: list[_Annotation] = []
+    masks: list[int] = []
     try:
         for key, element, line in read_lists(file, "COCO JSON"):
-            if key in sections and not isinstance(element, dict):
+            if key not in sections and key != "annotations":
+                continue
+            if not isinstance(element, dict):
                 _malformed(reading, file, line, f"`{key}` is a list of objects", element)
             elif key in sections:
-                if key == "annotations" and fields.box(element):
-                    element.pop("segmentation", None)  # most of the file, and not used
                 sections[key].append((element, line))
+            elif annotation := _annotation(element, line, file, reading, masks):
+                annotations.append(annotation)
     except DatasetError as error:
         reading.problems.append(problem_of(error, "unreadable annotations"))
         return {split: reading}
@@ -92,20 +114,27 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
         message = "expected a list `images` with an entry per image, found none"
         reading.report("unreadable annotations", file, None, message, "export it again as COCO object detection")
         return {split: reading}
-    classes = _categories(sections, file, reading, supercategories)
+    if masks:
+        message = f"{len(masks)} annotations have no `bbox` of four numbers; the box of their `segmentation` is taken"
+        reading.report("box of a mask", file, masks[0], message, "nothing to do")
+    annotated = {fields.id_of(annotation.category_id) for annotation in annotations}
+    classes = _categories(sections["categories"], annotated, file, reading, supercategories)
     index_of, splits = _images(sections["images"], file, folder, reading)
-    _annotations(sections["annotations"], classes, index_of, file, reading)
+    _boxes(annotations, fields.Table(classes), fields.Table(index_of), file, reading)
     drop_missing(reading)
     return divide(reading, splits, folder) if split == "all" else {split: reading}
 
 
 def _categories(
-    sections: Mapping[str, _Section], file: Path, reading: Reading, supercategories: set[str]
+    elements: _Section, annotated: set[fields.Id | None], file: Path, reading: Reading, supercategories: set[str]
 ) -> dict[fields.Id, str]:
-    """Names by category id, in the order of ids; fills in `reading.names`, adds to `supercategories`."""
+    """Names by category id, in the order of ids; fills in `reading.names`, adds to `supercategories`.
+
+    annotated  the categories of annotations
+    """
     good: list[tuple[fields.Id, str, int]] = []
     above: set[str] = set()
-    for element, line in sections["categories"]:
+    for element, line in elements:
         name, key = element.get("name"), fields.id_of(element.get("id"))
         if isinstance(name, int) and not isinstance(name, bool):
             name = str(name)
@@ -116,8 +145,7 @@ def _categories(
         if isinstance(element.get("supercategory"), str):
             above.add(element["supercategory"])
             supercategories |= {element["supercategory"]} - {name}
-    annotated = {fields.id_of(element.get("category_id")) for element, _ in sections["annotations"]}
-    annotated |= {fields.in_other_type(key) for key in annotated if key is not None}
+    annotated = annotated | {fields.in_other_type(key) for key in annotated if key is not None}
     count = Counter(name for _, name, _ in good)
     classes: dict[fields.Id, str] = {}
     used = set[str]()
@@ -192,8 +220,8 @@ def _image_paths(names: list[str], file: Path, folder: Path) -> list[str]:
 def _usual_roots(file: Path, folder: Path, split: str) -> list[str]:
     """Where tools put the images of an annotation file."""
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
-    own = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
-    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, own]
+    tag = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
+    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, tag]
     inner = ["", "images", *ends, *(f"images/{end}" for end in ends), *(f"{end}/images" for end in ends), "data"]
     roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
     return list(map(str, dict.fromkeys(roots)))
@@ -226,58 +254,60 @@ def _end(name: str, skipped: int) -> str:
     return "/".join(parts[skipped - 1 :] or parts[-1:])
 
 
-def _annotations(
-    elements: _Section,
-    classes: dict[fields.Id, str],
-    index_of: dict[fields.Id, int],
+def _annotation(
+    element: dict[str, Any], line: int, file: Path, reading: Reading, masks: list[int]
+) -> _Annotation | None:
+    """None for what has no box, or flags that are none; the line of one whose box is that of its mask is in `masks`."""
+    if (box := fields.box(element)) is None:
+        box = fields.box_of_mask(element.get("segmentation"))
+        masks += [line] if box else []
+    if box is None:
+        _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers or a `segmentation`", element)
+        return None
+    crowd, difficult = flag(element.get("iscrowd")), flag(element.get("difficult"))
+    if crowd is None or difficult is None:
+        _malformed(reading, file, line, "`iscrowd` and `difficult` are 0 or 1", element)
+        return None
+    x, y, width, height = box
+    ids = element.get("id"), element.get("image_id"), element.get("category_id")
+    return _Annotation(*ids, (x, y, x + width, y + height), line, crowd, difficult, number(element.get("area")))
+
+
+def _boxes(
+    annotations: list[_Annotation],
+    classes: fields.Table,
+    index_of: fields.Table,
     file: Path,
     reading: Reading,
 ) -> None:
     """Fill in `reading.boxes`."""
     seen: set[fields.Id] = set()
-    masks: list[int] = []
     unequal: dict[str, list[int]] = {"image_id": [], "category_id": []}
-    for element, line in elements:
-        if (box := fields.box(element)) is None:
-            box = fields.box_of_mask(element.get("segmentation"))
-            masks += [line] if box else []
-        if box is None:
-            _malformed(reading, file, line, "an annotation needs a `bbox` of four numbers or a `segmentation`", element)
+    for annotation in annotations:
+        key, line = fields.id_of(annotation.id), annotation.line
+        image = fields.meet(annotation.image_id, index_of)
+        category = fields.meet(annotation.category_id, classes)
+        if image is None or image not in index_of:
+            unmet = fields.unmet(annotation.image_id, index_of)
+            message = f"annotation {shown(annotation.id)} is of image {unmet}, which `images` does not have"
+            reading.report("annotation without image", file, line, message, "add the image or remove it")
             continue
-        crowd, difficult = flag(element.get("iscrowd")), flag(element.get("difficult"))
-        if crowd is None or difficult is None:
-            _malformed(reading, file, line, "`iscrowd` and `difficult` are 0 or 1", element)
+        if category is None or category not in classes:
+            unmet = fields.unmet(annotation.category_id, classes)
+            message = f"annotation {shown(annotation.id)} is of category {unmet}, not one of [{listed(classes)}]"
+            reading.report("unknown class", file, line, message, "add it to `categories`")
             continue
-        key, label = fields.id_of(element.get("id")), f"annotation {shown(element.get('id'))}"
-        image = fields.meet(element.get("image_id"), index_of)
-        category = fields.meet(element.get("category_id"), classes)
-        if image not in index_of:
-            unmet = fields.unmet(element.get("image_id"), index_of)
-            message, mend = f"{label} is of image {unmet}, which `images` does not have", "add the image or remove it"
-            reading.report("annotation without image", file, line, message, mend)
-            continue
-        if category not in classes:
-            unmet = fields.unmet(element.get("category_id"), classes)
-            message, mend = f"{label} is of category {unmet}, not one of [{listed(classes)}]", "add it to `categories`"
-            reading.report("unknown class", file, line, message, mend)
-            continue
-        for name, met in (("image_id", image), ("category_id", category)):
-            if isinstance(element[name], str) != isinstance(met, str):
-                unequal[name].append(line)
+        if annotation.image_id != image:
+            unequal["image_id"].append(line)
+        if annotation.category_id != category:
+            unequal["category_id"].append(line)
         if key is not None:
             if key in seen:
-                message, mend = f"{label} has the id of an earlier one; both are kept", "give each its own id"
-                reading.report("duplicate id", file, line, message, mend, "warning")
+                message = f"annotation {shown(annotation.id)} has the id of an earlier one; both are kept"
+                reading.report("duplicate id", file, line, message, "give each its own id", "warning")
             seen.add(key)
-        x, y, width, height = box
-        corners = (x, y, x + width, y + height)
-        area = number(element.get("area"))
-        reading.boxes.append(
-            BoxRow(index_of[image], classes[category], corners, str(file), line, crowd, difficult, area)
-        )
-    if masks:
-        message = f"{len(masks)} annotations have no `bbox` of four numbers; the box of their `segmentation` is taken"
-        reading.report("box of a mask", file, masks[0], message, "nothing to do")
+        row = (annotation.box, str(file), line, annotation.crowd, annotation.difficult, annotation.area)
+        reading.boxes.append(BoxRow(index_of[image], classes[category], *row))
     for name, lines in unequal.items():
         if lines:
             message = f"`{name}` of {len(lines)} annotations is a number and the id a text, or the other way round"

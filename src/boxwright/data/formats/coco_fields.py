@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from boxwright.data.formats.text import is_name, is_path, number, shown
+from boxwright.data.formats.text import is_name, is_path, number
+from boxwright.units import shown
 
 Id = int | str
 
 
 def id_of(value: Any) -> Id | None:
     """The id in its normal form, 1 for 1.0; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return value if (isinstance(value, int) and not isinstance(value, bool)) or is_name(value) else None
+    return value if is_name(value) else None
 
 
 def in_other_type(key: Id) -> Id | None:
@@ -33,7 +37,17 @@ def in_other_type(key: Id) -> Id | None:
     return number if str(number) == key else None
 
 
-def meet(value: Any, table: Mapping[Id, Any]) -> Id | None:
+class Table(dict[Id, Any]):
+    """What `meet` looks up, complete: it is asked for each annotation."""
+
+    @cached_property
+    def only_type(self) -> type | None:
+        """That of all ids; None if they have several, or there is none."""
+        types = set(map(type, self))
+        return types.pop() if len(types) == 1 else None
+
+
+def meet(value: Any, table: Table) -> Id | None:
     """The id of the table that an annotation means, or None.
 
     A number meets its text where all ids of the table have one type; otherwise both may be there.
@@ -42,21 +56,16 @@ def meet(value: Any, table: Mapping[Id, Any]) -> Id | None:
     if key is None or key in table:
         return key
     other = in_other_type(key)
-    return other if other in table and _only_type(table) else None
+    return other if other in table and table.only_type else None
 
 
-def unmet(value: Any, table: Mapping[Id, Any]) -> str:
+def unmet(value: Any, table: Table) -> str:
     """Describes an id that the table does not have."""
     text = f"the text {json.dumps(shown(value))}" if isinstance(value, str) else shown(value)
-    only = _only_type(table)
+    only = table.only_type
     if only is None or isinstance(id_of(value), only):
         return text
     return f"{text} (ids there are {'numbers' if only is int else 'texts'})"
-
-
-def _only_type(table: Mapping[Id, Any]) -> type | None:
-    types = set(map(type, table))
-    return types.pop() if len(types) == 1 else None
 
 
 def box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float] | None:

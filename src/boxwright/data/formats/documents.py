@@ -23,7 +23,7 @@ from boxwright.data.formats.text import open_regular, read_text
 _LONGEST_YAML = 2**19
 """Bytes; its reader takes 3 s for a million. The names of 13,000 classes have a third of a million."""
 
-_SPACE = re.compile(r"\s*")
+_SPACE, _COMMA = re.compile(r"\s*"), re.compile(r"\s*,\s*")
 _TEXT_CODECS = re.compile(
     r"ascii|utf_8|iso8859[-_]\d+|cp\d+|koi8[-_][rtu]|gb2312|gbk|gb18030|hz|big5(hkscs)?|cp950|johab|tis_620|kz1048|ptcp154|"
     r"mac_\w+|(euc|shift)_\w+|iso2022_\w+"
@@ -79,6 +79,8 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
     line, counted = 1, 0
     at = _expect(text, _skip(text, 0), "{")
     while text[at : at + 1] != "}":
+        if text[at : at + 1] != '"':
+            raise json.JSONDecodeError("expected a key", text, at)
         key, at = _decode(text, at)
         at = _expect(text, _skip(text, at), ":")
         if text[at : at + 1] != "[":
@@ -89,9 +91,10 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int]]:
                 line, counted = line + text.count("\n", counted, at), at
                 element, at = _decode(text, at)
                 yield key, element, line
-                at = _skip(text, at)
-                if text[at : at + 1] != "]":
-                    at = _expect(text, at, ",")
+                if comma := _COMMA.match(text, at):
+                    at = comma.end()
+                elif text[(at := _skip(text, at)) : at + 1] != "]":
+                    _expect(text, at, ",")
             at += 1
         at = _skip(text, at)
         if text[at : at + 1] != "}":

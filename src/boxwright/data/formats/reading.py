@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,7 @@ SPLIT_NAMES = {
 _KINDS = {
     "error": "unreadable annotations, missing split, malformed annotation, missing image, unreadable image, "
     "missing annotation, annotation without image, degenerate box, not a number, unknown class, duplicate id, "
-    "image in two splits, box in shares, unreadable list",
+    "image in two splits, box in shares, unreadable list, too many boxes",
     "warning": "box outside image, wrong size, duplicate image, duplicate box, ambiguous class, boxes scaled, "
     "shared annotation, split without labels, file not used, split not used, only crowds",
     "note": "image without annotation, image not listed, similar file name, unused columns, ids of two types, "
@@ -118,6 +120,19 @@ class Reading:
         self.problems.append(Problem(kind, str(file), line, message, mend, severity))
 
 
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Within it, Python looks for no cycles: rows have none, and it would walk over millions of them many times."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def warn_about(problems: Iterable[Problem], source: Path) -> None:
     """One warning that counts what was left out and names the command that lists it; and for each kind of problem that
     concerns a whole file or split, one with the first of them."""
@@ -157,7 +172,9 @@ def drop_missing(reading: Reading) -> None:
             listed.add(alike[0])
         new_index.append(len(images))
         images.append(image)
-    reading.boxes = [row._replace(image=index) for row in reading.boxes if (index := new_index[row.image]) is not None]
+    if None in new_index:
+        kept = [row for row in reading.boxes if new_index[row.image] is not None]
+        reading.boxes = [row._replace(image=new_index[row.image]) for row in kept]
     reading.images = images
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import re
 import stat
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO, TypeGuard
 
 from boxwright.data.formats.reading import DatasetError, Problem, Reading
 from boxwright.types import Size
-from boxwright.units import printable
+from boxwright.units import shown
 
 _MARKS = (  # that of UTF-32 first: it begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -95,16 +94,6 @@ def problem_of(error: DatasetError, kind: str = "malformed annotation") -> Probl
     return Problem(kind, str(error.file), error.line, message, mend)
 
 
-def shown(value: object, most: int = 120) -> str:
-    """A value as JSON, or a text as it is, for a message: in one line, cut off if it is long."""
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-    except (RecursionError, ValueError):  # nested too deeply; an integer that is too long for text
-        text = f"a {type(value).__name__}"
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return printable(text).replace("\n", "\\n")
-
-
 def listed(values: Collection[object], most: int = 20) -> str:
     """The first values, for a message, and how many there are if that is not all."""
     first = ", ".join(shown(value, 60) for value in islice(values, most))
@@ -141,14 +130,14 @@ def flag(value: object) -> bool | None:
 
 def number(value: Any) -> float | None:
     """A number, which may be written as text; None if it is none, or an integer that a float would round."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float):
+    if type(value) is float:
         return value
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
+    if type(value) is int:
+        return value if -(2**53) < value < 2**53 else None
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def size_of(height: Any, width: Any) -> Size | None:
