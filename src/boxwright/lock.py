@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from boxwright.files import is_stream, remove_partials
+from boxwright.units import shown
 
 LOCK = ".boxwright-lock"
 """The file that is locked, in the folder; for a file X, .X.boxwright-lock beside it. Its text says who holds it."""
@@ -127,7 +128,7 @@ def _holder(text: bytes) -> str:
         described = f"process {by['process']} on {by['host']} since {by['since']} ({by['command']})"
     except (ValueError, TypeError, KeyError):  # it has only just begun
         return "another process"
-    return "".join(letter if letter.isprintable() else "?" for letter in described)
+    return shown(described, 1000)
 
 
 def _forget() -> None:

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-MOST_ENTRIES = 256
+_MOST_ENTRIES = 256
 """Of the numbers that one option takes."""
 
 
@@ -35,7 +35,7 @@ def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> None
 def within(low: float, high: float, **values: Any) -> None:
     """Raises ValueError with the name of the first value that is below `low` or above `high`, or has an entry that is.
 
-    None is within all limits. At most `MOST_ENTRIES` entries are.
+    None is within all limits. At most `_MOST_ENTRIES` entries are.
     """
     for name, value in values.items():
         for count, number in enumerate(_numbers(value), 1):
@@ -43,8 +43,8 @@ def within(low: float, high: float, **values: Any) -> None:
                 raise ValueError(f"{name} is {low} or more, got {reprlib.repr(value)}")
             if not number <= high:
                 raise ValueError(f"{name} is at most {high}, got {reprlib.repr(value)}")
-            if count > MOST_ENTRIES:
-                raise ValueError(f"{name} takes at most {MOST_ENTRIES} numbers, got {len(value)}")
+            if count > _MOST_ENTRIES:
+                raise ValueError(f"{name} takes at most {_MOST_ENTRIES} numbers, got {len(value)}")
 
 
 def either(values: Iterable[Any]) -> str:
@@ -85,8 +85,7 @@ def _mismatch(name: str, value: Any, hint: Any) -> str | None:
     if origin not in _PLAIN:
         return None
     kind, expected = _PLAIN[origin]
-    huge = isinstance(value, int) and not -(2**63) <= value < 2**63
-    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)) or huge:
+    if not isinstance(value, kind) or (origin is not bool and isinstance(value, bool)) or _is_huge(value):
         return f"{name} is {expected}, got {reprlib.repr(value)}"
     if origin in (list, tuple) and inner:
         fixed = origin is tuple and inner[1:] != (...,)
@@ -99,6 +98,10 @@ def _mismatch(name: str, value: Any, hint: Any) -> str | None:
         parts = ((f"{name}[{key!r:.40}]", part) for key, part in value.items())
         return next(filter(None, (_mismatch(part_name, part, inner[1]) for part_name, part in parts)), None)
     return None
+
+
+def _is_huge(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _wrong_keys(name: str, value: dict[str, Any], kind: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -72,6 +73,16 @@ _HIDDEN = re.compile(
 def printable(text: str) -> str:
     """A text for a terminal or a page, with escapes in the place of characters that would act on it; lines stay."""
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown(value: object, most: int = 120) -> str:
+    """A value as JSON, or a text as it is, for a message: in one line, `printable`, cut off if it is long."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except (RecursionError, TypeError, ValueError):  # nested too deeply; no JSON; an integer that is too long for text
+        text = f"a {type(value).__name__}"
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return printable(text).replace("\n", "\\n")
 
 
 def fraction(value: float) -> str:

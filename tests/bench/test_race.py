@@ -202,7 +202,7 @@ def test_a_damaged_cell_hides_no_other(data: Path, folder: Path, whole: Race, tm
     for text in ("{", "[" * 100_000, "[]", "{}", '{"settings": {}, "configs": {}, "rungs": [{"epoch": 1}]}'):
         (out / "bench.json").write_text(text)
         with pytest.raises(ValueError, match=r"bench\.json.* it is no record of boxwright bench: move it away"):
-            race_state.RaceState(CELLS, data, RULES, TRAINING, out)
+            race_state.RaceState(CELLS, open_dataset(data), RULES, TRAINING, out)
 
 
 def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: Race, tmp_path: Path):
@@ -217,7 +217,7 @@ def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: 
     content = json.loads(text)
     del content["proposals"]
     (tmp_path / "bench.json").write_text(json.dumps(content))
-    state = race_state.RaceState(CELLS, data, RULES, TRAINING, tmp_path)
+    state = race_state.RaceState(CELLS, open_dataset(data), RULES, TRAINING, tmp_path)
     assert state.record.content["settings"] == read(folder)["settings"]
     assert state.record.content["configs"] == read(folder)["configs"]
     assert state.plan and [rung.epoch for rung in state.rungs] == [1]
@@ -429,7 +429,7 @@ def test_numbers_are_those_of_the_evaluator(whole: Race, folder: Path, data: Pat
 
 def test_what_cannot_be_raced(data: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="takes one cell or more"):
-        race_state.RaceState([], data, RULES, TRAINING)
+        race_state.RaceState([], open_dataset(data), RULES, TRAINING)
     with pytest.raises(ValueError, match="each name is in a race once, as is the folder of that name; got ssd, ssd"):
         run(data, tmp_path, [CELLS[3], CELLS[3]])
     with pytest.raises(ValueError, match="got a/b, A_b"):

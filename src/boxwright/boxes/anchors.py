@@ -176,10 +176,10 @@ def anchor_sizes(
 ) -> tuple[tuple[float, ...], ...]:
     """Anchor sides of a pyramid: `scales` times each stride, or, where they are given, `pixels` level by level."""
     if pixels:
-        each, rest = divmod(len(pixels), len(strides))
+        count, rest = divmod(len(pixels), len(strides))
         if rest:
             raise ValueError(f"anchor sizes come equally many for each of {len(strides)} levels, got {len(pixels)}")
-        return tuple(tuple(pixels[start : start + each]) for start in range(0, len(pixels), each))
+        return tuple(tuple(pixels[start : start + count]) for start in range(0, len(pixels), count))
     return tuple(tuple(stride * scale for scale in scales) for stride in strides)
 
 

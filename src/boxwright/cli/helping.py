@@ -92,8 +92,8 @@ def short_help(name: str, kind: type, first: Sequence[str], words: Sequence[str]
     for action in shown:
         lines += _described(action, width)
     if detector is not None:
-        own = ", ".join(action.option_strings[0] for action in options_of(detector))
-        lines += ["", *textwrap.wrap(f"Options of {kind_of(detector)}: {own}.", width, break_on_hyphens=False)]
+        names = ", ".join(action.option_strings[0] for action in options_of(detector))
+        lines += ["", *textwrap.wrap(f"Options of {kind_of(detector)}: {names}.", width, break_on_hyphens=False)]
     elif hasattr(kind, "defaults"):
         text = f"A DETECTOR is {', '.join(DETECTORS)}. `{command} DETECTOR --help` names its options."
         lines += ["", *textwrap.wrap(text, width, break_on_hyphens=False)]

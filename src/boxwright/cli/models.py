@@ -43,7 +43,7 @@ class Models:
             print(f"no model comes with this copy of boxwright, and there is no run in {self.runs}")
         for model in at_hand:
             if model.fault:
-                print(f"{model.name} cannot be read: {model.fault}")
+                print(fit(f"{model.name} cannot be read: {model.fault}"))
         print("\nof other libraries, converted when they are first used:")
         rows = [(about.name, "yes" if _cached(about) else "no", about.file) for about in foreign]
         _print(("model", "at hand", "published as"), rows, ("published as",), whole=True)

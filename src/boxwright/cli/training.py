@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,8 +102,8 @@ def _train(
         raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
     splits = open_splits(options)
     before = Fingerprint.read(resume / _DATA) if resume is not None else None
-    names = options.classes or splits.names
-    if before is not None and sorted(before.names) == sorted(names):  # the rows of the heads are in the run's order
+    names = opened = options.classes or splits.names
+    if before is not None and sorted(before.names) == sorted(opened):  # the rows of the heads are in the run's order
         names = tuple(before.names)
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
@@ -136,12 +137,12 @@ def _train(
     if options.dry_run:
         print(fit(_forecast(options, training, run, process)), flush=True)
         return run, None
-    data = _accepted(run, splits, before, options.accept_changed_data) if process.first else None
+    data = _accepted(run, splits, opened, before, options.accept_changed_data) if process.first else None
     if resume is not None:
         training.resume(run.state, options.accept_changed_data)
     if data is not None:  # in the first process
         if resume is None:
-            run = replace(run, folder=new_folder(run.folder, held))
+            run = replace(run, folder=numbered_folder(run.folder, held))
         data.write(run.folder / _DATA)
         if splits.drawn:
             splits.save(run.folder / "splits.json")
@@ -249,12 +250,15 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
     ])  # fmt: skip
 
 
-def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool) -> Fingerprint:
-    """The fingerprint of the data. Raises ValueError where it differs from that before, unless that is accepted."""
+def _accepted(run: Run, splits: Splits, opened: Sequence[str], before: Fingerprint | None, accept: bool) -> Fingerprint:
+    """The fingerprint of the data. Raises ValueError where it differs from that before, unless that is accepted.
+
+    opened  the class names in the order of the data; the run keeps its own
+    """
     config = run.config
     proposals = config.proposals_file if isinstance(config, ProposedFields) else None
     data = fingerprint(run.splits, splits.source, proposals, before)
-    if before is None or not (different := changes(before, data)):
+    if before is None or not (different := changes(before, replace(data, names=list(opened)))):
         return data
     changed = f"{splits.source} is not as it was when this run was trained on it: {'; '.join(different)}"
     if len(before.names) != len(data.names):
@@ -271,7 +275,7 @@ def _accepted(run: Run, splits: Splits, before: Fingerprint | None, accept: bool
     return data
 
 
-def new_folder(preferred: Path, held: ExitStack) -> Path:
+def numbered_folder(preferred: Path, held: ExitStack) -> Path:
     """An empty folder of that name, with a number after it where the name is taken; `held` keeps it from others."""
     preferred.parent.mkdir(parents=True, exist_ok=True)
     folder, number = preferred, 1

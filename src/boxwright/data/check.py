@@ -152,8 +152,8 @@ def _duplicate_boxes(reading: Reading) -> Iterator[Problem]:
     corners, whose = corners[order], whose[order]
     repeated = (corners[1:] == corners[:-1]).all(axis=1) & (whose[1:] == whose[:-1]).all(axis=1)
     first = np.maximum.accumulate(np.where(np.append([False], repeated), 0, np.arange(len(rows))))
-    for place in np.flatnonzero(repeated) + 1:
-        row, earlier = rows[order[place]], rows[order[first[place]]]
+    for index in np.flatnonzero(repeated) + 1:
+        row, earlier = rows[order[index]], rows[order[first[index]]]
         where = "" if earlier.line is None else f", on line {earlier.line}"
         message = f"the same box of class {row.name} as before{where}"
         yield Problem("duplicate box", row.file, row.line, message, "keep one of them")

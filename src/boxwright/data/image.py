@@ -158,9 +158,7 @@ def read_annotated(source: ImageSource, annotated: Size | None, at_least: int | 
     return image, view
 
 
-def read_reduced(
-    source: ImageSource, at_least: int | None = None, upright: bool = True
-) -> tuple[np.ndarray, View]:  # fmt: skip
+def read_reduced(source: ImageSource, at_least: int | None = None, upright: bool = True) -> tuple[np.ndarray, View]:
     """As `read_image`, but the image may come back smaller; with the view from the whole image to it.
 
     at_least  a JPEG may be 2, 4 or 8 times smaller, with at least so many pixels on its shorter side; None: in full

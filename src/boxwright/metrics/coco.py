@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from boxwright.data.formats.documents import read_json
-from boxwright.data.formats.text import class_list, flag, is_name, shown
+from boxwright.data.formats.text import class_list, flag, is_name
 from boxwright.terminal import shorten
 from boxwright.types import Detections, Target
-from boxwright.units import counted, printable
+from boxwright.units import counted, printable, shown
 
 Id = int | float | str
 """The id of an image or a category in a COCO file."""

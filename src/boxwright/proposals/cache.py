@@ -108,9 +108,9 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         with open_regular(path) as file:
             content = file.read()
-        array, mark, digest = content[:-_END], content[-_END : -_END + len(_MARK)], content[-_END + len(_MARK) :]
-        if mark == _MARK:
-            if hashlib.sha256(array).digest() != digest:
+        array, end = content[:-_END], content[-_END:]
+        if end.startswith(_MARK):
+            if end != _MARK + hashlib.sha256(array).digest():
                 return None
             content = array
         boxes = read_array(BytesIO(content), len(content))

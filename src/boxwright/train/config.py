@@ -59,11 +59,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(type(self), vars(self))
-        limits = {"epochs": (1, 1_000_000), "accumulate": (1, 1_000_000), "warmup": (0, 1), "ema": (0, 1)}
-        limits |= {"seed": (0, 2**63 - 1)}
-        limits |= {"backbone_lr": (0, math.inf), "weight_decay": (0, math.inf), "clip": (0, math.inf)}
-        for name, (low, high) in limits.items():
-            within(low, high, **{name: getattr(self, name)})
+        within(1, 1_000_000, epochs=self.epochs, accumulate=self.accumulate)
+        within(0, 1, warmup=self.warmup, ema=self.ema)
+        within(0, 2**63 - 1, seed=self.seed)
+        within(0, math.inf, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, clip=self.clip)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is greater than 0; got {self.lr}")
 

@@ -15,6 +15,8 @@ from stat import S_ISREG
 from typing import Any
 from zipfile import ZipFile
 
+from boxwright.units import shown
+
 _COPIES = 4
 _SPARE = 16 << 20  # bytes
 
@@ -65,7 +67,7 @@ def reading(path: Path, what: str, hint: str = "") -> Iterator[None]:
     except Exception as error:  # damaged bytes can raise nearly anything
         if isinstance(error, OSError) and error.errno != EINVAL:  # which is a place before the start of an archive
             raise UntrustedError(f"{path} cannot be read: {error.strerror or error}") from error
-        why = f"{type(error).__name__}: {shown(error, 200)}"
+        why = f"{type(error).__name__}: {shown(str(error), 200)}"
         raise UntrustedError(
             f"{path} ({path.stat().st_size} bytes) is not a whole {what}: {why}; copy it again"
         ) from error
@@ -102,10 +104,3 @@ def fill(array: Any, stream: Any) -> None:
     """Fill an array of bytes from a stream. Raises EOFError if that has fewer."""
     if stream.readinto(array) != len(array):
         raise EOFError(f"it ends before the {len(array)} bytes of an array")
-
-
-def shown(content: object, most: int = 80) -> str:
-    """As text for a message: in one line, without control characters, and not long."""
-    text = content if isinstance(content, str) else str(content)
-    text = text if len(text) <= most else f"{text[:most]}…"
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

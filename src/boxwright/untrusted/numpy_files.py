@@ -10,7 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, reading, shown
+from boxwright.units import shown
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, reading
 
 _DIRECTORY = 16 << 20  # bytes: the list of entries of an archive, 90 for each
 _RATIO = 50  # of compressed boxes: no real ones come near
@@ -60,10 +61,10 @@ def read_array(stream: IO[bytes], size: int) -> np.ndarray:
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read_header(stream)
     if dtype.kind not in "biuf" or dtype.fields is not None:
-        raise UntrustedError(f"it has an array of dtype {shown(dtype)}, expected numbers; objects are not read")
+        raise UntrustedError(f"it has an array of dtype {shown(str(dtype))}, expected numbers; objects are not read")
     there = size - stream.tell()
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != there:
-        raise UntrustedError(f"it has an array of shape {shown(shape)} and {dtype} in {there} bytes")
+        raise UntrustedError(f"it has an array of shape {shown(str(shape))} and {dtype} in {there} bytes")
     array = np.empty(prod(shape), dtype)
     fill(array.view(np.uint8), stream)
     return array.reshape(shape, order="F" if by_columns else "C")

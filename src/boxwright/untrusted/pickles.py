@@ -18,7 +18,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from boxwright.untrusted import UntrustedError, opened, shown
+from boxwright.units import shown
+from boxwright.untrusted import UntrustedError, opened
 
 _INSTRUCTIONS = 1_000_000
 """A checkpoint has about 30 for each tensor."""
@@ -262,7 +263,7 @@ def _key(key: Any) -> Any:
     if key is None or isinstance(key, str | bytes | float) or (isinstance(key, int) and -(2**63) <= key < 2**63):
         return key
     if type(key) is tuple and len(key) <= 8 and all(isinstance(part, str | int | None) for part in key):
-        return shown(key)
+        return shown(str(key))
     raise UntrustedError(f"it has a dict with a key of type {type(key).__name__}, expected text or a number")
 
 

@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading, shown
+from boxwright.units import shown
+from boxwright.untrusted import Reader, UntrustedError, archive, fill, opened, reading
 from boxwright.untrusted.pickles import CALLS, Machine, Name, sequence
 
 _HINT = (
@@ -178,7 +179,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any, dtype:
     )
     if end > len(values):
         raise UntrustedError(
-            f"it has a tensor of shape {shown(shape)} that ends at number {end} of a storage of {len(values)}"
+            f"it has a tensor of shape {shown(str(shape))} that ends at number {end} of a storage of {len(values)}"
         )
     return values.as_strided(shape, strides, offset if all(shape) else 0)
 

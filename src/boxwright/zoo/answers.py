@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from boxwright.data.formats.documents import read_json
-from boxwright.data.formats.text import listed, shown
+from boxwright.data.formats.text import listed
 from boxwright.data.image import read_image
 from boxwright.types import Detections
+from boxwright.units import shown
 from boxwright.zoo.foreign import ForeignError
 from boxwright.zoo.proof import Photos
 

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwright.untrusted import UntrustedError, limited, shown
+from boxwright.units import shown
+from boxwright.untrusted import UntrustedError, limited
 from boxwright.zoo import weights
 from boxwright.zoo.coco import NAMES
 from boxwright.zoo.foreign import Arguments, Foreign, ForeignError, Published, check, few, rows
@@ -175,16 +176,16 @@ def read(path: str | Path) -> State:
 
     try:
         content = read_pickle(path)
+        if not isinstance(content, dict):
+            raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
+        if content.get("matching_heuristics") or "model" not in content:
+            raise ForeignError(
+                f"{path} has weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector "
+                f"of the model zoo, a model_final_*.pkl; its keys are {few(sorted(map(str, content)))}"
+            )
+        return _tensors(path, content["model"])
     except UntrustedError as error:
         raise ForeignError(str(error)) from error
-    if not isinstance(content, dict):
-        raise ForeignError(f"{path}: expected a dict with weights under 'model', got a {type(content).__name__}")
-    if content.get("matching_heuristics") or "model" not in content:
-        raise ForeignError(
-            f"{path} has weights in Caffe2's layout, or of a backbone alone such as R-50.pkl: expected a detector of "
-            f"the model zoo, a model_final_*.pkl; its keys are {few(sorted(map(str, content)))}"
-        )
-    return _tensors(path, content["model"])
 
 
 def _tensors(path: str | Path, arrays: Any) -> State:
@@ -197,10 +198,7 @@ def _tensors(path: str | Path, arrays: Any) -> State:
     for key, value in arrays.items():
         if not isinstance(value, np.ndarray):
             raise ForeignError(f"{path}: expected an array of numbers for {shown(key)}, got a {type(value).__name__}")
-    try:
-        arrays = limited(((str(key), value) for key, value in arrays.items()), path)
-    except UntrustedError as error:
-        raise ForeignError(str(error)) from error
+    arrays = limited(((str(key), value) for key, value in arrays.items()), path)
     copies = {id(value): value for value in arrays.values()}
     copies = {key: value.astype(value.dtype.newbyteorder("="), order="C") for key, value in copies.items()}
     return {key: torch.from_numpy(copies[id(value)]) for key, value in arrays.items()}

@@ -17,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
-from boxwright.untrusted import shown
+from boxwright.units import shown
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from boxwright.untrusted import UntrustedError, limited, shown
+from boxwright.units import shown
+from boxwright.untrusted import UntrustedError, limited
 from boxwright.zoo.foreign import ForeignError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from boxwright.bench.run.record import Record
 from boxwright.checkpoint import modules_of, read_config
 from boxwright.data.batch import Batches
 from boxwright.data.fingerprint import Fingerprint, changes, file_digest, fingerprint
-from boxwright.data.formats import Splits, open_dataset
+from boxwright.data.formats import Splits
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import ProposedFields
@@ -73,7 +73,7 @@ class RaceState:
     """Cells and external models, the train, val and test splits, the rules, and the record on disk."""
 
     def __init__(
-        self, entrants: Sequence[Cell | ExternalModel], data: str | Path | Splits, rules: Rules, training: TrainConfig,
+        self, entrants: Sequence[Cell | ExternalModel], dataset: Splits, rules: Rules, training: TrainConfig,
         out: str | Path | None = None, command: str = "",
     ) -> None:  # fmt: skip
         """As `race`; nothing is written yet."""
@@ -87,8 +87,8 @@ class RaceState:
         self.cells = {entrant.name: entrant for entrant in entrants if isinstance(entrant, Cell)}
         self.external_models = {entrant.name: entrant for entrant in entrants if isinstance(entrant, ExternalModel)}
         self.rules, self.device = rules, choose_device(rules.device)
-        self.dataset = data if isinstance(data, Splits) else open_dataset(data, training.seed)
-        self.data, (self.splits, self.tested) = self.dataset.source, race_splits(self.dataset)
+        self.dataset, self.data = dataset, dataset.source
+        self.splits, self.tested = race_splits(dataset)
         batches = Batches(self.splits["train"], Preprocess(), batch_size=rules.batch)
         self.training = training.resolve(len(batches), self.device)
         self.folder = race_folder(self.dataset, out)

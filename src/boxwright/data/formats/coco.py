@@ -23,8 +23,9 @@ from boxwright.data.formats.given_splits import Layout, divide, layout_of, split
 from boxwright.data.formats.images import files_of, named_folders, where
 from boxwright.data.formats.labelme import is_labelme
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import encoding_of, flag, is_name, listed, number, problem_of, shown, size_of, start_of
+from boxwright.data.formats.text import encoding_of, flag, is_name, listed, number, problem_of, size_of, start_of
 from boxwright.files import write_atomically
+from boxwright.units import shown
 
 LAYOUTS = (
     "COCO: NAME.json, annotations/NAME.json or train/_annotations.coco.json, with `images`, `annotations`, `categories`"
@@ -219,8 +220,8 @@ def _image_paths(names: list[str], file: Path, folder: Path) -> list[str]:
 def _usual_roots(file: Path, folder: Path, split: str) -> list[str]:
     """Where tools put the images of an annotation file."""
     same = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
-    own = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
-    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, own]
+    tag = file.stem.removeprefix("instances_")  # as CVAT names its folders: default, Train, Validation
+    ends = [*re.findall(r"_((?:train|val|test|trainval)\d*)$", file.stem), *same, tag]
     inner = ["", "images", *ends, *(f"images/{end}" for end in ends), *(f"{end}/images" for end in ends), "data"]
     roots = [base / end for base in (file.parent, folder) for end in [*inner, "JPEGImages", "img", "imgs"]]
     return list(map(str, dict.fromkeys(roots)))

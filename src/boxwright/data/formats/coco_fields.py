@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from boxwright.data.formats.text import is_name, is_path, number, shown
+from boxwright.data.formats.text import is_name, is_path, number
+from boxwright.units import shown
 
 Id = int | str
 

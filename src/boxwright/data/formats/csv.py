@@ -17,8 +17,9 @@ from pathlib import Path
 from boxwright.data.formats.given_splits import Layout, divide, layout_of
 from boxwright.data.formats.images import files_of, image_folders, images_by_stem, locate, measure, named_folders, where
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import is_name, is_path, name_classes, read_text, shown, size_of, start_of
+from boxwright.data.formats.text import is_name, is_path, name_classes, read_text, size_of, start_of
 from boxwright.data.image import is_image
+from boxwright.units import shown
 
 LAYOUTS = "CSV: NAME.csv or train/NAME.csv, with the columns filename, class, xmin, ymin, xmax and ymax"
 
@@ -100,8 +101,8 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 def _read_file(split: str, file: Path, folder: Path) -> dict[str, Reading]:
     columns = _columns(file)
     if columns is None:
-        wanted = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
-        raise DatasetError(f"{file}: expected the columns {wanted} in the first line; name them there", file, 1)
+        needed = ", ".join(_COLUMNS[name].split()[0] for name in _NEEDED)
+        raise DatasetError(f"{file}: expected the columns {needed} in the first line; name them there", file, 1)
     reading, index_of, splits = Reading(names=[]), dict[str, int](), dict[int | str, str]()
     words = [word for word, meaning in SPLIT_NAMES.items() if split in ("all", meaning)]
     bases = [file.parent, *(folder / end for word in words for end in (f"images/{word}", word)), folder]

@@ -17,8 +17,9 @@ from boxwright.data.formats.documents import read_json
 from boxwright.data.formats.given_splits import Layout
 from boxwright.data.formats.images import files_below, files_of, image_folders, image_of, images_by_stem, named_folders
 from boxwright.data.formats.reading import SPLIT_NAMES, BoxRow, DatasetError, Folders, ImageRow, Reading, drop_missing
-from boxwright.data.formats.text import flag, is_name, is_path, name_classes, problem_of, shown, size_of, start_of
+from boxwright.data.formats.text import flag, is_name, is_path, name_classes, problem_of, size_of, start_of
 from boxwright.types import Size
+from boxwright.units import shown
 
 LAYOUTS = "LabelMe: NAME.json with `shapes` for each image, in one folder, or in train/, val/ and test/"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, TypeGuard
 from boxwright.data.formats.reading import DatasetError, Problem, Reading
 from boxwright.files import open_regular
 from boxwright.types import Size
-from boxwright.units import printable
+from boxwright.units import shown
 
 _MARKS = (  # that of UTF-32 first: it begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -84,16 +83,6 @@ def problem_of(error: DatasetError, kind: str = "malformed annotation") -> Probl
     """The problem of a file that cannot be read, where the rest of the dataset can."""
     message, _, mend = str(error).removeprefix(f"{error.file}: ").rpartition("; ")
     return Problem(kind, str(error.file), error.line, message, mend)
-
-
-def shown(value: object, most: int = 120) -> str:
-    """A value as JSON, or a text as it is, for a message: in one line, cut off if it is long."""
-    try:
-        text = value if isinstance(value, str) else json.dumps(value)
-    except (RecursionError, ValueError):  # nested too deeply; an integer that is too long for text
-        text = f"a {type(value).__name__}"
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return printable(text).replace("\n", "\\n")
 
 
 def listed(values: Collection[object], most: int = 20) -> str:

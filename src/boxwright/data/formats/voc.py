@@ -34,13 +34,13 @@ from boxwright.data.formats.text import (
     name_classes,
     problem_of,
     read_text,
-    shown,
     size_of,
     spelled,
     start_of,
 )
 from boxwright.data.image import IMAGE_SUFFIXES
 from boxwright.types import Size
+from boxwright.units import shown
 
 LAYOUTS = (
     "VOC: Annotations/*.xml (with ImageSets/Main/*.txt if there are splits), *.xml, train/*.xml, "

@@ -41,7 +41,6 @@ from boxwright.data.formats.text import (
     problem_of,
     read_names,
     read_text,
-    shown,
     spelled,
 )
 from boxwright.data.formats.yolo_labels import Labels, expected_folder
@@ -49,6 +48,7 @@ from boxwright.data.formats.yolo_lines import Columns, Line, Unread, parse
 from boxwright.data.image import is_image
 from boxwright.files import walk
 from boxwright.types import Size
+from boxwright.units import shown
 
 LAYOUTS = (
     "YOLO: data.yaml with `names` and `train`, obj.data, images/ beside labels/, or classes.txt beside images and .txt"
