@@ -93,7 +93,7 @@ def remove_partials(folder: Path, pattern: str = "*", below: bool = True) -> Non
 
 
 def _is_written(partial: str, process: int) -> bool:
-    """Whether the process is alive. This one may have the number of a dead one, and knows what it writes."""
+    """Whether the process is alive. A dead one may have had the number of this one, for which `_writing` decides."""
     if process == os.getpid():
         return partial in _writing
     if sys.platform == "win32":  # where os.kill ends the process
@@ -307,7 +307,7 @@ class Outputs:
         write_atomically(path, data, sync=False)
 
     def begin(self, path: Path) -> None:
-        """Note the `partial_of` a file, which was checked: it is ours whatever is in it, if the process is killed."""
+        """Note the `partial_of` a checked file, so that a later run may replace it if this process is killed."""
         if not is_stream(path):
             self._note(partial_of(path), None)
 
@@ -340,8 +340,8 @@ class Outputs:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """For a file that was checked and is written by other means in the `with`: until then it is ours whatever is in
-        it."""
+        """For a checked file that is written by other means in the `with`; if the process is killed there, a later run
+        may replace it."""
         if not is_stream(path):
             self._note(path, None)
         try:

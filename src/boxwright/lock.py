@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from boxwright.files import is_stream, remove_partials
+from boxwright.files import is_stream, parse_json, remove_partials
 from boxwright.units import shown
 
 LOCK = ".boxwright-lock"
@@ -124,7 +124,7 @@ def _described() -> str:
 
 def _holder(text: bytes) -> str:
     try:
-        by = json.loads(text)
+        by = parse_json(text, "the lock")
         described = f"process {by['process']} on {by['host']} since {by['since']} ({by['command']})"
     except (ValueError, TypeError, KeyError):  # it has only just begun
         return "another process"
