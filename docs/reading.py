@@ -82,9 +82,11 @@ def _trace(run: Callable[[], None]) -> dict[CodeType, bool]:
 
 
 def _file(code: CodeType) -> str:
-    """The file relative to the package; "" for a file outside it."""
+    """The file relative to the package; "" for a file outside it, and for one that is no part of a detector."""
     path = Path(code.co_filename)
-    return path.relative_to(SOURCE).as_posix() if path.is_relative_to(SOURCE) else ""
+    if not path.is_relative_to(SOURCE) or path.name == "checkpoint.py":  # which counts parameters once one was loaded
+        return ""
+    return path.relative_to(SOURCE).as_posix()
 
 
 def _in_backbone(frame: FrameType | None) -> bool:

@@ -13,7 +13,18 @@ from typing import BinaryIO
 import pytest
 
 import boxwright
-from boxwright.files import Outputs, cache_folder, new_folder, sha256, walk, write_atomically
+from boxwright.files import (
+    Outputs,
+    _partial,
+    _writing,
+    cache_folder,
+    new_folder,
+    open_regular,
+    remove_partials,
+    sha256,
+    walk,
+    write_atomically,
+)
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
@@ -48,6 +59,34 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     write_atomically(pipe, "ab")
     assert os.read(reader, 9) == b"ab" and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
     os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "é" * 127 + "x", "x" * 254])
+def test_the_longest_names_are_written(name: str, tmp_path: Path) -> None:
+    write_atomically(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+    (tmp_path / name).unlink()
+    with new_folder(tmp_path / name) as partial:
+        (partial / "file").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "file"]
+
+
+def test_the_partial_file_of_a_long_name_is_found(tmp_path: Path) -> None:
+    """That of a process that was killed is removed by its name alone."""
+    partial = _partial(tmp_path / ("é" * 127))
+    partial.touch()
+    _writing.clear()
+    assert len(os.fsencode(partial.name)) in (254, 255)
+    remove_partials(tmp_path)
+    assert not partial.exists()
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "zero", tmp_path):
+        with pytest.raises(OSError, match="it is no regular file"):
+            open_regular(path)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

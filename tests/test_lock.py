@@ -120,3 +120,16 @@ def test_a_folder_that_cannot_be_made_is_left_to_the_command(tmp_path: Path) -> 
     with hold(tmp_path / "file"), hold(tmp_path / "file" / "folder"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it needs /proc")
+def test_where_no_folder_can_be_made_nothing_is_held() -> None:
+    """There mkdir fails as if a folder on the way had been removed just now, however often it is tried."""
+    with hold("/proc/none"), hold("/proc/none/file", file=True):
+        pass
+
+
+def test_a_file_that_is_never_the_same_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with hold(tmp_path), hold(tmp_path):
+        pass

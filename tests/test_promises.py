@@ -64,7 +64,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str
         **os.environ, "HOME": str(folder / "home"), "BOXWRIGHT_CACHE": str(folder / "cache"),
         "TMPDIR": str(folder / "temporary"), 
     }  # fmt: skip
-    environment.pop("XDG_CACHE_HOME", None)
+    for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):  # torch sets the second in the process of the tests
+        environment.pop(name, None)
     commands = json.dumps([command.split() for command in COMMANDS])
     subprocess.run(
         [sys.executable, "-c", WATCHED, commands, "report.json"],

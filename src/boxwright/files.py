@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -58,9 +59,17 @@ _writing: set[str] = set()
 
 def _partial(path: Path, hidden: str = "") -> Path:
     """A new name beside `path` for what is not whole yet: NAME.TOKEN.PID.partial, of a process of this machine."""
-    partial = path.with_name(f"{hidden}{path.name}.{_machine()}{secrets.token_hex(4)}.{os.getpid()}.partial")
+    end = f".{_machine()}{secrets.token_hex(4)}.{os.getpid()}.partial"
+    start = f"{hidden}{path.name}"
+    while len(os.fsencode(start)) + len(end) > _LONGEST:
+        start = start[:-1]
+    partial = path.with_name(start + end)
     _writing.add(partial.name)
     return partial
+
+
+_LONGEST = 255
+"""Bytes in a file's name, at most; of a longer one the partial name has the start."""
 
 
 def _machine() -> str:
@@ -84,7 +93,7 @@ def remove_partials(folder: Path, pattern: str = "*", below: bool = True) -> Non
 
 
 def _is_written(partial: str, process: int) -> bool:
-    """Whether the process is alive. This one may have the number of a dead one, and knows what it writes."""
+    """Whether the process is alive. A dead one may have had the number of this one, for which `_writing` decides."""
     if process == os.getpid():
         return partial in _writing
     if sys.platform == "win32":  # where os.kill ends the process
@@ -298,7 +307,7 @@ class Outputs:
         write_atomically(path, data, sync=False)
 
     def begin(self, path: Path) -> None:
-        """Note the `partial_of` a file, which was checked: it is ours whatever is in it, if the process is killed."""
+        """Note the `partial_of` a checked file, so that a later run may replace it if this process is killed."""
         if not is_stream(path):
             self._note(partial_of(path), None)
 
@@ -331,8 +340,8 @@ class Outputs:
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[None]:
-        """For a file that was checked and is written by other means in the `with`: until then it is ours whatever is in
-        it."""
+        """For a checked file that is written by other means in the `with`; if the process is killed there, a later run
+        may replace it."""
         if not is_stream(path):
             self._note(path, None)
         try:
@@ -453,6 +462,14 @@ def parse_json(text: str | bytes, source: object) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is no JSON that can be read ({error})") from error
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file open in binary mode. Raises OSError if it cannot be read, or is none: a pipe would block for ever, and a
+    device has no end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return open(path, "rb")
 
 
 def sha256(content: bytes | Path) -> str:

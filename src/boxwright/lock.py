@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from boxwright.files import is_stream, remove_partials
+from boxwright.files import is_stream, parse_json, remove_partials
 from boxwright.units import shown
 
 LOCK = ".boxwright-lock"
 """The file that is locked, in the folder; for a file X, .X.boxwright-lock beside it. Its text says who holds it."""
+
+_ATTEMPTS = 100
+"""To lock a file that others remove meanwhile; as many in a row do not happen by chance."""
 
 _held: set[int] = set()
 """Descriptors of the files that this process has locked."""
@@ -86,7 +89,7 @@ def _lock(file: Path, path: Path) -> int | None:
         return None
     import fcntl
 
-    while True:
+    for _ in range(_ATTEMPTS):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -109,6 +112,7 @@ def _lock(file: Path, path: Path) -> int | None:
             os.close(lock)
             return None
         os.close(lock)  # of a file that its holder has removed since it was opened
+    return None  # a place without folders, such as /proc, or a file system that gives a file a new number each time
 
 
 def _described() -> str:
@@ -120,7 +124,7 @@ def _described() -> str:
 
 def _holder(text: bytes) -> str:
     try:
-        by = json.loads(text)
+        by = parse_json(text, "the lock")
         described = f"process {by['process']} on {by['host']} since {by['since']} ({by['command']})"
     except (ValueError, TypeError, KeyError):  # it has only just begun
         return "another process"

@@ -15,8 +15,9 @@ _GLUE = "\0"
 
 
 def terminal_width(stream: TextIO | None = None) -> int | None:
-    """Columns of the terminal that the stream, by default stdout, writes to; None where it is a file or a pipe."""
-    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
+    """Columns of the terminal that the stream, by default stdout, writes to; None for a file, a pipe, or none."""
+    stream = stream or sys.stdout
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
 
 
 def wrap(text: str, width: int | None, indent: str = "") -> str:

@@ -25,11 +25,11 @@ def check(name: str, value: Any, hint: Any) -> None:
         raise ValueError(wrong)
 
 
-def check_fields(kind: type, values: Mapping[str, Any], where: str = "") -> None:
+def check_fields(kind: type, values: Mapping[str, Any]) -> None:
     """Raises ValueError where one of the values is not of the type of this class's field of that name."""
     hints = _hints(kind)
     for name in values.keys() & hints.keys():
-        check(f"{where}{name}", values[name], hints[name])
+        check(name, values[name], hints[name])
 
 
 def within(low: float, high: float, **values: Any) -> None:

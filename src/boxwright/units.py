@@ -1,4 +1,4 @@
-"""Numbers with their intervals, and as text; times that are shown together share the unit that suits the longest."""
+"""Numbers, intervals and values of others as text; times that are shown together share the unit of the longest."""
 
 from __future__ import annotations
 

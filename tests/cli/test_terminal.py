@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -86,3 +87,10 @@ def test_the_table_of_an_evaluation_fits(data: Path) -> None:
 def test_a_file_is_no_terminal() -> None:
     assert terminal_width(Terminal()) == 80 and terminal_width(StringIO()) is None
     assert fit("word " * 40, StringIO()) == "word " * 40
+
+
+@pytest.mark.parametrize("words", ["data stats", "data check", "models", "--help"])
+def test_a_command_whose_stdout_is_closed_runs(words: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by `>&-`, where Python has None in its place."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main([*words.split(), str(data)] if words.startswith("data") else words.split()) == 0

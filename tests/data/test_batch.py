@@ -211,6 +211,12 @@ def test_workers_change_nothing(dataset: Folder) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_there_are_no_more_workers_than_tasks(dataset: Folder) -> None:
+    batches = Batches.for_evaluation(dataset, SMALL, batch_size=8, workers=500)
+    assert sorted(sum(indices(batches, 0), [])) == list(range(11))
+    assert batches._workers is not None and batches._workers.num_workers == len(batches._tasks(0)) < 12
+
+
 def test_loading_can_travel_to_spawned_workers(dataset: Folder) -> None:
     batches = Batches(dataset, SMALL, PRESETS["strong"], batch_size=3)
     task = batches._tasks(0)[0]

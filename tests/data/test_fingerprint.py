@@ -141,3 +141,9 @@ def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(ValueError, match=r"data.json.*Remove the file to go on without comparing"):
         Fingerprint.read(tmp_path / "data.json")
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.json")
+    with pytest.raises(OSError, match=r"no regular file.*data\.json"):
+        Fingerprint.read(tmp_path / "data.json")

@@ -103,11 +103,23 @@ _SYSTEM = (
         "the system starts no more threads or processes; take fewer --workers, or allow more (ulimit -u, ulimit -v)",
     ),
     (
-        r"out of memory|allocate memory|bad[ _]alloc|not enough memory",
+        r"too many open files",
+        "the system opens no more files for this process; take fewer --workers, or allow more (ulimit -n)",
+    ),
+    (
+        r"^\[Errno 2\] No such file or directory$",  # of os.getcwd; all others name the file
+        "the folder that this command runs in was removed; change to another",
+    ),
+    (
+        r"symlink loop",  # as Path.resolve says before Python 3.13
+        "the path is a link that leads back to itself; remove it, or give another path",
+    ),
+    (
+        r"out of memory|allocate memory|failed to map segment|bad[ _]alloc|not enough memory",
         "the memory is not enough; take a smaller --batch or --size or fewer --workers, or allow more (ulimit -v)",
     ),
 )
-"""What the system does to a process, by the messages of Python and PyTorch, and how to mend it."""
+"""What the system does to a process or refuses it, by the messages of Python and PyTorch, and how to mend it."""
 
 
 class UsageError(ValueError):
@@ -212,7 +224,7 @@ def _with_notes(text: str, error: BaseException) -> str:
 
 def _fault(error: Exception) -> str:
     """What the system did to this process, and how to mend it; "" for any other error."""
-    if not isinstance(error, (MemoryError, RuntimeError, OSError)):
+    if not isinstance(error, (MemoryError, RuntimeError, OSError, ImportError)):
         return ""
     text = f"out of memory {error}" if isinstance(error, MemoryError) else str(error)
     cause = next((cause for pattern, cause in _SYSTEM if re.search(pattern, text, re.IGNORECASE)), "")

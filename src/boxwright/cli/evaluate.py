@@ -87,7 +87,7 @@ def _format_of_run(model: Path, data: Path) -> str | None:
     try:
         config = read_settings(path)
     except ValueError:
-        return None  # somebody else's
+        return None  # of another program
     chosen = config["options"].get("format") if config["data"] == str(data.resolve()) else None
     return chosen if isinstance(chosen, str) else None
 

@@ -322,7 +322,7 @@ def _propose_ahead(detector: Detector, splits: dict[str, Dataset]) -> None:
 def _draw_curves(run: Run) -> None:
     """After an epoch that was evaluated; after each epoch where none is."""
     epochs = run.history.epochs()
-    if "val" not in epochs[-1] and run.val is not None:
+    if not epochs or ("val" not in epochs[-1] and run.val is not None):  # none where log.jsonl is a link to /dev/null
         return
     try:
         from boxwright.draw.plots import draw_curves

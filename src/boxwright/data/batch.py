@@ -196,7 +196,7 @@ class Batches:
             return map(self._load.__getitem__, tasks)
         self._todo[:] = tasks
         if self._workers is None:
-            self._workers = _start_workers(self._load, self._todo, self.workers)
+            self._workers = _start_workers(self._load, self._todo, max(1, min(self.workers, len(tasks))))
         return iter(self._workers)
 
     def _batch(self, loaded: LoadedBatch) -> Batch:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from boxwright.data.dataset import Dataset
-from boxwright.files import parse_json, sha256, write_atomically
+from boxwright.files import open_regular, parse_json, sha256, write_atomically
 from boxwright.typed import check
 from boxwright.units import counted
 
@@ -79,7 +79,8 @@ class Fingerprint:
         if not path.exists():
             return None
         try:
-            content = parse_json(path.read_bytes(), path)
+            with open_regular(path) as file:
+                content = parse_json(file.read(), path)
             check(str(path), content, _Content)
         except ValueError as error:
             raise ValueError(f"{error}. Remove the file to go on without comparing the data") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from boxwright.files import cache_folder, write_atomically
+from boxwright.files import cache_folder, open_regular, write_atomically
 from boxwright.types import Propose
 from boxwright.untrusted.numpy_files import read_array
 
@@ -106,7 +106,8 @@ def _encoded(boxes: np.ndarray) -> bytes:
 def _read(path: Path) -> np.ndarray | None:
     """None if the file is missing or damaged. Files of earlier versions have no digest."""
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
         array, end = content[:-_END], content[-_END:]
         if end.startswith(_MARK):
             if end != _MARK + hashlib.sha256(array).digest():

@@ -12,6 +12,8 @@ from boxwright.bench.plan.budget import parse_budget
 Augmentation = Literal["none", "light", "standard", "strong"]
 Runtime = Literal["eager", "compiled"]
 
+_MOST_SEEDS = 1000
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -46,6 +48,8 @@ class Rules:
         for name in ("seeds", "batch", "timed", "rounds", "parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
+        if self.seeds > _MOST_SEEDS:
+            raise ValueError(f"seeds is at most {_MOST_SEEDS}, got {self.seeds}")
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers is 0 or more, got {self.workers}")
         if self.augment not in get_args(Augmentation):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from boxwright.files import parse_json, write_atomically
+from boxwright.files import open_regular, parse_json, write_atomically
 from boxwright.typed import check
 from boxwright.version import __version__
 
@@ -56,7 +56,8 @@ class _Content(TypedDict):
 
 def _read(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        content = parse_json(path.read_bytes(), path)
+        with open_regular(path) as file:
+            content = parse_json(file.read(), path)
         check(str(path), content, _Content)
         for part in parts.keys() & content.keys():
             if content[part] != {}:  # as it begins

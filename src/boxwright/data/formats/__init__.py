@@ -89,6 +89,8 @@ def _read(path: Path, format: str | None) -> tuple[str, dict[str, Reading]]:
         raise DatasetError(f"expected a dataset's folder, COCO JSON, YOLO YAML or CSV at {path}, which does not exist")
     if path.is_file():
         return _read_file(path, format)
+    if not path.is_dir():
+        raise DatasetError(f"expected a dataset's folder or file at {path}, which is a pipe or a device; name a file")
     tried = FORMATS if format is None else {format: FORMATS[format]}
     folders = [path]
     while True:

@@ -18,7 +18,8 @@ from xml.parsers import expat
 import yaml
 
 from boxwright.data.formats.reading import DatasetError
-from boxwright.data.formats.text import open_regular, read_text
+from boxwright.data.formats.text import read_text
+from boxwright.files import open_regular
 
 _LONGEST_YAML = 2**19
 """Bytes; its reader takes 3 s for a million. The names of 13,000 classes have a third of a million."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import codecs
-import errno
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 from boxwright.data.formats.reading import DatasetError, Problem, Reading
+from boxwright.files import open_regular
 from boxwright.types import Size
 from boxwright.units import shown
 
@@ -28,14 +27,6 @@ _DEEPEST = 64
 
 _FLAGS = {"": False, "false": False, "no": False, "0": False, "0.0": False}
 _FLAGS |= {"true": True, "yes": True, "1": True, "1.0": True}
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """A file open in binary mode. Raises OSError if it cannot be read, or is none: a pipe would block for ever, and a
-    device has no end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return open(path, "rb")
 
 
 def encoding_of(path: str | Path) -> str:
