@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 @contextmanager
 def stopping(training: Training) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C, SIGTERM or SIGHUP stops the training after a whole step; a second Ctrl-C stops it at once.
+    """Within, Ctrl-C, SIGTERM or SIGHUP stops the training after a whole step; a second Ctrl-C at once.
 
     Yields the signals that came.
     """
