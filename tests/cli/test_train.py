@@ -137,6 +137,22 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_a_closed_terminal_stops_after_a_step_but_not_under_nohup() -> None:
+    class Flag:
+        stop = False
+
+    for handler, expected in ((signal.SIG_DFL, [signal.SIGHUP]), (signal.SIG_IGN, [])):
+        before = signal.signal(signal.SIGHUP, handler)
+        try:
+            flag = Flag()
+            with stopping(flag) as caught:  # type: ignore[arg-type]
+                signal.raise_signal(signal.SIGHUP)
+            assert caught == expected and flag.stop == bool(expected)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+
 def test_a_finished_run_resumed_is_measured_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (whole / "resume.safetensors").read_bytes()
     assert main(["train", "--resume", str(whole), "--device", "cpu"]) == 0

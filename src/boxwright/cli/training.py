@@ -58,7 +58,7 @@ _KEPT = (  # fields in config.json
 
 
 def train(options: Train) -> int:
-    """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by a closed terminal."""
     _, stopped_by = start(options)
     return 0 if stopped_by is None else 128 + stopped_by
 

@@ -117,7 +117,7 @@ class Run:
     ) -> int | None:
         """Train to the end of epoch `until`, the last one if not given: evaluate, save, log and report after epochs.
 
-        The state is also saved every five minutes, and when Ctrl-C or SIGTERM stops the training after a whole step.
+        The state is also saved every five minutes, and when a signal (`train.stop`) stops it after a whole step.
         Epoch `until` is evaluated, as is every epoch that was evaluated before the run was killed.
 
         Returns None at the end, that by `patience` or `max_time` included, else the signal that stopped the training.

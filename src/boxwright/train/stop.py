@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM during long work."""
+"""Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP) during long work."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoppedError(Exception):
-    """Ctrl-C or SIGTERM came; finished work is saved. `signal` is its number."""
+    """Ctrl-C, SIGTERM or SIGHUP came; finished work is saved. `signal` is its number."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message, signal)
@@ -25,7 +25,7 @@ class StoppedError(Exception):
 
 @contextmanager
 def stopping(training: Training) -> Iterator[list[int]]:
-    """Within, the first Ctrl-C or SIGTERM stops the training after a whole step; a second Ctrl-C stops it at once.
+    """Within, Ctrl-C, SIGTERM or SIGHUP stops the training after a whole step; a second Ctrl-C at once.
 
     Yields the signals that came.
     """
@@ -34,7 +34,8 @@ def stopping(training: Training) -> Iterator[list[int]]:
         if before and number == signal.SIGINT:
             raise KeyboardInterrupt
         training.stop = True
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        with suppress(OSError):  # the terminal may be closed
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     with _handled(stop) as caught:
         yield caught
@@ -42,7 +43,7 @@ def stopping(training: Training) -> Iterator[list[int]]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM both raise a KeyboardInterrupt, which leaves as a StoppedError."""
+    """Within, Ctrl-C, SIGTERM and SIGHUP raise a KeyboardInterrupt, which leaves as a StoppedError."""
 
     def stop(number: int, before: int) -> None:
         raise KeyboardInterrupt  # no `except Exception` catches it, and Ray lets it through
@@ -56,14 +57,20 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def _handled(handle: Callable[[int, int], None]) -> Iterator[list[int]]:
-    """Within, SIGINT and SIGTERM call `handle` with their number and how many came before. Yields those that came."""
+    """Within, these signals call `handle` with their number and how many came before. Yields those that came.
+
+    A SIGHUP that is ignored, as under `nohup`, stays so.
+    """
     caught: list[int] = []
 
     def handler(number: int, frame: object) -> None:
         caught.append(number)
         handle(number, len(caught) - 1)
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield caught
     finally:
