@@ -105,12 +105,14 @@ class RaceState:
                 )
         before = Fingerprint.read(self.folder / _DATA)
         self.fingerprint = fingerprint(self.splits, self.data, before=before)
-        if different := changes(before, self.fingerprint):
-            raise ValueError(
-                f"{path} was made with other data: {'; '.join(different)}. Restore the data, or give another --out"
-            )
+        self._different = changes(before, self.fingerprint)
         configs = {name: self._config(cell) for name, cell in self.cells.items()}
         self.record = Record(path, self._settings(), configs, _PARTS, command, self._translate)
+        if self._different:  # another seed, which draws other images, was refused above
+            raise ValueError(
+                f"{path} was made with other data: {'; '.join(self._different)}. Restore the data, or give another "
+                "--out"
+            )
         self._since = time.monotonic()
 
     @property
@@ -272,7 +274,7 @@ class RaceState:
         settings = {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
         tested = settings.get("tested on", "")
         settings["tested on"] = _RENAMED.get(tested, tested)
-        if len(settings.get("fingerprint", "")) == _OLD_DIGITS:
+        if self._different or len(settings.get("fingerprint", "")) == _OLD_DIGITS:
             settings["fingerprint"] = self.fingerprint.digest
         configs = dict(content["configs"])
         for name in configs.keys() & self.cells.keys():
