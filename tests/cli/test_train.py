@@ -257,7 +257,7 @@ def test_an_error_about_levels_names_the_option(data: Path, capsys) -> None:
     words = ["train", "retinanet", "--backbone", "mobilenet_v3_small", "--levels", "3", "9", "--no-pretrained"]
     assert main([*words, "--data", str(data), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
-    assert "levels (--levels) must ascend and be among (1, 2, 3, 4, 5) for MobileNetV3" in error
+    assert "levels (--levels) ascend among (1, 2, 3, 4, 5) for MobileNetV3" in error
     assert error.endswith("got (3, 9); give --levels 3\n")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxwright.backbones import build_backbone
 from boxwright.layers import packed as module
-from boxwright.layers.conv import Conv2dSame, FrozenBatchNorm2d, conv_norm, freeze_norms, run
+from boxwright.layers.conv import Conv2dSame, FrozenBatchNorm2d, conv_norm, freeze_norms
 from boxwright.layers.packed import Packed
 
 CONVS: dict[str, Callable[[], nn.Conv2d]] = {
@@ -85,15 +85,6 @@ def test_backbones(name: str) -> None:
     assert {conv for conv, _ in packed._weights} == convs, "every convolution is packed"
     for y, reference in zip(found, expected, strict=True):
         torch.testing.assert_close(y, reference, atol=1e-4 * float(reference.abs().max()), rtol=1e-4)
-
-
-def test_a_shortcut_is_added_to_the_last_module() -> None:
-    conv, x = nn.Conv2d(4, 4, 1), torch.randn(1, 4, 3, 3)
-    relu = nn.ReLU()
-    torch.testing.assert_close(run([conv], x, add=x), conv(x) + x)
-    torch.testing.assert_close(run([conv, relu], x, add=x), (conv(x) + x).relu())
-    torch.testing.assert_close(run([conv, nn.SiLU()], x, add=x), nn.SiLU()(conv(x)) + x)
-    torch.testing.assert_close(run([relu, conv, relu, conv], x, add=x), conv(conv(x.relu()).relu()) + x)
 
 
 def _in_place(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -136,16 +136,12 @@ def check_levels(levels: Sequence[int], available: Sequence[int], name: str) -> 
     if not levels or list(levels) != sorted(set(levels)) or not set(levels) <= set(available):
         kept = sorted(set(levels) & set(available))
         mend = f"; give --levels {' '.join(map(str, kept))}" if kept else ""
-        raise ValueError(
-            f"levels (--levels) must ascend and be among {tuple(available)} for {name}, got {tuple(levels)}{mend}"
-        )
+        raise ValueError(f"levels (--levels) ascend among {tuple(available)} for {name}, got {tuple(levels)}{mend}")
 
 
 def check_freezing(frozen_stages: int, stages: int) -> None:
     if not 0 <= frozen_stages <= stages:
-        raise ValueError(
-            f"frozen_stages (--frozen-stages) must be 0..{stages}, the stages that are used, got {frozen_stages}"
-        )
+        raise ValueError(f"frozen_stages (--frozen-stages) is 0..{stages}, the stages in use, got {frozen_stages}")
 
 
 def check_norm(norm: str) -> None:

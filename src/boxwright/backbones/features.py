@@ -66,11 +66,10 @@ class FeaturePyramid(Neck):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (N, C, h, w) of the backbone to maps (N, out_channels, h, w), `extra` of them behind."""
-        merged: list[Tensor] = []  # coarse to fine, each (N, out_channels, H / s, W / s)
-        for x, lateral in zip(reversed(maps), reversed(self.lateral), strict=True):
-            above = F.interpolate(merged[-1], size=x.shape[-2:]) if merged else None
-            merged.append(run([lateral], x, add=above))
-        out = [run([conv], x) for conv, x in zip(self.output, reversed(merged), strict=True)]
+        merged = [run([conv], x) for conv, x in zip(self.lateral, maps, strict=True)]  # (N, out_channels, H / s, W / s)
+        for fine in range(len(merged) - 2, -1, -1):
+            merged[fine] = merged[fine] + F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:])
+        out = [run([conv], x) for conv, x in zip(self.output, merged, strict=True)]
         for _ in range(self.pools):
             out.append(F.max_pool2d(out[-1], 1, stride=2))
         x = maps[-1] if self.how == "conv_c5" else out[-1]

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from boxwright.backbones.base import Classifier, Head, Stage, cut_stages
-from boxwright.layers.conv import ConvSequential, conv_norm, init_convs, round_channels, run
+from boxwright.layers.conv import ConvSequential, conv_norm, init_convs, round_channels
 
 # expansion, channels, repeats, stride (Table 2 of the v2 paper)
 _V2 = (
@@ -96,7 +96,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        return self.conv(x, add=x if self.residual else None)
+        return x + self.conv(x) if self.residual else self.conv(x)
 
 
 class MobileNetV3(Classifier):
@@ -189,8 +189,7 @@ class SqueezedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
-        *before, project = self.block
-        return project(run(before, x), add=x if self.residual else None)
+        return x + self.block(x) if self.residual else self.block(x)
 
 
 class SqueezeExcite(nn.Module):

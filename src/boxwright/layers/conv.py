@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +109,7 @@ def conv_norm(
 ) -> Tensor:
     """`activation(norm(conv(x)) + add)`, (N, C, h, w) -> (N, C', h', w'), without the parts that are None.
 
-    A norm with fixed statistics is computed within the convolution: scaling the few weights instead of the large map
-    saves reading and writing the map, forwards and backwards.
+    A norm with fixed statistics scales the few weights in place of the large map, forwards and backwards.
     """
     form = None if torch.compiler.is_compiling() else inference_form.get()
     if form is not None and (y := form(x, conv, norm, activation, add)) is not None:
@@ -133,41 +133,33 @@ def fold(conv: nn.Conv2d, norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Under bfloat16 autocast on the CPU a depthwise convolution stays in float32: its bfloat16 gradient is the slower.
-
-    EfficientNet-Lite0 with a pyramid, 8 images of 384x384, forward and backward on two cores: 644 ms in float32,
-    847 ms in plain bfloat16, 468 ms so.
-    """
+    """Under bfloat16 autocast on the CPU a depthwise convolution stays float32: its bfloat16 gradient is the slower."""
     if conv.groups == conv.in_channels and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
             return conv._conv_forward(x.float(), weight, bias)
     return conv._conv_forward(x, weight, bias)
 
 
-def run(modules: Iterable[nn.Module], x: Tensor, add: Tensor | None = None) -> Tensor:
-    """`x` (N, C, h, w) through the modules in order; a convolution, its norm and its activation by `conv_norm`.
-
-    add  a shortcut, added to what comes out; where an activation follows a convolution at the end, before it
-    """
-    rest = list(modules)[::-1]
+def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """`x` (N, C, h, w) through the modules in order; a convolution, its norm and its activation by `conv_norm`."""
+    rest: list[Any] = list(modules)[::-1]
     while rest:
         module = rest.pop()
         if isinstance(module, nn.Conv2d):
-            norm = rest[-1] if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
-            rest = rest if norm is None else rest[:-1]
+            norm = rest.pop() if rest and isinstance(rest[-1], (nn.BatchNorm2d, FrozenBatchNorm2d)) else None
             activation = rest.pop() if rest and isinstance(rest[-1], (nn.ReLU, nn.ReLU6, nn.Hardswish)) else None
-            x = conv_norm(x, module, norm, activation, None if rest else add)
+            x = conv_norm(x, module, norm, activation)
         else:
-            x = module(x) if rest or add is None else module(x) + add
+            x = module(x)
     return x
 
 
 class ConvSequential(nn.Sequential):
     """`nn.Sequential` that computes a convolution, its batch norm and its activation as one (`run`)."""
 
-    def forward(self, input: Tensor, add: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) to what the last module gives, plus `add`."""
-        return run(self, input, add)
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) to what the last module gives."""
+        return run(self, input)
 
 
 def init_convs(module: nn.Module) -> None:
