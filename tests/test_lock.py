@@ -25,10 +25,8 @@ with lock.hold(sys.argv[1]):
     partial.parent.mkdir()
     partial.touch()
     files._partial(files.Path(sys.argv[1] + "-new"), hidden=".").mkdir()
-    worker = os.fork()
-    if not worker:  # as a process that loads images, which may outlive a killed parent
-        time.sleep(60)
-    print(worker, flush=True)
+    if not os.fork():  # as a process that loads images, which may outlive a killed parent
+        print(os.getpid(), flush=True)  # by itself: only now has it let go of what its parent holds
     time.sleep(60)
 """
 
