@@ -119,12 +119,16 @@ def flag(value: object) -> bool | None:
     return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
+EXACT = 2**53
+"""Integers below it are exact as floats."""
+
+
 def number(value: Any) -> float | None:
     """A number, which may be written as text; None if it is none, or an integer that a float would round."""
     if type(value) is float:
         return value
     if type(value) is int:
-        return value if -(2**53) < value < 2**53 else None
+        return value if -EXACT < value < EXACT else None
     try:
         return float(value) if isinstance(value, str) else None
     except ValueError:
