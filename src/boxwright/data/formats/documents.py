@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from boxwright.data.formats.reading import DatasetError
-from boxwright.data.formats.text import read_text
+from boxwright.data.formats.text import read_text, text_in
 from boxwright.files import open_regular
 
 _LONGEST_YAML = 2**19
@@ -325,20 +325,20 @@ def _read_xml(file: Path) -> str:
     """The text of a file by its byte order mark, else by the encoding that it declares, else in UTF-8."""
     try:
         with open_regular(file) as stream:
-            declared = re.match(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""", stream.read(200))
+            data = stream.read()
     except OSError:
         return read_text(file)  # which says why not
+    declared = re.match(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""", data[:200])
     name = declared[1].decode() if declared else "utf-8"
     try:
         codec = codecs.lookup(name).name.replace("-", "_")
     except LookupError:
         codec = ""
     if codec.startswith("utf"):  # a declared UTF-16 has a mark, or was copied from another file
-        return read_text(file)
+        return text_in(data, file)
     if not _TEXT_CODECS.fullmatch(codec):
         message = f"{file}: expected XML in an encoding of text, it declares {name}; save it as UTF-8 and declare that"
         raise DatasetError(message, file, 1)
-    data = file.read_bytes()
     try:
         return data.decode(_WIDER.get(codec, codec))
     except UnicodeDecodeError as error:
