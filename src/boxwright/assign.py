@@ -65,6 +65,18 @@ def matched_labels_and_boxes(assigned: Tensor, target: Target) -> tuple[Tensor, 
     return F.pad(target.labels, (0, 1), value=BACKGROUND)[row], F.pad(target.boxes, (0, 0, 0, 1))[row]
 
 
+def rows_of(mask: Tensor, most: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and a 1 (P,) for each entry that is set in a mask (N, A), `most` of an image if that is known.
+
+    An accelerator gives so many of every image, with 0 for those that are not set: it need not be waited for then.
+    """
+    if mask.is_cpu or most is None:
+        image, row = mask.nonzero(as_tuple=True)
+        return image, row, torch.ones_like(row)
+    is_set, row = mask.to(torch.uint8).topk(min(most, mask.shape[1]), dim=1)
+    return torch.arange(len(mask), device=mask.device).repeat_interleave(row.shape[1]), row.flatten(), is_set.flatten()
+
+
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """By overlap with anchors: positive from IoU `high` up, background below `low`, ignored in between.
@@ -86,24 +98,23 @@ class MaxIoUAssigner:
         """(A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`. Without objects all is background."""
         candidates = prediction.candidates
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
-        objects = (~target.crowd).nonzero().squeeze(1)
-        if len(objects):
-            overlaps = pairwise_iou(target.boxes[objects], candidates)  # (G, A)
-            best, row = overlaps.max(0)
-            positive = best >= self.high
-            if self.allow_low_quality_matches:
-                most = overlaps.amax(1, keepdim=True).clamp(min=1e-6)
-                positive = positive | (overlaps >= most).any(0)
-            assigned = torch.where(best >= self.low, IGNORED, assigned)
-            if self.match_best_prior:
-                order = torch.arange(len(objects), device=row.device)
-                forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), order, "amax")
-                positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
-            assigned = torch.where(positive, objects[row], assigned)
-        if target.crowd.any():
-            regions = target.boxes[target.crowd]
-            inside = intersection(candidates[:, None], regions[None]) / area(candidates)[:, None].clamp(min=1e-6)
-            assigned = torch.where((assigned == BACKGROUND) & (inside.amax(1) > self.crowd), IGNORED, assigned)
+        if not len(target):
+            return assigned
+        overlaps = pairwise_iou(target.boxes, candidates).masked_fill(target.crowd[:, None], -1.0)  # (G, A)
+        best, row = overlaps.max(0)
+        positive = best >= self.high
+        if self.allow_low_quality_matches:
+            positive = positive | (overlaps >= overlaps.amax(1, keepdim=True).clamp(min=1e-6)).any(0)
+        assigned = torch.where(best >= self.low, IGNORED, assigned)
+        if self.match_best_prior:
+            order = torch.arange(len(target), device=row.device).masked_fill(target.crowd, BACKGROUND)
+            forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), order, "amax")
+            positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
+        assigned = torch.where(positive, row, assigned)
+        if not target.crowd.is_cpu or target.crowd.any():  # an accelerator would have to be waited for
+            inside = intersection(candidates[:, None], target.boxes) / area(candidates)[:, None].clamp(min=1e-6)
+            crowded = ((inside > self.crowd) & target.crowd).any(1)
+            assigned = torch.where((assigned == BACKGROUND) & crowded, IGNORED, assigned)
         return assigned
 
 

@@ -393,7 +393,7 @@ class Predictor:
         if proposals is not None:
             proposals = [view.forward(boxes) for view, boxes in zip(views, proposals, strict=True)]
         views = [view if image.view is None else view @ image.view for view, image in zip(views, images, strict=True)]
-        return to_images(resized, self.preprocess, proposals).to(self.device), views
+        return to_images(resized, self.preprocess, proposals, self.device), views
 
     def detections(self, slots: Slots, views: Sequence[View]) -> list[Detections]:
         """The detections of each image in its own pixels, clipped to it, on the CPU."""
