@@ -312,13 +312,16 @@ def read_xml(path: str | Path, expected: str = "XML") -> Iterator[Node]:
 
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
     parser.EntityDeclHandler = entity
-    with _refusing(path, expected, "correct it there, or annotate the image again"):
-        for position in range(0, len(data) + 1, 1 << 16):
-            piece = data[position : position + (1 << 16)]
-            parser.Parse(piece, position + len(piece) >= len(data))
-            complete = len(done) - bool(stack)  # the last one has not ended
-            yield from done[:complete]
-            del done[:complete]
+    try:
+        with _refusing(path, expected, "correct it there, or annotate the image again"):
+            for position in range(0, len(data) + 1, 1 << 16):
+                piece = data[position : position + (1 << 16)]
+                parser.Parse(piece, position + len(piece) >= len(data))
+                complete = len(done) - bool(stack)  # the last one has not ended
+                yield from done[:complete]
+                del done[:complete]
+    finally:
+        del parser  # a cycle through its handlers: nobody collects these while a dataset is read
 
 
 def _read_xml(file: Path) -> str:
