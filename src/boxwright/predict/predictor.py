@@ -254,7 +254,7 @@ class Predictor:
         """The detector that the program runs. TypeError for a program that has none."""
         detector = getattr(self.program, "detector", None)
         if not isinstance(detector, Detector):
-            raise TypeError(f"the program {self.program!r} has no detector; only Eager and Compiled do")
+            raise TypeError(f"the program {self.program!r} has no detector; Eager, Compiled and Captured do")
         return detector
 
     @property
