@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -25,9 +26,9 @@ def results(conv: nn.Conv2d, norm: Any, x: Tensor, active: bool, autocast: bool)
     """The output, and the gradients of the input and of every parameter."""
     x = x.clone().requires_grad_()
     conv.zero_grad()
-    with trained.active() if active else torch.enable_grad():
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            y = conv_norm(x, conv, norm, nn.ReLU6(), add=None)
+    form = trained.active() if active else nullcontext()
+    with form, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = conv_norm(x, conv, norm, nn.ReLU6(), add=None)
     (y.float() * torch.arange(y.numel()).sin().view_as(y)).sum().backward()
     assert x.grad is not None
     parameters = [parameter.grad for parameter in conv.parameters() if parameter.grad is not None]

@@ -39,13 +39,13 @@ def _depthwise(
     float32 = conv.weight.dtype == torch.float32 and (x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"))
     if not (wide and float32 and x.is_cpu and torch.is_grad_enabled() and is_plain(conv)):
         return None
-    fixed = norm is not None and not (isinstance(norm, nn.BatchNorm2d) and norm.training)
-    weight, bias = fold(conv, norm) if fixed else (conv.weight, conv.bias)
+    of_batch = isinstance(norm, nn.BatchNorm2d) and norm.training  # statistics, so that nothing can be folded
+    weight, bias = (conv.weight, conv.bias) if norm is None or of_batch else fold(conv, norm)
     with torch.autocast("cpu", enabled=False):  # as `conv_norm` does
         padded = isinstance(conv, Conv2dSame)
         x = conv.pad(x.float()) if padded else x.float()
         y = _Depthwise.apply(x, weight, bias, conv.stride, (0, 0) if padded else conv.padding, conv.dilation)
-    y = y if norm is None or fixed else norm(y)
+    y = norm(y) if norm is not None and of_batch else y
     y = y if add is None else y + add
     return y if activation is None else activation(y)
 
@@ -63,7 +63,7 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.geometry
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
-        to_x, _, to_bias = _backward(gradient, x, weight, *ctx.geometry, (of_x, False, of_bias))
+        to_x, _, to_bias = _backward(gradient, x, weight, stride, padding, dilation, (of_x, False, of_bias))
         if not of_weight:
             return to_x, None, to_bias, None, None, None
         x = F.pad(x, (padding[1], padding[1])) if padding[1] else x
