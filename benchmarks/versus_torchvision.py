@@ -277,6 +277,10 @@ def timed(runs: Runs, name: str, threads: int, repeats: int) -> tuple[float, lis
     return seconds, [answer.boxes.float().numpy(), answer.scores.float().numpy(), answer.labels.numpy()]
 
 
+def detections(found: list[np.ndarray] | None) -> Answer:
+    return None if found is None else Detections(*map(torch.from_numpy, found))
+
+
 class Side:
     """The process of a side."""
 
@@ -297,7 +301,7 @@ class Side:
         """Seconds of a run, and what it has found."""
         self.pipe.send((name, threads, repeats))
         seconds, found = self.receive()
-        return seconds, None if found is None else Detections(*map(torch.from_numpy, found))
+        return seconds, detections(found)
 
     def stop(self) -> None:
         self.process.terminate()
