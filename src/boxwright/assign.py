@@ -69,6 +69,16 @@ def matched_labels_and_boxes(assigned: Tensor, target: Target) -> tuple[Tensor, 
     return F.pad(target.labels, (0, 1), value=BACKGROUND)[row], F.pad(target.boxes, (0, 0, 0, 1))[row]
 
 
+def rows_of(mask: Tensor, most: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and a 1 (P,) for each entry that is set in a mask (N, A), `most` of an image if that is known.
+    An accelerator gives so many of every image, with 0 for those that are not set: then nothing waits for it."""
+    if mask.is_cpu or most is None:
+        image, row = mask.nonzero(as_tuple=True)
+        return image, row, torch.ones_like(row)
+    is_set, row = mask.to(torch.uint8).topk(min(most, mask.shape[1]), dim=1)
+    return torch.arange(len(mask), device=mask.device).repeat_interleave(row.shape[1]), row.flatten(), is_set.flatten()
+
+
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """By overlap with anchors: positive from IoU `high` up, background below `low`, ignored in between.
@@ -90,20 +100,19 @@ class MaxIoUAssigner:
         """(A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`. Without objects all is background."""
         candidates = prediction.candidates
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
-        objects = (~target.crowd).nonzero().squeeze(1)
-        if len(objects) and len(candidates):
-            best, row, prior, most = _overlaps(target.boxes[objects], candidates)
+        if len(target) and len(candidates):
+            best, row, prior, most = _overlaps(target.boxes.masked_fill(target.crowd[:, None], 0), candidates)
             positive = (best >= self.high) | (most & self.allow_low_quality_matches)
             assigned = torch.where(best >= self.low, IGNORED, assigned)
             if self.match_best_prior:
-                order = torch.arange(len(objects), device=row.device)
+                order = torch.arange(len(target), device=row.device).masked_fill(target.crowd, BACKGROUND)
                 forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, prior, order, "amax")
                 positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
-            assigned = torch.where(positive, objects[row], assigned)
-        if target.crowd.any():
-            regions = target.boxes[target.crowd]
-            inside = intersection(candidates[:, None], regions[None]) / area(candidates)[:, None].clamp(min=1e-6)
-            assigned = torch.where((assigned == BACKGROUND) & (inside.amax(1) > self.crowd), IGNORED, assigned)
+            assigned = torch.where(positive, row, assigned)
+            if not target.crowd.is_cpu or target.crowd.any():  # to ask an accelerator is to wait for it
+                inside = intersection(candidates[:, None], target.boxes) / area(candidates)[:, None].clamp(min=1e-6)
+                crowded = (inside * target.crowd > self.crowd).any(1)
+                assigned = assigned.masked_fill(crowded & (assigned == BACKGROUND), IGNORED)
         return assigned
 
 
