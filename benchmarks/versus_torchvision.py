@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
 class Task(NamedTuple):
     """Sides, which are timed in turn, and the rows made of them."""
 
-    sides: dict[str, Callable[[], Runs]]  # ours is the first
+    sides: Mapping[str, Callable[[], Runs]]  # ours is the first
     rows: list[Comparison]
 
 
