@@ -321,7 +321,9 @@ def read_xml(path: str | Path, expected: str = "XML") -> Iterator[Node]:
                 yield from done[:complete]
                 del done[:complete]
     finally:
-        del parser  # a cycle through its handlers: nobody collects these while a dataset is read
+        # its handlers name the parser: such cycles are not collected while a dataset is read
+        parser.StartElementHandler = parser.EndElementHandler = parser.CharacterDataHandler = None
+        parser.EntityDeclHandler = None
 
 
 def _read_xml(file: Path) -> str:
