@@ -18,6 +18,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
@@ -153,6 +154,59 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
+def _can_sum_rows(maps: list[Tensor], sampling: int, aligned: bool) -> bool:
+    """Whether `_sum_rows` computes it, faster. torchvision's kernel reads channels-last maps by way of a copy."""
+    alike = all(
+        features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and features.numel()
+        and features.is_contiguous(memory_format=torch.channels_last)
+        for features in maps
+    )
+    return sampling > 0 and alike
+
+
+def _sum_rows(
+    features: Tensor, regions: Tensor, scale: float, height: int, width: int, sampling: int, aligned: bool
+) -> Tensor:
+    """torchvision's roi_align of channels-last features (N, C, h, w), as sums of rows of the table (N * h * w, C).
+
+    Every sample is the weighted sum of four rows, and a cell that of its samples': one bag of an embedding.
+    """
+    table = features.permute(0, 2, 3, 1).flatten(0, 2)
+    rows, row_weights = _bilinear(regions[:, 2::2], scale, features.shape[2], height, sampling, aligned)
+    columns, column_weights = _bilinear(regions[:, 1::2], scale, features.shape[3], width, sampling, aligned)
+    rows = rows + regions[:, 0].to(torch.int64)[:, None, None] * features.shape[2]
+    index = rows[:, :, None, :, None] * features.shape[3] + columns[:, None, :, None, :]
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    pooled = F.embedding_bag(
+        index.flatten(3).flatten(0, 2), table, per_sample_weights=weights.flatten(3).flatten(0, 2), mode="sum"
+    )
+    return pooled.view(len(regions), height, width, features.shape[1]).permute(0, 3, 1, 2)
+
+
+def _bilinear(
+    ends: Tensor, scale: float, length: int, cells: int, sampling: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two features beside each sample of a cell, and the share of each in the cell's mean.
+
+    ends    (R, 2): where the regions begin and end, in pixels
+    length  features along the axis
+    returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
+    """
+    start, end = (ends * scale - (0.5 if aligned else 0.0)).unbind(1)
+    cell = ((end - start) if aligned else (end - start).clamp(min=1.0))[:, None, None] / cells
+    number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
+    at = start[:, None, None] + number * cell + sample * cell / sampling
+    inside = (at >= -1) & (at <= length)
+    at = torch.where(inside, at, 0.0).clamp(0, length - 1)
+    low = at.to(torch.int64)
+    share = at - low
+    index = torch.stack([low, (low + 1).clamp(max=length - 1)], -1)
+    weights = torch.stack([1 - share, share], -1) * inside[..., None] / sampling
+    return index.flatten(2), weights.flatten(2)
+
+
 def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, returns_sources: bool = True) -> None:
     """`boxwright::name` and its gradient over a pyramid, by torchvision's operators of that name for one map.
 
@@ -175,6 +229,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
+        if name == "roi_align" and _can_sum_rows(maps, *numbers):
+            kernel = _sum_rows
         if len(maps) == 1:
             return kernel(maps[0], regions, scales[0], size, size, *numbers)
         results = empty(maps, regions, size)
