@@ -1,4 +1,4 @@
-"""The memory of large tensors is kept for the next ones. glibc otherwise asks the system for each, and gives it back."""
+"""Memory of large tensors is kept for the next ones: glibc asks the system for each otherwise, and gives it back."""
 
 from __future__ import annotations
 

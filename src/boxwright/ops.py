@@ -155,15 +155,14 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
 
 
 def _can_sum_rows(maps: list[Tensor], sampling: int, aligned: bool) -> bool:
-    """Whether `_sum_rows` computes it, faster. torchvision's kernel reads channels-last maps by way of a copy."""
+    """Whether `_sum_rows` is the faster way: for channels-last maps, which torchvision's kernel would copy first."""
     alike = all(
         features.device.type == "cpu"
         and features.dtype == torch.float32
-        and features.numel()
         and features.is_contiguous(memory_format=torch.channels_last)
         for features in maps
     )
-    return sampling > 0 and alike
+    return alike and sampling > 0 and not all(features.is_contiguous() for features in maps)
 
 
 def _sum_rows(
