@@ -31,6 +31,7 @@ ROWS = (
         "install",
         "device",
         "files",
+        "heap",
         "lock",
         "ops",
         "plugins",

@@ -166,42 +166,49 @@ def _can_sum_rows(maps: list[Tensor], sampling: int, aligned: bool) -> bool:
 
 
 def _sum_rows(
-    features: Tensor, regions: Tensor, scale: float, height: int, width: int, sampling: int, aligned: bool
+    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
 ) -> Tensor:
-    """torchvision's roi_align of channels-last features (N, C, h, w), as sums of rows of the table (N * h * w, C).
+    """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
-    Every sample is the weighted sum of four rows, and a cell that of its samples': one bag of an embedding.
+    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding.
     """
-    table = features.permute(0, 2, 3, 1).flatten(0, 2)
-    rows, row_weights = _bilinear(regions[:, 2::2], scale, features.shape[2], height, sampling, aligned)
-    columns, column_weights = _bilinear(regions[:, 1::2], scale, features.shape[3], width, sampling, aligned)
-    rows = rows + regions[:, 0].to(torch.int64)[:, None, None] * features.shape[2]
-    index = rows[:, :, None, :, None] * features.shape[3] + columns[:, None, :, None, :]
+    tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
+    shapes = torch.tensor([features.shape[2:] for features in maps])
+    starts = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
+    heights, widths = shapes[level].unbind(1)
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
+    rows = rows * widths[:, None, None] + starts[level, None, None]
+    indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     pooled = F.embedding_bag(
-        index.flatten(3).flatten(0, 2), table, per_sample_weights=weights.flatten(3).flatten(0, 2), mode="sum"
+        indices.flatten(3).flatten(0, 2),
+        tables[0] if len(tables) == 1 else torch.cat(tables),
+        per_sample_weights=weights.flatten(3).flatten(0, 2),
+        mode="sum",
     )
-    return pooled.view(len(regions), height, width, features.shape[1]).permute(0, 3, 1, 2)
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
 
 
-def _bilinear(
-    ends: Tensor, scale: float, length: int, cells: int, sampling: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
+def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned: bool) -> tuple[Tensor, Tensor]:
     """Along one axis: the two features beside each sample of a cell, and the share of each in the cell's mean.
 
-    ends    (R, 2): where the regions begin and end, in pixels
-    length  features along the axis
+    ends     (R, 2): where the regions begin and end, in features
+    lengths  (R,): of the maps they are read from, in features
     returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
     """
-    start, end = (ends * scale - (0.5 if aligned else 0.0)).unbind(1)
-    cell = ((end - start) if aligned else (end - start).clamp(min=1.0))[:, None, None] / cells
+    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    length = lengths[:, None, None]
+    cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
     number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
-    at = start[:, None, None] + number * cell + sample * cell / sampling
+    at = start + number * cell + sample * cell / sampling
     inside = (at >= -1) & (at <= length)
-    at = torch.where(inside, at, 0.0).clamp(0, length - 1)
+    at = torch.where(inside, at, 0.0).clamp(min=0).minimum(length - 1)
     low = at.to(torch.int64)
     share = at - low
-    index = torch.stack([low, (low + 1).clamp(max=length - 1)], -1)
+    index = torch.stack([low, (low + 1).minimum(length - 1)], -1)
     weights = torch.stack([1 - share, share], -1) * inside[..., None] / sampling
     return index.flatten(2), weights.flatten(2)
 
@@ -226,10 +233,10 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
+        if name == "roi_align" and _can_sum_rows(maps, *numbers):
+            return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
-        if name == "roi_align" and _can_sum_rows(maps, *numbers):
-            kernel = _sum_rows
         if len(maps) == 1:
             return kernel(maps[0], regions, scales[0], size, size, *numbers)
         results = empty(maps, regions, size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -38,6 +38,13 @@ class _Rows:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         return type(self)(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, of which there is at least one."""
+        import torch
+
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def replace(self, **changes: Tensor) -> Self:
         """A copy with some columns exchanged."""

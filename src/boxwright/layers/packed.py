@@ -39,7 +39,7 @@ class Packed:
     made a step. Changes that PyTorch does not count are not seen (`weight.data.mul_(2)`, a numpy array that shares the
     memory); make another `Packed` after them.
 
-    dtype  of the maps; maps of another one are convolved as without
+    dtype  of the arithmetic: float32, or bfloat16 within autocast to it, which maps of float32 are converted to
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -52,7 +52,7 @@ class Packed:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within, `conv_norm` computes maps on the CPU so, in inference mode and outside of autocast."""
+        """Within, `conv_norm` computes maps on the CPU so, in inference mode."""
         before = inference_form.set(self if is_available() and torch.backends.mkldnn.enabled else None)
         try:
             yield
@@ -63,7 +63,7 @@ class Packed:
         self, x: Tensor, conv: nn.Conv2d, norm: Norm | None, activation: nn.Module | None, add: Tensor | None
     ) -> Tensor | None:
         """What `conv_norm` returns for these arguments, channels-last; None where that has to compute it."""
-        if x.dtype != self.dtype or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, self.dtype) or self.dtype != _autocast_dtype():
             return None
         if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
             return None
@@ -81,7 +81,11 @@ class Packed:
         weights = self._weights.get((conv, norm))
         if weights is None or weights.version != version:
             weights = self._weights[conv, norm] = _Weights(conv, norm, self.dtype, sources, version)
-        return weights.convolve(x.contiguous(memory_format=torch.channels_last), activation, add)
+        x, add = self._map(x), None if add is None else self._map(add)
+        return weights.convolve(x, activation, add)
+
+    def _map(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype, memory_format=torch.channels_last)
 
 
 _Geometry = tuple[list[int], list[int], list[int], int]
@@ -113,7 +117,6 @@ class _Weights:
         if add is None:
             y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, name, numbers, "")
         else:
-            add = add.contiguous(memory_format=torch.channels_last)
             relu = name if name == "relu" else None
             y = torch.ops.mkldnn._convolution_pointwise.binary(
                 x, add, packed, self.bias, *geometry, "add", 1.0, relu, [], ""
@@ -138,6 +141,11 @@ class _Weights:
             self.of_shape.clear()
         found = self.of_shape[shape] = self.of_layout.setdefault(layout, packed), geometry
         return found
+
+
+def _autocast_dtype() -> torch.dtype:
+    """That of convolutions on the CPU: float32 where autocast is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
