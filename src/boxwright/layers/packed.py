@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ class _Weights:
         kernel gets a first row or column of zeros, which reads that.
         """
         conv, weight = self.conv, self._fold()[0].detach().to(self.dtype)
-        padding = list(conv.padding)
+        padding: list[Any] = list(conv.padding)
         if isinstance(conv, Conv2dSame):
             (top, bottom), (left, right) = conv.margins(shape[2:])
             weight, padding = F.pad(weight, [right - left, 0, bottom - top, 0]), [bottom, right]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from copy import copy, deepcopy
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from boxwright.types import Images, Slots
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from boxwright.detectors.base import Detector
+    from boxwright.device import InferencePrecision
 
 Program = Callable[[Images], Slots]
 """A batch of images to slots in pixels of the batch. A `Predictor` runs any of these: an exported graph, a function."""
@@ -31,7 +32,7 @@ class Eager:
     precision  "bf16" computes convolutions and linear layers in bfloat16, boxes and scores in float32
     """
 
-    def __init__(self, detector: Detector, packed: bool = True, precision: Literal["fp32", "bf16"] = "fp32") -> None:
+    def __init__(self, detector: Detector, packed: bool = True, precision: InferencePrecision = "fp32") -> None:
         import torch
 
         from boxwright.layers.packed import Packed
