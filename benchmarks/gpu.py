@@ -29,7 +29,6 @@ import functools
 import gc
 import json
 import os
-import re
 import signal
 import statistics
 import subprocess
@@ -39,22 +38,18 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import torch
 import torch._inductor.config
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models import detection
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 import boxwright
 from boxwright.detectors import DETECTORS, Detector
@@ -66,35 +61,13 @@ from boxwright.predict.program import Compiled, Eager
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import Training
 from boxwright.types import Images, Slots, Target
-from boxwright.zoo.torchvision import NAMES, convert, foreign, rename
+from peers import Repeated, build_sides, make_images, precision, settle, stepper
 
-CLASSES = 90
-PAIRS = {
-    "faster_rcnn": "fasterrcnn_resnet50_fpn",
-    "retinanet": "retinanet_resnet50_fpn",
-    "fcos": "fcos_resnet50_fpn",
-    "ssd": "ssd300_vgg16",
-}
+NAMES = ("faster_rcnn", "retinanet", "fcos", "ssd")
 SPEED = ("latency", "training", "throughput")
 PASSES = 24  # of the fixed point where nothing is read on the host; the rows say how many were needed
 BEST = 5000  # candidates that enter a static suppression, which has a matrix of all pairs; hundreds come out
 SECTION_SECONDS = 75.0  # of one measuring section at most
-
-LAST = {
-    r"rpn\.head\.cls_logits": (0.0, 2.0),
-    r"rpn\.head\.bbox_pred": (0.0, 0.2),
-    r"box_predictor\.cls_score": (0.0, 1.2),
-    r"box_predictor\.bbox_pred": (0.0, 0.25),
-    r"classification_head\.cls_logits": (-6.0, 1.0),
-    r"regression_head\.bbox_reg": (0.3, 0.1),
-    r"regression_head\.bbox_ctrness": (0.0, 1.0),
-    r"classification_head\.module_list": (0.0, 0.9),
-    r"regression_head\.module_list": (0.0, 0.5),
-    r"(^|\.)logits$": (0.0, 1.0),
-    r"(^|\.)deltas$": (0.0, 0.2),
-    r"(^|\.)centerness$": (0.0, 1.0),
-}
-"""Last layers, torchvision's and ours, and the mean and deviation of their outputs."""
 
 
 class Rows:
@@ -298,122 +271,12 @@ def profiled(run: Callable[[], object], device: torch.device, steps: int = 3) ->
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Both sides, and what they see
-
-
-class Sides(NamedTuple):
-    """Ours and torchvision's with the same weights, and the same batch for both."""
-
-    ours: Detector
-    theirs: nn.Module
-    images: Images
-    targets: list[Target]
-    their_images: list[Tensor]
-    their_targets: list[dict[str, Tensor]]
-
-
-def make_images(
-    count: int, size: tuple[int, int], device: torch.device, classes: int = CLASSES
-) -> tuple[Images, list[Target]]:
-    """Smooth spots in noise, with eight objects each, and 60 proposals around and about."""
-    noise = torch.Generator().manual_seed(0)
-    height, width = size
-    coarse = torch.rand(count, 3, max(2, height // 32), max(2, width // 32), generator=noise)
-    pixels = 200 * F.interpolate(coarse, size, mode="bilinear") + 55 * torch.rand(count, 3, *size, generator=noise)
-    whole, targets, proposals = torch.tensor([width, height]), [], []
-    for _ in range(count):
-        corner = 0.6 * torch.rand(8, 2, generator=noise) * whole
-        boxes = torch.cat([corner, corner + (0.1 + 0.3 * torch.rand(8, 2, generator=noise)) * whole], 1)
-        targets.append(Target(boxes, torch.randint(classes, (8,), generator=noise)).to(device))
-        near = boxes.repeat(4, 1) + 0.02 * width * (torch.rand(32, 4, generator=noise) - 0.5)
-        corners = (torch.rand(28, 2, 2, generator=noise) * whole).sort(dim=1).values.flatten(1)
-        proposals.append(torch.cat([near, corners]).clamp(min=0).minimum(whole.repeat(2)))
-    return Images(pixels, torch.tensor([size] * count), torch.stack(proposals)).to(device), targets
-
-
-def settle(model: nn.Module, run: Callable[[], object]) -> None:
-    """While `run` calls the model once: batch norms take their statistics, `LAST` layers get the outputs listed there.
-
-    Without it the boxes of random weights are all alike, and their scores too.
-    """
-    hooks: dict[nn.Module, Any] = {}
-
-    def scale(mean: float, deviation: float, layer: Any, _: object, output: Tensor) -> Tensor:
-        hooks.pop(layer).remove()
-        columns = output.transpose(0, 1).flatten(1)  # (channels, everywhere)
-        factor = deviation / columns.std(1).clamp(min=1e-6)
-        shift = mean - columns.mean(1) * factor
-        layer.weight.mul_(factor.view(-1, *[1] * (layer.weight.ndim - 1)))
-        layer.bias.mul_(factor).add_(shift)
-        shape = (1, -1, *[1] * (output.ndim - 2))
-        return output * factor.view(shape) + shift.view(shape)
-
-    model.eval()
-    for name, layer in model.named_modules():
-        numbers = [numbers for pattern, numbers in LAST.items() if re.search(pattern, name)]
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None
-            layer.train()
-        elif numbers and isinstance(layer, nn.Conv2d | nn.Linear):
-            hooks[layer] = layer.register_forward_hook(functools.partial(scale, *numbers[0]))
-    with torch.no_grad():
-        run()
-    model.eval()
-
-
-def freeze_norms(module: nn.Module) -> None:
-    """Every batch norm becomes torchvision's frozen one, as where it trains from pretrained weights."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-            frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen.to(child.weight.device))
-        else:
-            freeze_norms(child)
-
-
-def build_sides(name: str, batch: int, options: argparse.Namespace) -> Sides:
-    """torchvision's detector, ours from its weights, and `batch` images."""
-    device, builder = torch.device(options.device), PAIRS[name]
-    size = (300, 300) if name == "ssd" else tuple(options.size)
-    softmax, limits = (
-        int(NAMES[builder].softmax),
-        {} if name == "ssd" else {"min_size": min(size), "max_size": max(size)},
-    )
-    if name == "faster_rcnn":  # as many proposals in training as in detection
-        limits |= {"rpn_pre_nms_top_n_train": 1000, "rpn_post_nms_top_n_train": 1000}
-    torch.manual_seed(0)
-    theirs: Any = getattr(detection, builder)(
-        weights=None, weights_backbone=None, num_classes=CLASSES + softmax, **limits
-    )
-    theirs.to(device)
-    images, targets = make_images(batch, size, device)
-    images = images.replace(proposals=images.proposals[:, :0])
-    their_images = list(images.pixels / 255)
-    settle(theirs, lambda: theirs(their_images[:2]))
-    config: Any = foreign(builder).config
-    if name == "faster_rcnn":  # torchvision has no limit but its score threshold; a static shape needs one
-        config = replace(config, pre_nms_top_k=1000)
-    ours = config.build(CLASSES)
-    state = {key: value.cpu() for key, value in theirs.state_dict().items()}
-    ours.load_state_dict(convert(builder, state, CLASSES))
-    ours.to(device)
-    freeze_norms(theirs)
-    learning = {key: parameter.requires_grad for key, parameter in ours.named_parameters()}
-    for key, parameter in theirs.named_parameters():
-        parameter.requires_grad_(learning.get(rename(key, NAMES[builder].prefixes), False))
-    their_targets = [{"boxes": target.boxes, "labels": target.labels + softmax} for target in targets]
-    return Sides(ours, theirs, images, targets, their_images, their_targets)
+def image_size(name: str, options: argparse.Namespace) -> tuple[int, int]:
+    return (300, 300) if name == "ssd" else tuple(options.size)
 
 
 def learnable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def precision(device: torch.device, name: str) -> Any:
-    return torch.autocast(device.type, torch.bfloat16) if name == "bf16" else nullcontext()
 
 
 def within(device: torch.device, name: str, run: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
@@ -567,20 +430,6 @@ def small(name: str) -> Any:
     shared = {"backbone": "resnet18", "frozen_stages": 0, "proposals": 60, "max_detections": 50, "pre_nms_top_k": 300}
     shared = {key: value for key, value in shared.items() if key in known}
     return DETECTORS[name](**shared)
-
-
-class Repeated:
-    """Batches that are one and the same."""
-
-    def __init__(self, images: Images, targets: list[Target], count: int) -> None:
-        self.batch, self.count, self.dataset = (images, targets), count, range(count * len(images))
-        self.batch_size, self.seed, self.rank, self.world = len(images), 0, 0, 1
-
-    def __len__(self) -> int:
-        return self.count
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Images, list[Target]]]:
-        return iter([self.batch] * (self.count - start))
 
 
 def check_detector(name: str, rows: Rows, options: argparse.Namespace) -> None:
@@ -743,7 +592,7 @@ def detecting(kind: str, name: str, rows: Rows, options: argparse.Namespace, tur
     """Inference of one image ("latency") or of a batch ("throughput")."""
     device, batch = torch.device(options.device), 1 if kind == "latency" else options.batch
     backend: Any = "aot_eager" if options.quick else "inductor"
-    sides = build_sides(name, max(2, batch), options)
+    sides = build_sides(name, max(2, batch), image_size(name, options), device, 1000)
     images, theirs = sides.images[:batch], sides.theirs
     last = copy.deepcopy(sides.ours).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     eager, static, what = Eager(sides.ours), make_static(sides.ours), f"batch {batch}"
@@ -873,7 +722,7 @@ def training(name: str, rows: Rows, options: argparse.Namespace, turn: Callable[
     """A training step: forward, backward, the gradient's norm limited, AdamW; for ours also the library's own loop."""
     device, few = torch.device(options.device), options.few
     batch = few if options.quick else 32 if name == "ssd" else options.training_batch
-    sides = build_sides(name, batch, options)
+    sides = build_sides(name, batch, image_size(name, options), device, 1000)
     ours, theirs = sides.ours.train(), sides.theirs.train()
     last = copy.deepcopy(ours).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, targets = sides.images, sides.targets
@@ -883,20 +732,6 @@ def training(name: str, rows: Rows, options: argparse.Namespace, turn: Callable[
 
     def their_losses(count: int = batch) -> dict[str, Tensor]:
         return theirs(sides.their_images[:count], sides.their_targets[:count])
-
-    def stepper(model: nn.Module, losses: Callable[[], dict[str, Tensor]], arithmetic: str) -> Callable[[], None]:
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-6)
-
-        def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with precision(device, arithmetic):
-                total = torch.stack([value.float() for value in losses().values()]).sum()
-            total.backward()
-            nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimizer.step()
-
-        return step
 
     def backward(losses: dict[str, Tensor]) -> None:
         torch.stack(list(losses.values())).sum().backward()
@@ -917,9 +752,9 @@ def training(name: str, rows: Rows, options: argparse.Namespace, turn: Callable[
     rows.measure(f"host waits, batch {few}", lambda: host_waits(lambda: next(few_steps), device), "the library's loop")
     for arithmetic in ("bf16", "fp32"):
         what, steps = f"batch {batch} {arithmetic}", {}
-        steps["torchvision"] = stepper(theirs, their_losses, arithmetic)
-        steps["ours"] = stepper(ours, our_losses, arithmetic)
-        steps["ours, channels-last"] = stepper(last, lambda: our_losses(last), arithmetic)
+        steps["torchvision"] = stepper(theirs, their_losses, device, arithmetic)
+        steps["ours"] = stepper(ours, our_losses, device, arithmetic)
+        steps["ours, channels-last"] = stepper(last, lambda: our_losses(last), device, arithmetic)
         if arithmetic == "bf16":
             steps["the library's loop"] = lambda: next(loop)
         race(rows, what, steps, batch, device, options.rounds)
@@ -1009,7 +844,7 @@ def nms(rows: Rows, options: argparse.Namespace, turn: Callable[[], None]) -> No
 def sections(options: argparse.Namespace) -> list[str]:
     """All of them, in the order in which they are measured."""
     names = [f"check {name}" for name in (*DETECTORS, "operators", "voc9")]
-    for number, name in enumerate(PAIRS):
+    for number, name in enumerate(NAMES):
         names += [f"{kind} {name}" for kind in SPEED] + ["nms"] * (number == 0)
     return [name for name in names if not options.only or any(part in name for part in options.only)]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
+from boxwright import assign as assignment
 from boxwright.assign import (
     BACKGROUND,
     IGNORED,
@@ -414,3 +415,44 @@ def test_hard_negatives_are_those_that_cost_most() -> None:
 def test_too_few_negatives_are_all_taken() -> None:
     rows = assigned(3, 2, 4)
     assert HardNegativeMining()(rows, torch.zeros(9)).tolist() == [True] * 5 + [False] * 4
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_one_pass_over_many_pairs_equals_the_definition(rounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded boxes tie: in overlaps, in areas and on borders. Some have no extent, and some objects are crowds."""
+    pytest.importorskip("numba")
+    anchors = AnchorGrid(((16.0,), (32.0,), (64.0,)), (0.5, 1.0, 2.0), (8, 16, 32))([(16, 20), (8, 10), (4, 5)])
+    points = AnchorGrid(((8.0,), (16.0,), (32.0,)), (1.0,), (8, 16, 32), offset=0.5)([(16, 20), (8, 10), (4, 5)])
+    noise = torch.Generator().manual_seed(0)
+    passes = 0
+    for objects in (1, 9, 60):
+        corner = torch.rand(objects, 2, generator=noise) * 120
+        boxes = torch.cat([corner, corner + torch.rand(objects, 2, generator=noise) ** 2 * 90], 1)
+        boxes[0, 2:] = boxes[0, :2]
+        boxes = (boxes / 8).round() * 8 if rounded else boxes
+        crowd = torch.rand(objects, generator=noise) < 0.2
+        several = Target(boxes, torch.zeros(objects, dtype=torch.int64), crowd)
+        for assign, levels in (
+            (MaxIoUAssigner(0.7, 0.3, allow_low_quality_matches=True), anchors),
+            (MaxIoUAssigner(0.5, 0.5, match_best_prior=True), anchors),
+            (CenterAssigner(), points),
+            (CenterAssigner(radius=0.7), points),
+            (ANYWHERE, points),
+        ):
+            prediction = Prediction(torch.cat(levels))
+            monkeypatch.setattr(assignment, "MANY_PAIRS", torch.inf)
+            defined = assign(prediction, several)
+            monkeypatch.setattr(assignment, "MANY_PAIRS", 0)
+            assert torch.equal(assign(prediction, several), defined)
+            passes += len(defined.unique()) > 2
+    assert passes > 8
+
+
+def test_many_pairs_take_one_pass_only_where_numba_is_and_boxes_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "MANY_PAIRS", 0)
+    assign = MaxIoUAssigner(high=0.7, low=0.3)
+    expected = assign(column(9, 6, 2), target(OBJECT))
+    double = Target(torch.tensor([OBJECT], dtype=torch.float64), torch.tensor([0]))
+    assert torch.equal(assign(column(9, 6, 2), double), expected)
+    monkeypatch.setattr(assignment.compiled, "is_available", lambda: False)
+    assert torch.equal(assign(column(9, 6, 2), target(OBJECT)), expected)

@@ -28,6 +28,7 @@ ROWS = (
     (
         "types",
         "version",
+        "compiled",
         "install",
         "device",
         "files",
@@ -49,7 +50,7 @@ STRANGERS = ("data", "metrics"), ("assign", "losses", "layers", "backbones", "pr
 ONLY = {
     "matplotlib": {"draw/plots.py", "bench/report/plots.py", "bench/report/lineage.py"},
     "hotcoco": {"metrics/coco.py", "data/formats/coco_fields.py"},
-    "numba": {"proposals/compiled.py"},
+    "numba": {"compiled.py"},
 }
 LAZY = ("timm", "torchvision", "hotcoco", "tensorboard", "huggingface_hub", "ray")
 """Slow or optional: imported where they are used, never with the file."""

@@ -7,20 +7,24 @@ An assigner by predictions (task-aligned, SimOTA, Hungarian) reads the logits an
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.boxes.anchors import distances
-from boxwright.boxes.geometry import area, intersection, pairwise_iou, xyxy_to_cxcywh
+from boxwright import compiled
+from boxwright.boxes.geometry import area, at_least_float32, intersection, pairwise_iou, xyxy_to_cxcywh
 from boxwright.types import Target
 
 BACKGROUND = -1
 IGNORED = -2
+MANY_PAIRS = 2**17
+"""Pairs of an object and a candidate from which on a compiled pass is worth the time that numba takes to load."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,16 @@ def matched_labels_and_boxes(assigned: Tensor, target: Target) -> tuple[Tensor, 
     return F.pad(target.labels, (0, 1), value=BACKGROUND)[row], F.pad(target.boxes, (0, 0, 0, 1))[row]
 
 
+def rows_of(mask: Tensor, most: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and a 1 (P,) for each entry that is set in a mask (N, A), `most` of an image if that is known.
+    An accelerator gives so many of every image, with 0 for those that are not set: then nothing waits for it."""
+    if mask.is_cpu or most is None:
+        image, row = mask.nonzero(as_tuple=True)
+        return image, row, torch.ones_like(row)
+    is_set, row = mask.to(torch.uint8).topk(min(most, mask.shape[1]), dim=1)
+    return torch.arange(len(mask), device=mask.device).repeat_interleave(row.shape[1]), row.flatten(), is_set.flatten()
+
+
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """By overlap with anchors: positive from IoU `high` up, background below `low`, ignored in between.
@@ -86,25 +100,35 @@ class MaxIoUAssigner:
         """(A,) int64: the row of `target` to learn, `BACKGROUND` or `IGNORED`. Without objects all is background."""
         candidates = prediction.candidates
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
-        objects = (~target.crowd).nonzero().squeeze(1)
-        if len(objects):
-            overlaps = pairwise_iou(target.boxes[objects], candidates)  # (G, A)
-            best, row = overlaps.max(0)
-            positive = best >= self.high
-            if self.allow_low_quality_matches:
-                most = overlaps.amax(1, keepdim=True).clamp(min=1e-6)
-                positive = positive | (overlaps >= most).any(0)
+        if len(target) and len(candidates):
+            best, row, prior, most = _overlaps(target.boxes.masked_fill(target.crowd[:, None], 0), candidates)
+            positive = (best >= self.high) | (most & self.allow_low_quality_matches)
             assigned = torch.where(best >= self.low, IGNORED, assigned)
             if self.match_best_prior:
-                order = torch.arange(len(objects), device=row.device)
-                forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, overlaps.argmax(1), order, "amax")
+                order = torch.arange(len(target), device=row.device).masked_fill(target.crowd, BACKGROUND)
+                forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, prior, order, "amax")
                 positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
-            assigned = torch.where(positive, objects[row], assigned)
-        if target.crowd.any():
-            regions = target.boxes[target.crowd]
-            inside = intersection(candidates[:, None], regions[None]) / area(candidates)[:, None].clamp(min=1e-6)
-            assigned = torch.where((assigned == BACKGROUND) & (inside.amax(1) > self.crowd), IGNORED, assigned)
+            assigned = torch.where(positive, row, assigned)
+            if not target.crowd.is_cpu or target.crowd.any():  # to ask an accelerator is to wait for it
+                inside = intersection(candidates[:, None], target.boxes) / area(candidates)[:, None].clamp(min=1e-6)
+                crowded = (inside * target.crowd > self.crowd).any(1)
+                assigned = assigned.masked_fill(crowded & (assigned == BACKGROUND), IGNORED)
         return assigned
+
+
+def _overlaps(objects: Tensor, candidates: Tensor) -> tuple[Tensor, ...]:
+    """Of objects (G, 4) with candidates (A, 4): what `boxes.scan.overlaps` returns, in one pass or by definition."""
+    if len(objects) * len(candidates) >= MANY_PAIRS and (scan := _compiled_scan(objects, candidates)):
+        return scan.overlaps(objects, candidates)
+    overlaps = pairwise_iou(objects, candidates)  # (G, A)
+    return *overlaps.max(0), overlaps.argmax(1), (overlaps >= overlaps.amax(1, keepdim=True).clamp(min=1e-6)).any(0)
+
+
+def _compiled_scan(*tensors: Tensor) -> ModuleType | None:
+    """`boxes.scan` for float32 on the CPU, where numba is installed; None where PyTorch has to compute."""
+    if torch.compiler.is_compiling() or not all(t.is_cpu and t.dtype == torch.float32 for t in tensors):
+        return None
+    return importlib.import_module("boxwright.boxes.scan") if compiled.is_available() else None
 
 
 @dataclass(frozen=True)
@@ -131,19 +155,31 @@ class CenterAssigner:
         assigned = torch.full(candidates.shape[:1], BACKGROUND, dtype=torch.int64, device=candidates.device)
         if not len(target):
             return assigned
-        sides = distances(candidates[:, None], target.boxes)  # (A, G, 4)
-        inside = sides.amin(-1) > 0
-        assigned = torch.where((inside & target.crowd).any(1), IGNORED, assigned)
+        stride = candidates[:, 2] - candidates[:, 0]
+        least = torch.where(stride == stride.amin(), 0.0, self.reach / 2 * stride)
+        most = torch.where(stride == stride.amax(), torch.inf, self.reach * stride)
+        x, y, _, _ = xyxy_to_cxcywh(candidates).unbind(-1)
+        return _smallest_around(target, torch.stack((x, y, self.radius * stride, least, most)))
 
-        stride = candidates[:, 2] - candidates[:, 0]  # (A,)
-        farthest = sides.amax(-1)
-        most = torch.where(stride == stride.amax(), torch.inf, self.reach * stride)[:, None]
-        least = torch.where(stride == stride.amin(), 0.0, self.reach / 2 * stride)[:, None]
-        apart = (xyxy_to_cxcywh(candidates)[:, None, :2] - xyxy_to_cxcywh(target.boxes)[:, :2]).abs().amax(-1)
-        near = apart < self.radius * stride[:, None]
-        eligible = inside & near & (farthest >= least) & (farthest <= most) & ~target.crowd  # (A, G)
-        smallest, row = torch.where(eligible, area(target.boxes), torch.inf).min(1)
-        return torch.where(smallest < torch.inf, row, assigned)
+
+def _smallest_around(target: Target, points: Tensor) -> Tensor:
+    """The row of the smallest object whose centre is near each of A points, whose level is for objects of that size.
+
+    Points (5, A) are x, y, how near, and the least and most that the farthest side is away. Returns (A,): `IGNORED` in
+    a crowd, if there is no such object, else `BACKGROUND`. In one pass (`boxes.scan.smallest_around`), or by definition
+    """
+    if len(target) * points.shape[1] >= MANY_PAIRS and (scan := _compiled_scan(target.boxes, points)):
+        return scan.smallest_around(target.boxes, target.crowd, points, BACKGROUND, IGNORED)
+    x, y, near, least, most = points[..., None].unbind()  # (A, 1) each
+    x1, y1, x2, y2 = at_least_float32(target.boxes).unbind(-1)
+    sides = torch.stack((x - x1, y - y1, x2 - x, y2 - y), dim=-1)  # (A, G, 4)
+    inside, farthest = sides.amin(-1) > 0, sides.amax(-1)
+    middle_x, middle_y, _, _ = xyxy_to_cxcywh(at_least_float32(target.boxes)).unbind(-1)
+    apart = torch.maximum((x - middle_x).abs(), (y - middle_y).abs())
+    eligible = inside & (apart < near) & (farthest >= least) & (farthest <= most) & ~target.crowd  # (A, G)
+    smallest, row = torch.where(eligible, area(target.boxes), torch.inf).min(1)
+    rest = torch.where((inside & target.crowd).any(1), IGNORED, BACKGROUND)
+    return torch.where(smallest < torch.inf, row, rest)
 
 
 def all_valid_anchors(assigned: Tensor, losses: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 
 InferencePrecision = Literal["fp32", "bf16"]
@@ -45,6 +46,16 @@ def choose_precision(device: torch.device) -> Literal["fp32", "bf16"]:
     else:
         native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return "bf16" if native else "fp32"
+
+
+def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for what the device has still to do: by way of pinned memory."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda" and tensor.is_cpu:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=kind != "mps")  # which would read memory that is free by then
 
 
 def cores() -> int:

@@ -1,9 +1,12 @@
 """The compiled operators: torchvision's kernels, each as an operator whose shapes outside are static.
 
-What depends on values (survivors of suppression, regions of a level) is handled inside. On an accelerator such an
-operator waits for the device. Importing this file registers all of them, which an exported program needs:
+What depends on values (survivors of suppression, regions of a level) is handled inside. On CUDA no shape depends on a
+value inside either, so that a CUDA graph can hold the operators; the host waits for the device once a suppression, to
+read whether the mask is final, and not at all `without_waiting`. Importing this file registers all of them, which an
+exported program needs:
 
     boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`nms_mask`)
+    boxwright::settle         its last step on CUDA, the only opaque one where that is compiled (not exported)
     boxwright::roi_align      bilinear samples, their mean per cell (He et al. 2017, "Mask R-CNN", section 3)
     boxwright::roi_pool       the maximum per cell of whole features (Girshick 2015, "Fast R-CNN", section 2.1)
     boxwright::ps_roi_align   as roi_align; every cell reads channels of its own (Dai et al. 2016, "R-FCN", section 3)
@@ -15,6 +18,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -63,17 +69,15 @@ def nms_mask(
     valid   (N, K) bool: the others, and those that are not finite, are neither kept nor suppress anything
     most    of the survivors of an image keep only so many, the best; the others are not computed, which saves time
     returns (N, K) bool
-
-    Works in eager mode, `torch.compile(fullgraph=True)` and `torch.export`, where it is the opaque operator
-    `boxwright::nms_mask`. On an accelerator that operator waits for the device.
     """
     check_iou_threshold(iou_threshold)
-    expected = boxes.shape[:2]
-    if boxes.ndim != 3 or boxes.shape[2] != 4 or not scores.shape == groups.shape == valid.shape == expected:
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or not scores.shape == groups.shape == valid.shape == boxes.shape[:2]:
         raise ValueError(
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
+    if boxes.is_cuda and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _static_nms_mask(boxes, scores, groups, valid, iou_threshold, most)  # the pairs become one kernel
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
 
 
@@ -87,9 +91,6 @@ def _nms_mask(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
 ) -> Tensor:
     load_compiled_ops()
-    if boxes.device.type == "mps":  # has no float64
-        mask = _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), iou_threshold, most)
-        return mask.to(boxes.device)
     boxes, scores = boxes.double(), scores.double()
     valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
     keep = torch.zeros_like(valid)
@@ -99,6 +100,10 @@ def _nms_mask(
             rows = rows[scores[image, rows].argsort(descending=True, stable=True)]
             keep[image, _survivors(boxes[image], scores[image], groups[image], rows, iou_threshold, most)] = True
     return keep
+
+
+def _nms_mask_on_the_cpu(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, *numbers) -> Tensor:
+    return _nms_mask(boxes.cpu(), scores.cpu(), groups.cpu(), valid.cpu(), *numbers).to(boxes.device)
 
 
 def _survivors(
@@ -127,10 +132,93 @@ def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
     return boxes + (groups * span)[:, None]
 
 
+def _static_nms_mask(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
+) -> Tensor:
+    """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image."""
+    if not valid.numel():
+        return torch.zeros_like(valid)
+    valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
+    order = torch.where(valid, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (N, K)
+    boxes = torch.where(valid[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
+    groups = groups.gather(1, order)
+    if torch.compiler.is_compiling():
+        suppresses = _suppresses(boxes, groups, iou_threshold)
+    else:  # image by image, as each step of it is an array of all pairs
+        pairs = zip(boxes.split(1), groups.split(1), strict=True)
+        suppresses = torch.cat([_suppresses(*of_image, iou_threshold) for of_image in pairs])
+    kept = torch.ops.boxwright.settle(suppresses, valid.gather(1, order))
+    if most is not None:
+        kept = kept & (kept.cumsum(1) <= most)
+    return torch.zeros_like(valid).scatter(1, order, kept)
+
+
+def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Boxes (N, K, 4), best first, and groups (N, K) to (N, K, K) bfloat16: 1 where the row suppresses the column."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    across = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
+    down = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
+    overlap, area = across.clamp(min=0) * down.clamp(min=0), (x2 - x1) * (y2 - y1)
+    too_much = overlap / (area[:, :, None] + area[:, None] - overlap) > iou_threshold
+    rank = torch.arange(boxes.shape[1], device=boxes.device)
+    return (too_much & (groups[:, :, None] == groups[:, None]) & (rank[:, None] < rank)).to(torch.bfloat16)
+
+
+_PASSES = 32  # between two looks of the host at the result; few images need more than ten
+
+_unsettled: ContextVar[list[Tensor] | None] = ContextVar("unsettled", default=None)
+
+
+@contextmanager
+def without_waiting() -> Iterator[list[Tensor]]:
+    """Within, nothing on CUDA waits for the device, as a CUDA graph demands. Suppression makes so many passes as nearly
+    always suffice; the list gets a scalar bool of each, True where they did not, and the mask may be wrong."""
+    noted: list[Tensor] = []
+    before = _unsettled.set(noted)
+    try:
+        yield noted
+    finally:
+        _unsettled.reset(before)
+
+
+def _settle(suppresses: Tensor, alive: Tensor) -> Tensor:
+    """Which boxes survive, (N, K) bool: those that no survivor suppresses.
+
+    suppresses  (N, K, K) of 0 and 1: the row suppresses the column, which comes later
+    alive       (N, K) bool: the others are out
+
+    It is a fixed point: start with all that are alive, and take again and again those that none of the last ones
+    suppresses. It is reached after as many passes as the longest chain of suppressions has links.
+    """
+    first = alive.to(suppresses.dtype)
+    kept = first
+    while True:
+        for _ in range(_PASSES):
+            before, kept = kept, torch.where(torch.bmm(kept[:, None], suppresses)[:, 0] > 0, 0.0, first)
+        changed = (before != kept).any()
+        noted = _unsettled.get()
+        if noted is not None:
+            noted.append(changed)
+        captured = suppresses.is_cuda and torch.cuda.is_current_stream_capturing()
+        if noted is not None or captured or not changed:
+            return kept > 0
+
+
+_library.define("settle(Tensor suppresses, Tensor alive) -> Tensor")
+_library.impl("settle", _settle, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("boxwright::settle", lib=_library)
+def _shape_of_settle(suppresses: Tensor, alive: Tensor) -> Tensor:
+    return torch.empty_like(alive)
+
+
 _library.define(
     "nms_mask(Tensor boxes, Tensor scores, Tensor groups, Tensor valid, float iou_threshold, int? most=None) -> Tensor"
 )
 _library.impl("nms_mask", _nms_mask, "CompositeExplicitAutograd")
+_library.impl("nms_mask", _static_nms_mask, "CUDA")
+_library.impl("nms_mask", _nms_mask_on_the_cpu, "MPS")  # which has no float64
 
 
 @torch.library.register_fake("boxwright::nms_mask", lib=_library)
@@ -213,6 +301,12 @@ def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned:
     return index.flatten(2), weights.flatten(2)
 
 
+def _only(here: Tensor, regions: Tensor) -> Tensor:
+    """Regions (R, 5) of which all but those chosen (R,) lie far outside of any map, where nothing is read."""
+    image, boxes = regions.split_with_sizes([1, 4], 1)
+    return torch.cat([image, torch.where(here[:, None], boxes, -1e6)], 1)
+
+
 def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, returns_sources: bool = True) -> None:
     """`boxwright::name` and its gradient over a pyramid, by torchvision's operators of that name for one map.
 
@@ -247,6 +341,19 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
                 result[rows] = part
         return results if returns_sources else results[0]
 
+    def static_forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
+        """As `forward`: every level pools all regions, those of other levels far outside of its map, which is fast."""
+        load_compiled_ops()
+        kernel = getattr(torch.ops.torchvision, name)
+        results: list[Tensor] = []
+        for index, (features, scale) in enumerate(zip(maps, scales, strict=True)):
+            here = level == index
+            parts = kernel(features, _only(here, regions), scale, size, size, *numbers)
+            parts = list(parts) if returns_sources else [parts]
+            pairs = zip(parts, results, strict=True)
+            results = [torch.where(here[:, None, None, None], *pair) for pair in pairs] if index else parts
+        return tuple(results) if returns_sources else results[0]
+
     def shape_of_forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *_):
         results = empty(maps, regions, size)
         return results if returns_sources else results[0]
@@ -263,6 +370,19 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
             tail = (*numbers, *shape) if returns_sources else (*shape, *numbers)  # torchvision's orders
             rows_of = [tensor[rows] for tensor in (gradient, regions, *sources)]
             gradients.append(kernel(*rows_of, scale, size, size, *tail))
+        return gradients
+
+    def static_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
+        load_compiled_ops()
+        kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
+        sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
+        gradients = []
+        for index, scale in enumerate(scales):
+            here = level == index
+            shape = shapes[4 * index : 4 * index + 4]
+            tail = (*numbers, *shape) if returns_sources else (*shape, *numbers)
+            of_level = [s if sensitive else torch.where(here[:, None, None, None], s, -1) for s in sources]
+            gradients.append(kernel(gradient, _only(here, regions), *of_level, scale, size, size, *tail))
         return gradients
 
     def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
@@ -291,6 +411,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
     )
     _library.impl(name, forward, "CompositeExplicitAutograd")
     _library.impl(f"{name}_backward", backward, "CompositeExplicitAutograd")
+    _library.impl(name, static_forward, "CUDA")
+    _library.impl(f"{name}_backward", static_backward, "CUDA")
     torch.library.register_fake(f"boxwright::{name}", shape_of_forward, lib=_library)
     torch.library.register_fake(f"boxwright::{name}_backward", shape_of_backward, lib=_library)
     torch.library.register_autograd(f"boxwright::{name}", differentiate, setup_context=save, lib=_library)

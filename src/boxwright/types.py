@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from boxwright.device import upload
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -37,7 +39,9 @@ class _Rows:
         return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return type(self)(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        """A copy on a device; with `non_blocking`, nothing waits until it is there (see `device.upload`)."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(upload(column, device) if non_blocking else column.to(device) for column in columns))
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.boxes.nms import greedy_nms
-from boxwright.ops import load_compiled_ops, nms_mask
+from boxwright.ops import load_compiled_ops, nms_mask, without_waiting
+from host_waits import ON_CUDA, HostWaits
 
 # Two pairs of boxes: 100 x 100 with the upper 78 rows of it, and the same with 74 rows: overlaps .78 and .74.
 FOUR = torch.tensor([[0.0, 0, 100, 100], [0, 0, 100, 78], [200, 0, 300, 100], [200, 0, 300, 74]])
@@ -111,6 +112,35 @@ def test_mask_is_greedy_nms_of_each_group_wherever_the_boxes_lie(shift: float) -
             rows = (valid[image] & (groups[image] == group)).nonzero()[:, 0]
             expected[image, rows[greedy_nms(boxes[image, rows], scores[image, rows], 0.4)]] = True
     assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("classes", [1, 5, 80])
+def test_the_form_for_cuda_keeps_the_same_boxes(classes: int, threshold: float) -> None:
+    boxes, scores, groups, valid = random_batch(boxes=150, classes=classes, seed=4)
+    scores = 8 * scores - 4  # logits too
+    boxes[0, 3], boxes[1, 4, 2], scores[0, 5] = torch.nan, torch.inf, torch.nan
+    for most in (None, 20):
+        given = boxes, scores, groups, valid, threshold, most
+        assert torch.equal(torch.ops.boxwright.nms_mask.default._op_dk(ON_CUDA, *given), nms_mask(*given))
+
+
+def test_the_form_for_cuda_says_where_it_could_not_end_without_waiting() -> None:
+    """A chain of 300 boxes, each of which suppresses the next: every second one survives."""
+    left = torch.arange(300) * 4.0
+    boxes = torch.stack([left, 0 * left, left + 10, 0 * left + 10], -1)[None]
+    scores, groups = torch.linspace(1, 0, 300)[None], torch.zeros(1, 300, dtype=torch.int64)
+    given = boxes, scores, groups, groups == 0, 0.4
+    nms = torch.ops.boxwright.nms_mask.default
+    with HostWaits(pool=True) as waits:
+        mask = nms(*given)
+    assert torch.equal(mask, nms_mask(*given)) and mask.sum() == 150
+    assert waits.count == 10, waits.places  # a pass for each box, 32 between two looks
+    with HostWaits(pool=True) as waits, without_waiting() as unsettled:
+        nms(*given)
+        nms(boxes[:, :30], scores[:, :30], groups[:, :30], groups[:, :30] == 0, 0.4)
+    assert not waits.places
+    assert [bool(flag) for flag in unsettled] == [True, False]
 
 
 def test_groups_do_not_touch_even_at_threshold_zero() -> None:

@@ -160,7 +160,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: Capture,
 
 def test_kernels_are_compiled_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch):
     caching = pytest.importorskip("numba.core.caching")
-    from boxwright.proposals.compiled import kernel
+    from boxwright.compiled import kernel
 
     monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
     assert kernel(lambda number: number + 1)(2) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from boxwright.layers.regions import (
     RegionPool,
 )
 from boxwright.layers.warp import WarpRegions
+from host_waits import HostWaits
 
 PYRAMID = (8, 16)
 POOLERS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
@@ -65,6 +67,19 @@ def test_gradient_when_compiled(name: str, strides: tuple[int, ...]) -> None:
         gradients.append([features.grad for features in given])
     assert all(gradient.any() for gradient in gradients[0])
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize(("name", "strides"), [(name, strides) for name, strides in EVERY if name != "warp"])
+def test_the_form_for_cuda_gives_the_same_without_waiting(name: str, strides: tuple[int, ...]) -> None:
+    pool, results = module(name, strides), []
+    for mode in (nullcontext(), HostWaits(pool=True)):
+        given = [features.requires_grad_() for features in maps(strides)]
+        with mode:
+            pooled = pool(given, boxes(9))
+            pooled.square().sum().backward()
+        results.append([pooled, *(features.grad for features in given)])
+        assert not getattr(mode, "places", None)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(("name", "strides"), EVERY)

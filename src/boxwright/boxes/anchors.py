@@ -59,8 +59,7 @@ class Tiling:
     def _level(
         self, level: int, shape: Sequence[int], image: Sequence[float], device: torch.device | str | None
     ) -> Tensor:
-        # Anchors enter as scalars, one addition each: a tensor of them made on the host would have to be copied to the
-        # accelerator in every step, which waits for it and cannot be part of a CUDA graph.
+        # Anchors enter as scalars: a tensor made on the host would have to be copied, which a CUDA graph cannot hold.
         extents, (height, width) = self.extents(level), shape
         ys, xs = (
             (torch.arange(cells, dtype=torch.float32, device=device) + self.offset) * self.step(level, cells, side)

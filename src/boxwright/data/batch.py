@@ -20,6 +20,7 @@ from boxwright.boxes.view import View
 from boxwright.data.augment import Augment, MultiScale, Sample
 from boxwright.data.image import ImageError, ImageSource, read_annotated
 from boxwright.data.preprocess import Preprocess
+from boxwright.device import upload
 from boxwright.types import Images, Propose, Size, Target
 
 Key = TypeVar("Key")
@@ -50,15 +51,17 @@ class Batch(NamedTuple):
 
 
 def to_images(
-    images: Sequence[np.ndarray], preprocess: Preprocess | None = None, proposals: Sequence[Tensor] | None = None
-) -> Images:
+    images: Sequence[np.ndarray], preprocess: Preprocess | None = None, proposals: Sequence[Tensor] | None = None,
+    device: torch.device | str = "cpu",
+) -> Images:  # fmt: skip
     """Resized images (H, W, 3), padded at the right and the bottom to the canvas of `preprocess`.
 
     proposals  (P, 4) for each image, in pixels of the resized one; the shorter lists end in rows of zeros
+    device     where they go; pixels are transferred in the dtype of `preprocess`
     """
     pixels, sizes = pad(images, preprocess or Preprocess())
     stacked = None if proposals is None else nn.utils.rnn.pad_sequence(list(proposals), batch_first=True)
-    return Images(_to_float(pixels), sizes, stacked)
+    return _on(device, pixels, sizes, stacked)
 
 
 @dataclass(frozen=True)
@@ -200,10 +203,9 @@ class Batches:
         return iter(self._workers)
 
     def _batch(self, loaded: LoadedBatch) -> Batch:
-        targets = [Target(*map(torch.from_numpy, columns)).to(self.device) for columns in loaded.targets]
+        targets = [Target(*map(torch.from_numpy, columns)).to(self.device, True) for columns in loaded.targets]
         proposals = nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, loaded.proposals)), batch_first=True)
-        pixels, sizes = _to_float(loaded.pixels.to(self.device)), loaded.sizes.to(self.device)
-        images = Images(pixels, sizes, proposals.to(self.device))
+        images = _on(self.device, loaded.pixels, loaded.sizes, proposals)
         return Batch(images, targets, loaded.indices, loaded.views)
 
     def _tasks(self, epoch: int) -> list[Task]:
@@ -261,6 +263,12 @@ def _grouped(order: np.ndarray, sizes: np.ndarray, together: int) -> np.ndarray:
 def _sorted_in_runs(order: np.ndarray, keys: np.ndarray, run: int) -> np.ndarray:
     runs = [order[start : start + run] for start in range(0, len(order), run)]
     return np.concatenate([order[:0], *(indices[np.argsort(keys[indices], kind="stable")] for indices in runs)])
+
+
+def _on(device: torch.device | str, pixels: Tensor, sizes: Tensor, proposals: Tensor | None) -> Images:
+    """Pixels (N, H, W, 3), which are made float32 where they are then, and what else `Images` have."""
+    proposals = None if proposals is None else upload(proposals, device)
+    return Images(_to_float(upload(pixels, device)), upload(sizes, device), proposals)
 
 
 def _to_float(pixels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from boxwright.assign import Assign, Prediction, match
+from boxwright.assign import Assign, Prediction, match, rows_of
 from boxwright.boxes.anchors import Codec
 from boxwright.boxes.geometry import at_least_float32
 from boxwright.detectors.base import Candidates, Detector, Select, best, deltas_of
@@ -114,7 +114,8 @@ class AnchorStage(nn.Module):
     codec         deltas to boxes
     assign        which anchor learns which object; it sees the predictions of one image
     sample        which anchors count, from assignments and class losses (N, A): `BalancedSampler` (RPN),
-                  `HardNegativeMining` (SSD), `all_valid_anchors` (RetinaNet)
+                  `HardNegativeMining` (SSD), `all_valid_anchors` (RetinaNet). Its `count`, if it has one, is the most
+                  that it takes of an image: on an accelerator box losses then get so many rows, of which some count 0
     class_loss    logits (N, A, L) and labels (N, A), `BACKGROUND` where there is no object, to a loss per anchor
     box_loss      (deltas, anchors, boxes), each (P, 4), to a loss per positive anchor
     select        scored boxes to slots
@@ -157,14 +158,14 @@ class AnchorStage(nn.Module):
         count = self._count(sampled, positive)  # (N,)
         losses = {"class": ((class_loss * sampled).sum(1) / count).sum()}
 
-        image, anchor = positive.nonzero(as_tuple=True)  # (P,) each
-        column = labels[image, anchor] if dense.deltas.shape[2] > 1 else 0
+        image, anchor, counts = rows_of(positive, getattr(self.sample, "count", None))  # (P,) each
+        column = labels[image, anchor].clamp(min=0) if dense.deltas.shape[2] > 1 else 0
         anchors, boxes = dense.anchors[anchor], boxes[image, anchor]
         box_loss = self.box_loss(dense.deltas[image, anchor, column], anchors, boxes)  # (P,)
-        losses["box"] = (box_loss / count[image]).sum()
+        losses["box"] = (box_loss / count[image] * counts).sum()
         if self.quality_loss is not None and dense.quality is not None:
             quality_loss = self.quality_loss(dense.quality[image, anchor], anchors, boxes)  # (P,)
-            losses["quality"] = (quality_loss / count[image]).sum()
+            losses["quality"] = (quality_loss / count[image] * counts).sum()
         return losses
 
     def predictions(self, dense: Dense) -> list[Prediction]:

@@ -25,6 +25,7 @@ from boxwright.assign import (
     MaxIoUAssigner,
     Prediction,
     matched_labels_and_boxes,
+    rows_of,
 )
 from boxwright.backbones import build_tail
 from boxwright.backbones.features import Features
@@ -134,18 +135,17 @@ class RegionStage(nn.Module):
         positive = counts & (labels != BACKGROUND)
         labels = torch.where(labels == BACKGROUND, logits.shape[-1] - 1, labels)
         class_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none") * counts.flatten()
-        image, row = positive.nonzero(as_tuple=True)
-        column = labels[image, row] if deltas.shape[2] > 1 else 0
+        image, row, learns = rows_of(positive, positive.shape[1])
+        column = labels[image, row].clamp(max=deltas.shape[2] - 1) if deltas.shape[2] > 1 else 0
         box_loss = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
+        box_loss = box_loss if learns.is_cpu else box_loss * learns  # a CPU rounds the gradient of this otherwise
         count = counts.sum().clamp(min=1)
         return {"class": class_loss.sum() / count, "box": box_loss.sum() / count * self.box_weight}
 
     @torch.no_grad()
     def _draw(self, proposals: Tensor, valid: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """S = `sample.count` proposals of one image: boxes (S, 4), which count (S,), labels (S,), true boxes (S, 4).
-
-        If the image has fewer than S, the rest does not count.
-        """
+        If the image has fewer than S, the rest does not count."""
         candidates = torch.cat([proposals, target.boxes])
         real = torch.cat([valid, ~target.crowd])
         assigned = self.assign(Prediction(candidates), target).masked_fill(~real, IGNORED)

@@ -117,12 +117,11 @@ def conv_norm(
     form = None if torch.compiler.is_compiling() else inference_form.get()
     if form is not None and (y := form(x, conv, norm, activation, add)) is not None:
         return y
-    if norm is None:
-        y = conv(x)
-    elif isinstance(norm, nn.BatchNorm2d) and norm.training:
-        y = norm(_convolve(x, conv, conv.weight, conv.bias))
+    if norm is None or (isinstance(norm, nn.BatchNorm2d) and norm.training):
+        y = _convolve(x, conv)
+        y = y if norm is None else norm(y)
     else:
-        y = _convolve(x, conv, *fold(conv, norm))
+        y = _convolve(x, conv, fold(conv, norm))
     y = y if add is None else y + add
     return y if activation is None else activation(y)
 
@@ -135,12 +134,21 @@ def fold(conv: nn.Conv2d, norm: Norm) -> tuple[Tensor, Tensor]:
     return conv.weight * scale[:, None, None, None], shift
 
 
-def _convolve(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Under bfloat16 autocast on the CPU a depthwise convolution stays float32: its bfloat16 gradient is the slower."""
-    if conv.groups == conv.in_channels and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+def _convolve(x: Tensor, conv: nn.Conv2d, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """`conv(x)`, or that with another weight and bias."""
+    if x.is_cpu and torch.is_autocast_enabled("cpu") and _stays_float32(x, conv):
         with torch.autocast("cpu", enabled=False):
-            return conv._conv_forward(x.float(), weight, bias)
-    return conv._conv_forward(x, weight, bias)
+            return _convolve(x.float(), conv, weights)
+    return conv(x) if weights is None else conv._conv_forward(x, *weights)
+
+
+def _stays_float32(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether the bfloat16 gradient on a CPU is the slower, as of depthwise convolutions, or wrong.
+
+    On a map narrower than the stride, such as P6 of 64 pixels, oneDNN (of PyTorch 2.15) makes the gradient of the
+    weights from memory that nothing has written.
+    """
+    return conv.groups == conv.in_channels or x.shape[-1] < conv.stride[1]
 
 
 def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:

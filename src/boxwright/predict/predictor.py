@@ -254,7 +254,7 @@ class Predictor:
         """The detector that the program runs. TypeError for a program that has none."""
         detector = getattr(self.program, "detector", None)
         if not isinstance(detector, Detector):
-            raise TypeError(f"the program {self.program!r} has no detector; only Eager and Compiled do")
+            raise TypeError(f"the program {self.program!r} has no detector; Eager, Compiled and Captured do")
         return detector
 
     @property
@@ -397,7 +397,7 @@ class Predictor:
         if proposals is not None:
             proposals = [view.forward(boxes) for view, boxes in zip(views, proposals, strict=True)]
         views = [view if image.view is None else view @ image.view for view, image in zip(views, images, strict=True)]
-        return to_images(resized, self.preprocess, proposals).to(self.device), views
+        return to_images(resized, self.preprocess, proposals, self.device), views
 
     def detections(self, slots: Slots, views: Sequence[View]) -> list[Detections]:
         """The detections of each image in its own pixels, clipped to it, on the CPU."""

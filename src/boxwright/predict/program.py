@@ -1,4 +1,4 @@
-"""From a batch of images to slots: a detector as it is, or compiled. torch is imported when it is needed."""
+"""From a batch of images to slots: a detector as it is, compiled, or captured. torch is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -113,10 +113,9 @@ class Compiled:
 
     def __call__(self, images: Images) -> Slots:
         import torch
-        from torch.nn.functional import pad
 
-        proposals = pad(images.proposals, (0, 0, 0, -images.proposals.shape[1] % _PROPOSALS))
-        inputs, shapes = (images.pixels, images.sizes, proposals), (images.pixels.shape, proposals.shape)
+        images = _in_full_hundreds(images)
+        inputs, shapes = (images.pixels, images.sizes, images.proposals), (images.pixels.shape, images.proposals.shape)
         with torch.inference_mode():
             if shapes in self.compiled:
                 return Slots(*self.network(*inputs))
@@ -126,5 +125,82 @@ class Compiled:
         return slots
 
 
-PROGRAMS: dict[str, Callable[[Detector], Program]] = {"eager": Eager, "compiled": Compiled}
+class Captured:
+    """A detector compiled and captured as a CUDA graph, once for each shape of input, as `Compiled` is.
+
+    The host then copies a batch to where the graph reads it and launches all kernels at once; eager, launching more
+    than a thousand of them is what a single image takes. A graph does not look whether suppression has ended
+    (`ops.without_waiting`): this does, and where it has not, runs `program`.
+
+    program  what is captured, and run where the graph does not suffice; `Compiled` if not given
+
+    Raises ValueError for a detector that is not on a CUDA device.
+    """
+
+    def __init__(self, detector: Detector, program: Program | None = None) -> None:
+        device = next((weight.device for weight in detector.parameters()), "cpu")
+        if str(device).partition(":")[0] != "cuda":
+            raise ValueError(f"a CUDA graph runs on a CUDA device, the detector is on {device}; use eager or compiled")
+        self.detector = detector.eval()
+        self.program = program or Compiled(detector)
+        self.graphs: dict[tuple[object, ...], _Graph] = {}
+        self.memory: Any = None  # of all graphs, as no two of them run at once
+
+    def __call__(self, images: Images) -> Slots:
+        import torch
+
+        images = _in_full_hundreds(images)
+        arithmetic = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+        key = images.pixels.shape, images.proposals.shape, *arithmetic
+        graph = self.graphs.get(key)
+        if graph is None:
+            self.memory = self.memory or torch.cuda.graph_pool_handle()
+            graph = self.graphs[key] = _Graph(self.program, images, self.memory)
+        return graph.replay(images) or self.program(images)
+
+
+class _Graph:
+    """A program captured for batches of one shape."""
+
+    def __init__(self, program: Program, images: Images, memory: Any) -> None:
+        import torch
+
+        from boxwright.ops import without_waiting
+
+        self.images = Images(images.pixels.clone(), images.sizes.clone(), images.proposals.clone())
+        self.graph = torch.cuda.CUDAGraph()
+        # Weights that autocast has cached would be gone when the graph reads them.
+        dtype = torch.get_autocast_dtype("cuda")
+        uncached = torch.autocast("cuda", dtype, torch.is_autocast_enabled("cuda"), cache_enabled=False)
+        with torch.inference_mode(), uncached, without_waiting() as unsettled:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # compile, choose kernels and allocate before
+                for _ in range(2):
+                    program(self.images)
+            torch.cuda.current_stream().wait_stream(stream)
+            unsettled.clear()
+            with torch.cuda.graph(self.graph, pool=memory):
+                self.slots = program(self.images)
+                self.unsettled = torch.stack(unsettled).any() if unsettled else None
+
+    def replay(self, images: Images) -> Slots | None:
+        """The slots of a batch; None where a suppression did not end."""
+        for column in ("pixels", "sizes", "proposals"):
+            getattr(self.images, column).copy_(getattr(images, column))
+        self.graph.replay()
+        if self.unsettled is not None and self.unsettled:
+            return None
+        slots = self.slots
+        return Slots(slots.boxes.clone(), slots.scores.clone(), slots.labels.clone(), slots.valid.clone())
+
+
+def _in_full_hundreds(images: Images) -> Images:
+    """Proposals padded by rows of zeros to a multiple of a hundred, so that few programs serve all numbers of them."""
+    from torch.nn.functional import pad
+
+    return images.replace(proposals=pad(images.proposals, (0, 0, 0, -images.proposals.shape[1] % _PROPOSALS)))
+
+
+PROGRAMS: dict[str, Callable[[Detector], Program]] = {"eager": Eager, "compiled": Compiled, "captured": Captured}
 """From a detector on its device to a program, by name; all programs of a detector give the same boxes."""

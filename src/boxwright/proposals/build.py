@@ -25,7 +25,7 @@ def build_proposer(name: str, count: int = 2000) -> Propose:
     if count < 1:
         raise ValueError(f"count is 1 or more, got {count}")
     if name in ("selective_search", "selective_search_quality"):
-        import boxwright.proposals.compiled  # noqa: F401
+        import boxwright.proposals.segmentation  # noqa: F401
 
         mode = "fast" if name == "selective_search" else "quality"
         return CachedProposer(SelectiveSearch(mode, max(count, CACHED_COUNT)), count=count)

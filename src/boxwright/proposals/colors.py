@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from boxwright.proposals.compiled import kernel
+from boxwright.compiled import kernel
 
 _STEPS = 1 << 14  # size of the lookup table for CIE's cube root
 

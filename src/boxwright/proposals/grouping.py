@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from boxwright.proposals.compiled import kernel
+from boxwright.compiled import kernel
 
 COLOR_BINS = 25
 """Per channel."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from boxwright.proposals.compiled import kernel
+from boxwright.compiled import kernel
 
 _UNIT = 64
 """Weights are integers, 64ths of a grey level: a counting sort orders them, and results are equal on every machine."""

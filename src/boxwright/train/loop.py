@@ -84,7 +84,8 @@ class Training:
                 f"this is process {self.rank} of {self.world}, but its batches are for {batches.rank} of "
                 f"{batches.world}; make them with Batches(..., rank={self.rank}, world={self.world})"
             )
-        self.optimizer = torch.optim.AdamW(parameter_groups(detector, self.config), lr=self.config.lr)
+        fused = self.device.type == "cuda" or None  # a few kernels for all weights, whose step counts lie there too
+        self.optimizer = torch.optim.AdamW(parameter_groups(detector, self.config), lr=self.config.lr, fused=fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.precision == "fp16")
         self.average = Average(detector, self.config.ema) if self.config.ema else None
         self.epoch = 0
@@ -319,8 +320,10 @@ def train(
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """An optimizer moment in its parameter's memory format, so that kernels round as before; a count is unchanged."""
-    return torch.empty_like(parameter).copy_(value) if value.ndim and value.shape == parameter.shape else value
+    """An optimizer moment in its parameter's memory format, so that kernels round as before; a count beside it."""
+    if value.ndim and value.shape == parameter.shape:
+        return torch.empty_like(parameter).copy_(value)
+    return value.to(parameter.device) if parameter.is_cuda else value
 
 
 def _difference(key: str, was: Any, now: Any) -> str:

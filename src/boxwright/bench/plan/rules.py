@@ -10,7 +10,7 @@ import tyro
 from boxwright.bench.plan.budget import parse_budget
 
 Augmentation = Literal["none", "light", "standard", "strong"]
-Runtime = Literal["eager", "compiled"]
+Runtime = Literal["eager", "compiled", "captured"]
 
 _MOST_SEEDS = 1000
 
@@ -34,7 +34,8 @@ class Rules:
     rounds: int = 3
     """Rounds over these images, all cells in turn; a warm-up round before them does not count."""
     runtimes: tuple[Runtime, ...] = ("eager",)
-    """How networks run where times are measured; compiling takes a minute or two for each cell."""
+    """How networks run where times are measured; compiling takes a minute or two for each cell; captured, a
+    compiled network is launched as one CUDA graph, on CUDA only."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load images for training; if not given, one fewer than there are cores, at most 4."""
     device: str = "auto"
