@@ -242,18 +242,13 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
-def _are_tables(maps: list[Tensor]) -> bool:
-    """Whether maps lie in memory as `_sum_rows` reads them; torchvision's kernel would copy them first."""
-    last = all(m.is_contiguous(memory_format=torch.channels_last) and m.dtype == torch.float32 for m in maps)
-    return last and maps[0].is_cpu and not all(m.is_contiguous() for m in maps)
-
-
 def _sum_rows(
     maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
 ) -> Tensor:
     """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
-    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding.
+    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding. Channels-last
+    maps are such tables as they lie in memory, and torchvision's kernel would copy them first.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
     shapes = torch.tensor([features.shape[2:] for features in maps])
@@ -322,7 +317,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
-        if name == "roi_align" and numbers[0] and _are_tables(maps):
+        if name == "roi_align" and numbers[0] and maps[0].is_cpu and not maps[0].is_contiguous():  # channels-last
             return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
