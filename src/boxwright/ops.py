@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
@@ -241,6 +242,94 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
+def _can_sum_rows(maps: list[Tensor], sampling: int, aligned: bool) -> bool:
+    """Whether `_sum_rows` is the faster way: for channels-last maps, which torchvision's kernel would copy first."""
+    alike = all(
+        features.device.type == "cpu"
+        and features.dtype == torch.float32
+        and features.is_contiguous(memory_format=torch.channels_last)
+        for features in maps
+    )
+    return alike and sampling > 0 and not all(features.is_contiguous() for features in maps)
+
+
+def _can_spread_rows(gradient: Tensor, sampling: int) -> bool:
+    """Whether `_spread_rows` gives the gradient of roi_align: on the CPU, where it is ten times as fast."""
+    return gradient.device.type == "cpu" and gradient.dtype == torch.float32 and sampling > 0
+
+
+def _sum_rows(
+    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
+) -> Tensor:
+    """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
+
+    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding.
+    """
+    tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
+    shapes = [features.shape for features in maps]
+    indices, weights = _rows_read(shapes, regions, level, scales, size, sampling, aligned)
+    table = tables[0] if len(tables) == 1 else torch.cat(tables)
+    pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+
+
+def _spread_rows(
+    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], size: int, sampling: int,
+    aligned: bool,
+) -> list[Tensor]:  # fmt: skip
+    """The gradient of `_sum_rows`, channels-last maps: a sparse matrix of its weights times the gradients of cells."""
+    of_maps = [shapes[start : start + 4] for start in range(0, len(shapes), 4)]
+    indices, weights = _rows_read(of_maps, regions, level, scales, size, sampling, aligned)
+    cells = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (R * size * size, C)
+    lengths = [images * height * width for images, _, height, width in of_maps]
+    places = torch.stack([indices.flatten(), torch.arange(len(cells)).repeat_interleave(indices.shape[1])])
+    spread = torch.sparse_coo_tensor(places, weights.flatten(), (sum(lengths), len(cells)), check_invariants=False)
+    tables = torch.sparse.mm(spread, cells).split(lengths)
+    sizes = [(images, height, width, -1) for images, _, height, width in of_maps]
+    return [table.view(size).permute(0, 3, 1, 2) for table, size in zip(tables, sizes, strict=True)]
+
+
+def _rows_read(
+    shapes: Sequence[Sequence[int]], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int,
+    aligned: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The rows of the table that each cell is a sum of, and their weights, (R * size * size, 4 * sampling**2) each.
+
+    shapes  of the maps, (N, C, h, w)
+    """
+    heights, widths = torch.tensor([shape[2:] for shape in shapes])[level].unbind(1)
+    starts = torch.tensor([0, *(images * height * width for images, _, height, width in shapes)]).cumsum(0)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
+    rows = rows * widths[:, None, None] + starts[level, None, None]
+    indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    return indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
+
+
+def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two features beside each sample of a cell, and the share of each in the cell's mean.
+
+    ends     (R, 2): where the regions begin and end, in features
+    lengths  (R,): of the maps they are read from, in features
+    returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
+    """
+    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    length = lengths[:, None, None]
+    cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
+    number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
+    at = start + number * cell + sample * cell / sampling
+    inside = (at >= -1) & (at <= length)
+    at = torch.where(inside, at, 0.0).clamp(min=0).minimum(length - 1)
+    low = at.to(torch.int64)
+    share = at - low
+    index = torch.stack([low, (low + 1).minimum(length - 1)], -1)
+    weights = torch.stack([1 - share, share], -1) * inside[..., None] / sampling
+    return index.flatten(2), weights.flatten(2)
+
+
 def _only(here: Tensor, regions: Tensor) -> Tensor:
     """Regions (R, 5) of which all but those chosen (R,) lie far outside of any map, where nothing is read."""
     image, boxes = regions.split_with_sizes([1, 4], 1)
@@ -267,6 +356,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
+        if name == "roi_align" and _can_sum_rows(maps, *numbers):
+            return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
         if len(maps) == 1:
@@ -298,6 +389,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
+        if name == "roi_align" and _can_spread_rows(gradient, rest[-2]):
+            return _spread_rows(gradient, regions, level, *rest)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
         sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
@@ -325,7 +418,10 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         shapes = rest[returns_sources + 1]
-        return [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        empty = [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        if name == "roi_align" and _can_spread_rows(gradient, rest[-2]):
+            return [features.contiguous(memory_format=torch.channels_last) for features in empty]
+        return empty
 
     def save(ctx, inputs: tuple, output: Tensor | tuple[Tensor, Tensor]) -> None:
         maps, regions, level, *ctx.numbers = inputs

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from boxwright import ops
 from boxwright.layers.regions import RegionAlign
 
 STRIDES = (4, 8, 16, 32)
@@ -101,10 +102,25 @@ def test_further_maps_are_left_alone() -> None:
     torch.testing.assert_close(RegionAlign(STRIDES[:2])(maps, regions()), RegionAlign(STRIDES[:2])(maps[:2], regions()))
 
 
-def test_layout_does_not_matter() -> None:
-    maps = pyramid()
-    last = [features.to(memory_format=torch.channels_last) for features in maps]
-    torch.testing.assert_close(RegionAlign(STRIDES)(last, regions()), RegionAlign(STRIDES)(maps, regions()))
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [0, 1, 2, 3])
+@pytest.mark.parametrize("strides", [STRIDES, STRIDES[:1]])
+def test_layout_does_not_matter(strides: tuple[int, ...], sampling: int, aligned: bool) -> None:
+    """Also for regions beyond the maps, without extent, of a single level, or none."""
+    maps = [features.requires_grad_() for features in pyramid()]
+    last = [features.detach().to(memory_format=torch.channels_last).requires_grad_() for features in maps]
+    odd = torch.tensor([[-500.0, -500, -300, -300], [5000, 5000, 5100, 5100], [0, 0, 0, 0], [-40, -30, 900, 800]])
+    pool = RegionAlign(strides, sampling=sampling, aligned=aligned)
+    for boxes in (torch.cat([regions(), odd.expand(2, -1, -1)], 1), odd[2:3].expand(2, 1, 4), torch.zeros(2, 0, 4)):
+        pooled, expected = pool(last, boxes), pool(maps, boxes)
+        assert pooled.isfinite().all()
+        torch.testing.assert_close(pooled, expected)
+        for result in (pooled, expected):
+            result.square().sum().backward()
+    for mine, their in zip(last, maps, strict=True):
+        assert (mine.grad is None) == (their.grad is None)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, their.grad)
 
 
 def test_reads_bfloat16_maps_in_float32() -> None:
@@ -130,3 +146,26 @@ def test_operator_is_registered_as_torch_expects(strides: tuple[int, ...]) -> No
     level = torch.tensor([0, len(strides) - 1, 0])
     scales = [1 / stride for stride in strides]
     torch.library.opcheck(torch.ops.boxwright.roi_align.default, (maps, rows, level, scales, 2, 2, True))
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [1, 2, 3])
+def test_the_gradient_as_a_sparse_product_equals_torchvisions(
+    aligned: bool, sampling: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of regions on four levels, partly outside of the maps, and one without extent."""
+    pool = RegionAlign((4, 8, 16, 32), 7, sampling, aligned=aligned)
+    maps = [torch.randn(2, 8, side, side + 3).to(memory_format=torch.channels_last) for side in (64, 32, 16, 8)]
+    corner = torch.rand(2, 20, 2) * 300 - 40
+    boxes = torch.cat([corner, corner + torch.rand(2, 20, 2) ** 3 * 400], 2)
+    boxes[0, 0] = 0
+    assert len(pool.level(boxes).unique()) == 4
+    gradients = []
+    for allowed in (True, False):
+        monkeypatch.setattr(ops, "_can_spread_rows", lambda *_, allowed=allowed: allowed)
+        given = [features.clone().requires_grad_() for features in maps]
+        pooled = pool(given, boxes)
+        (pooled * torch.arange(pooled.numel()).sin().view_as(pooled)).sum().backward()
+        gradients.append([features.grad for features in given])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert all(gradient is not None and gradient.any() for gradient in gradients[0])

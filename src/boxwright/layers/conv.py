@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,13 +20,16 @@ class Conv2dSame(nn.Conv2d):
 
     def pad(self, input: Tensor) -> Tensor:
         """(N, C, H, W) with the zeros around it that the convolution, which pads nothing more, then reads."""
-        pad = []
-        for size, kernel, stride, dilation in zip(
-            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            pad += [total // 2, total - total // 2]
-        return F.pad(input, pad)
+        (top, bottom), (left, right) = self.margins(input.shape[2:])
+        return F.pad(input, [left, right, top, bottom])
+
+    def margins(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """The zeros before and after a map of H x W, for each axis; after it, there may be one more."""
+        margins = []
+        for length, kernel, stride, dilation in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max((math.ceil(length / stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
+            margins.append((total // 2, total - total // 2))
+        return margins
 
 
 class FrozenBatchNorm2d(nn.Module):
