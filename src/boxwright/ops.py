@@ -242,15 +242,10 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
-def _can_sum_rows(maps: list[Tensor], sampling: int, aligned: bool) -> bool:
-    """Whether `_sum_rows` is the faster way: for channels-last maps, which torchvision's kernel would copy first."""
-    alike = all(
-        features.device.type == "cpu"
-        and features.dtype == torch.float32
-        and features.is_contiguous(memory_format=torch.channels_last)
-        for features in maps
-    )
-    return alike and sampling > 0 and not all(features.is_contiguous() for features in maps)
+def _are_tables(maps: list[Tensor]) -> bool:
+    """Whether maps lie in memory as `_sum_rows` reads them; torchvision's kernel would copy them first."""
+    last = all(m.is_contiguous(memory_format=torch.channels_last) and m.dtype == torch.float32 for m in maps)
+    return last and maps[0].is_cpu and not all(m.is_contiguous() for m in maps)
 
 
 def _can_spread_rows(gradient: Tensor, sampling: int) -> bool:
@@ -356,7 +351,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
-        if name == "roi_align" and _can_sum_rows(maps, *numbers):
+        if name == "roi_align" and numbers[0] and _are_tables(maps):
             return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)

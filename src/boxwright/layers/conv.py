@@ -25,11 +25,9 @@ class Conv2dSame(nn.Conv2d):
 
     def margins(self, size: Sequence[int]) -> list[tuple[int, int]]:
         """The zeros before and after a map of H x W, for each axis; after it, there may be one more."""
-        margins = []
-        for length, kernel, stride, dilation in zip(size, self.kernel_size, self.stride, self.dilation, strict=True):
-            total = max((math.ceil(length / stride) - 1) * stride + (kernel - 1) * dilation + 1 - length, 0)
-            margins.append((total // 2, total - total // 2))
-        return margins
+        axes = zip(size, self.kernel_size, self.stride, self.dilation, strict=True)
+        totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes]
+        return [(total // 2, total - total // 2) for total in totals]
 
 
 class FrozenBatchNorm2d(nn.Module):
