@@ -253,50 +253,42 @@ def _can_spread_rows(gradient: Tensor, sampling: int) -> bool:
     return gradient.device.type == "cpu" and gradient.dtype == torch.float32 and sampling > 0
 
 
-def _sum_rows(
-    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
-) -> Tensor:
+def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers) -> Tensor:
     """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
     A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
-    shapes = [features.shape for features in maps]
-    indices, weights = _rows_read(shapes, regions, level, scales, size, sampling, aligned)
+    indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
     table = tables[0] if len(tables) == 1 else torch.cat(tables)
     pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
     return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
 
 
 def _spread_rows(
-    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], size: int, sampling: int,
-    aligned: bool,
-) -> list[Tensor]:  # fmt: skip
+    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], size: int, *numbers
+) -> list[Tensor]:
     """The gradient of `_sum_rows`, channels-last maps: a sparse matrix of its weights times the gradients of cells."""
     of_maps = [shapes[start : start + 4] for start in range(0, len(shapes), 4)]
-    indices, weights = _rows_read(of_maps, regions, level, scales, size, sampling, aligned)
+    indices, weights = _rows_read(of_maps, regions, level, scales, size, *numbers)
     cells = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (R * size * size, C)
     lengths = [images * height * width for images, _, height, width in of_maps]
     places = torch.stack([indices.flatten(), torch.arange(len(cells)).repeat_interleave(indices.shape[1])])
     spread = torch.sparse_coo_tensor(places, weights.flatten(), (sum(lengths), len(cells)), check_invariants=False)
     tables = torch.sparse.mm(spread, cells).split(lengths)
-    sizes = [(images, height, width, -1) for images, _, height, width in of_maps]
+    sizes = [(images, height, width, channels) for images, channels, height, width in of_maps]
     return [table.view(size).permute(0, 3, 1, 2) for table, size in zip(tables, sizes, strict=True)]
 
 
 def _rows_read(
-    shapes: Sequence[Sequence[int]], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int,
-    aligned: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The rows of the table that each cell is a sum of, and their weights, (R * size * size, 4 * sampling**2) each.
-
-    shapes  of the maps, (N, C, h, w)
-    """
+    shapes: Sequence[Sequence[int]], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers
+) -> tuple[Tensor, Tensor]:
+    """The rows of the table of maps (N, C, h, w) that each cell sums, and their weights: (R * size * size, samples)."""
     heights, widths = torch.tensor([shape[2:] for shape in shapes])[level].unbind(1)
     starts = torch.tensor([0, *(images * height * width for images, _, height, width in shapes)]).cumsum(0)
-    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
-    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
-    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None]
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, *numbers)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, *numbers)
     rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
     rows = rows * widths[:, None, None] + starts[level, None, None]
     indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
@@ -311,7 +303,7 @@ def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned:
     lengths  (R,): of the maps they are read from, in features
     returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
     """
-    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    start, end = (ends - 0.5 if aligned else ends)[..., None, None].unbind(1)  # (R, 1, 1)
     length = lengths[:, None, None]
     cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
     number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5

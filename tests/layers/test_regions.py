@@ -154,10 +154,9 @@ def test_the_gradient_as_a_sparse_product_equals_torchvisions(
     aligned: bool, sampling: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of regions on four levels, partly outside of the maps, and one without extent."""
-    pool = RegionAlign((4, 8, 16, 32), 7, sampling, aligned=aligned)
-    maps = [torch.randn(2, 8, side, side + 3).to(memory_format=torch.channels_last) for side in (64, 32, 16, 8)]
-    corner = torch.rand(2, 20, 2) * 300 - 40
-    boxes = torch.cat([corner, corner + torch.rand(2, 20, 2) ** 3 * 400], 2)
+    pool = RegionAlign(STRIDES, 7, sampling, aligned=aligned)
+    maps = [features.to(memory_format=torch.channels_last) for features in pyramid(channels=8)]
+    boxes = regions() - 40
     boxes[0, 0] = 0
     assert len(pool.level(boxes).unique()) == 4
     gradients = []
