@@ -242,21 +242,11 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
-def _are_tables(maps: list[Tensor]) -> bool:
-    """Whether maps lie in memory as `_sum_rows` reads them; torchvision's kernel would copy them first."""
-    last = all(m.is_contiguous(memory_format=torch.channels_last) and m.dtype == torch.float32 for m in maps)
-    return last and maps[0].is_cpu and not all(m.is_contiguous() for m in maps)
-
-
-def _can_spread_rows(gradient: Tensor, sampling: int) -> bool:
-    """Whether `_spread_rows` gives the gradient of roi_align: on the CPU, where it is ten times as fast."""
-    return gradient.device.type == "cpu" and gradient.dtype == torch.float32 and sampling > 0
-
-
 def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers) -> Tensor:
     """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
-    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding.
+    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding. Channels-last
+    maps are such tables as they lie in memory, and torchvision's kernel would copy them first.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
     indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
@@ -343,7 +333,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
-        if name == "roi_align" and numbers[0] and _are_tables(maps):
+        if name == "roi_align" and numbers[0] and maps[0].is_cpu and not maps[0].is_contiguous():  # channels-last
             return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
@@ -376,7 +366,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
-        if name == "roi_align" and _can_spread_rows(gradient, rest[-2]):
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
             return _spread_rows(gradient, regions, level, *rest)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
@@ -406,7 +396,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
     def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         shapes = rest[returns_sources + 1]
         empty = [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
-        if name == "roi_align" and _can_spread_rows(gradient, rest[-2]):
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
             return [features.contiguous(memory_format=torch.channels_last) for features in empty]
         return empty
 

@@ -20,8 +20,7 @@ class Conv2dSame(nn.Conv2d):
 
     def pad(self, input: Tensor) -> Tensor:
         """(N, C, H, W) with the zeros around it that the convolution, which pads nothing more, then reads."""
-        (top, bottom), (left, right) = self.margins(input.shape[2:])
-        return F.pad(input, [left, right, top, bottom])
+        return F.pad(input, [zeros for axis in self.margins(input.shape[2:])[::-1] for zeros in axis])
 
     def margins(self, size: Sequence[int]) -> list[tuple[int, int]]:
         """The zeros before and after a map of H x W, for each axis; after it, there may be one more."""
