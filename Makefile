@@ -25,8 +25,11 @@ READERS ?=
 fuzz: .venv/ready-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) $(if $(READERS),--readers $(READERS))
 
+# Times against peers, within 20 minutes on two cores. For the page: make bench ROUNDS=7 OUT=docs/benchmarks.json, make docs.
+ROUNDS ?= 3
+OUT ?= build/benchmarks.json
 bench: .venv/ready-dev
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/everything.py --rounds $(ROUNDS) --out $(OUT)
 
 # Commands killed at random moments and run again: some minutes. KILLS is their number, SEED draws other moments.
 KILLS ?= 30

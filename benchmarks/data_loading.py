@@ -7,8 +7,8 @@ Both read the same files, short side 320 and long side at most 512, with the sam
 "standard" flips, varies the size, crops by IoU and changes colours. torchvision is `datasets.CocoDetection` wrapped for
 `transforms.v2` on uint8 tensors (or PIL images, --backend pil), with a DataLoader with persistent workers. Both pad
 batches as uint8 and convert them to float in the main process. Each round runs both over all images once, in turn. The
-ratio is our images per second over theirs in the same round, printed as its median and range. --cpu-time measures the
-CPU seconds of this process (workers: 0 only), which a busy machine disturbs less.
+ratio is our time over theirs in the same round, below 1 where ours is faster, printed as its median and quartiles.
+--cpu-time measures the CPU seconds of this process (workers: 0 only), which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import open_dataset
 from boxwright.data.formats.coco import write_coco
 from boxwright.data.preprocess import Preprocess
+from record import add_out, milliseconds, ratio, save
 
 BATCH = 8
 PREPROCESS = Preprocess(short=320, long=512)
@@ -107,17 +108,17 @@ def pad_together(samples: list[tuple[torch.Tensor, dict[str, Any]]]) -> tuple[to
 
 
 def measure(runs: dict[str, Callable[[int], int]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Images per second of each side in each round, after a warm-up round for workers and file cache."""
+    """Seconds per image of each side in each round, after a warm-up round for workers and file cache."""
     order = list(runs)
-    rates: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for epoch in range(rounds + 1):
         for name in order:
             start = clock()
             images = runs[name](epoch)
             if epoch > 0:
-                rates[name].append(images / (clock() - start))
+                times[name].append((clock() - start) / images)
         order.reverse()
-    return rates
+    return times
 
 
 def main() -> None:
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time instead of wall time")
+    add_out(parser)
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter
     worker_counts = [0] if options.cpu_time else options.workers
@@ -148,11 +150,13 @@ def main() -> None:
                 "boxwright": run_boxwright(dataset, options.preset, workers),
                 "torchvision": run_torchvision(annotations, options.preset, workers, options.backend),
             }
-            rates = measure(runs, options.rounds, clock)
-            ratios = [ours / theirs for ours, theirs in zip(rates["boxwright"], rates["torchvision"], strict=True)]
-            medians = "   ".join(f"{name} {statistics.median(values):5.0f}/s" for name, values in rates.items())
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"workers {workers}   {medians}   ratio {ratio}")
+            times = measure(runs, options.rounds, clock)
+            medians = "   ".join(f"{name} {1 / statistics.median(values):5.0f}/s" for name, values in times.items())
+            compared = ratio(times["boxwright"], times["torchvision"])
+            print(f"workers {workers}   {medians}   ratio {compared}")
+            title = f"an image loaded, {options.preset} augmentation, {workers} workers, against torchvision"
+            ours, theirs = (milliseconds(values) for values in times.values())
+            save(options.out, {title: {"ours": ours, "theirs": theirs, "ratio 1": compared}})
 
 
 if __name__ == "__main__":

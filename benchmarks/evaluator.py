@@ -5,8 +5,8 @@
 Two tasks. "files": an annotation file and a results file, as `evaluate_files` takes them. "memory": detections and
 targets as tensors, as after an epoch of training. The peers' annotations are indexed beforehand (ours are indexed each
 time), and the peers get the detections as an (N, 7) array. Each round runs every evaluator once, in rotating order. A
-ratio is the peer's time over ours in the same round, printed as its median and range. All must compute the same twelve
-numbers (faster-coco-eval: to 1e-9), or nothing is printed.
+ratio is our time over the peer's in the same round, below 1 where ours is faster, printed as its median and quartiles.
+All must compute the same twelve numbers (faster-coco-eval: to 1e-9), or nothing is printed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import io
 import json
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ import torch
 
 from boxwright.metrics.coco import METRICS, Evaluation, evaluate, evaluate_files
 from boxwright.types import Detections, Target
+from record import add_out, milliseconds, ratio, save
 
 CLASSES = 20
 
@@ -154,6 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    add_out(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -162,9 +163,12 @@ def main() -> None:
         for task, runs in tasks.items():
             seconds = measure(runs, options.rounds)
             for name, times in seconds.items():
-                ratios = [peer / ours for peer, ours in zip(times, seconds["boxwright"], strict=True)]
-                ratio = f"{statistics.median(ratios):7.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
-                print(f"{task:8}{name:18}{statistics.median(times):8.3f} s   {ratio} times ours")
+                compared = ratio(seconds["boxwright"], times)
+                print(f"{task:8}{name:18}{milliseconds(times):>10}   ours over it {compared}")
+                if name != "boxwright":
+                    title = f"COCO's twelve numbers of {options.images} images, from {task}, against {name}"
+                    ours, theirs = milliseconds(seconds["boxwright"]), milliseconds(times)
+                    save(options.out, {title: {"ours": ours, "theirs": theirs, "ratio 1": compared}})
 
 
 if __name__ == "__main__":

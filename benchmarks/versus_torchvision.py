@@ -1,231 +1,380 @@
-"""Time of our Faster R-CNN and RetinaNet against torchvision's: inference, and a training step.
+"""Our detectors on a CPU against torchvision's and Detectron2's: inference and training steps.
 
-    python benchmarks/versus_torchvision.py --rounds 20 --size 320 416
+    python benchmarks/versus_torchvision.py
+    python benchmarks/versus_torchvision.py --rows faster_rcnn --rounds 9 --threads 1 --out build/bench.json
 
-Both sides have the same weights in copies of the same backbone, pyramid and heads, the same anchors, equal numbers of
-proposals, samples and slots, and the same images; only the detector differs. Each round runs both once, in alternating
-order. A ratio is torchvision's time over ours in the same round (above 1: ours is faster), printed as its median and
-quartiles. The logit layers have random weights of high variance, so that NMS gets as many boxes as its limits allow.
-`--clock cpu` measures the CPU time of this process, for a busy machine.
+Both sides have the same weights, random ones of torchvision's builders converted to ours, and the same images. Each
+side is a process of its own, as its users would run it: ours as `boxwright detect` and `boxwright train` do. In a round
+every process runs once, alone, and the order changes from round to round. A ratio is our time over the peer's in the
+same round: below 1, ours is faster. It is printed as its median and quartiles. With one thread, times are CPU times of
+the process, which other work disturbs less; with two they are elapsed times. The table has the times of one thread.
+
+Rows in bf16 are compared with the peer in fp32, which is how it runs unless told otherwise, and under autocast. "boxes
+within" is the largest difference of a coordinate and of a score between all detections of both sides, in fp32.
+Detectron2's rows are left out where it is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import os
-import platform
-import statistics
+import math
+import multiprocessing
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-import torchvision
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN as TheirFasterRCNN
-from torchvision.models.detection import RetinaNet as TheirRetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import MultiScaleRoIAlign
+from torch import Tensor
 
-from boxwright.boxes.anchors import AnchorGrid
-from boxwright.detectors import Detector, FasterRCNNConfig, RetinaNetConfig
-from boxwright.types import Images, Target
+import boxwright
+from boxwright.predict.predictor import Predictor
+from boxwright.predict.program import Eager
+from boxwright.train.config import TrainConfig
+from boxwright.train.loop import Step, Training
+from boxwright.types import Detections
+from boxwright.zoo.proof import PHOTOS, compare
+from peers import Repeated, Sides, build_detectron2, build_sides, precision, stepper
+from record import add_out, milliseconds, ratio, save
 
-CLASSES = 20
-
-
-class Maps(nn.Module):
-    """Our backbone and pyramid with torchvision's interface: a dictionary of maps, and their number of channels."""
-
-    def __init__(self, features: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(features.get_submodule("backbone"))
-        self.neck = copy.deepcopy(features.get_submodule("neck"))
-        self.out_channels = channels
-
-    def forward(self, pixels: Tensor) -> OrderedDict[str, Tensor]:
-        return OrderedDict((str(index), x) for index, x in enumerate(self.neck(self.backbone(pixels))))
+CPU = torch.device("cpu")
+Answer = Detections | None
+Runs = dict[str, Callable[[], Answer]]
+"""What a side can run, by name, such as its arithmetic."""
 
 
-def faster_rcnns(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
-    """Our detector and torchvision's, with torchvision's convention for anchors and RoI align."""
-    config = FasterRCNNConfig(backbone=backbone, convention="torchvision")
-    ours = config.build(CLASSES)
-    anchors = ours.proposer.anchors
-    randomize(ours.get_submodule("regions.head.logits"), 0.3)
-    theirs = TheirFasterRCNN(
-        Maps(ours.features, config.channels),
-        rpn_anchor_generator=generator(anchors),
-        rpn_pre_nms_top_n_train=ours.proposer.select.pre_nms_top_k,
-        rpn_pre_nms_top_n_test=ours.proposer.select.pre_nms_top_k,
-        rpn_post_nms_top_n_train=config.proposals,
-        rpn_post_nms_top_n_test=config.proposals,
-        rpn_batch_size_per_image=config.rpn_samples,
-        box_roi_pool=MultiScaleRoIAlign(
-            [str(index) for index in range(len(config.levels))], 7, 2, canonical_scale=int(config.canonical_size)
-        ),
-        box_head=TwoMLPHead(config.channels * 49, config.hidden),
-        box_predictor=FastRCNNPredictor(config.hidden, CLASSES + 1),
-        box_batch_size_per_image=config.region_samples,
-        box_detections_per_img=config.max_detections,
-        **preprocessing(ours.features, size),
+class Comparison(NamedTuple):
+    """A row: run `ours` of the first side against run `theirs` of side `peer`."""
+
+    title: str
+    ours: str
+    peer: str
+    theirs: str
+    against: str
+    boxes: bool = False
+
+
+class Task(NamedTuple):
+    """Sides, which are timed in turn, and the rows made of them."""
+
+    sides: Mapping[str, Callable[[], Runs]]  # ours is the first
+    rows: list[Comparison]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sides: each function runs in a process of its own
+
+
+def our_inference(build: Callable[[], Sides]) -> Runs:
+    sides = build()
+    images, program = sides.images[:1], Eager(sides.ours)
+
+    def run(arithmetic: str) -> Answer:
+        with precision(CPU, arithmetic):
+            return program(images).trim()[0]
+
+    return {name: partial(run, name) for name in ("fp32", "bf16")}
+
+
+def torchvisions_inference(build: Callable[[], Sides]) -> Runs:
+    sides = build()
+    first = int(sides.their_targets[0]["labels"][0] - sides.targets[0].labels[0])  # its label of our class 0
+
+    def run(arithmetic: str) -> Answer:
+        with torch.inference_mode(), precision(CPU, arithmetic):
+            (found,) = sides.theirs(sides.their_images[:1])
+        return Detections(found["boxes"], found["scores"], found["labels"] - first)
+
+    return {name: partial(run, name) for name in ("fp32", "bf16")}
+
+
+def detectron2s_inference(build: Callable[[], Sides]) -> Runs:
+    sides = build()
+
+    def run() -> Answer:
+        with torch.inference_mode():
+            found = sides.theirs(sides.their_images[:1])[0]["instances"]
+        return Detections(found.pred_boxes.tensor, found.scores, found.pred_classes)
+
+    return {"fp32": run}
+
+
+def our_training(build: Callable[[int], Sides], objects: tuple[int, ...] = (8,)) -> Runs:
+    """Steps of the library's own loop, without an average of the weights, which torchvision has not either."""
+    runs: Runs = {}
+
+    def step(steps: Iterator[Step]) -> None:
+        next(steps)
+
+    for count in objects:
+        sides = build(count)
+        for arithmetic in ("fp32", "bf16"):
+            config = TrainConfig(epochs=1, precision=arithmetic, lr=1e-6, ema=0)
+            batches: Any = Repeated(sides.images, sides.targets, 10_000)
+            steps = Training(copy.deepcopy(sides.ours), batches, config).steps(False)
+            runs[named(arithmetic, count, objects)] = partial(step, steps)
+    return runs
+
+
+def torchvisions_training(build: Callable[[int], Sides], objects: tuple[int, ...] = (8,)) -> Runs:
+    runs: Runs = {}
+    for count in objects:
+        sides = build(count)
+        theirs = sides.theirs.train()
+
+        def losses(sides: Sides = sides) -> dict[str, Tensor]:
+            return sides.theirs(sides.their_images, sides.their_targets)
+
+        for arithmetic in ("fp32", "bf16"):
+            runs[named(arithmetic, count, objects)] = stepper(theirs, losses, CPU, arithmetic)
+    return runs
+
+
+def named(arithmetic: str, count: int, objects: tuple[int, ...]) -> str:
+    return arithmetic if len(objects) == 1 else f"{arithmetic}, {count}"
+
+
+def voc9(packed: bool) -> Runs:
+    """From a file to boxes with the bundled detector. Not `packed`: as PyTorch runs it."""
+    predictor = boxwright.load(device="cpu")
+    photo = PHOTOS / "astronaut.webp"
+    if not packed:
+        program = Eager(predictor.detector, packed=False)
+        predictor = Predictor(program, predictor.names, predictor.preprocess, predictor.threshold)
+
+    def run(arithmetic: str, batch: int = 1) -> Answer:
+        with precision(CPU, arithmetic):
+            results = predictor([photo] * batch, batch=batch)
+        return Detections(results[0].boxes, results[0].scores, results[0].labels)
+
+    def singly(count: int) -> Answer:
+        for _ in range(count - 1):
+            run("fp32")
+        return run("fp32")
+
+    return {
+        "fp32": partial(run, "fp32"),
+        "bf16": partial(run, "bf16"),
+        "together": partial(run, "fp32", 8),
+        "singly": partial(singly, 8),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows
+
+LARGE, TRAINED = (800, 1088), (320, 416)
+MODELS = {
+    "faster_rcnn": ("Faster R-CNN, ResNet-50 with FPN", LARGE),
+    "retinanet": ("RetinaNet, ResNet-50 with FPN", LARGE),
+    "fcos": ("FCOS, ResNet-50 with FPN", LARGE),
+    "mobilenet": ("Faster R-CNN, MobileNetV3 at 320", (320, 416)),
+    "ssd": ("SSD300, VGG16", (300, 300)),
+    "ssdlite": ("SSDlite320, MobileNetV3", (320, 320)),
+}
+
+
+def make_tasks() -> dict[str, Task]:
+    """All by the words of `--rows`."""
+    tasks: dict[str, Task] = {}
+    for name, (title, size) in MODELS.items():
+        build = partial(build_sides, name, 2, size, CPU)
+        sides = {"ours": partial(our_inference, build), "torchvision": partial(torchvisions_inference, build)}
+        tasks[f"inference {name}"] = Task(sides, against_torchvision(f"{title}, {size[0]}×{size[1]}", boxes=True))
+    photo = "voc9, from a file to boxes"
+    tasks["inference voc9"] = Task(
+        {"ours": partial(voc9, True), "plain": partial(voc9, False)},
+        [
+            Comparison(f"{photo}, fp32", "fp32", "plain", "fp32", "plain PyTorch in fp32", boxes=True),
+            Comparison(f"{photo}, bf16", "bf16", "plain", "fp32", "plain PyTorch in fp32"),
+            Comparison(f"{photo}, eight in a batch", "together", "ours", "singly", "eight one by one", boxes=True),
+        ],
     )
-    copy_weights(theirs, "rpn.head.conv.0.0", ours, "proposer.head.class_tower.0")
-    copy_weights(theirs, "rpn.head.cls_logits", ours, "proposer.head.logits")
-    copy_weights(theirs, "rpn.head.bbox_pred", ours, "proposer.head.deltas")
-    copy_weights(theirs, "roi_heads.box_head.fc6", ours, "regions.head.hidden.1")
-    copy_weights(theirs, "roi_heads.box_head.fc7", ours, "regions.head.hidden.3")
-    # Background is the first class in torchvision and the last here; only torchvision has deltas for it.
-    copy_weights(theirs, "roi_heads.box_predictor.cls_score", ours, "regions.head.logits", lambda rows: rows.roll(1, 0))
-    copy_weights(
-        theirs,
-        "roi_heads.box_predictor.bbox_pred",
-        ours,
-        "regions.head.deltas",
-        lambda rows: torch.cat([torch.zeros_like(rows[:4]), rows]),
+    for name in ("faster_rcnn", "retinanet", "fcos"):
+        train = partial(sides_with_objects, name)
+        sides = {"ours": partial(our_training, train), "torchvision": partial(torchvisions_training, train)}
+        title = f"{MODELS[name][0]}, training step, 2 × {TRAINED[0]}×{TRAINED[1]}"
+        tasks[f"training {name}"] = Task(sides, against_torchvision(title))
+    train, counts = partial(sides_with_objects, "retinanet"), (1, 500)
+    title = "RetinaNet, training step, 500 objects an image, fp32"
+    tasks["training objects"] = Task(
+        {
+            "ours": partial(our_training, train, counts),
+            "torchvision": partial(torchvisions_training, train, counts),
+        },
+        [
+            Comparison(title, "fp32, 500", "ours", "fp32, 1", "ours with 1 object"),
+            Comparison(title, "fp32, 500", "torchvision", "fp32, 500", "torchvision with 500"),
+        ],
     )
-    return ours, theirs
+    for name in ("faster_rcnn", "retinanet"):
+        build = partial(build_detectron2, name, 2, LARGE)
+        sides = {"ours": partial(our_inference, build), "detectron2": partial(detectron2s_inference, build)}
+        title = f"{MODELS[name][0]}, {LARGE[0]}×{LARGE[1]}"
+        tasks[f"detectron2 {name}"] = Task(
+            sides,
+            [
+                Comparison(f"{title}, fp32", "fp32", "detectron2", "fp32", "Detectron2 in fp32", boxes=True),
+                Comparison(f"{title}, bf16", "bf16", "detectron2", "fp32", "Detectron2 in fp32"),
+            ],
+        )
+    return tasks
 
 
-def retinanets(backbone: str, size: list[int]) -> tuple[Detector, nn.Module]:
-    """Our detector and torchvision's, with torchvision's convention for anchors."""
-    config = RetinaNetConfig(backbone=backbone, head_norm="none", convention="torchvision")
-    ours = config.build(CLASSES)
-    anchors = ours.anchors.anchors
-    randomize(ours.get_submodule("anchors.head.logits"), 2.0)
-    theirs = TheirRetinaNet(
-        Maps(ours.features, config.channels),
-        CLASSES,
-        anchor_generator=generator(anchors),
-        topk_candidates=ours.anchors.select.pre_nms_top_k,
-        detections_per_img=config.max_detections,
-        **preprocessing(ours.features, size),
-    )
-    for their, our in (("classification", "class"), ("regression", "box")):
-        for layer in range(config.depth):
-            copy_weights(theirs, f"head.{their}_head.conv.{layer}.0", ours, f"anchors.head.{our}_tower.{2 * layer}")
-    copy_weights(theirs, "head.classification_head.cls_logits", ours, "anchors.head.logits")
-    copy_weights(theirs, "head.regression_head.bbox_reg", ours, "anchors.head.deltas")
-    return ours, theirs
+def against_torchvision(title: str, boxes: bool = False) -> list[Comparison]:
+    pairs = (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16"))
+    return [
+        Comparison(
+            f"{title}, {ours}",
+            ours,
+            "torchvision",
+            theirs,
+            f"torchvision in {theirs}",
+            boxes and ours == theirs == "fp32",
+        )
+        for ours, theirs in pairs
+    ]
 
 
-PAIRS = {"faster_rcnn": faster_rcnns, "retinanet": retinanets}
+def sides_with_objects(name: str, objects: int) -> Sides:
+    return build_sides(name, 2, TRAINED, CPU, pre_nms_top_k=1000, objects=objects)
 
 
-def generator(anchors: object) -> AnchorGenerator:
-    assert isinstance(anchors, AnchorGrid)
-    return AnchorGenerator(anchors.sizes, (anchors.ratios,) * len(anchors.sizes))
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes and rounds
 
 
-def preprocessing(features: nn.Module, size: list[int]) -> dict[str, Any]:
-    """torchvision's arguments for our normalization and no resizing."""
-    mean, std = (features.get_buffer(name).flatten().tolist() for name in ("mean", "std"))
-    return {"image_mean": mean, "image_std": std, "min_size": min(size), "max_size": max(size)}
+def serve(task: str, side: str, pipe: Connection) -> None:
+    """What the process of a side does: it runs what it is asked to, and sends the seconds and the detections."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    try:
+        runs = make_tasks()[task].sides[side]()
+        pipe.send(None)  # it is ready
+        while True:
+            pipe.send(timed(runs, *pipe.recv()))
+    except ImportError as error:
+        pipe.send(error)
+    except Exception:
+        pipe.send(RuntimeError(f"{task}, {side}:\n{traceback.format_exc()}"))
 
 
-def randomize(layer: nn.Module, deviation: float) -> None:
-    nn.init.normal_(layer.get_parameter("weight"), std=deviation)
+def timed(runs: Runs, name: str, threads: int, repeats: int) -> tuple[float, list[np.ndarray] | None]:
+    """Seconds of a run, and the boxes, scores and labels that it found."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    started, answer = clock(), None
+    for _ in range(repeats):
+        answer = runs[name]()
+    seconds = (clock() - started) / repeats
+    if answer is None:
+        return seconds, None
+    return seconds, [answer.boxes.float().numpy(), answer.scores.float().numpy(), answer.labels.numpy()]
 
 
-def copy_weights(
-    theirs: nn.Module, their: str, ours: nn.Module, our: str, change: Callable[[Tensor], Tensor] = lambda rows: rows
-) -> None:
-    """Copies the weights of one layer."""
-    weights = {name: change(rows) for name, rows in ours.get_submodule(our).state_dict().items()}
-    theirs.get_submodule(their).load_state_dict(weights)
+def detections(found: list[np.ndarray] | None) -> Answer:
+    return None if found is None else Detections(*map(torch.from_numpy, found))
 
 
-def make_images(count: int, size: tuple[int, int], device: torch.device) -> tuple[Images, list[Target]]:
-    """Images of noise, with eight objects each."""
-    height, width = size
-    noise = torch.Generator().manual_seed(0)
-    pixels = torch.rand(count, 3, height, width, generator=noise) * 255
-    whole, targets = torch.tensor([width, height]), []
-    for _ in range(count):
-        corner = 0.6 * torch.rand(8, 2, generator=noise) * whole
-        extent = (0.1 + 0.3 * torch.rand(8, 2, generator=noise)) * whole
-        labels = torch.randint(CLASSES, (8,), generator=noise)
-        targets.append(Target(torch.cat([corner, corner + extent], 1), labels).to(device))
-    return Images(pixels, torch.tensor([size] * count)).to(device), targets
+class Side:
+    """The process of a side."""
+
+    def __init__(self, task: str, side: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=serve, args=(task, side, end), daemon=True)
+        self.process.start()
+        end.close()
+
+    def receive(self) -> Any:
+        answer = self.pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def run(self, name: str, threads: int, repeats: int = 1) -> tuple[float, Answer]:
+        """Seconds of a run, and what it has found."""
+        self.pipe.send((name, threads, repeats))
+        seconds, found = self.receive()
+        return seconds, detections(found)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
 
 
-def compare(title: str, ours: Callable[[], object], theirs: Callable[[], object], options: argparse.Namespace) -> None:
-    """Times both in a number of rounds, in alternating order, and prints the medians and the ratio."""
-    sides = (ours, theirs)
-    for run in sides * 2:
-        run()
-    times: tuple[list[float], list[float]] = ([], [])
-    for round in range(options.rounds):
-        for side in (0, 1) if round % 2 else (1, 0):
-            times[side].append(seconds(sides[side], options))
-    ratios = [their / our for our, their in zip(*times, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    our, their = (1000 * statistics.median(column) for column in times)
-    print(f"{title:34}{our:9.1f} ms{their:9.1f} ms    {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+def measure(
+    sides: Mapping[str, Side], runs: list[tuple[str, str]], threads: int, rounds: int
+) -> tuple[dict[tuple[str, str], list[float]], dict[tuple[str, str], Answer]]:
+    """The seconds of each run in each round, and what it found. A short one is repeated within its turn."""
+    answers, repeats = {}, {}
+    for side, name in runs:
+        seconds, answers[side, name] = sides[side].run(name, threads)  # a warm-up
+        if seconds < 1:
+            seconds, _ = sides[side].run(name, threads)
+        repeats[side, name] = min(10, math.ceil(0.1 / max(seconds, 1e-3)))
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for number in range(rounds):
+        for side, name in runs[number % len(runs) :] + runs[: number % len(runs)]:
+            times[side, name].append(sides[side].run(name, threads, repeats[side, name])[0])
+    return times, answers
 
 
-def seconds(run: Callable[[], object], options: argparse.Namespace) -> float:
-    clock = time.process_time if options.clock == "cpu" else time.perf_counter
-    started = clock()
-    run()
-    if options.device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return clock() - started
+def difference(ours: Answer, theirs: Answer) -> str:
+    """The largest between the detections of both, and how many have no counterpart."""
+    assert ours is not None and theirs is not None
+    found = compare("", 1, theirs, ours)
+    lost = max(found.unmatched, abs(found.original - found.converted))
+    missing = f", {lost} of {found.original} without a counterpart" if lost else ""
+    return f"{found.box:.1e} px, {found.score:.1e}{missing}"
 
 
-def step(model: nn.Module, losses: dict[str, Tensor]) -> None:
-    model.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
-
-
-def race(name: str, ours: Detector, theirs: nn.Module, options: argparse.Namespace) -> None:
-    """Times inference of one image and of a batch, then training steps."""
-    images, targets = make_images(options.batch, tuple(options.size), torch.device(options.device))
-    first = name == "faster_rcnn"  # there torchvision numbers the classes from 1
-    their_targets = [{"boxes": target.boxes, "labels": target.labels + first} for target in targets]
-
-    theirs.eval()
-    with torch.inference_mode():
-        ours_found = [len(detections) for detections in ours.detect(images)]
-        their_found = [len(detections["boxes"]) for detections in theirs(list(images.pixels))]
-        print(f"{name} finds {ours_found}, torchvision's {their_found}")
-        for batch in (images[:1], images):
-            title = f"{name} inference, batch {len(batch)}"
-            compare(
-                title, lambda batch=batch: ours.detect(batch), lambda batch=batch: theirs(list(batch.pixels)), options
-            )
-    theirs.train()
-    compare(
-        f"{name} training, batch {len(images)}",
-        lambda: step(ours, ours.loss(images, targets)),
-        lambda: step(theirs, theirs(list(images.pixels), their_targets)),
-        options,
-    )
+def race(task: str, options: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """The rows of a task; none, with a line that says why, where a library is missing."""
+    kinds = make_tasks()[task]
+    sides = {name: Side(task, name) for name in kinds.sides}
+    try:
+        for side in sides.values():
+            side.receive()
+        firsts = [("ours", row.ours) for row in kinds.rows] + [(row.peer, row.theirs) for row in kinds.rows]
+        rows: dict[str, dict[str, str]] = {}
+        for threads in options.threads:
+            times, answers = measure(sides, list(dict.fromkeys(firsts)), threads, options.rounds)
+            for row in kinds.rows:
+                ours, theirs = times["ours", row.ours], times[row.peer, row.theirs]
+                cells = rows.setdefault(f"{row.title}, against {row.against}", {})
+                cells[f"ratio {threads}"] = ratio(ours, theirs)
+                if threads == options.threads[0]:
+                    cells |= {"ours": milliseconds(ours), "theirs": milliseconds(theirs)}
+                    if row.boxes:
+                        cells["boxes"] = difference(answers["ours", row.ours], answers[row.peer, row.theirs])
+                shown = f"{milliseconds(ours):>9} {milliseconds(theirs):>9}   {cells[f'ratio {threads}']}"
+                print(f"{row.title:62} {row.against:25} {threads} {shown}  {cells.get('boxes', '')}", flush=True)
+        return rows
+    except ImportError as error:
+        print(f"{task}: left out ({error})")
+        return {}
+    finally:
+        for side in sides.values():
+            side.stop()
 
 
 def main() -> None:
+    tasks = list(make_tasks())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detectors", nargs="+", default=list(PAIRS), choices=PAIRS)
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--size", type=int, nargs=2, default=[320, 416], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--rows", nargs="+", default=[""], help=f"those with one of these words: {', '.join(tasks)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], choices=(1, 2))
+    add_out(parser)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    size, machine = "x".join(map(str, options.size)), f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {machine}, {options.threads} threads")
-    print(f"{options.backbone}, {size}, {options.device}, {options.clock} time, {options.rounds} rounds")
-    print(f"{'':34}{'ours':>12}{'theirs':>12}    ratio")
-    for name in options.detectors:
-        torch.manual_seed(0)
-        ours, theirs = (side.to(options.device) for side in PAIRS[name](options.backbone, options.size))
-        race(name, ours, theirs, options)  # type: ignore[arg-type]
+    for task in tasks:
+        if any(word in task for word in options.rows):
+            save(options.out, race(task, options))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Checks that the pages agree with the code and the measurements: `python docs/check.py`; `--fill` repairs them.
 
 A quotation names its source and equals it:                 ```python title="src/boxwright/FILE.py: Class.method"
-A table of measurements is made from docs/learn/numbers.json:     <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
+A table of measurements is made from docs/learn/numbers.json or docs/benchmarks.json, which `make bench` writes:
+                                                            <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
 A link points to an existing file, and every file in docs/learn/images is shown. (Zensical checks #anchors.)
 The pages that docs/reference.py writes have a docstring for every public name, and a help for every option.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-NUMBERS = DOCS / "learn" / "numbers.json"
+NUMBERS = (DOCS / "learn" / "numbers.json", DOCS / "benchmarks.json")
 REFERENCE = tuple(DOCS / "reference" / name for name in ("commands.md", "python.md"))
 """Pages of docs/reference.py. They are not committed, so they may not exist yet."""
 
@@ -66,13 +67,19 @@ def _names(node: ast.stmt) -> list[str]:
     return [ast.unparse(target) for target in targets]
 
 
+def measurements() -> dict:
+    """All tables, by name."""
+    return {name: table for path in NUMBERS for name, table in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
 def table(numbers: Mapping, name: str, rows: Sequence[str]) -> str:
-    """A table of numbers.json in Markdown, with the given `rows` or all. Null or absent cells were not measured.
+    """A table of `measurements` in Markdown, with the given `rows` or all. Null or absent cells were not measured.
 
     LookupError if there is no such table or row.
     """
     if name not in numbers:
-        raise LookupError(f"{NUMBERS.name} has no table {name!r}; it has {', '.join(numbers)}")
+        files = " and ".join(path.name for path in NUMBERS)
+        raise LookupError(f"{files} have no table {name!r}; they have {', '.join(numbers)}")
     columns, measured = numbers[name]["columns"], numbers[name]["rows"]
     if unknown := [row for row in rows if row not in measured]:
         raise LookupError(f"table {name!r} has no row {', '.join(unknown)}; it has {', '.join(measured)}")
@@ -147,7 +154,7 @@ def unused_images() -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    numbers = measurements()
     if "--fill" in arguments:
         for page in pages():
             text = page.read_text(encoding="utf-8")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from boxwright.data.formats import DatasetError, coco, documents, open_dataset, read_splits
+from boxwright.data.formats import DatasetError, coco, coco_usual, documents, open_dataset, read_splits
 from boxwright.data.formats import coco_fields as fields
 from boxwright.data.formats.reading import BoxRow, Problem
 
@@ -538,3 +538,92 @@ def test_text_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="expected text in UTF-8, .* it looks like GBK") as caught:
         open_dataset(tmp_path)
     assert str(caught.value).startswith(f"{file}:1: error: unreadable annotations: expected")
+
+
+def read_both(file: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, Any, Any]:
+    """Whether the file is read at once, what `read_splits` gives then, and what it gives entry by entry."""
+    found: list[bool] = []
+    rows = coco_usual.Usual.rows
+
+    def watched(*given: Any) -> list[BoxRow] | None:
+        boxes = rows(*given)
+        found.append(boxes is not None)
+        return boxes
+
+    monkeypatch.setattr(coco_usual.Usual, "rows", watched)
+    at_once = read_splits(file)
+    monkeypatch.setattr(coco_usual, "read", lambda file: None)
+    return found == [True], at_once, read_splits(file)
+
+
+def two_images(folder: Path) -> dict[str, Any]:
+    """A document of two images that exist, with what most files have besides."""
+    for name in ("a.png", "b.png"):
+        make_image(folder / name)
+    content = document("a.png", "b.png", info={"year": 2017}, licenses=[{"id": [1, {"a": "]}"}]}])
+    content["annotations"][0]["segmentation"] = [[1, 2.5, 3, 4, 5, 6]]
+    content["annotations"] += [
+        {"image_id": 1, "category_id": 17, "bbox": [0.1, 0.2, 9007199254740990, 1e-7], "iscrowd": True, "id": 7},
+        {"image_id": 0, "category_id": 18, "bbox": [0, 0, 0.1, 2], "area": None, "difficult": 1, "id": None},
+    ]
+    return content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: text + "\n",
+        lambda text: json.dumps(json.loads(text), indent=1),
+        lambda text: json.dumps(json.loads(text), indent=2).replace("\n", "\r\n"),
+        lambda text: "\n\n" + text.replace("}, ", "},\n\n"),
+        lambda text: text.replace("dog", "고양이"),
+        lambda text: text.replace("dog", "d\\u00f6g"),
+        lambda text: text.replace('"images": [', '"images": [ ', 1).replace("}, {", "}\n ,\n{"),
+    ],
+    ids=["line", "end", "indented", "windows", "blank", "unicode", "escape", "commas"],
+)
+def test_usual_files_are_read_at_once_with_the_same_result(
+    change: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "all.json"
+    file.write_bytes(change(json.dumps(two_images(tmp_path))).encode())
+    fast, at_once, one_by_one = read_both(file, monkeypatch)
+    assert fast and at_once == one_by_one
+    assert len(at_once[1]["all"].boxes) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"images": [', '"annotations": [], "images": ['),
+        ('"images": [', '"\\u0061nnotations": [], "images": ['),
+        ('"id": 7', '"id": 1'),
+        ('"id": 7', '"id": "7"'),
+        ('"image_id": 1', '"image_id": 1.0'),
+        ('"image_id": 1', '"image_id": "1"'),
+        ('"image_id": 1', '"image_id": 9'),
+        ('"category_id": 17', '"category_id": 9'),
+        ('"iscrowd": true', '"iscrowd": 2'),
+        ("9007199254740990", "9007199254740993"),
+        ("9007199254740990", '"12"'),
+        ("9007199254740990", "NaN"),
+        ("[0, 0, 0.1, 2]", "[0, 0, 0.1]"),
+        ('"year": 2017', '"year": "\xff"'),
+        ('"year": 2017', '"year": "\\ud800"'),
+        ('"year": 2017', '\r"year": 2017'),
+        ('"year": 2017', '"year": ' + 2000 * "[" + 2000 * "]"),
+        ('"year": 2017', '"year": 2017,'),
+        ('"dog"}', '"dog"}]}'),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_what_is_unusual_is_read_entry_by_entry(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps(two_images(tmp_path))
+    assert old in text
+    file = tmp_path / "all.json"
+    file.write_bytes(text.replace(old, new, 1).encode("latin-1"))
+    fast, at_once, one_by_one = read_both(file, monkeypatch)
+    assert not fast and repr(at_once) == repr(one_by_one)  # NaN differs from itself

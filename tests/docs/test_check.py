@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shlex
 from collections.abc import Iterable
@@ -130,7 +129,7 @@ def test_web_addresses_anchors_and_code_are_no_files() -> None:
 
 
 def test_the_pages_are_correct() -> None:
-    numbers = json.loads(check.NUMBERS.read_text(encoding="utf-8"))
+    numbers = check.measurements()
     problems = [problem for page in check.pages() for problem in check.check(page, numbers)]
     assert problems + list(check.unused_images()) == []
 
@@ -139,7 +138,7 @@ def test_every_detector_has_a_page_and_a_row_in_the_race() -> None:
     learn = (page for page in check.pages() if page.parent.name == "learn")
     words = [command.split()[2] for command in commands(learn) if command.startswith("boxwright train")]
     assert [word for word in dict.fromkeys(words) if not word.startswith("--")] == list(DETECTORS)
-    rows = json.loads(check.NUMBERS.read_text(encoding="utf-8"))["bccd"]["rows"]
+    rows = check.measurements()["bccd"]["rows"]
     assert list(dict.fromkeys(row.split()[0] for row in rows)) == list(DETECTORS)
 
 

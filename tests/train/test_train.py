@@ -16,6 +16,7 @@ from torch import nn
 from boxwright import checkpoint
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
+from boxwright.layers.conv import conv_form
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import DivergedError, Training, train
 from boxwright.train.optimize import Average, parameter_groups, schedule
@@ -95,6 +96,14 @@ def test_losses_rates_and_numbers_of_steps_and_epochs() -> None:
     assert last.losses["count"] == pytest.approx(sum(step.losses["count"] for step in steps[4:]) / 4)
     assert last.losses["total"] == last.losses["count"]
     assert run.finished and list(run.steps(progress=False)) == []
+
+
+def test_losses_are_computed_in_the_training_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms, compute = [], Counter.compute_loss
+    monkeypatch.setattr(Counter, "compute_loss", lambda *given: forms.append(conv_form.get()) or compute(*given))
+    list(counting(epochs=1).steps(progress=False))
+    assert forms and None not in forms
+    assert conv_form.get() is None
 
 
 def gradient_norms(run: Training) -> list[float]:

@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 not understood."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
+    if sys.stdout is None:  # closed, as by >&- in a shell; libraries expect a stream
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal does not have is ?, and no error
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from boxwright.data.formats import DatasetError, Problem, read_splits
 from boxwright.data.formats.build import build
-from boxwright.data.formats.reading import ImageRow, Reading, unreadable
+from boxwright.data.formats.reading import ImageRow, Reading, unreadable, without_collector
 from boxwright.data.image import ImageError, is_image, read_reduced
-from boxwright.files import sha256
+from boxwright.data.threads import in_threads
+from boxwright.device import cores
 from boxwright.types import Size
 
 __all__ = ["Problem", "check"]
@@ -26,14 +27,18 @@ Decoded = tuple[str, Size] | Problem
 """An image's fingerprint and size, or why it cannot be read."""
 
 
+@without_collector()
 def check(
-    path: str | Path, format: str | None = None, progress: Callable[[int, int], None] | None = None, workers: int = 8
+    path: str | Path,
+    format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> list[Problem]:
     """All problems of a dataset, errors first, then by file and line; [] if there is none.
 
     path      as for `open_dataset`
     progress  called with the number of images decoded and their total
-    workers   threads that decode
+    workers   threads that decode; as many as there are cores if not given, at least 8, since they wait for the disk
 
     Two images are duplicates if they decode to the same pixels, whatever the names and formats of their files. Broken
     content never raises: a dataset that cannot be opened is one problem.
@@ -69,15 +74,15 @@ def _how_to_open(source: Path, error: DatasetError) -> str:
 
 
 def _decode_all(
-    readings: Iterable[Reading], progress: Callable[[int, int], None] | None, workers: int
+    readings: Iterable[Reading], progress: Callable[[int, int], None] | None, workers: int | None
 ) -> dict[str, Decoded]:
     paths = list(dict.fromkeys(image.path for reading in readings for image in reading.images))
     decoded: dict[str, Decoded] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for path, result in zip(paths, pool.map(_decode, paths), strict=True):
-            decoded[path] = result
-            if progress:
-                progress(len(decoded), len(paths))
+    results = in_threads(_decode, paths, workers or max(8, cores()), most=4)
+    for path, result in zip(paths, results, strict=True):
+        decoded[path] = result
+        if progress:
+            progress(len(decoded), len(paths))
     return decoded
 
 
@@ -86,8 +91,9 @@ def _decode(path: str) -> Decoded:
         pixels, _ = read_reduced(path)
     except ImageError as error:
         return unreadable(path, error)
-    fingerprint = sha256(repr(pixels.shape).encode() + pixels.tobytes())
-    return fingerprint, Size(*pixels.shape[:2])
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)  # without a copy, while other threads run
+    return digest.hexdigest(), Size(*pixels.shape[:2])
 
 
 def _only_crowds(split: str, reading: Reading) -> Iterator[Problem]:

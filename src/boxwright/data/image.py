@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 
 from boxwright.boxes.view import View
+from boxwright.data.jpeg import PLAIN_BYTES, plain_size
 from boxwright.types import Size
 
 ImageSource = str | PathLike[str] | bytes | BinaryIO
@@ -118,12 +119,27 @@ def limit_megapixels(limit: float | None) -> Iterator[None]:
 def read_header(source: ImageSource) -> Header:
     """Format, size and orientation, without decoding. Raises ImageError for a file that `read_reduced` refuses by its
     header, such as one with too many pixels."""
+    if isinstance(source, str | PathLike) and (size := _plain_jpeg_size(source)):
+        return Header("JPEG", size, 1)
     with _opened(source) as (name, image):
         _reduction(name, image, None)
         if image.format == "PNG" and "exif" not in image.info:
             image.info |= _exif_after_pixels(image)
         orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns a TIFF and its size itself
         return Header(image.format or "", Size(image.height, image.width), orientation)
+
+
+def _plain_jpeg_size(path: str | PathLike[str]) -> Size | None:
+    """As `plain_size`, of a file that is neither refused nor decoded smaller; None for any other, for Pillow."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            return None
+        with open(path, "rb", buffering=0) as file:
+            size = plain_size(file.read(PLAIN_BYTES))
+    except (OSError, ValueError):
+        return None
+    return size if size and 0 < size.height * size.width <= 1e6 * max_megapixels() else None
 
 
 def is_image(name: str) -> bool:

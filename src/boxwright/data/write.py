@@ -18,7 +18,8 @@ from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats import coco, open_dataset, voc, yolo
 from boxwright.data.formats.split import Splits, in_order
 from boxwright.data.formats.text import class_list
-from boxwright.data.image import IMAGE_SUFFIXES, Header, is_image, read_header
+from boxwright.data.image import IMAGE_SUFFIXES, is_image, read_header
+from boxwright.data.threads import in_threads
 from boxwright.files import new_folder
 from boxwright.units import counted
 
@@ -183,8 +184,7 @@ def _expressible(splits: Mapping[str, Dataset], format: str, notes: list[str]) -
 def _upright(dataset: Dataset) -> Dataset:
     """Boxes and sizes of the upright images, where an image was annotated as it is stored."""
     boxes, sizes = dataset.boxes.copy(), dataset.sizes.copy()
-    with ThreadPoolExecutor(8) as pool:
-        headers: list[Header] = list(pool.map(read_header, (dataset.path(i) for i in range(len(dataset)))))
+    headers = in_threads(read_header, [dataset.path(i) for i in range(len(dataset))])
     for i, header in enumerate(headers):
         size, orientation = header.upright, header.orientation
         if dataset.size(i) != size and dataset.size(i) == size[::-1]:

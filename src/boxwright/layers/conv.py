@@ -97,11 +97,11 @@ def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: fl
     state[f"{norm}.running_var"] = shifted
 
 
-InferenceForm = Callable[[Tensor, nn.Conv2d, Norm | None, nn.Module | None, Tensor | None], Tensor | None]
+ConvForm = Callable[[Tensor, nn.Conv2d, Norm | None, nn.Module | None, Tensor | None], Tensor | None]
 """What `conv_norm` computes, from the same arguments, or None for what it does not compute."""
 
-inference_form: ContextVar[InferenceForm | None] = ContextVar("inference_form", default=None)
-"""Set where a network only runs: `layers/packed.py`."""
+conv_form: ContextVar[ConvForm | None] = ContextVar("conv_form", default=None)
+"""Set where a network only runs (`layers/packed.py`) and where it is trained (`layers/trained.py`)."""
 
 
 def conv_norm(
@@ -111,7 +111,7 @@ def conv_norm(
 
     A norm with fixed statistics scales the few weights in place of the large map, forwards and backwards.
     """
-    form = None if torch.compiler.is_compiling() else inference_form.get()
+    form = None if torch.compiler.is_compiling() else conv_form.get()
     if form is not None and (y := form(x, conv, norm, activation, add)) is not None:
         return y
     if norm is None or (isinstance(norm, nn.BatchNorm2d) and norm.training):

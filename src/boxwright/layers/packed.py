@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from boxwright.layers.conv import Conv2dSame, Norm, fold, inference_form
+from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold
 
 _FUSED: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     None: ("none", []),
@@ -53,11 +53,11 @@ class Packed:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within, `conv_norm` computes maps on the CPU so, in inference mode and outside of autocast."""
-        before = inference_form.set(self if is_available() and torch.backends.mkldnn.enabled else None)
+        before = conv_form.set(self if is_available() and torch.backends.mkldnn.enabled else None)
         try:
             yield
         finally:
-            inference_form.reset(before)
+            conv_form.reset(before)
 
     def __call__(
         self, x: Tensor, conv: nn.Conv2d, norm: Norm | None, activation: nn.Module | None, add: Tensor | None
@@ -67,7 +67,7 @@ class Packed:
             return None
         if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
             return None
-        if not torch.is_inference_mode_enabled() or not _is_plain(conv):
+        if not torch.is_inference_mode_enabled() or not is_plain(conv):
             return None
         if isinstance(norm, nn.BatchNorm2d) and norm.training:
             return None
@@ -133,7 +133,7 @@ class _Weights:
         return packed
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
+def is_plain(conv: nn.Conv2d) -> bool:
     """Whether a convolution does what its numbers say and nothing more, such as hooks."""
     known = type(conv) in (nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
     return known and not (conv._forward_hooks or conv._forward_pre_hooks)

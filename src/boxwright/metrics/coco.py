@@ -20,14 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from boxwright.data.formats.documents import read_json
-from boxwright.data.formats.text import class_list, flag, is_name
+from boxwright.data.formats.reading import without_collector
+from boxwright.metrics.coco_files import read_annotations, read_results
 from boxwright.terminal import shorten
 from boxwright.types import Detections, Target
-from boxwright.units import counted, printable, shown
-
-Id = int | float | str
-"""The id of an image or a category in a COCO file."""
+from boxwright.units import counted, printable
 
 RECALLS = tuple(np.linspace(0.0, 1.0, 101).tolist())
 """The recalls at which COCO samples the precision."""
@@ -156,6 +153,7 @@ def evaluate(detections: Sequence[Detections], targets: Sequence[Target], names:
     return _evaluate(truth, np.column_stack([rows.images, _xywh(rows.boxes), rows.scores, rows.labels]))
 
 
+@without_collector()
 def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -> Evaluation:
     """A COCO results file (image_id, category_id, bbox xywh, score) against a COCO annotation file.
 
@@ -167,8 +165,21 @@ def evaluate_files(ground_truth_json: str | Path, detections_json: str | Path) -
     """
     for path in (ground_truth_json, detections_json):
         os.stat(path)  # raises FileNotFoundError
-    truth, images, categories = _read_annotations(Path(ground_truth_json))
-    return _evaluate(truth, _read_results(Path(detections_json), images, categories))
+    import hotcoco
+
+    annotations = read_annotations(Path(ground_truth_json))
+    results = read_results(Path(detections_json), annotations)
+    columns = annotations.objects.T
+    truth = hotcoco.COCO.from_arrays(
+        images=[{"id": image} for image in annotations.images.values()],
+        categories=[{"id": category, "name": name} for category, name in enumerate(annotations.names)],
+        image_ids=columns[0].astype(np.int64),
+        category_ids=columns[1].astype(np.int64),
+        boxes=columns[2:6].T.copy(),
+        area=columns[6].copy(),
+        iscrowd=columns[7].astype(bool),
+    )
+    return _evaluate(truth, results)
 
 
 def _evaluate(truth: Any, results: np.ndarray) -> Evaluation:
@@ -225,12 +236,12 @@ def columns(
     scores = _concatenate([of_image.scores for of_image in detections])
     checked = []
     for what, records, scored in (("detections", detections, scores), ("targets", targets, np.zeros(0))):
-        images = np.repeat(np.arange(len(records)), [len(record) for record in records])
+        images = np.repeat(np.arange(len(records)), [record.boxes.shape[0] for record in records])
         labels = _concatenate([record.labels for record in records]).astype(np.int64)
         boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
         for wrong, fault in (
             ((labels < 0) | (labels >= len(names)), f"has a label outside 0..{len(names) - 1}"),
-            (~np.isfinite(boxes.sum(axis=1)), "has a box that is not finite; did training diverge?"),
+            (~np.isfinite(boxes @ np.ones(4)), "has a box that is not finite; did training diverge?"),
             (~np.isfinite(scored), "has a score that is not finite; did training diverge?"),
         ):
             if wrong.any():
@@ -241,100 +252,18 @@ def columns(
 
 def _concatenate(columns: Sequence[torch.Tensor]) -> np.ndarray:
     """One float64 column, which represents every float32 and int32 exactly."""
-    return torch.cat([column.detach().cpu().double() for column in columns]).numpy() if columns else np.zeros(0)
+    if not columns:
+        return np.zeros(0)
+    if len({column.dtype for column in columns}) > 1 or len({column.get_device() for column in columns}) > 1:
+        columns = [column.cpu().double() for column in columns]
+    with torch.no_grad():
+        return torch.cat(list(columns)).cpu().double().numpy()
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (R, 4)
-
-
-def _read_annotations(path: Path) -> tuple[Any, dict[Id, int], dict[Id, int]]:
-    """A hotcoco.COCO whose ids are 0, 1, 2 ..., and from the ids of images and of categories in the file to these."""
-    import hotcoco
-
-    content = read_json(path, "a COCO annotation file")
-    if not isinstance(content, dict) or not content.get("images"):
-        raise ValueError(f'{path}: expected a COCO annotation file, found no "images" in it')
-    parts = {part: content.get(part) or [] for part in ("images", "categories", "annotations")}
-    for part, records in parts.items():
-        if not isinstance(records, list):
-            raise ValueError(f'{path}: expected a COCO annotation file, where "{part}" is a list; got {shown(records)}')
-    images, categories = (_numbered(path, part, parts[part]) for part in ("images", "categories"))
-    named = {record["id"]: record.get("name", record["id"]) for record in parts["categories"]}
-    named = {category: text if is_name(text := shown(name)) else "" for category, name in named.items()}
-    names, _ = class_list(named[category] for category in categories)
-    objects = []
-    for number, entry in enumerate(parts["annotations"]):
-        try:
-            image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
-            x, y, width, height = map(float, entry["bbox"])
-            area = float(entry.get("area", width * height))
-            crowd = flag(entry.get("iscrowd"))
-            if crowd is None:
-                raise ValueError("iscrowd")
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"{path}: annotations[{number}] should have image_id, category_id, bbox [x, y, width, height] and, "
-                f"if given, area and iscrowd 0 or 1; got {shown(entry, 200)}"
-            ) from error
-        if not math.isfinite(x + y + width + height + area):
-            raise ValueError(f"{path}: annotations[{number}] has a number that is not finite: {shown(entry, 200)}")
-        if image is not None and category is not None:
-            objects.append((image, category, x, y, width, height, area, crowd))
-    columns = np.array(objects, dtype=np.float64).reshape(-1, 8).T  # whole numbers up to 2**53 are exact
-    truth = hotcoco.COCO.from_arrays(
-        images=[{"id": image} for image in images.values()],
-        categories=[{"id": category, "name": name} for category, name in enumerate(names)],
-        image_ids=columns[0].astype(np.int64),
-        category_ids=columns[1].astype(np.int64),
-        boxes=columns[2:6].T.copy(),
-        area=columns[6].copy(),
-        iscrowd=columns[7].astype(bool),
-    )
-    return truth, images, categories
-
-
-def _numbered(path: Path, part: str, records: Sequence[Any]) -> dict[Id, int]:
-    """A number for each id, in the order of the ids, which decides between detections of equal scores."""
-    ids: set[Id] = set()
-    for number, record in enumerate(records):
-        value = record.get("id") if isinstance(record, dict) else None
-        if not isinstance(value, int | float | str):
-            raise ValueError(f"{path}: {part}[{number}] should have an id, got {shown(record, 200)}")
-        ids.add(value)
-    in_order = sorted(ids, key=lambda value: (isinstance(value, str), value))
-    return {value: number for number, value in enumerate(in_order)}
-
-
-def _read_results(path: Path, images: dict[Id, int], categories: dict[Id, int]) -> np.ndarray:
-    """The rows of a COCO results file as `_evaluate` takes them: (D, 7) float64."""
-    entries = read_json(path, "a COCO results file")
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of detections, as COCO results are, got a {type(entries).__name__}")
-    rows = np.empty((len(entries), 7))
-    for number, entry in enumerate(entries):
-        try:
-            image, category = images.get(entry["image_id"]), categories.get(entry["category_id"])
-            x, y, width, height = entry["bbox"]
-            rows[number, 1:6] = x, y, width, height, entry["score"]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(
-                f"{path}: entry {number} should have image_id, category_id, bbox [x, y, width, height] and score, "
-                f"got {shown(entry, 200)}"
-            ) from error
-        if image is None or category is None:
-            known = " and ".join(f"{what} such as {next(iter(ids), None)!r:.100}" for what, ids in
-                                 (("images", images), ("categories", categories)))  # fmt: skip
-            raise ValueError(
-                f"{path}: entry {number} has image {entry['image_id']!r:.100} and category "
-                f"{entry['category_id']!r:.100}, which are not both in the annotation file "
-                f"(it has {known}); are both files of the same split?"
-            )
-        rows[number, [0, 6]] = image, category
-    finite = np.isfinite(rows.sum(axis=1))
-    if not finite.all():
-        raise ValueError(f"{path}: entry {np.argmin(finite)} has a number that is not finite")
-    return rows
+    boxes = boxes.copy()
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes  # (R, 4)
 
 
 def _without_nan(value: Any) -> Any:

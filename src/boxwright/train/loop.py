@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from boxwright import checkpoint
 from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
+from boxwright.layers import trained
 from boxwright.progress import Progress, Whole
 from boxwright.train.config import TrainConfig
 from boxwright.train.distributed import share_gradients
@@ -175,7 +176,7 @@ class Training:
         self.detector.train()
         self._seed()
         with nullcontext() if last or self.world == 1 else model.no_sync():  # type: ignore[operator]
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            with trained.active(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                 losses: Losses = model(images, targets)
             values = torch.stack([value.float() for value in losses.values()])
             self.scaler.scale(values.sum() / together).backward()

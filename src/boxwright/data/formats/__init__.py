@@ -18,6 +18,7 @@ __all__ = ["FORMATS", "DatasetError", "Problem", "Splits", "open_dataset", "read
 FORMATS: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo, "labelme": labelme, "csv": csv}
 
 
+@without_collector()
 def open_dataset(path: str | Path, seed: int = 0, format: str | None = None, draw: bool = True) -> Splits:
     """Open a dataset in any usual layout of COCO JSON, VOC XML, YOLO text, LabelMe JSON or CSV.
 

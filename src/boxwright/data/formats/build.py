@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.formats.reading import BoxRow, ImageRow, Problem, Reading, unreadable
 from boxwright.data.image import ImageError, read_header
+from boxwright.data.threads import in_threads
 from boxwright.types import Size
 
 _FAR = 1e30
@@ -34,7 +35,8 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     names = tuple(reading.names if names is None else names)
     problems = list(reading.problems)
     rows = reading.boxes
-    raw = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
+    numbers = chain.from_iterable(row.box for row in rows)
+    raw = np.fromiter(numbers, np.float64, 4 * len(rows)).reshape(-1, 4)
     owners = np.array([row.image for row in rows], np.int64)
     sizes, scales, kept_images = _real_sizes(reading, raw, owners, problems)
     kept_images &= ~_crowded(reading.images, owners, problems)
@@ -55,7 +57,7 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
     kept = kept[np.argsort(owners[kept], kind="stable")]
     boxes = clipped[kept]
     sides = boxes[:, 2:] - boxes[:, :2]
-    given = np.array([math.nan if rows[i].area is None else rows[i].area for i in kept], np.float64)
+    given = np.array([math.nan if row.area is None else row.area for row in rows], np.float64)[kept]
     with np.errstate(over="ignore"):
         given *= scales[owners[kept]].prod(axis=1)
     label_of = {name: label for label, name in enumerate(names)}
@@ -66,9 +68,9 @@ def build(reading: Reading, names: Sequence[str] | None = None) -> tuple[Dataset
         sizes=sizes,
         offsets=np.concatenate([[0], np.cumsum(np.bincount(owners[kept], minlength=len(sizes)))]).astype(np.int64),
         boxes=boxes,
-        labels=np.array([label_of[rows[i].name] for i in kept], np.int64),
-        crowd=np.array([rows[i].crowd for i in kept], bool),
-        difficult=np.array([rows[i].difficult for i in kept], bool),
+        labels=np.array([label_of[row.name] for row in rows], np.int64)[kept],
+        crowd=np.array([row.crowd for row in rows], bool)[kept],
+        difficult=np.array([row.difficult for row in rows], bool)[kept],
         area=np.where(np.abs(given) < _FAR, given, sides[:, 0] * sides[:, 1]).astype(np.float32),
     )
     return (dataset if kept_images.all() else dataset.select(np.flatnonzero(kept_images))), problems
@@ -87,13 +89,15 @@ def _real_sizes(
     known = (annotated > 0).all(axis=1)
     upright, stored, kept = annotated.copy(), annotated.copy(), np.ones(len(images), bool)
     asked = np.flatnonzero(~known) if reading.measured else np.arange(len(images))
-    with ThreadPoolExecutor(8) as pool:
-        for i, sizes in zip(asked, pool.map(_header_sizes, (images[i].path for i in asked)), strict=True):
-            if isinstance(sizes, Problem):
-                kept[i] = False
-                problems.append(sizes)
-            else:
-                upright[i], stored[i] = sizes
+    headers = list(in_threads(_header_sizes, [images[i].path for i in asked.tolist()]))
+    unread = [header for header in headers if isinstance(header, Problem)]
+    problems += unread
+    if unread:
+        readable = np.array([not isinstance(header, Problem) for header in headers])
+        kept[asked[~readable]] = False
+        asked = asked[readable]
+    sizes = np.array([header for header in headers if not isinstance(header, Problem)], np.int64).reshape(-1, 4)
+    upright[asked], stored[asked] = sizes[:, :2], sizes[:, 2:]
     known &= kept
     annotated[~known] = upright[~known]
 
@@ -139,13 +143,14 @@ def _crowded(images: list[ImageRow], owners: np.ndarray, problems: list[Problem]
     return counts > _MOST_BOXES
 
 
-def _header_sizes(path: str) -> tuple[Size, Size] | Problem:
-    """Size of the upright image, and of the image as it is stored, from the file's header only."""
+def _header_sizes(path: str) -> tuple[int, int, int, int] | Problem:
+    """Height and width of the upright image, and of the image as it is stored, from the file's header only."""
     try:
         header = read_header(path)
     except ImageError as error:
         return unreadable(path, error)
-    return header.upright, header.stored
+    (height, width), (stored_height, stored_width) = header.upright, header.stored
+    return height, width, stored_height, stored_width
 
 
 def _same_shape(sizes: np.ndarray, others: np.ndarray) -> np.ndarray:

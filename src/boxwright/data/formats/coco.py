@@ -18,6 +18,8 @@ import numpy as np
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.formats import coco_fields as fields
+from boxwright.data.formats import coco_usual
+from boxwright.data.formats.coco_usual import Section
 from boxwright.data.formats.documents import read_lists
 from boxwright.data.formats.given_splits import Layout, divide, layout_of, split_of
 from boxwright.data.formats.images import files_of, named_folders, where
@@ -34,8 +36,6 @@ LAYOUTS = (
 _OTHER_TASKS = re.compile(r"captions_|person_keypoints_|panoptic_|stuff_|image_info_")
 _FIRST_KEY = re.compile(r'\s*\{\s*"(info|licenses?|images|annotations|categories|type|year)"\s*:')
 _IMAGES = re.compile(r'"images"\s*:')
-_Section = list[tuple[dict[str, Any], int]]
-"""The objects of a list, each with its line."""
 
 
 class _Annotation(NamedTuple):
@@ -93,8 +93,17 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 
 def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) -> dict[str, Reading]:
     """The split, or those into which it is divided; adds to `supercategories`."""
+    if (usual := coco_usual.read(file)) and usual.images:
+        reading = Reading(names=[])
+        classes = _categories(usual.categories, usual.annotated(), file, reading, supercategories)
+        index_of, splits = _images(usual.images, file, folder, reading)
+        if (rows := usual.rows(classes, index_of, file)) is not None:
+            reading.boxes = rows
+            drop_missing(reading)
+            return divide(reading, splits, folder) if split == "all" else {split: reading}
+    del usual
     reading = Reading(names=[])
-    sections: dict[str, _Section] = {"images": [], "categories": []}
+    sections: dict[str, Section] = {"images": [], "categories": []}
     annotations: list[_Annotation] = []
     masks: list[int] = []
     try:
@@ -126,7 +135,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
 
 
 def _categories(
-    elements: _Section, annotated: set[fields.Id | None], file: Path, reading: Reading, supercategories: set[str]
+    elements: Section, annotated: set[fields.Id | None], file: Path, reading: Reading, supercategories: set[str]
 ) -> dict[fields.Id, str]:
     """Names by category id, in the order of ids; fills in `reading.names`, adds to `supercategories`.
 
@@ -166,7 +175,7 @@ def _categories(
 
 
 def _images(
-    elements: _Section, file: Path, folder: Path, reading: Reading
+    elements: Section, file: Path, folder: Path, reading: Reading
 ) -> tuple[dict[fields.Id, int], dict[fields.Id, str]]:
     """Fill in `reading.images`; return the index of each image by its id, and its split if every image names one."""
     good: list[tuple[fields.Id, str, dict[str, Any], int]] = []

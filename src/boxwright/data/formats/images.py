@@ -6,13 +6,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 from boxwright.data.formats.reading import Folders, Reading
 from boxwright.data.formats.text import find_path
 from boxwright.data.image import ImageError, is_image, read_header
+from boxwright.data.threads import in_threads
 from boxwright.files import walk
 from boxwright.types import Size
 
@@ -111,9 +111,8 @@ def where(folder: Path, suffix: str) -> str:
 
 def measure(reading: Reading) -> None:
     """Give each image the size of its file, upright, from its header; None if the file cannot be read."""
-    with ThreadPoolExecutor(8) as pool:
-        sizes = pool.map(_size_or_none, [image.path for image in reading.images])
-        reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
+    sizes = in_threads(_size_or_none, [image.path for image in reading.images])
+    reading.images = [image._replace(size=size) for image, size in zip(reading.images, sizes, strict=True)]
     reading.measured = True
 
 

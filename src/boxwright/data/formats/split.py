@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from boxwright.data.dataset import Dataset, concatenate
+from boxwright.data.threads import in_threads
 from boxwright.files import write_atomically
 from boxwright.units import counted
 
@@ -100,7 +102,8 @@ def draw_splits(dataset: Dataset, seed: int, shares: dict[str, float] | None = N
     whose draw is nearest; if there are fewer different images than splits, the last splits are missing from the result.
     """
     shares = SHARES if shares is None else shares
-    draws = np.array([_draw(dataset.paths[i], seed) for i in range(len(dataset))])  # (N,) uniform in 0..1
+    paths = [dataset.paths[i] for i in range(len(dataset))]
+    draws = np.array(list(in_threads(partial(_draw, seed=seed), paths)))  # (N,) uniform in 0..1
     borders = np.cumsum(list(shares.values()))[:-1]
     split_of = np.searchsorted(borders, draws, side="right")  # (N,) 0..S-1
     _fill_empty(split_of, draws, len(shares))

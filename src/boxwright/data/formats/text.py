@@ -32,7 +32,10 @@ _FLAGS |= {"true": True, "yes": True, "1": True, "1.0": True}
 def encoding_of(path: str | Path) -> str:
     """That of a text file's byte order mark; UTF-8 without one. Raises OSError if the file cannot be read."""
     with open_regular(path) as file:
-        start = file.read(4)
+        return _encoding(file.read(4))
+
+
+def _encoding(start: bytes) -> str:
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
@@ -43,19 +46,28 @@ def read_text(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        encoding = encoding_of(path)
-        return path.read_text(encoding)
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         reason = error.strerror or str(error)
         raise DatasetError(f"{path}: expected text, it cannot be read ({reason}); allow reading", path) from error
+    return text_in(data, path)
+
+
+def text_in(data: bytes, path: Path) -> str:
+    """As `read_text`, of the content of a file. Lines end in `\\n`, whatever they end in there."""
+    encoding = _encoding(data)
+    try:
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        data, at = path.read_bytes(), error.start
+        at = error.start
         if data.startswith(tuple(mark for mark, _ in _MARKS)):
             expected, mend = f"{encoding.upper()}, as its first bytes say", "save the file as UTF-8"
         else:
             expected, mend = "UTF-8", f"it looks like {_likely_encoding(data)}; save the file as UTF-8"
         message = f"{path}: expected text in {expected}, got the byte 0x{data[at]:02x} at position {at}; {mend}"
         raise DatasetError(message, path, data.count(b"\n", 0, at) + 1) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def start_of(path: Path, count: int = 4096) -> str:
@@ -119,12 +131,16 @@ def flag(value: object) -> bool | None:
     return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
+EXACT = 2**53
+"""Integers below it are exact as floats."""
+
+
 def number(value: Any) -> float | None:
     """A number, which may be written as text; None if it is none, or an integer that a float would round."""
     if type(value) is float:
         return value
     if type(value) is int:
-        return value if -(2**53) < value < 2**53 else None
+        return value if -EXACT < value < EXACT else None
     try:
         return float(value) if isinstance(value, str) else None
     except ValueError:

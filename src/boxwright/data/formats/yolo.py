@@ -285,9 +285,9 @@ def _read_split(split: str, layout: Layout, folder: Path, used: set[Path]) -> Re
     names = layout.split_names.get(split, layout.names)
     reading = Reading(names=list(names.values()))
     rows = [row for source in layout.splits[split] for row in _images(source, folder, reading)]
-    stems = Counter(Path(path).stem for path, _, _ in rows)
-    for path, file, line in rows:
-        stem = Path(path).stem
+    names_of = [Path(path).stem for path, _, _ in rows]
+    stems = Counter(names_of)
+    for stem, (path, file, line) in zip(names_of, rows, strict=True):
         image_id = stem if stems[stem] == 1 else Path(os.path.relpath(path, folder)).as_posix()
         reading.images.append(ImageRow(path, image_id, None, file, line))
     drop_missing(reading)
