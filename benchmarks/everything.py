@@ -15,6 +15,7 @@ SCRIPTS = (
     ("inference_form.py", "--rounds", "{rounds}"),
     ("data_loading.py", "--images", "160", "--workers", "0", "1", "--rounds", "{rounds}", "--out", "{out}"),
     ("evaluator.py", "--rounds", "{rounds}", "--out", "{out}"),
+    ("readers.py", "--rounds", "{rounds}", "--out", "{out}"),
     ("selective_search.py", "--out", "{out}"),
     ("gpu.py",),
 )

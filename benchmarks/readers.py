@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="at least 2")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--folder", type=Path, help="keeps the files there, or reads those that are there")
+    parser.add_argument("--out", type=Path, help="add the rows to this JSON, as docs/benchmarks.json")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -143,14 +144,21 @@ def main() -> None:
         size = (folder / "coco" / _JSON).stat().st_size / 1e6
         print(f"COCO JSON of {size:.0f} MB, {os.cpu_count()} cores, {platform.machine()}")
         rounds = [{name: run_in_process(name, folder) for name in options.only} for _ in range(options.rounds)]
+        from record import (  # only now, as it imports torch, and the peak of memory is inherited
+            milliseconds,
+            ratio,
+            save,
+        )
+
+        seconds = {name: [round[name]["seconds"] for round in rounds] for name in options.only}
         for name in options.only:
-            seconds, megabytes = (statistics.median(r[name][key] for r in rounds) for key in ("seconds", "megabytes"))
-            ratio = ""
+            megabytes, compared = statistics.median(round[name]["megabytes"] for round in rounds), ""
             if name in ("pycocotools", "hotcoco") and "coco" in options.only:
-                ratios = [r["coco"]["seconds"] / r[name]["seconds"] for r in rounds]
-                low, middle, high = statistics.quantiles(ratios, n=4)
-                ratio = f"   ours over it {middle:.2f} ({low:.2f} to {high:.2f})"
-            print(f"{name:12} {seconds:7.2f} s {megabytes:7.0f} MB{ratio}")
+                compared = ratio(seconds["coco"], seconds[name])
+                cells = {"ours": milliseconds(seconds["coco"]), "theirs": milliseconds(seconds[name])}
+                save(options.out, {f"COCO JSON of {size:.0f} MB opened, against {name}": cells | {"ratio 1": compared}})
+                compared = f"   ours over it {compared}"
+            print(f"{name:12} {statistics.median(seconds[name]):7.2f} s {megabytes:7.0f} MB{compared}")
 
 
 if __name__ == "__main__":

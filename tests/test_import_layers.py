@@ -32,6 +32,7 @@ ROWS = (
         "install",
         "device",
         "files",
+        "heap",
         "lock",
         "ops",
         "plugins",

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from boxwright.backbones.build import register_backbone
     from boxwright.data.formats import open_dataset
     from boxwright.detectors.config import register
+    from boxwright.heap import keep_heap
     from boxwright.predict.predictor import Predictor, Result
     from boxwright.train.run import Run
     from boxwright.zoo import load
 
 __all__ = [
-    "Predictor", "Result", "__version__", "evaluate", "load", "open_dataset", "race", "register", "register_backbone",
-    "train",
+    "Predictor", "Result", "__version__", "evaluate", "keep_heap", "load", "open_dataset", "race", "register",
+    "register_backbone", "train",
 ]  # fmt: skip
 
 _HOME = {
-    "load": "zoo", "open_dataset": "data.formats", "evaluate": "api", "race": "api",
+    "load": "zoo", "open_dataset": "data.formats", "evaluate": "api", "race": "api", "keep_heap": "heap",
     "register": "detectors.config", "register_backbone": "backbones.build", "Predictor": "predict.predictor",
     "Result": "predict.predictor",
 }  # fmt: skip

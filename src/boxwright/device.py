@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+InferencePrecision = Literal["fp32", "bf16"]
+"""The arithmetic of convolutions and linear layers in detection."""
+
+
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The device called `name`: "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest this machine has.
 

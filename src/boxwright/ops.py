@@ -24,6 +24,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The low-level registration: torch.library.custom_op would import torch._dynamo, seconds, at the first call.
@@ -275,6 +276,55 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
+def _sum_rows(
+    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
+) -> Tensor:
+    """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
+
+    A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding. Channels-last
+    maps are such tables as they lie in memory, and torchvision's kernel would copy them first.
+    """
+    tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
+    shapes = torch.tensor([features.shape[2:] for features in maps])
+    starts = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
+    heights, widths = shapes[level].unbind(1)
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
+    rows = rows * widths[:, None, None] + starts[level, None, None]
+    indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
+    weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
+    pooled = F.embedding_bag(
+        indices.flatten(3).flatten(0, 2),
+        tables[0] if len(tables) == 1 else torch.cat(tables),
+        per_sample_weights=weights.flatten(3).flatten(0, 2),
+        mode="sum",
+    )
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+
+
+def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two features beside each sample of a cell, and the share of each in the cell's mean.
+
+    ends     (R, 2): where the regions begin and end, in features
+    lengths  (R,): of the maps they are read from, in features
+    returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
+    """
+    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    length = lengths[:, None, None]
+    cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
+    number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
+    at = start + number * cell + sample * cell / sampling
+    inside = (at >= -1) & (at <= length)
+    at = torch.where(inside, at, 0.0).clamp(min=0).minimum(length - 1)
+    low = at.to(torch.int64)
+    share = at - low
+    index = torch.stack([low, (low + 1).minimum(length - 1)], -1)
+    weights = torch.stack([1 - share, share], -1) * inside[..., None] / sampling
+    return index.flatten(2), weights.flatten(2)
+
+
 def _only(here: Tensor, regions: Tensor) -> Tensor:
     """Regions (R, 5) of which all but those chosen (R,) lie far outside of any map, where nothing is read."""
     image, boxes = regions.split_with_sizes([1, 4], 1)
@@ -301,6 +351,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
+        if name == "roi_align" and numbers[0] and maps[0].is_cpu and not maps[0].is_contiguous():  # channels-last
+            return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
         if len(maps) == 1:

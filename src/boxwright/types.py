@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -42,6 +42,13 @@ class _Rows:
         """A copy on a device; with `non_blocking`, nothing waits until it is there (see `device.upload`)."""
         columns = (getattr(self, field.name) for field in fields(self))
         return type(self)(*(upload(column, device) if non_blocking else column.to(device) for column in columns))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, of which there is at least one."""
+        import torch
+
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def replace(self, **changes: Tensor) -> Self:
         """A copy with some columns exchanged."""

@@ -22,7 +22,7 @@ from halves import halves, overlapping
 
 @pytest.fixture(autouse=True)
 def known_detector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(detecting, "load", lambda model, device: halves())
+    monkeypatch.setattr(detecting, "load", lambda model, device, precision: halves())
     monkeypatch.chdir(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_json_lines_in_a_file(capsys: pytest.CaptureFixture[str]):
 def test_nms_of_all_classes_and_the_number_of_detections(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(detecting, "load", lambda model, device: overlapping())
+    monkeypatch.setattr(detecting, "load", lambda model, device, precision: overlapping())
     save("cat.jpg", 32, 32)
     for words, count in (("", 2), ("--nms 0.7", 3), ("--agnostic-nms", 1), ("--nms 0.7 --max-detections 2", 2)):
         assert cli.main(["detect", "cat.jpg", "--json", "--no-draw", *words.split()]) == 0

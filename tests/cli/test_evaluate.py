@@ -7,8 +7,10 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+import torch
 
 from boxwright import cli, zoo
+from boxwright.predict.predictor import Predictor
 from halves import halves
 
 
@@ -44,6 +46,20 @@ def test_classes_meet_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert quality["ap"] == pytest.approx(0.5)
     assert (quality["split"], quality["images"], quality["objects"]) == ("test", 3, 6)
     assert "the model does not have them: dog" in shown.err
+
+
+def test_bf16_is_compared_with_fp32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data = write(tmp_path, {"half": [0, 0, 20, 30]})
+    blind = halves().with_program(lambda images: halves().program(images).replace(boxes=torch.zeros(len(images), 2, 4)))
+    monkeypatch.setattr(Predictor, "with_precision", lambda predictor, precision: blind)
+    words = ["evaluate", "some.safetensors", "--data", str(data), "--precision", "bf16"]
+    assert cli.main(words) == 0
+    assert "AP 0.0000 in bf16, 1.0000 in fp32" in capsys.readouterr().out
+    assert cli.main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["precision"], printed["ap_fp32"], printed["ap"]) == ("bf16", 1.0, 0.0)
 
 
 def test_a_class_without_an_object_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

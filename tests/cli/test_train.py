@@ -29,6 +29,7 @@ from boxwright.cli.training import numbered_folder, open_splits, read_options, w
 from boxwright.data.formats import open_dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, DetectorConfig, FCOSConfig, RetinaNetConfig, SSDConfig
+from boxwright.device import choose_precision
 from boxwright.measure.evaluate import evaluate_dataset
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.propose import sources_of, warm
@@ -81,6 +82,11 @@ def test_the_best_checkpoint_rebuilds_the_detector_that_was_measured(whole: Path
     for part in ("val", "test"):
         quality = evaluate_dataset(Predictor(best.detector, NAMES, best.preprocess), parts[part], progress=False)
         assert best.metadata["metrics"][part]["ap"] == quality.ap
+    assert ("val_bf16" in best.metadata["metrics"]) == (choose_precision(torch.device("cpu")) == "bf16")
+    if "val_bf16" in best.metadata["metrics"]:
+        reduced = Predictor(best.detector, NAMES, best.preprocess).with_precision("bf16")
+        quality = evaluate_dataset(reduced, parts["val"], batch_size=2, progress=False)
+        assert best.metadata["metrics"]["val_bf16"]["ap"] == quality.ap
 
 
 def test_stopped_by_ctrl_c_and_resumed_equals_never_stopped(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from boxwright.checkpoint import load_detector, save_detector
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector
 from boxwright.predict.program import Eager
-from boxwright.types import Detections, Images, Size, Target
+from boxwright.types import Detections, Images, Size, Slots, Target
 
 
 def best(found: Detections) -> Detections:
@@ -87,8 +88,12 @@ def test_save_and_load_give_the_same_boxes(trained: Any, tmp_path: Path) -> None
 
 def test_bfloat16_finds_the_same(trained: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = trained.detector.detect(trained.images)
-    for plain, found in zip(trained.detector.detect(trained.images), reduced, strict=True):
+        autocast = trained.detector.detect(trained.images)
+    packed, expected = (
+        Eager(trained.detector, precision="bf16")(trained.images),
+        trained.detector.detect(trained.images),
+    )
+    for plain, found in zip(2 * expected, [*autocast, *packed.trim()], strict=True):
         assert found.boxes.dtype == found.scores.dtype == torch.float32
         assert torch.equal(best(plain).labels, best(found).labels)
         assert iou(best(plain).boxes, best(found).boxes).min() > 0.9
@@ -102,6 +107,10 @@ def test_the_inference_form_gives_the_same_boxes(trained: Any) -> None:
         assert torch.equal(found.labels, expected.labels)
         torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=0)
         torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
+    with mock.patch("boxwright.predict.program._LARGE", 1):  # as for large images: one by one
+        alone = Slots.cat([packed(trained.images[index : index + 1]) for index in range(len(trained.images))])
+        pairs = zip(vars(packed(trained.images)).values(), vars(alone).values(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
     lower = packed.with_selection(slots=3) if trained.detector.selection else packed
     assert lower._packed is packed._packed, "a program with the same weights packs them once"
 

@@ -101,10 +101,25 @@ def test_further_maps_are_left_alone() -> None:
     torch.testing.assert_close(RegionAlign(STRIDES[:2])(maps, regions()), RegionAlign(STRIDES[:2])(maps[:2], regions()))
 
 
-def test_layout_does_not_matter() -> None:
-    maps = pyramid()
-    last = [features.to(memory_format=torch.channels_last) for features in maps]
-    torch.testing.assert_close(RegionAlign(STRIDES)(last, regions()), RegionAlign(STRIDES)(maps, regions()))
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [0, 1, 2, 3])
+@pytest.mark.parametrize("strides", [STRIDES, STRIDES[:1]])
+def test_layout_does_not_matter(strides: tuple[int, ...], sampling: int, aligned: bool) -> None:
+    """Also for regions beyond the maps, without extent, of a single level, or none."""
+    maps = [features.requires_grad_() for features in pyramid()]
+    last = [features.detach().to(memory_format=torch.channels_last).requires_grad_() for features in maps]
+    odd = torch.tensor([[-500.0, -500, -300, -300], [5000, 5000, 5100, 5100], [0, 0, 0, 0], [-40, -30, 900, 800]])
+    pool = RegionAlign(strides, sampling=sampling, aligned=aligned)
+    for boxes in (torch.cat([regions(), odd.expand(2, -1, -1)], 1), odd[2:3].expand(2, 1, 4), torch.zeros(2, 0, 4)):
+        pooled, expected = pool(last, boxes), pool(maps, boxes)
+        assert pooled.isfinite().all()
+        torch.testing.assert_close(pooled, expected)
+        for result in (pooled, expected):
+            result.square().sum().backward()
+    for mine, their in zip(last, maps, strict=True):
+        assert (mine.grad is None) == (their.grad is None)
+        if mine.grad is not None:
+            torch.testing.assert_close(mine.grad, their.grad)
 
 
 def test_reads_bfloat16_maps_in_float32() -> None:

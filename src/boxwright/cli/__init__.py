@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from boxwright import plugins
+from boxwright.heap import keep_heap
 from boxwright.terminal import say
 from boxwright.units import printable
 from boxwright.version import __version__
@@ -127,7 +128,12 @@ class UsageError(ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 failed, 2 not understood."""
+    """Run one command and return its exit status: 0 done, 1 failed, 2 not understood.
+
+    arguments  those of the process if not given; it also keeps the heap then (`boxwright.keep_heap`)
+    """
+    if arguments is None:
+        keep_heap()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("BOXWRIGHT_DEBUG", "0") not in ("", "0")
     if sys.stdout is None:  # closed, as by >&- in a shell; libraries expect a stream

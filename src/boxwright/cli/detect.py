@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import MaxMegapixels, check_at_least, check_file, check_folder
+from boxwright.device import InferencePrecision
 from boxwright.files import Outputs, partial_of
 from boxwright.lock import hold_all
 from boxwright.terminal import say
@@ -42,6 +43,8 @@ class Detect:
     """Detections per image at most, the best; the model's own number if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
+    precision: InferencePrecision = "fp32"
+    """bf16 computes networks in bfloat16: faster where the processor has it; refused where it cost AP on val."""
     batch: int = 1
     """Images in a batch at most; more than one helps on a GPU, and changes no box."""
     max_megapixels: MaxMegapixels = None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from boxwright.checkpoint import describe
 from boxwright.cli.detect import Detect
 from boxwright.cli.images import STDIN, ImageFile, save_drawing
 from boxwright.cli.table import table
@@ -21,7 +22,7 @@ from boxwright.predict.files import CocoFile, yolo_lines
 from boxwright.predict.predictor import InputImage, Result
 from boxwright.terminal import fit, say, terminal_width
 from boxwright.units import counted, fraction
-from boxwright.zoo import load
+from boxwright.zoo import check_precision, load
 
 if TYPE_CHECKING:
     from boxwright.progress import Progress
@@ -37,7 +38,7 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     outputs  has checked the files that will be written
     failed   a message for each source without an image, printed already
     """
-    predictor = load(model, options.device)
+    predictor = load(model, options.device, options.precision)
     predictor = predictor.with_selection(options.nms, options.agnostic_nms, options.max_detections)
     many = len(images) > _MANY
     counts: Counter[str] = Counter()
@@ -69,6 +70,8 @@ def detect(options: Detect, model: Path, images: Sequence[ImageFile], outputs: O
     parts += [f"{len(failed)} could not be read"] if failed else []
     parts += [f"{len(undrawn)} could not be drawn"] if undrawn else []
     written = [None if options.no_draw or not done else options.out, options.json_file, options.coco, options.yolo]
+    if options.precision != "fp32":
+        parts.append(check_precision(describe(model), options.precision, options.model))
     parts += [f"written: {', '.join(str(path) for path in written if path)}"] if any(written) else []
     say("; ".join(parts))
     return 1 if failed or undrawn else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from boxwright.cli.arguments import DataFormat, MaxMegapixels, check_at_least, chosen_splits, dataset_path
+from boxwright.device import InferencePrecision
 from boxwright.files import Outputs
 from boxwright.terminal import fit, say, terminal_width
 from boxwright.train.config import read_settings
@@ -39,6 +40,8 @@ class Evaluate:
     """Processes that load images."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ... or mps."""
+    precision: InferencePrecision = "fp32"
+    """bf16 computes networks in bfloat16, and a second time in fp32 to say what that does to AP."""
     json: bool = False
     """Print everything as JSON, curves too, instead of the table."""
     plot: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -65,14 +68,21 @@ class Evaluate:
 
         predictor = load(model, self.device)
         dataset = labelled_as(predictor.names, splits[split], data)
-        quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
         about = {"model": str(model), "data": str(data), "split": split, "made": bool(splits.drawn)}
+        fp32 = None
+        if self.precision != "fp32":
+            fp32 = evaluate_dataset(predictor, dataset, self.batch, self.workers).ap
+            predictor = predictor.with_precision(self.precision)
+            about |= {"precision": self.precision, "ap_fp32": fp32}
+        quality = evaluate_dataset(predictor, dataset, self.batch, self.workers)
         if self.json:
             print(json.dumps({**about, **quality.to_dict()}))
         else:
             drawn = f", drawn by boxwright with seed {self.seed}" if splits.drawn else ""
             print(fit(f"{about['model']} on the {split} split of {data}{drawn}"))
             print(quality.table(terminal_width()))
+            if fp32 is not None:
+                print(f"AP {quality.ap:.4f} in {self.precision}, {fp32:.4f} in fp32")
         if self.plot is not None:
             with outputs.writing(self.plot):
                 draw_precision_recall(quality, self.plot)

@@ -28,7 +28,7 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import BackboneFields, LearningBackbone, ProposedFields
-from boxwright.device import loading_workers
+from boxwright.device import choose_device, choose_precision, loading_workers
 from boxwright.files import write_atomically
 from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
@@ -44,7 +44,7 @@ from boxwright.train.run import Run, frozen, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import find
+from boxwright.zoo import MOST_LOST, find
 
 Option = TypeVar("Option")
 
@@ -332,10 +332,14 @@ def _draw_curves(run: Run) -> None:
 
 
 def _conclude(run: Run, detector: Detector) -> None:
-    """After the last epoch: measure the best detector on the test split, if there is one."""
+    """After the last epoch: measure the best detector on the test split, and in bf16, if there is such."""
     if "test" in run.splits:
         epoch, quality = run.test(detector)
         print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table(terminal_width())}")
+    if run.val is not None and choose_precision(choose_device(run.device)) == "bf16":
+        fp32, bf16 = run.measure_bf16(detector)
+        verdict = "is faster here" if fp32 - bf16 < MOST_LOST else "is not offered"
+        print(f"\n--precision bf16 {verdict}: AP {bf16:.4f} on val, {fp32:.4f} in fp32")
     in_python = f"boxwright.load({str(run.best)!r})('photo.jpg')"
     print(f"\n{_next(run, f'boxwright detect photo.jpg --model {run.best}', in_python)}")
 

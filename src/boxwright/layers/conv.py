@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,13 +20,13 @@ class Conv2dSame(nn.Conv2d):
 
     def pad(self, input: Tensor) -> Tensor:
         """(N, C, H, W) with the zeros around it that the convolution, which pads nothing more, then reads."""
-        pad = []
-        for size, kernel, stride, dilation in zip(
-            input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            pad += [total // 2, total - total // 2]
-        return F.pad(input, pad)
+        return F.pad(input, [zeros for axis in self.margins(input.shape[2:])[::-1] for zeros in axis])
+
+    def margins(self, size: Sequence[int]) -> list[tuple[int, int]]:
+        """The zeros before and after a map of H x W, for each axis; after it, there may be one more."""
+        axes = zip(size, self.kernel_size, self.stride, self.dilation, strict=True)
+        totals = [max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes]
+        return [(total // 2, total - total // 2) for total in totals]
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ class Packed:
     made a step. Changes that PyTorch does not count are not seen (`weight.data.mul_(2)`, a numpy array that shares the
     memory); make another `Packed` after them.
 
-    dtype  of the maps; maps of another one are convolved as without
+    dtype  of the arithmetic: float32, or bfloat16 within autocast to it, which maps of float32 are converted to
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -52,7 +53,7 @@ class Packed:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within, `conv_norm` computes maps on the CPU so, in inference mode and outside of autocast."""
+        """Within, `conv_norm` computes maps on the CPU so, in inference mode."""
         before = conv_form.set(self if is_available() and torch.backends.mkldnn.enabled else None)
         try:
             yield
@@ -63,7 +64,7 @@ class Packed:
         self, x: Tensor, conv: nn.Conv2d, norm: Norm | None, activation: nn.Module | None, add: Tensor | None
     ) -> Tensor | None:
         """What `conv_norm` returns for these arguments, channels-last; None where that has to compute it."""
-        if x.dtype != self.dtype or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, self.dtype) or self.dtype != _autocast_dtype():
             return None
         if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
             return None
@@ -81,9 +82,15 @@ class Packed:
         weights = self._weights.get((conv, norm))
         if weights is None or weights.version != version:
             weights = self._weights[conv, norm] = _Weights(conv, norm, self.dtype, sources, version)
-        if isinstance(conv, Conv2dSame):
-            x = conv.pad(x)
-        return weights.convolve(x.contiguous(memory_format=torch.channels_last), activation, add)
+        x, add = self._map(x), None if add is None else self._map(add)
+        return weights.convolve(x, activation, add)
+
+    def _map(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype, memory_format=torch.channels_last)
+
+
+_Geometry = tuple[list[int], list[int], list[int], int]
+"""Padding, stride, dilation and groups, as oneDNN's operators take them."""
 
 
 class _Weights:
@@ -96,46 +103,58 @@ class _Weights:
         self.sources, self.version = sources, version  # while these tensors live, no others have their id
         _, bias = self._fold()
         self.bias = None if bias is None else bias.to(dtype)
-        padding = [0, 0] if isinstance(conv, Conv2dSame) else list(conv.padding)
-        self.geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
-        self.of_shape: dict[torch.Size, Tensor] = {}
+        self.of_shape: dict[torch.Size, tuple[Tensor, _Geometry]] = {}
         self.of_layout: dict[bytes, Tensor] = {}
 
     def _fold(self) -> tuple[Tensor, Tensor | None]:
         return (self.conv.weight, self.conv.bias) if self.norm is None else fold(self.conv, self.norm)
 
     def convolve(self, x: Tensor, activation: nn.Module | None, add: Tensor | None) -> Tensor:
-        """As `conv_norm`, for a padded map (N, C, h, w)."""
-        packed = self.of_shape.get(x.shape)
-        if packed is None:
-            packed = self._pack(x.shape)
+        """As `conv_norm`."""
+        packed, geometry = self.of_shape.get(x.shape) or self._pack(x.shape)
         kind = None if activation is None else type(activation)
         fused = kind in _FUSED if add is None else kind in (None, nn.ReLU)
         name, numbers = _FUSED[kind] if fused else _FUSED[None]
         if add is None:
-            y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *self.geometry, name, numbers, "")
+            y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, name, numbers, "")
         else:
-            add = add.contiguous(memory_format=torch.channels_last)
             relu = name if name == "relu" else None
             y = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, add, packed, self.bias, *self.geometry, "add", 1.0, relu, [], ""
+                x, add, packed, self.bias, *geometry, "add", 1.0, relu, [], ""
             )
         return y if fused or activation is None else activation(y)
 
-    def _pack(self, shape: torch.Size) -> Tensor:
-        """The weights in the layout for an input of this shape; kept once for all shapes with that layout."""
-        weight = self._fold()[0].detach().to(self.dtype)
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, list(shape))
+    def _pack(self, shape: torch.Size) -> tuple[Tensor, _Geometry]:
+        """The weights in the layout for an input of this shape; kept once for all shapes with that layout.
+
+        oneDNN pads both sides of a map alike. Where there is one zero more after it, so there is before it, and the
+        kernel gets a first row or column of zeros, which reads that.
+        """
+        conv, weight = self.conv, self._fold()[0].detach().to(self.dtype)
+        padding: list[Any] = list(conv.padding)
+        if isinstance(conv, Conv2dSame):
+            (top, bottom), (left, right) = conv.margins(shape[2:])
+            weight, padding = F.pad(weight, [right - left, 0, bottom - top, 0]), [bottom, right]
+        geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, list(shape))
         layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy())
         if len(self.of_shape) >= _MAX_SHAPES:
             self.of_shape.clear()
-        self.of_shape[shape] = packed = self.of_layout.setdefault(layout, packed)
-        return packed
+        found = self.of_shape[shape] = self.of_layout.setdefault(layout, packed), geometry
+        return found
+
+
+def _autocast_dtype() -> torch.dtype:
+    """That of convolutions on the CPU: float32 where autocast is off."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
     """Whether a convolution does what its numbers say and nothing more, such as hooks."""
-    known = type(conv) in (nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    known = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
+    if type(conv) is Conv2dSame:  # a first row of zeros in a dilated kernel would read another one
+        axes = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        known = all(dilation == 1 or (stride == 1 and kernel % 2) for kernel, stride, dilation in axes)
     return known and not (conv._forward_hooks or conv._forward_pre_hooks)
 
 

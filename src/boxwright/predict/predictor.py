@@ -24,7 +24,7 @@ from boxwright.data.batch import as_boxes, to_images
 from boxwright.data.image import IMAGE_SUFFIXES, ImageError, ImageSource, read_reduced, to_rgb
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.base import Detector
-from boxwright.device import choose_device
+from boxwright.device import InferencePrecision, choose_device
 from boxwright.draw.boxes import draw_boxes, encode
 from boxwright.files import Outputs
 from boxwright.predict.program import Eager, Program
@@ -269,6 +269,10 @@ class Predictor:
         other = copy(self)
         other.program = program
         return other
+
+    def with_precision(self, precision: InferencePrecision) -> Predictor:
+        """A copy that runs its detector eagerly in this precision. TypeError where the program has no detector."""
+        return self.with_program(Eager(self.detector, precision=precision))
 
     def with_selection(
         self, nms: float | None = None, agnostic_nms: bool = False, max_detections: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     import torch
 
     from boxwright.detectors.base import Detector
+    from boxwright.device import InferencePrecision
 
 Program = Callable[[Images], Slots]
 """A batch of images to slots in pixels of the batch. A `Predictor` runs any of these: an exported graph, a function."""
 
 _MAX_PROGRAMS = 1000  # of torch.compile, one for each detector and shape of input; its own limit is eight
 _BELOW = 1e-6  # a selection takes what scores more than its threshold, a predictor also what scores as much
+_LARGE = 2**17  # pixels; images of this size are computed one by one on a CPU: the maps of more leave its caches
 _PROPOSALS = 100  # the number of proposals of a compiled program is a multiple of this
 
 
@@ -27,23 +29,34 @@ class Eager:
 
     packed  on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a pixel
             in less time. It holds a further copy of their weights. False: as in training, to the last bit
+    precision  "bf16" computes convolutions and linear layers in bfloat16, boxes and scores in float32
     """
 
-    def __init__(self, detector: Detector, packed: bool = True) -> None:
+    def __init__(self, detector: Detector, packed: bool = True, precision: InferencePrecision = "fp32") -> None:
+        import torch
+
         from boxwright.layers.packed import Packed
 
-        self.detector = detector
-        self._packed = Packed() if packed else None
+        self.detector, self.precision = detector, precision
+        self._packed = Packed(torch.bfloat16 if precision == "bf16" else torch.float32) if packed else None
 
     def __call__(self, images: Images) -> Slots:
         import torch
 
-        training = self.detector.training
+        training, device = self.detector.training, images.pixels.device.type
         if training:
             self.detector.eval()
         try:
-            with torch.inference_mode(), nullcontext() if self._packed is None else self._packed.active():
-                return self.detector.slots(images)
+            with ExitStack() as form:
+                form.enter_context(torch.inference_mode())
+                if self.precision == "bf16":
+                    form.enter_context(torch.autocast(device, torch.bfloat16))
+                if self._packed is None or device != "cpu":
+                    return self.detector.slots(images)
+                form.enter_context(self._packed.active())
+                if len(images) < 2 or images.pixels.shape[2:].numel() < _LARGE:
+                    return self.detector.slots(images)
+                return Slots.cat([self.detector.slots(images[i : i + 1]) for i in range(len(images))])
         finally:
             if training:
                 self.detector.train()

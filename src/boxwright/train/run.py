@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -164,15 +165,33 @@ class Run:
 
         `detector` gets the weights of that checkpoint. Returns the epoch of the checkpoint and its quality.
         """
+        with self._described(detector) as described:
+            predictor = Predictor(detector, self.names, self.preprocess)
+            quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
+            self.history.test(quality)
+            described["metrics"]["test"] = summary(quality)
+        return described["epoch"], quality
+
+    def measure_bf16(self, detector: Detector) -> tuple[float, float]:
+        """The AP of the best checkpoint on val, in fp32 and in bf16, which is added to the checkpoint.
+
+        `detector` gets the weights of that checkpoint.
+        """
+        assert self.val is not None
+        with self._described(detector) as described:
+            predictor = Predictor(detector, self.names, self.preprocess).with_precision("bf16")
+            quality = evaluate_dataset(predictor, self.val, self.batch, self.workers)
+            described["metrics"]["val_bf16"] = summary(quality)
+        return described["metrics"]["val"]["ap"], quality.ap
+
+    @contextmanager
+    def _described(self, detector: Detector) -> Iterator[dict[str, Any]]:
+        """What is written in the best checkpoint, whose weights `detector` gets; it is written back at the end."""
         tensors, described = checkpoint.read(self.best)
         checkpoint.need(described, self.best, "metrics", "epoch")
         checkpoint.fill(detector, tensors, self.best)
-        predictor = Predictor(detector, self.names, self.preprocess)
-        quality = evaluate_dataset(predictor, self.splits["test"], self.batch, self.workers)
-        self.history.test(quality)
-        described["metrics"]["test"] = summary(quality)
+        yield described
         checkpoint.write(self.best, tensors, described)
-        return described["epoch"], quality
 
     def _finish(self, epoch: Epoch, measure: bool) -> str:
         """After an epoch: evaluate if it is time or asked for, save, log; returns a line about it."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from boxwright.device import InferencePrecision
 from boxwright.files import sha256
+from boxwright.typed import either
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from boxwright.predict.predictor import Predictor
 
 DEFAULT = "voc9"
+MOST_LOST = 0.002  # of AP on val, for a precision to be offered
 _FOLDER = Path(__file__).parent
 _SHA256 = {"voc9": "9e32076db12bcd1681b3bae518ef3ed962a21d7045d540f83bc96b74392ef2a2"}
 """Of bundled files that have no digest themselves."""
@@ -32,16 +35,20 @@ class Model:
     """Why the metadata could not be read; `about` is empty then."""
 
 
-def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Predictor:
+def load(
+    model: str | Path = DEFAULT, device: str | torch.device = "auto", precision: InferencePrecision = "fp32"
+) -> Predictor:
     """A detector ready for inference: `load()("photo.jpg").boxes`.
 
-    model   the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), published weights of
-            another library, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
-            hf:owner/repo/model.safetensors@COMMIT
-    device  "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest available
+    model      the name of a bundled model, a .safetensors file, the folder of a run (its best epoch), published weights
+               of another library, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
+               hf:owner/repo/model.safetensors@COMMIT
+    device     "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest available
+    precision  "bf16" computes convolutions and linear layers in bfloat16: in less time on CPUs and GPUs that have
+               instructions for it
 
-    Raises ValueError for an unknown model, naming the known ones, and for a damaged file; OSError if the weights have
-    to be downloaded and cannot be.
+    Raises ValueError for an unknown model, naming the known ones, for a damaged file, and for bf16 where it cost AP on
+    val (`check_precision`); OSError if the weights have to be downloaded and cannot be.
     """
     path = find(model)
     from boxwright.checkpoint import load_detector
@@ -50,8 +57,29 @@ def load(model: str | Path = DEFAULT, device: str | torch.device = "auto") -> Pr
 
     device = choose_device(device)
     loaded = load_detector(path, device)
+    check_precision(loaded.metadata, precision, path)
     threshold = threshold_of(loaded.metadata)
-    return Predictor(loaded.detector, loaded.names, loaded.preprocess, threshold, device)
+    predictor = Predictor(loaded.detector, loaded.names, loaded.preprocess, threshold, device)
+    return predictor if precision == "fp32" else predictor.with_precision(precision)
+
+
+def check_precision(about: Mapping[str, Any], precision: InferencePrecision, source: str | Path) -> str:
+    """What the metadata of a checkpoint says about detection in a precision; "" for fp32, which they all are made for.
+
+    `boxwright train` measures AP on val in bf16 too, where the machine has instructions for it. Raises ValueError where
+    that is lower by .002 or more, and for another precision.
+    """
+    if precision not in get_args(InferencePrecision):
+        raise ValueError(f"detection is in {either(get_args(InferencePrecision))}, got {precision!r}")
+    if precision == "fp32":
+        return ""
+    fp32, bf16 = (about.get("metrics", {}).get(key, {}).get("ap") for key in ("val", "val_bf16"))
+    if fp32 is None or bf16 is None:
+        return f"in bf16; to measure what it does to AP: boxwright evaluate {source} --data DATA --precision bf16"
+    measured = f"AP {bf16:.4f} on val in bf16, {fp32:.4f} in fp32"
+    if fp32 - bf16 >= MOST_LOST:
+        raise ValueError(f"{source} has {measured}: that costs {MOST_LOST} or more; take precision fp32")
+    return f"in bf16 ({measured})"
 
 
 def threshold_of(about: Mapping[str, Any]) -> float:
