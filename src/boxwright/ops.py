@@ -76,10 +76,13 @@ def nms_mask(
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
-    compiles = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    if boxes.is_cuda and compiles and boxes.shape[1] <= _WHOLE:
+    if boxes.is_cuda and boxes.shape[1] <= _WHOLE and _is_compiled():
         return _static_nms_mask(boxes, scores, groups, valid, iou_threshold, most)  # the pairs become one kernel
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+
+
+def _is_compiled() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def check_iou_threshold(iou_threshold: float) -> None:
