@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -279,32 +279,48 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
-def _sum_rows(
-    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
-) -> Tensor:
+def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers) -> Tensor:
     """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
     A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding. Channels-last
     maps are such tables as they lie in memory, and torchvision's kernel would copy them first.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
-    shapes = torch.tensor([features.shape[2:] for features in maps])
-    starts = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
-    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
-    heights, widths = shapes[level].unbind(1)
-    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
-    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
+    table = tables[0] if len(tables) == 1 else torch.cat(tables)
+    pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+
+
+def _spread_rows(
+    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], size: int, *numbers
+) -> list[Tensor]:
+    """The gradient of `_sum_rows`, channels-last maps: a sparse matrix of its weights times the gradients of cells."""
+    of_maps = [shapes[start : start + 4] for start in range(0, len(shapes), 4)]
+    indices, weights = _rows_read(of_maps, regions, level, scales, size, *numbers)
+    cells = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (R * size * size, C)
+    lengths = [images * height * width for images, _, height, width in of_maps]
+    places = torch.stack([indices.flatten(), torch.arange(len(cells)).repeat_interleave(indices.shape[1])])
+    spread = torch.sparse_coo_tensor(places, weights.flatten(), (sum(lengths), len(cells)), check_invariants=False)
+    tables = torch.sparse.mm(spread, cells).split(lengths)
+    sizes = [(images, height, width, channels) for images, channels, height, width in of_maps]
+    return [table.view(size).permute(0, 3, 1, 2) for table, size in zip(tables, sizes, strict=True)]
+
+
+def _rows_read(
+    shapes: Sequence[Sequence[int]], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers
+) -> tuple[Tensor, Tensor]:
+    """The rows of the table of maps (N, C, h, w) that each cell sums, and their weights: (R * size * size, samples)."""
+    heights, widths = torch.tensor([shape[2:] for shape in shapes])[level].unbind(1)
+    starts = torch.tensor([0, *(images * height * width for images, _, height, width in shapes)]).cumsum(0)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None]
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, *numbers)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, *numbers)
     rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
     rows = rows * widths[:, None, None] + starts[level, None, None]
     indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    pooled = F.embedding_bag(
-        indices.flatten(3).flatten(0, 2),
-        tables[0] if len(tables) == 1 else torch.cat(tables),
-        per_sample_weights=weights.flatten(3).flatten(0, 2),
-        mode="sum",
-    )
-    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+    return indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
 
 
 def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned: bool) -> tuple[Tensor, Tensor]:
@@ -314,7 +330,7 @@ def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned:
     lengths  (R,): of the maps they are read from, in features
     returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
     """
-    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    start, end = (ends - 0.5 if aligned else ends)[..., None, None].unbind(1)  # (R, 1, 1)
     length = lengths[:, None, None]
     cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
     number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
@@ -387,6 +403,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
+            return _spread_rows(gradient, regions, level, *rest)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
         sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
@@ -414,7 +432,10 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         shapes = rest[returns_sources + 1]
-        return [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        empty = [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
+            return [features.contiguous(memory_format=torch.channels_last) for features in empty]
+        return empty
 
     def save(ctx, inputs: tuple, output: Tensor | tuple[Tensor, Tensor]) -> None:
         maps, regions, level, *ctx.numbers = inputs
