@@ -1,8 +1,8 @@
 """The compiled operators: torchvision's kernels, each as an operator whose shapes outside are static.
 
 What depends on values (survivors of suppression, regions of a level) is handled inside. On CUDA no shape depends on a
-value inside either, so that a CUDA graph can hold the operators; the host waits for the device once a suppression, to
-read whether the mask is final, and not at all `without_waiting`. Importing this file registers all of them, which an
+value inside either, so that a CUDA graph can hold the operators; the host waits once or twice a suppression, to read
+whether the mask is final, and not at all `without_waiting`. Importing this file registers all of them, which an
 exported program needs:
 
     boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`nms_mask`)
@@ -76,9 +76,13 @@ def nms_mask(
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
-    if boxes.is_cuda and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if boxes.is_cuda and boxes.shape[1] <= _WHOLE and _is_compiled():
         return _static_nms_mask(boxes, scores, groups, valid, iou_threshold, most)  # the pairs become one kernel
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+
+
+def _is_compiled() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def check_iou_threshold(iou_threshold: float) -> None:
@@ -135,26 +139,41 @@ def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
 def _static_nms_mask(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
 ) -> Tensor:
-    """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image."""
+    """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image.
+
+    Where the host may ask whether they suffice, it tries the best 2 `most` boxes first; elsewhere it takes `_WHOLE` at
+    most, and notes if they did not. Where more would be needed, it is `_nms_mask`.
+    """
     if not valid.numel():
         return torch.zeros_like(valid)
-    valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
-    order = torch.where(valid, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (N, K)
-    boxes = torch.where(valid[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
-    groups = groups.gather(1, order)
-    if torch.compiler.is_compiling():
-        suppresses = _suppresses(boxes, groups, iou_threshold)
-    else:  # image by image, as each step of it is an array of all pairs
-        pairs = zip(boxes.split(1), groups.split(1), strict=True)
-        suppresses = torch.cat([_suppresses(*of_image, iou_threshold) for of_image in pairs])
-    kept = torch.ops.boxwright.settle(suppresses, valid.gather(1, order))
-    if most is not None:
-        kept = kept & (kept.cumsum(1) <= most)
-    return torch.zeros_like(valid).scatter(1, order, kept)
+    sound = valid & boxes.isfinite().all(-1) & ~scores.isnan()
+    order = torch.where(sound, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (N, K)
+    ranked = torch.where(sound[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
+    group, alive, count = groups.gather(1, order), sound.gather(1, order), valid.shape[1]
+    enough = count if most is None else most
+    front = min(max(2 * enough, _FRONT) if _may_wait(boxes) else count, _WHOLE)
+    if front < count:
+        kept, changed = _pass(_suppresses(ranked[:, :front], group[:, :front], iou_threshold), alive[:, :front])
+        unfinished = changed | ((kept.sum(1) < enough) & alive[:, front:].any(1)).any()
+        _note(unfinished)
+        if not _may_wait(boxes) or not unfinished:
+            return _first(kept, order, enough)
+        if count > _WHOLE:
+            return _nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+    return _first(torch.ops.boxwright.settle(_suppresses(ranked, group, iou_threshold), alive), order, enough)
+
+
+def _first(kept: Tensor, order: Tensor, most: int) -> Tensor:
+    """The first `most` that are kept (N, C) of the first rows of an order (N, K), as a mask (N, K) of all rows."""
+    nothing = torch.zeros_like(order, dtype=torch.bool)
+    return nothing.scatter(1, order[:, : kept.shape[1]], kept & (kept.cumsum(1) <= most))
 
 
 def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Boxes (N, K, 4), best first, and groups (N, K) to (N, K, K) bfloat16: 1 where the row suppresses the column."""
+    if len(boxes) > 1 and not torch.compiler.is_compiling():  # image by image: each step is an array of all pairs
+        images = zip(boxes.split(1), groups.split(1), strict=True)
+        return torch.cat([_suppresses(*of_image, iou_threshold) for of_image in images])
     x1, y1, x2, y2 = boxes.unbind(-1)
     across = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
     down = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
@@ -164,6 +183,8 @@ def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     return (too_much & (groups[:, :, None] == groups[:, None]) & (rank[:, None] < rank)).to(torch.bfloat16)
 
 
+_FRONT = 256  # boxes tried at least: fewer take no less time
+_WHOLE = 5000  # boxes of an image, the best, whose pairs are compared: 200 MB for each number of a pair
 _PASSES = 32  # between two looks of the host at the result; few images need more than ten
 
 _unsettled: ContextVar[list[Tensor] | None] = ContextVar("unsettled", default=None)
@@ -181,6 +202,19 @@ def without_waiting() -> Iterator[list[Tensor]]:
         _unsettled.reset(before)
 
 
+def _note(unfinished: Tensor) -> None:
+    """Within `without_waiting`, remember a scalar bool."""
+    if (noted := _unsettled.get()) is not None:
+        noted.append(unfinished)
+
+
+def _may_wait(tensor: Tensor) -> bool:
+    """Whether a value may be read on the host: not while a graph is made."""
+    if torch.compiler.is_compiling() or _unsettled.get() is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def _settle(suppresses: Tensor, alive: Tensor) -> Tensor:
     """Which boxes survive, (N, K) bool: those that no survivor suppresses.
 
@@ -190,18 +224,21 @@ def _settle(suppresses: Tensor, alive: Tensor) -> Tensor:
     It is a fixed point: start with all that are alive, and take again and again those that none of the last ones
     suppresses. It is reached after as many passes as the longest chain of suppressions has links.
     """
-    first = alive.to(suppresses.dtype)
-    kept = first
+    kept = None
     while True:
-        for _ in range(_PASSES):
-            before, kept = kept, torch.where(torch.bmm(kept[:, None], suppresses)[:, 0] > 0, 0.0, first)
-        changed = (before != kept).any()
-        noted = _unsettled.get()
-        if noted is not None:
-            noted.append(changed)
-        captured = suppresses.is_cuda and torch.cuda.is_current_stream_capturing()
-        if noted is not None or captured or not changed:
-            return kept > 0
+        kept, changed = _pass(suppresses, alive, kept)
+        _note(changed)
+        if not _may_wait(kept) or not changed:
+            return kept
+
+
+def _pass(suppresses: Tensor, alive: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`_PASSES` passes of `_settle` from the last ones kept on; and a scalar bool, whether the last one changed any."""
+    first = before = alive.to(suppresses.dtype)
+    after = first if kept is None else kept.to(suppresses.dtype)
+    for _ in range(_PASSES):
+        before, after = after, torch.where(torch.bmm(after[:, None], suppresses)[:, 0] > 0, 0.0, first)
+    return after > 0, (before != after).any()
 
 
 _library.define("settle(Tensor suppresses, Tensor alive) -> Tensor")
