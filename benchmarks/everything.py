@@ -18,6 +18,7 @@ SCRIPTS = (
     ("readers.py", "--rounds", "{rounds}", "--out", "{out}"),
     ("selective_search.py", "--out", "{out}"),
     ("gpu.py",),
+    ("gpu_check.py",),
 )
 
 

@@ -22,7 +22,10 @@ from host_waits import HostWaits
 
 IN_A_STEP = {"localizer": 1, "sliding_window": 1, "rcnn": 1, "spp_net": 1, "fast_rcnn": 1, "faster_rcnn": 2, "r_fcn": 2,
              "ssd": 2, "retinanet": 2, "fcos": 2}  # fmt: skip
-"""Waits for the device: one for the losses to be shown, one for suppression in training or the number of positives."""
+"""Waits for the device: one for the losses to be shown, one for suppression in training or the number of positives.
+
+A suppression of whose best boxes too few survive takes another.
+"""
 
 
 def build(name: str) -> Detector:
