@@ -378,7 +378,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", default="build/gpu/gpu.json")
-    parser.add_argument("--budget", type=float, default=330.0, help="seconds for everything")
+    parser.add_argument("--budget", type=float, help="seconds for everything: 330, and an hour with --quick")
     parser.add_argument("--prepare", type=float, default=150.0, help="of these, after which no compilation begins")
     parser.add_argument("--only", nargs="+", default=[], choices=NAMES, help="detectors")
     parser.add_argument("--quick", action="store_true", help="tiny images and few rounds; no C++ compiler is needed")
@@ -394,6 +394,8 @@ def parse() -> argparse.Namespace:
     options.size = options.size or ([64, 64] if options.quick else [800, 1088])
     options.batch = options.batch or (2 if options.quick else 32)
     options.training_batch = options.training_batch or (2 if options.quick else 8)
+    options.budget = options.budget or (3600.0 if options.quick else 330.0)
+    options.prepare = options.budget if options.quick else options.prepare
     options.rounds = options.rounds or (2 if options.quick else 30)
     return options
 

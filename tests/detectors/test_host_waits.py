@@ -83,6 +83,8 @@ def test_batches_reach_the_device_without_a_wait() -> None:
 @pytest.mark.parametrize("name", DETECTORS)
 def test_what_a_cuda_graph_holds_never_waits(name: str) -> None:
     detector, (images, _) = build(name).eval(), batch()
+    assert detector.selection is not None
+    detector.selection.score_threshold = (0.1, 0.2, 0.3)
     with HostWaits() as waits, ops.without_waiting() as unsettled, torch.inference_mode():
         detector.slots(images)
     assert not waits.places
