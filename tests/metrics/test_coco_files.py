@@ -72,6 +72,7 @@ def test_usual_files_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         ("annotations", '{"id": 3}', '{"id": null}'),
         ("annotations", '"iscrowd": 1', '"iscrowd": "1"'),
         ("annotations", '"iscrowd": 1', '"iscrowd": 2'),
+        ("annotations", '"iscrowd": 1', f'"iscrowd": 1{400 * "0"}'),
         ("annotations", '"area": 9', '"area": null'),
         ("annotations", "1e+300", "1e999"),
         ("annotations", "[0.1, 0.2, 0.3, 1e+300]", "[1e308, 1e308, 1e308, 1]"),
