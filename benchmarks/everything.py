@@ -13,11 +13,12 @@ FOLDER = Path(__file__).parent
 SCRIPTS = (
     ("versus_torchvision.py", "--rounds", "{rounds}", "--out", "{out}"),
     ("inference_form.py", "--rounds", "{rounds}"),
-    ("data_loading.py", "--images", "160", "--workers", "0", "1", "--rounds", "{rounds}", "--out", "{out}"),
+    ("data_loading.py", "--images", "100", "--workers", "0", "1", "--rounds", "{rounds}", "--out", "{out}"),
     ("evaluator.py", "--rounds", "{rounds}", "--out", "{out}"),
     ("readers.py", "--rounds", "{rounds}", "--out", "{out}"),
     ("selective_search.py", "--out", "{out}"),
     ("gpu.py",),
+    ("gpu_check.py",),
 )
 
 

@@ -144,11 +144,8 @@ def main() -> None:
         size = (folder / "coco" / _JSON).stat().st_size / 1e6
         print(f"COCO JSON of {size:.0f} MB, {os.cpu_count()} cores, {platform.machine()}")
         rounds = [{name: run_in_process(name, folder) for name in options.only} for _ in range(options.rounds)]
-        from record import (  # only now, as it imports torch, and the peak of memory is inherited
-            milliseconds,
-            ratio,
-            save,
-        )
+        # Only now, as it imports torch, and the processes of the rounds would inherit that peak.
+        from record import milliseconds, ratio, save
 
         seconds = {name: [round[name]["seconds"] for round in rounds] for name in options.only}
         for name in options.only:

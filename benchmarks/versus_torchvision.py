@@ -26,13 +26,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import boxwright
+from boxwright.heap import keep_heap
 from boxwright.predict.predictor import Predictor
 from boxwright.predict.program import Eager
 from boxwright.train.config import TrainConfig
@@ -43,6 +44,7 @@ from peers import Repeated, Sides, build_detectron2, build_sides, precision, ste
 from record import add_out, milliseconds, ratio, save
 
 CPU = torch.device("cpu")
+ARITHMETIC: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 Answer = Detections | None
 Runs = dict[str, Callable[[], Answer]]
 """What a side can run, by name, such as its arithmetic."""
@@ -71,14 +73,14 @@ class Task(NamedTuple):
 
 
 def our_inference(build: Callable[[], Sides]) -> Runs:
+    keep_heap()
     sides = build()
-    images, program = sides.images[:1], Eager(sides.ours)
+    programs = {name: Eager(sides.ours, precision=name) for name in ARITHMETIC}
 
     def run(arithmetic: str) -> Answer:
-        with precision(CPU, arithmetic):
-            return program(images).trim()[0]
+        return programs[arithmetic](sides.images[:1]).trim()[0]
 
-    return {name: partial(run, name) for name in ("fp32", "bf16")}
+    return {name: partial(run, name) for name in ARITHMETIC}
 
 
 def torchvisions_inference(build: Callable[[], Sides]) -> Runs:
@@ -90,7 +92,7 @@ def torchvisions_inference(build: Callable[[], Sides]) -> Runs:
             (found,) = sides.theirs(sides.their_images[:1])
         return Detections(found["boxes"], found["scores"], found["labels"] - first)
 
-    return {name: partial(run, name) for name in ("fp32", "bf16")}
+    return {name: partial(run, name) for name in ARITHMETIC}
 
 
 def detectron2s_inference(build: Callable[[], Sides]) -> Runs:
@@ -111,9 +113,10 @@ def our_training(build: Callable[[int], Sides], objects: tuple[int, ...] = (8,))
     def step(steps: Iterator[Step]) -> None:
         next(steps)
 
+    keep_heap()
     for count in objects:
         sides = build(count)
-        for arithmetic in ("fp32", "bf16"):
+        for arithmetic in ARITHMETIC:
             config = TrainConfig(epochs=1, precision=arithmetic, lr=1e-6, ema=0)
             batches: Any = Repeated(sides.images, sides.targets, 10_000)
             steps = Training(copy.deepcopy(sides.ours), batches, config).steps(False)
@@ -130,7 +133,7 @@ def torchvisions_training(build: Callable[[int], Sides], objects: tuple[int, ...
         def losses(sides: Sides = sides) -> dict[str, Tensor]:
             return sides.theirs(sides.their_images, sides.their_targets)
 
-        for arithmetic in ("fp32", "bf16"):
+        for arithmetic in ARITHMETIC:
             runs[named(arithmetic, count, objects)] = stepper(theirs, losses, CPU, arithmetic)
     return runs
 
@@ -143,25 +146,19 @@ def voc9(packed: bool) -> Runs:
     """From a file to boxes with the bundled detector. Not `packed`: as PyTorch runs it."""
     predictor = boxwright.load(device="cpu")
     photo = PHOTOS / "astronaut.webp"
+
+    def run(predictor: Predictor, count: int = 1, batch: int = 1) -> Answer:
+        result = predictor([photo] * count, batch=batch)[0]
+        return Detections(result.boxes, result.scores, result.labels)
+
     if not packed:
-        program = Eager(predictor.detector, packed=False)
-        predictor = Predictor(program, predictor.names, predictor.preprocess, predictor.threshold)
-
-    def run(arithmetic: str, batch: int = 1) -> Answer:
-        with precision(CPU, arithmetic):
-            results = predictor([photo] * batch, batch=batch)
-        return Detections(results[0].boxes, results[0].scores, results[0].labels)
-
-    def singly(count: int) -> Answer:
-        for _ in range(count - 1):
-            run("fp32")
-        return run("fp32")
-
+        return {"fp32": partial(run, predictor.with_program(Eager(predictor.detector, packed=False)))}
+    keep_heap()
     return {
-        "fp32": partial(run, "fp32"),
-        "bf16": partial(run, "bf16"),
-        "together": partial(run, "fp32", 8),
-        "singly": partial(singly, 8),
+        "fp32": partial(run, predictor),
+        "bf16": partial(run, predictor.with_precision("bf16")),
+        "together": partial(run, predictor, 8, 8),
+        "singly": partial(run, predictor, 8, 1),
     }
 
 
@@ -183,7 +180,7 @@ def make_tasks() -> dict[str, Task]:
     """All by the words of `--rows`."""
     tasks: dict[str, Task] = {}
     for name, (title, size) in MODELS.items():
-        build = partial(build_sides, name, 2, size, CPU)
+        build = partial(build_sides, name, 2 if "ssd" in name else 1, size, CPU)  # two for norms of a single cell
         sides = {"ours": partial(our_inference, build), "torchvision": partial(torchvisions_inference, build)}
         tasks[f"inference {name}"] = Task(sides, against_torchvision(f"{title}, {size[0]}×{size[1]}", boxes=True))
     photo = "voc9, from a file to boxes"
@@ -213,7 +210,7 @@ def make_tasks() -> dict[str, Task]:
         ],
     )
     for name in ("faster_rcnn", "retinanet"):
-        build = partial(build_detectron2, name, 2, LARGE)
+        build = partial(build_detectron2, name, 1, LARGE)
         sides = {"ours": partial(our_inference, build), "detectron2": partial(detectron2s_inference, build)}
         title = f"{MODELS[name][0]}, {LARGE[0]}×{LARGE[1]}"
         tasks[f"detectron2 {name}"] = Task(

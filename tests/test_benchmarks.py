@@ -18,7 +18,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports a script by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield import_module
-    for name in ("record", "peers", "versus_torchvision", "everything"):
+    for name in ("record", "peers", "versus_torchvision", "everything", "gpu"):
         sys.modules.pop(name, None)
 
 
@@ -53,6 +53,24 @@ def test_both_sides_of_a_row_find_the_same(script: Any) -> None:
     assert len(answers[0]) > 50
     pixels, score = versus.difference(*answers).replace(" px", "").split(", ")
     assert float(pixels) < 0.05 and float(score) < 1e-3
+
+
+def test_the_tables_of_a_gpu_have_a_column_for_each_side(script: Any) -> None:
+    times = {"ms": 5.0, "low": 4.0, "high": 6.0, "images_per_second": 200.0, "ratio": 3.0}
+    rows = [
+        {"detector": "all", "what": "machine", "side": "", "name": "a card"},
+        {"detector": "fcos", "what": "batch 1", "side": "captured", **times},
+        {"detector": "fcos", "what": "batch 1", "side": "torchvision", **times, "ratio": 1.0},
+        {"detector": "fcos", "what": "batch 1, host waits", "side": "eager", "waits": 2, "places": ["ops.py:1"]},
+        {"detector": "ssd", "what": "process", "side": "", "error": "exit status 1"},
+    ]
+    machine, *tables, failed = script("gpu").tables(rows).split("\n\n")
+    assert "a card" in machine and failed == "failed: ssd, process, : exit status 1"
+    assert [table.splitlines()[0] for table in tables] == [
+        "| batch 1 | torchvision | captured |", "| batch 1, host waits | eager |",
+    ]  # fmt: skip
+    assert tables[0].splitlines()[2].endswith("| 5.0 ms (4.0 to 6.0), 200/s, × 3.00 |")
+    assert tables[1].splitlines()[2] == "| fcos | waits 2 |"
 
 
 def test_every_row_names_runs_that_exist_and_is_unique(script: Any) -> None:

@@ -55,7 +55,7 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     kind = torch.device(device).type
     if kind == "cuda" and tensor.is_cpu:
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=kind != "mps")  # which would read memory that is free by then
+    return tensor.to(device, non_blocking=kind not in ("mps", "xpu"))  # which may read memory that is free by then
 
 
 def cores() -> int:

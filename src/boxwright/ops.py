@@ -1,8 +1,8 @@
 """The compiled operators: torchvision's kernels, each as an operator whose shapes outside are static.
 
 What depends on values (survivors of suppression, regions of a level) is handled inside. On CUDA no shape depends on a
-value inside either, so that a CUDA graph can hold the operators; the host waits for the device once a suppression, to
-read whether the mask is final, and not at all `without_waiting`. Importing this file registers all of them, which an
+value inside either, so that a CUDA graph can hold the operators; the host waits once or twice a suppression, to read
+whether the mask is final, and not at all `without_waiting`. Importing this file registers all of them, which an
 exported program needs:
 
     boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`nms_mask`)
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -76,9 +76,13 @@ def nms_mask(
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
-    if boxes.is_cuda and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if boxes.is_cuda and boxes.shape[1] <= _WHOLE and _is_compiled():
         return _static_nms_mask(boxes, scores, groups, valid, iou_threshold, most)  # the pairs become one kernel
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+
+
+def _is_compiled() -> bool:
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def check_iou_threshold(iou_threshold: float) -> None:
@@ -135,26 +139,41 @@ def _set_groups_apart(boxes: Tensor, groups: Tensor) -> Tensor:
 def _static_nms_mask(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int | None = None
 ) -> Tensor:
-    """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image."""
+    """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image.
+
+    Where the host may ask whether they suffice, it tries the best 2 `most` boxes first; elsewhere it takes `_WHOLE` at
+    most, and notes if they did not. Where more would be needed, it is `_nms_mask`.
+    """
     if not valid.numel():
         return torch.zeros_like(valid)
-    valid = valid & boxes.isfinite().all(-1) & ~scores.isnan()
-    order = torch.where(valid, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (N, K)
-    boxes = torch.where(valid[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
-    groups = groups.gather(1, order)
-    if torch.compiler.is_compiling():
-        suppresses = _suppresses(boxes, groups, iou_threshold)
-    else:  # image by image, as each step of it is an array of all pairs
-        pairs = zip(boxes.split(1), groups.split(1), strict=True)
-        suppresses = torch.cat([_suppresses(*of_image, iou_threshold) for of_image in pairs])
-    kept = torch.ops.boxwright.settle(suppresses, valid.gather(1, order))
-    if most is not None:
-        kept = kept & (kept.cumsum(1) <= most)
-    return torch.zeros_like(valid).scatter(1, order, kept)
+    sound = valid & boxes.isfinite().all(-1) & ~scores.isnan()
+    order = torch.where(sound, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (N, K)
+    ranked = torch.where(sound[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
+    group, alive, count = groups.gather(1, order), sound.gather(1, order), valid.shape[1]
+    enough = count if most is None else most
+    front = min(max(2 * enough, _FRONT) if _may_wait(boxes) else count, _WHOLE)
+    if front < count:
+        kept, changed = _pass(_suppresses(ranked[:, :front], group[:, :front], iou_threshold), alive[:, :front])
+        unfinished = changed | ((kept.sum(1) < enough) & alive[:, front:].any(1)).any()
+        _note(unfinished)
+        if not _may_wait(boxes) or not unfinished:
+            return _first(kept, order, enough)
+        if count > _WHOLE:
+            return _nms_mask(boxes, scores, groups, valid, iou_threshold, most)
+    return _first(torch.ops.boxwright.settle(_suppresses(ranked, group, iou_threshold), alive), order, enough)
+
+
+def _first(kept: Tensor, order: Tensor, most: int) -> Tensor:
+    """The first `most` that are kept (N, C) of the first rows of an order (N, K), as a mask (N, K) of all rows."""
+    nothing = torch.zeros_like(order, dtype=torch.bool)
+    return nothing.scatter(1, order[:, : kept.shape[1]], kept & (kept.cumsum(1) <= most))
 
 
 def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Boxes (N, K, 4), best first, and groups (N, K) to (N, K, K) bfloat16: 1 where the row suppresses the column."""
+    if len(boxes) > 1 and not torch.compiler.is_compiling():  # image by image: each step is an array of all pairs
+        images = zip(boxes.split(1), groups.split(1), strict=True)
+        return torch.cat([_suppresses(*of_image, iou_threshold) for of_image in images])
     x1, y1, x2, y2 = boxes.unbind(-1)
     across = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
     down = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
@@ -164,6 +183,8 @@ def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     return (too_much & (groups[:, :, None] == groups[:, None]) & (rank[:, None] < rank)).to(torch.bfloat16)
 
 
+_FRONT = 256  # boxes tried at least: fewer take no less time
+_WHOLE = 5000  # boxes of an image, the best, whose pairs are compared: 200 MB for each number of a pair
 _PASSES = 32  # between two looks of the host at the result; few images need more than ten
 
 _unsettled: ContextVar[list[Tensor] | None] = ContextVar("unsettled", default=None)
@@ -181,6 +202,19 @@ def without_waiting() -> Iterator[list[Tensor]]:
         _unsettled.reset(before)
 
 
+def _note(unfinished: Tensor) -> None:
+    """Within `without_waiting`, remember a scalar bool."""
+    if (noted := _unsettled.get()) is not None:
+        noted.append(unfinished)
+
+
+def _may_wait(tensor: Tensor) -> bool:
+    """Whether a value may be read on the host: not while a graph is made."""
+    if torch.compiler.is_compiling() or _unsettled.get() is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def _settle(suppresses: Tensor, alive: Tensor) -> Tensor:
     """Which boxes survive, (N, K) bool: those that no survivor suppresses.
 
@@ -190,18 +224,21 @@ def _settle(suppresses: Tensor, alive: Tensor) -> Tensor:
     It is a fixed point: start with all that are alive, and take again and again those that none of the last ones
     suppresses. It is reached after as many passes as the longest chain of suppressions has links.
     """
-    first = alive.to(suppresses.dtype)
-    kept = first
+    kept = None
     while True:
-        for _ in range(_PASSES):
-            before, kept = kept, torch.where(torch.bmm(kept[:, None], suppresses)[:, 0] > 0, 0.0, first)
-        changed = (before != kept).any()
-        noted = _unsettled.get()
-        if noted is not None:
-            noted.append(changed)
-        captured = suppresses.is_cuda and torch.cuda.is_current_stream_capturing()
-        if noted is not None or captured or not changed:
-            return kept > 0
+        kept, changed = _pass(suppresses, alive, kept)
+        _note(changed)
+        if not _may_wait(kept) or not changed:
+            return kept
+
+
+def _pass(suppresses: Tensor, alive: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`_PASSES` passes of `_settle` from the last ones kept on; and a scalar bool, whether the last one changed any."""
+    first = before = alive.to(suppresses.dtype)
+    after = first if kept is None else kept.to(suppresses.dtype)
+    for _ in range(_PASSES):
+        before, after = after, torch.where(torch.bmm(after[:, None], suppresses)[:, 0] > 0, 0.0, first)
+    return after > 0, (before != after).any()
 
 
 _library.define("settle(Tensor suppresses, Tensor alive) -> Tensor")
@@ -242,32 +279,48 @@ def _shape_of_warp(pixels: Tensor, regions: Tensor, height: int, width: int) -> 
     return pixels.new_empty(regions.shape[0], pixels.shape[1], height, width)
 
 
-def _sum_rows(
-    maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
-) -> Tensor:
+def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers) -> Tensor:
     """`boxwright::roi_align` as sums of rows of one table, which has a row of C channels for each feature of each map.
 
     A sample is the weighted sum of four rows, and a cell that of its samples': a bag of an embedding. Channels-last
     maps are such tables as they lie in memory, and torchvision's kernel would copy them first.
     """
     tables = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in maps]
-    shapes = torch.tensor([features.shape[2:] for features in maps])
-    starts = torch.tensor([0, *(len(table) for table in tables[:-1])]).cumsum(0)
-    ends = regions[:, 1:] * torch.tensor(scales)[level, None] - (0.5 if aligned else 0.0)
-    heights, widths = shapes[level].unbind(1)
-    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, sampling, aligned)
-    columns, column_weights = _bilinear(ends[:, ::2], widths, size, sampling, aligned)
+    indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
+    table = tables[0] if len(tables) == 1 else torch.cat(tables)
+    pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+
+
+def _spread_rows(
+    gradient: Tensor, regions: Tensor, level: Tensor, scales: list[float], shapes: list[int], size: int, *numbers
+) -> list[Tensor]:
+    """The gradient of `_sum_rows`, channels-last maps: a sparse matrix of its weights times the gradients of cells."""
+    of_maps = [shapes[start : start + 4] for start in range(0, len(shapes), 4)]
+    indices, weights = _rows_read(of_maps, regions, level, scales, size, *numbers)
+    cells = gradient.permute(0, 2, 3, 1).flatten(0, 2)  # (R * size * size, C)
+    lengths = [images * height * width for images, _, height, width in of_maps]
+    places = torch.stack([indices.flatten(), torch.arange(len(cells)).repeat_interleave(indices.shape[1])])
+    spread = torch.sparse_coo_tensor(places, weights.flatten(), (sum(lengths), len(cells)), check_invariants=False)
+    tables = torch.sparse.mm(spread, cells).split(lengths)
+    sizes = [(images, height, width, channels) for images, channels, height, width in of_maps]
+    return [table.view(size).permute(0, 3, 1, 2) for table, size in zip(tables, sizes, strict=True)]
+
+
+def _rows_read(
+    shapes: Sequence[Sequence[int]], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers
+) -> tuple[Tensor, Tensor]:
+    """The rows of the table of maps (N, C, h, w) that each cell sums, and their weights: (R * size * size, samples)."""
+    heights, widths = torch.tensor([shape[2:] for shape in shapes])[level].unbind(1)
+    starts = torch.tensor([0, *(images * height * width for images, _, height, width in shapes)]).cumsum(0)
+    ends = regions[:, 1:] * torch.tensor(scales)[level, None]
+    rows, row_weights = _bilinear(ends[:, 1::2], heights, size, *numbers)
+    columns, column_weights = _bilinear(ends[:, ::2], widths, size, *numbers)
     rows += (regions[:, 0].to(torch.int64) * heights)[:, None, None]  # behind the images before
     rows = rows * widths[:, None, None] + starts[level, None, None]
     indices = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, size, size, 2 * sampling, 2 * sampling)
     weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
-    pooled = F.embedding_bag(
-        indices.flatten(3).flatten(0, 2),
-        tables[0] if len(tables) == 1 else torch.cat(tables),
-        per_sample_weights=weights.flatten(3).flatten(0, 2),
-        mode="sum",
-    )
-    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+    return indices.flatten(3).flatten(0, 2), weights.flatten(3).flatten(0, 2)
 
 
 def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned: bool) -> tuple[Tensor, Tensor]:
@@ -277,7 +330,7 @@ def _bilinear(ends: Tensor, lengths: Tensor, cells: int, sampling: int, aligned:
     lengths  (R,): of the maps they are read from, in features
     returns indices and weights (R, cells, 2 * sampling); the weights of samples beyond the features are 0
     """
-    start, end = ends[..., None, None].unbind(1)  # (R, 1, 1)
+    start, end = (ends - 0.5 if aligned else ends)[..., None, None].unbind(1)  # (R, 1, 1)
     length = lengths[:, None, None]
     cell = (end - start if aligned else (end - start).clamp(min=1.0)) / cells
     number, sample = torch.arange(cells)[:, None], torch.arange(sampling) + 0.5
@@ -350,6 +403,8 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
+            return _spread_rows(gradient, regions, level, *rest)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
         sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
@@ -377,7 +432,10 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
 
     def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
         shapes = rest[returns_sources + 1]
-        return [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        empty = [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
+        if name == "roi_align" and rest[-2] and gradient.is_cpu:
+            return [features.contiguous(memory_format=torch.channels_last) for features in empty]
+        return empty
 
     def save(ctx, inputs: tuple, output: Tensor | tuple[Tensor, Tensor]) -> None:
         maps, regions, level, *ctx.numbers = inputs

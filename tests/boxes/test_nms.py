@@ -12,9 +12,10 @@ import torch
 import torchvision
 from torch import Tensor
 
+from boxwright import ops
 from boxwright.boxes.geometry import pairwise_iou
 from boxwright.boxes.nms import greedy_nms
-from boxwright.ops import load_compiled_ops, nms_mask, without_waiting
+from boxwright.ops import _static_nms_mask, load_compiled_ops, nms_mask, without_waiting
 from host_waits import ON_CUDA, HostWaits
 
 # Two pairs of boxes: 100 x 100 with the upper 78 rows of it, and the same with 74 rows: overlaps .78 and .74.
@@ -141,6 +142,40 @@ def test_the_form_for_cuda_says_where_it_could_not_end_without_waiting() -> None
         nms(boxes[:, :30], scores[:, :30], groups[:, :30], groups[:, :30] == 0, 0.4)
     assert not waits.places
     assert [bool(flag) for flag in unsettled] == [True, False]
+
+
+def test_the_form_for_cuda_takes_few_of_the_best_until_they_suffice() -> None:
+    """Of 500 boxes at one place and 300 elsewhere, which score less, the best 256 are tried, and then all."""
+    left = torch.cat([torch.zeros(500), torch.arange(1, 301) * 10.0])
+    boxes = torch.stack([left, 0 * left, left + 10, 0 * left + 10], -1)[None]
+    scores, groups = torch.linspace(1, 0, 800)[None], torch.zeros(1, 800, dtype=torch.int64)
+    for most, looks in ((1, 1), (12, 2), (100, 2)):
+        with HostWaits(pool=True) as waits:
+            mask = torch.ops.boxwright.nms_mask.default(boxes, scores, groups, groups == 0, 0.5, most)
+        assert torch.equal(mask, nms_mask(boxes, scores, groups, groups == 0, 0.5, most)) and mask.sum() == most
+        assert waits.count == looks, waits.places
+    with HostWaits(pool=True) as waits, without_waiting():
+        whole = torch.ops.boxwright.nms_mask.default(boxes, scores, groups, groups == 0, 0.5, 100)
+    assert torch.equal(whole, mask) and not waits.places
+
+
+def test_the_form_for_cuda_never_compares_all_pairs_of_very_many_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_WHOLE", 40)
+    given = *random_batch(boxes=150, classes=1, seed=4), 0.7
+    nms = torch.ops.boxwright.nms_mask.default
+    for most, suffices in ((5, True), (60, False), (None, False)):
+        expected = nms_mask(*given, most)
+        assert torch.equal(nms._op_dk(ON_CUDA, *given, most), expected)
+        with without_waiting() as unsettled:
+            captured = nms._op_dk(ON_CUDA, *given, most)
+        assert [bool(flag) for flag in unsettled] == [not suffices]
+        assert torch.equal(captured, expected) == suffices
+
+
+def test_the_form_for_cuda_compiles_whole() -> None:
+    given = *random_batch(boxes=60, seed=6), 0.5, 20
+    compiled = torch.compile(_static_nms_mask, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*given), nms_mask(*given))
 
 
 def test_groups_do_not_touch_even_at_threshold_zero() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from boxwright.cli import main
 from boxwright.data.check import check
 from boxwright.data.formats import DatasetError, Problem, open_dataset
 from boxwright.data.formats.documents import read_json, read_lists, read_xml, read_yaml
+from boxwright.data.formats.reading import without_collector
 from boxwright.data.formats.text import is_name, is_path, listed, read_text
 from boxwright.units import shown
 
@@ -177,6 +179,16 @@ def test_xml_that_is_deep_or_long_is_read(tmp_path: Path) -> None:
     assert note.text == text.replace("&amp;", "&").strip()
     assert [node.child("bndbox").text_of("ymax") for node in objects] == ["30"] * 3  # type: ignore[union-attr]
     assert [problem.kind for problem in check(tmp_path)] == ["duplicate box"]
+
+
+def test_a_parser_of_xml_leaves_nothing_to_collect(tmp_path: Path) -> None:
+    """While a dataset is read, nothing is collected, and there may be a hundred thousand files."""
+    (tmp_path / "a.xml").write_text(ANNOTATION)
+    list(read_xml(tmp_path / "a.xml"))
+    gc.collect()
+    with without_collector():
+        list(read_xml(tmp_path / "a.xml"))
+        assert gc.collect() == 0
 
 
 HOSTILE_YAML = {

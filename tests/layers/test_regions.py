@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from boxwright.layers.regions import RegionAlign
+from host_waits import HostWaits
 
 STRIDES = (4, 8, 16, 32)
 SIZE = (256, 320)
@@ -145,3 +148,22 @@ def test_operator_is_registered_as_torch_expects(strides: tuple[int, ...]) -> No
     level = torch.tensor([0, len(strides) - 1, 0])
     scales = [1 / stride for stride in strides]
     torch.library.opcheck(torch.ops.boxwright.roi_align.default, (maps, rows, level, scales, 2, 2, True))
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [1, 2, 3])
+def test_the_gradient_as_a_sparse_product_equals_torchvisions(aligned: bool, sampling: int) -> None:
+    """Of regions on four levels, partly outside of the maps, and one without extent."""
+    pool = RegionAlign(STRIDES, 7, sampling, canonical=112, aligned=aligned)
+    boxes = regions() - 40
+    boxes[0, 0] = 0
+    assert len(pool.level(boxes).unique()) == 4
+    gradients = []
+    for form in (nullcontext(), HostWaits(pool=True)):  # within it torchvision's kernels run
+        maps = [features.to(memory_format=torch.channels_last).requires_grad_() for features in pyramid(channels=8)]
+        with form:
+            pooled = pool(maps, boxes)
+            (pooled * torch.arange(pooled.numel()).sin().view_as(pooled)).sum().backward()
+        gradients.append([features.grad for features in maps])
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert all(gradient is not None and gradient.any() for gradient in gradients[0])

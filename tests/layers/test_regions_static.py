@@ -79,7 +79,7 @@ def test_the_form_for_cuda_gives_the_same_without_waiting(name: str, strides: tu
             pooled.square().sum().backward()
         results.append([pooled, *(features.grad for features in given)])
         assert not getattr(mode, "places", None)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)  # the CPU's gradient of RoI align sums in another order
 
 
 @pytest.mark.parametrize(("name", "strides"), EVERY)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from boxwright.metrics import coco_files
+from boxwright.metrics.coco import columns
 from boxwright.metrics.coco_files import read_annotations, read_results
+from boxwright.types import Detections, Target
 
 
 def documents() -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -69,6 +72,7 @@ def test_usual_files_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         ("annotations", '{"id": 3}', '{"id": null}'),
         ("annotations", '"iscrowd": 1', '"iscrowd": "1"'),
         ("annotations", '"iscrowd": 1', '"iscrowd": 2'),
+        ("annotations", '"iscrowd": 1', f'"iscrowd": 1{400 * "0"}'),
         ("annotations", '"area": 9', '"area": null'),
         ("annotations", "1e+300", "1e999"),
         ("annotations", "[0.1, 0.2, 0.3, 1e+300]", "[1e308, 1e308, 1e308, 1]"),
@@ -98,3 +102,16 @@ def test_other_files_are_read_entry_by_entry(
     assert at_once == one_by_one
     refused_after_decoding = new.startswith("[1e308") and part == "results"
     assert (part in slow) != refused_after_decoding
+
+
+def test_columns_of_different_types_are_exact() -> None:
+    boxes = torch.tensor([[0.1, 0.2, 5.3, 7.7]])
+    detections = [
+        Detections(boxes.requires_grad_(), torch.tensor([0.3]), torch.tensor([1])),
+        Detections(boxes.detach().double() + 1e-12, torch.tensor([0.3], dtype=torch.float64), torch.tensor([0])),
+        Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)),
+    ]
+    rows, objects = columns(detections, [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * 3, ["a", "b"])
+    assert rows.boxes.tolist() == [boxes[0].tolist(), (boxes[0].double() + 1e-12).tolist()]
+    assert rows.scores.tolist() == [torch.tensor(0.3).item(), 0.3]
+    assert (rows.images.tolist(), rows.labels.tolist(), len(objects.boxes)) == ([0, 1], [1, 0], 0)

@@ -31,6 +31,9 @@ def plain_size(start: bytes) -> Size | None:
             return None
         if marker == _SCAN:
             return size
+        if marker in _SKIPPED:
+            at = end
+            continue
         if marker in _FRAMES:
             bits, height, width = start[content], *(start[k] << 8 | start[k + 1] for k in (content + 1, content + 3))
             channels = start[content + 5]
@@ -38,11 +41,9 @@ def plain_size(start: bytes) -> Size | None:
                 return None
             size = Size(height, width)
         elif marker == _QUANTISATION:
-            if length % 65 != 2 or any(start[k] > 0x0F for k in range(content, end, 65)):
+            if length % 65 != 2 or max(start[content:end:65], default=0) > 0x0F:
                 return None
-        elif marker not in _SKIPPED:
-            known = _KNOWN.get(marker)
-            if known is None or length < 16 or not start.startswith(known, content):
-                return None
+        elif length < 16 or not start.startswith(_KNOWN.get(marker, b"none"), content):
+            return None
         at = end
     return None

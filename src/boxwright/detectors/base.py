@@ -254,7 +254,7 @@ class Select(nn.Module):
     def _thresholds(self, candidates: Candidates) -> float | Tensor:
         if not isinstance(self.score_threshold, tuple):
             return self.score_threshold
-        return candidates.scores.new_tensor(self.score_threshold)[candidates.labels]  # (N, C)
+        return torch.stack([candidates.scores.new_full((), t) for t in self.score_threshold])[candidates.labels]
 
 
 def build_features(

@@ -68,7 +68,7 @@ _image_id, _category_id, _bbox, _score = map(attrgetter, ("image_id", "category_
 def read_annotations(path: Path) -> Annotations:
     """The objects of the images and categories in the file. Raises ValueError for what is not in COCO's format."""
     usual = read_usual(path, _Truth)
-    if usual is not None and usual.images:
+    if usual is not None and usual.images and {entry.iscrowd for entry in usual.annotations} <= {0, 1}:
         images = _numbered(image.id for image in usual.images)
         categories, names = _named(path, usual.categories)
         owners, labels, boxes = _columns(usual.annotations, images, categories)
@@ -77,7 +77,7 @@ def read_annotations(path: Path) -> Annotations:
             area = np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area)
         crowd = np.array([entry.iscrowd for entry in usual.annotations], np.float64)
         objects = np.column_stack([owners, labels, boxes, area, crowd])
-        if _finite(objects[:, 2:7]).all() and ((crowd == 0) | (crowd == 1)).all():
+        if _finite(objects[:, 2:7]).all():
             return Annotations(images, categories, names, objects[(owners >= 0) & (labels >= 0)])
     return _read_any_annotations(path)
 

@@ -75,6 +75,7 @@ class Training:
 
     def __init__(self, detector: Detector, batches: Batches, config: TrainConfig | None = None) -> None:
         self.detector, self.batches = detector, batches
+        detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
         self.device = next(detector.parameters()).device
         self.config = (config or TrainConfig()).resolve(len(batches), self.device)
         assert self.config.epochs is not None

@@ -220,9 +220,11 @@ def _image_paths(names: list[str], file: Path, folder: Path) -> list[str]:
     others, paths = list(filter(os.path.isdir, roots)), list[str]()
     for end in (_end(name, skipped) for name in names):
         path = os.path.join(root, end)
-        found = {} if path in folders else dict.fromkeys(os.path.join(other, end) for other in others)
-        found = [other for other in found if other in folders]
-        paths.append(found[0] if len(found) == 1 else path)
+        if path not in folders:
+            elsewhere = dict.fromkeys(os.path.join(other, end) for other in others)
+            found = [other for other in elsewhere if other in folders]
+            path = found[0] if len(found) == 1 else path
+        paths.append(path)
     return paths
 
 

@@ -105,7 +105,7 @@ def file_name(image: Mapping[str, Any]) -> str:
     for key in ("file_name", "coco_url", "flickr_url"):
         value = image.get(key)
         if isinstance(value, str) and value:
-            local = _LOCAL_FILE.search(value)
+            local = _LOCAL_FILE.search(value) if "?" in value else None
             path = unquote(local["path"]) if local else _path_in(value) if "://" in value else value
             return path if is_path(path) else ""
     return ""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,17 @@ class Usual:
         """
         annotations, count = self.annotations, len(self.annotations)
         try:
-            images = [index_of[annotation.image_id] for annotation in annotations]
-            names = [classes[annotation.category_id] for annotation in annotations]
+            images = list(map(index_of.__getitem__, map(attrgetter("image_id"), annotations)))
+            names = list(map(classes.__getitem__, map(attrgetter("category_id"), annotations)))
         except KeyError:
             return None
         ids = [annotation.id for annotation in annotations if annotation.id is not None]
-        crowd = [annotation.iscrowd for annotation in annotations]
-        difficult = [annotation.difficult for annotation in annotations]
+        crowd = list(map(attrgetter("iscrowd"), annotations))
+        difficult = list(map(attrgetter("difficult"), annotations))
         if len(set(ids)) < len(ids) or not {*crowd, *difficult} <= {0, 1}:
             return None
-        areas = [annotation.area for annotation in annotations]
-        numbers = chain.from_iterable(annotation.bbox for annotation in annotations)
+        areas = list(map(attrgetter("area"), annotations))
+        numbers = chain.from_iterable(map(attrgetter("bbox"), annotations))
         boxes = np.fromiter(numbers, np.float64, 4 * count).reshape(-1, 4)
         if not ((abs(boxes) < EXACT).all() and all(-EXACT < area < EXACT for area in areas if area is not None)):
             return None
