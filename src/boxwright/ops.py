@@ -374,7 +374,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return name == "roi_align" and tensor.is_cpu and numbers[0] > 0
 
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
-        if sums_rows(maps[0], *numbers) and not maps[0].is_contiguous():  # but channels-last
+        if not maps[0].is_contiguous() and sums_rows(maps[0], *numbers):  # channels-last
             return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
