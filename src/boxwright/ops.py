@@ -406,7 +406,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         return results if returns_sources else results[0]
 
     def gradients_by(choose: Callable, gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
-        """Of each map, by torchvision's kernel from what `choose` takes for its level of gradient, regions, sources."""
+        """Of each map, by torchvision's kernel; `choose` takes a level's part of gradient, regions and sources."""
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
         sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]

@@ -27,8 +27,8 @@ _PROPOSALS = 100  # the number of proposals of a compiled program is a multiple 
 class Eager:
     """A detector run by PyTorch's interpreter. It is in evaluation mode during a call, in its own mode afterwards.
 
-    packed  on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a pixel
-            in less time. It holds a further copy of their weights. False: as in training, to the last bit
+    packed     on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a
+               pixel in less time. It holds a further copy of their weights. False: as in training, to the last bit
     precision  "bf16" computes convolutions and linear layers in bfloat16, boxes and scores in float32
     """
 

@@ -44,8 +44,8 @@ def load(
                of another library, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
                hf:owner/repo/model.safetensors@COMMIT
     device     "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest available
-    precision  "bf16" computes convolutions and linear layers in bfloat16: in less time on CPUs and GPUs that have
-               instructions for it
+    precision  "fp32", or "bf16", which computes convolutions and linear layers in bfloat16: in less time on CPUs and
+               GPUs that have instructions for it
 
     Raises ValueError for an unknown model, naming the known ones, for a damaged file, and for bf16 where it cost AP on
     val (`check_precision`); OSError if the weights have to be downloaded and cannot be.
