@@ -8,7 +8,6 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import zip_longest
@@ -18,6 +17,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 
 from boxwright.data.dataset import Dataset
+from boxwright.data.threads import in_threads
 from boxwright.files import open_regular, parse_json, sha256, write_atomically
 from boxwright.typed import check
 from boxwright.units import counted
@@ -107,18 +107,15 @@ def fingerprint(
     paths = {split: [dataset.paths[i] for i in range(len(dataset))] for split, dataset in splits.items()}
     root = os.path.join(source if source.is_dir() else source.parent, "")
     prints = {}
-    with ThreadPoolExecutor(8) as pool:
-        if before is not None:
-            whole = before.whole
-        else:
-            whole = sum(pool.map(_size, (path for of_split in paths.values() for path in of_split))) <= WHOLE
-        for split, dataset in splits.items():
-            files = (
-                path[len(root) :] if path.startswith(root) else os.path.relpath(path, root) for path in paths[split]
-            )
-            contents = pool.map(partial(_content, whole=whole), paths[split])
-            boxes = np.diff(dataset.offsets).tolist()
-            prints[split] = list(map(ImagePrint, files, contents, _objects(dataset), boxes))
+    if before is not None:
+        whole = before.whole
+    else:
+        whole = sum(in_threads(_size, [path for of_split in paths.values() for path in of_split])) <= WHOLE
+    for split, dataset in splits.items():
+        files = (path[len(root) :] if path.startswith(root) else os.path.relpath(path, root) for path in paths[split])
+        contents = in_threads(partial(_content, whole=whole), paths[split])
+        boxes = np.diff(dataset.offsets).tolist()
+        prints[split] = list(map(ImagePrint, files, contents, _objects(dataset), boxes))
     names = list(next(iter(splits.values())).names)
     return Fingerprint(names, prints, file_digest(proposals) if proposals else "", whole)
 

@@ -7,7 +7,6 @@ import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -268,10 +267,9 @@ def _put(pairs: Sequence[tuple[Path, Path]], images: Images, progress: Callable[
             message = f"cannot be linked to ({error.strerror or error}); take --images copy"
             raise OSError(error.errno or 0, message, str(source)) from error
 
-    with ThreadPoolExecutor(8) as pool:
-        for done, _ in enumerate(pool.map(put, pairs), 1):
-            if progress:
-                progress(done, len(pairs))
+    for done, _ in enumerate(in_threads(put, pairs, most=4), 1):
+        if progress:
+            progress(done, len(pairs))
 
 
 def _difference(written: Mapping[str, Dataset], folder: Path, format: str) -> str:

@@ -241,7 +241,7 @@ def columns(
         boxes = _concatenate([record.boxes for record in records]).reshape(-1, 4)
         for wrong, fault in (
             ((labels < 0) | (labels >= len(names)), f"has a label outside 0..{len(names) - 1}"),
-            (~np.isfinite(boxes @ np.ones(4)), "has a box that is not finite; did training diverge?"),
+            (~np.isfinite(boxes.sum(axis=1)), "has a box that is not finite; did training diverge?"),
             (~np.isfinite(scored), "has a score that is not finite; did training diverge?"),
         ):
             if wrong.any():
