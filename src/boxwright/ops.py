@@ -289,7 +289,8 @@ def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[f
     indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
     table = tables[0] if len(tables) == 1 else torch.cat(tables)
     pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
-    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+    pooled = pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
+    return pooled.contiguous()  # as compiled and exported programs were told: they do not look at the strides
 
 
 def _spread_rows(
