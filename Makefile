@@ -25,7 +25,7 @@ READERS ?=
 fuzz: .venv/ready-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --count $(COUNT) --seed $(SEED) $(if $(READERS),--readers $(READERS))
 
-# Times against peers, within 20 minutes on two cores. For the page: make bench ROUNDS=7 OUT=docs/benchmarks.json, make docs.
+# Times against peers, within 20 minutes on two cores. For docs: make bench ROUNDS=7 OUT=docs/benchmarks.json, docs/check.py --fill.
 ROUNDS ?= 3
 OUT ?= build/benchmarks.json
 bench: .venv/ready-dev

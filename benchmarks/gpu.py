@@ -43,7 +43,6 @@ import torch
 import torchvision
 from torch import nn
 
-from boxwright.detectors import Detector
 from boxwright.device import machine
 from boxwright.predict.program import Captured, Compiled, Eager
 from boxwright.train.config import TrainConfig
@@ -262,13 +261,12 @@ def compared(found: Any, expected: Any) -> dict[str, int]:
 
 
 def training(name: str, sides: Sides, rows: Rows, options: argparse.Namespace) -> None:
-    """A training step, ours as `boxwright train` runs it: channels-last, with the moving average of the weights."""
+    """A training step, ours as `boxwright train` runs it, with the moving average of the weights."""
     device = torch.device(options.device)
     batch = options.training_batch * (4 if name == "ssd" and not options.quick else 1)
     images, targets = sides.images[:batch], sides.targets[:batch]
     theirs = sides.theirs.train()
-    detector: Detector = copy.deepcopy(sides.ours)
-    detector = detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
+    detector = copy.deepcopy(sides.ours)
 
     def their_losses() -> dict[str, Any]:
         return theirs(sides.their_images[:batch], sides.their_targets[:batch])

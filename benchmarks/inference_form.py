@@ -10,7 +10,6 @@ its median and quartiles. Ends with an error where detections differ by more tha
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -23,6 +22,7 @@ from boxwright.detectors import DETECTORS, Detector
 from boxwright.predict.program import Eager
 from boxwright.types import Images
 from boxwright.zoo.proof import compare, photographs
+from record import milliseconds, ratio
 
 BOX, SCORE = 1e-2, 1e-4
 
@@ -88,13 +88,11 @@ def main() -> None:
                         started = time.process_time()
                         program(images)
                         times[program].append(time.process_time() - started)
-                ratios = [ours / theirs for ours, theirs in zip(times[packed], times[plain], strict=True)]
-                low, middle, high = statistics.quantiles(ratios, n=4)
                 box, score = max(f.box for f in found), max(f.score for f in found)
-                count, milliseconds = sum(f.original for f in found), 1000 * statistics.median(times[packed])
+                count = sum(f.original for f in found)
                 print(
                     f"{name:15} {size} batch {batch}: {count:4} detections, within {box:.1e} px and {score:.1e}; "
-                    f"{milliseconds:.0f} ms, ratio {middle:.2f} ({low:.2f} to {high:.2f})",
+                    f"{milliseconds(times[packed])}, ratio {ratio(times[packed], times[plain])}",
                     flush=True,
                 )
                 lost = any(f.unmatched or f.original != f.converted for f in found)

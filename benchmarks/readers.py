@@ -31,6 +31,7 @@ import numpy as np
 from PIL import Image
 
 from boxwright.data.formats import open_dataset, voc, yolo
+from record import add_out, milliseconds, ratio, save
 
 _CLASSES = 80
 _MOST_LINKS = 20_000
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="at least 2")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--folder", type=Path, help="keeps the files there, or reads those that are there")
-    parser.add_argument("--out", type=Path, help="add the rows to this JSON, as docs/benchmarks.json")
+    add_out(parser)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -144,9 +145,6 @@ def main() -> None:
         size = (folder / "coco" / _JSON).stat().st_size / 1e6
         print(f"COCO JSON of {size:.0f} MB, {os.cpu_count()} cores, {platform.machine()}")
         rounds = [{name: run_in_process(name, folder) for name in options.only} for _ in range(options.rounds)]
-        # Only now, as it imports torch, and the processes of the rounds would inherit that peak.
-        from record import milliseconds, ratio, save
-
         seconds = {name: [round[name]["seconds"] for round in rounds] for name in options.only}
         for name in options.only:
             megabytes, compared = statistics.median(round[name]["megabytes"] for round in rounds), ""

@@ -8,8 +8,6 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from boxwright.device import machine
 from boxwright.files import write_atomically
 
@@ -44,6 +42,8 @@ def milliseconds(times: Sequence[float]) -> str:
 
 def describe_machine() -> str:
     """What the numbers depend on, as a sentence."""
+    import torch  # not with this file: `readers.py` measures memory
+
     found = machine(torch.device("cpu"))
     bf16 = "AMX" if torch.cpu._is_amx_tile_supported() else "AVX-512" if torch.cpu._is_avx512_bf16_supported() else "no"
     return (

@@ -7,7 +7,6 @@ An assigner by predictions (task-aligned, SimOTA, Hungarian) reads the logits an
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,7 +127,11 @@ def _compiled_scan(*tensors: Tensor) -> ModuleType | None:
     """`boxes.scan` for float32 on the CPU, where numba is installed; None where PyTorch has to compute."""
     if torch.compiler.is_compiling() or not all(t.is_cpu and t.dtype == torch.float32 for t in tensors):
         return None
-    return importlib.import_module("boxwright.boxes.scan") if compiled.is_available() else None
+    if not compiled.is_available():
+        return None
+    from boxwright.boxes import scan
+
+    return scan
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,12 @@ class CenterAssigner:
 
 
 def _smallest_around(target: Target, points: Tensor) -> Tensor:
-    """The row of the smallest object whose centre is near each of A points, whose level is for objects of that size.
+    """The row of the smallest object around each of A points, on the level for objects of its size.
 
-    Points (5, A) are x, y, how near, and the least and most that the farthest side is away. Returns (A,): `IGNORED` in
-    a crowd, if there is no such object, else `BACKGROUND`. In one pass (`boxes.scan.smallest_around`), or by definition
+    points   (5, A): x, y, how near an object's centre has to be, and the least and most distance of its farthest side
+    returns  (A,) int64; without an object it is `IGNORED` in a crowd, else `BACKGROUND`
+
+    In one compiled pass (`boxes.scan.smallest_around`), or by definition.
     """
     if len(target) * points.shape[1] >= MANY_PAIRS and (scan := _compiled_scan(target.boxes, points)):
         return scan.smallest_around(target.boxes, target.crowd, points, BACKGROUND, IGNORED)

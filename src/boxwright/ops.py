@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -289,8 +289,7 @@ def _sum_rows(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[f
     indices, weights = _rows_read([features.shape for features in maps], regions, level, scales, size, *numbers)
     table = tables[0] if len(tables) == 1 else torch.cat(tables)
     pooled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
-    pooled = pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2)
-    return pooled.contiguous()  # as compiled and exported programs were told: they do not look at the strides
+    return pooled.view(len(regions), size, size, maps[0].shape[1]).permute(0, 3, 1, 2).contiguous()  # as is promised
 
 
 def _spread_rows(
@@ -370,8 +369,12 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         pooled = maps[0].new_empty(regions.shape[0], channels, size, size)
         return (pooled, torch.empty_like(pooled, dtype=torch.int32)) if returns_sources else (pooled,)
 
+    def sums_rows(tensor: Tensor, *numbers: int) -> bool:
+        """Whether this is RoI align on a CPU with a fixed number of samples, which `_sum_rows` computes."""
+        return name == "roi_align" and tensor.is_cpu and numbers[0] > 0
+
     def forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
-        if name == "roi_align" and numbers[0] and maps[0].is_cpu and not maps[0].is_contiguous():  # channels-last
+        if not maps[0].is_contiguous() and sums_rows(maps[0], *numbers):  # channels-last
             return _sum_rows(maps, regions, level, scales, size, *numbers)
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, name)
@@ -402,39 +405,36 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
         results = empty(maps, regions, size)
         return results if returns_sources else results[0]
 
-    def backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
-        """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
-        if name == "roi_align" and rest[-2] and gradient.is_cpu:
-            return _spread_rows(gradient, regions, level, *rest)
+    def gradients_by(choose: Callable, gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
+        """Of each map, by torchvision's kernel; `choose` takes a level's part of gradient, regions and sources."""
         load_compiled_ops()
         kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
         sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
         gradients = []
         for index, scale in enumerate(scales):
-            rows = (level == index).nonzero()[:, 0]
             shape = shapes[4 * index : 4 * index + 4]
             tail = (*numbers, *shape) if returns_sources else (*shape, *numbers)  # torchvision's orders
-            rows_of = [tensor[rows] for tensor in (gradient, regions, *sources)]
-            gradients.append(kernel(*rows_of, scale, size, size, *tail))
+            chosen = choose(level == index, gradient, regions, *sources)
+            gradients.append(kernel(*chosen, scale, size, size, *tail))
         return gradients
 
-    def static_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
-        load_compiled_ops()
-        kernel = getattr(torch.ops.torchvision, f"_{name}_backward")
-        sources, (scales, shapes, size, *numbers) = rest[:returns_sources], rest[returns_sources:]
-        gradients = []
-        for index, scale in enumerate(scales):
-            here = level == index
-            shape = shapes[4 * index : 4 * index + 4]
-            tail = (*numbers, *shape) if returns_sources else (*shape, *numbers)
-            of_level = [s if sensitive else torch.where(here[:, None, None, None], s, -1) for s in sources]
-            gradients.append(kernel(gradient, _only(here, regions), *of_level, scale, size, size, *tail))
-        return gradients
+    def backward(gradient: Tensor, *rest) -> list[Tensor]:
+        """The gradient (R, C, size, size) to those of the maps; `shapes` has four numbers for each of them."""
+        if sums_rows(gradient, *rest[5:]):
+            return _spread_rows(gradient, *rest)
+        return gradients_by(lambda here, *tensors: [tensor[here] for tensor in tensors], gradient, *rest)
 
-    def shape_of_backward(gradient: Tensor, regions: Tensor, level: Tensor, *rest) -> list[Tensor]:
-        shapes = rest[returns_sources + 1]
+    def static_backward(*given) -> list[Tensor]:
+        def choose(here: Tensor, gradient: Tensor, regions: Tensor, *sources: Tensor) -> tuple[Tensor, ...]:
+            of_level = (s if sensitive else torch.where(here[:, None, None, None], s, -1) for s in sources)
+            return gradient, _only(here, regions), *of_level
+
+        return gradients_by(choose, *given)
+
+    def shape_of_backward(gradient: Tensor, *rest) -> list[Tensor]:
+        shapes = rest[returns_sources + 3]
         empty = [gradient.new_empty(shapes[start : start + 4]) for start in range(0, len(shapes), 4)]
-        if name == "roi_align" and rest[-2] and gradient.is_cpu:
+        if sums_rows(gradient, *rest[5:]):
             return [features.contiguous(memory_format=torch.channels_last) for features in empty]
         return empty
 

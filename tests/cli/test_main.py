@@ -192,8 +192,10 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert "stopped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", ["--help", "help data", "models --help", "models --json", "train --help-all"])
+@pytest.mark.parametrize(
+    ("words", "unbuffered"),
+    [("--help", ""), ("help data", "1"), ("models --help", "1"), ("models --json", ""), ("train --help-all", "1")],
+)
 def test_a_closed_pipe_is_no_error(words: str, unbuffered: str):
     """As in `boxwright --help | head -1`, where `head` may have ended before the output is written."""
     reader, writer = os.pipe()

@@ -54,7 +54,7 @@ def test_every_public_name_is_described() -> None:
     for name in boxwright.__all__:
         if callable(getattr(boxwright, name)):
             assert f"\n### {name}\n" in page
-    assert "load(model: str | Path = 'voc9', device: str | torch.device = 'auto') -> Predictor" in page
+    assert "load(\n    model: str | Path = 'voc9',\n    device: str | torch.device = 'auto',\n" in page
     assert "- `scores`: (D,) float32 in 0..1" in page
     assert r"#### Predictor.\_\_call\_\_" in page
     assert "<factory>" not in page and "ForwardRef" not in page

@@ -142,9 +142,11 @@ def test_no_regions() -> None:
     assert all(features.grad is not None and not features.grad.any() for features in maps)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("strides", [(8,), (8, 16)])
-def test_operator_is_registered_as_torch_expects(strides: tuple[int, ...]) -> None:
-    maps = [features[:, :, :6, :6].clone().requires_grad_() for features in pyramid(1, 1, strides)]
+def test_operator_is_registered_as_torch_expects(strides: tuple[int, ...], layout: torch.memory_format) -> None:
+    maps = [features[..., :6, :6].expand(1, 3, 6, 6) for features in pyramid(1, 1, strides)]
+    maps = [features.clone(memory_format=layout).requires_grad_() for features in maps]
     rows = torch.cat([torch.zeros(3, 1), regions(1, 3)[0] / 4], 1)
     level = torch.tensor([0, len(strides) - 1, 0])
     scales = [1 / stride for stride in strides]

@@ -16,6 +16,7 @@ CASES: dict[str, tuple[type[nn.Conv2d], dict[str, Any]]] = {
     "padded": (nn.Conv2d, {"kernel_size": 5, "padding": 2, "bias": False}),
     "bias, no padding": (nn.Conv2d, {"kernel_size": 5}),
     "SAME, strided": (Conv2dSame, {"kernel_size": 5, "stride": 2, "bias": False}),
+    "SAME, strided, dilated": (Conv2dSame, {"kernel_size": 5, "stride": 2, "dilation": 2}),
     "dilated": (nn.Conv2d, {"kernel_size": 5, "padding": 4, "dilation": 2}),
     "uneven": (nn.Conv2d, {"kernel_size": (3, 7), "padding": (1, 3), "stride": (1, 2)}),
     "three columns": (nn.Conv2d, {"kernel_size": 3, "padding": 1}),

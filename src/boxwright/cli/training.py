@@ -44,7 +44,7 @@ from boxwright.train.run import Run, frozen, need_objects
 from boxwright.types import Size
 from boxwright.units import counted
 from boxwright.version import __version__
-from boxwright.zoo import MOST_LOST, find
+from boxwright.zoo import find, is_offered
 
 Option = TypeVar("Option")
 
@@ -338,7 +338,7 @@ def _conclude(run: Run, detector: Detector) -> None:
         print(f"\nthe best detector, of epoch {epoch}, on the test split:\n{quality.table(terminal_width())}")
     if run.val is not None and choose_precision(choose_device(run.device)) == "bf16":
         fp32, bf16 = run.measure_bf16(detector)
-        verdict = "is faster here" if fp32 - bf16 < MOST_LOST else "is not offered"
+        verdict = "is offered" if is_offered(fp32, bf16) else "is not offered"
         print(f"\n--precision bf16 {verdict}: AP {bf16:.4f} on val, {fp32:.4f} in fp32")
     in_python = f"boxwright.load({str(run.best)!r})('photo.jpg')"
     print(f"\n{_next(run, f'boxwright detect photo.jpg --model {run.best}', in_python)}")

@@ -22,7 +22,8 @@ class Detector(nn.Module):
     """A detector is trained with `loss` and predicts with `detect`; the mode is in the call, not in `self.training`.
 
     A subclass writes `compute_loss` and `slots`. All shapes between pixels and slots depend on the shape of the input
-    only, so `slots` compiles and exports (see `Network`); `detect` trims it.
+    only, so `slots` compiles and exports (see `Network`); `detect` trims it. Both run as in training; a `Predictor` and
+    `predict.program.Eager` run a detector in its inference form, which takes less time on a CPU.
 
     propose      from an image, uint8 RGB (H, W, 3), to boxes (P, 4) in its pixels, best first, for a detector that
                  takes external proposals: the code that makes the `Images` calls it. None for all other detectors

@@ -138,7 +138,7 @@ class RegionStage(nn.Module):
         image, row, learns = rows_of(positive, positive.shape[1])
         column = labels[image, row].clamp(max=deltas.shape[2] - 1) if deltas.shape[2] > 1 else 0
         box_loss = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
-        box_loss = box_loss if learns.is_cpu else box_loss * learns  # a CPU rounds the gradient of this otherwise
+        box_loss = box_loss if learns.is_cpu else box_loss * learns  # a product by 1 rounds the gradient on a CPU
         count = counts.sum().clamp(min=1)
         return {"class": class_loss.sum() / count, "box": box_loss.sum() / count * self.box_weight}
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold
+from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold, is_hooked, is_plain
 
 _FUSED: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     None: ("none", []),
@@ -68,7 +68,7 @@ class Packed:
             return None
         if not x.numel() or x.ndim != 4 or x.shape[1] != conv.in_channels:  # nothing to compute, or a fault to report
             return None
-        if not torch.is_inference_mode_enabled() or not is_plain(conv):
+        if not torch.is_inference_mode_enabled() or not (is_plain(conv) and _can_pad(conv)):
             return None
         if isinstance(norm, nn.BatchNorm2d) and norm.training:
             return None
@@ -114,7 +114,7 @@ class _Weights:
         """As `conv_norm`."""
         packed, geometry = self.of_shape.get(x.shape) or self._pack(x.shape)
         kind = None if activation is None else type(activation)
-        fused = (kind in _FUSED if add is None else kind in (None, nn.ReLU)) and not _is_hooked(activation)
+        fused = (kind in _FUSED if add is None else kind in (None, nn.ReLU)) and not is_hooked(activation)
         name, numbers = _FUSED[kind] if fused else _FUSED[None]
         if add is None:
             y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, name, numbers, "")
@@ -150,17 +150,11 @@ def _autocast_dtype() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def is_plain(conv: nn.Conv2d) -> bool:
-    """Whether a convolution does what its numbers say and nothing more, such as hooks."""
-    known = type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
-    if type(conv) is Conv2dSame:  # a first row of zeros in a dilated kernel would read another one
-        axes = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
-        known = all(dilation == 1 or (stride == 1 and kernel % 2) for kernel, stride, dilation in axes)
-    return known and not _is_hooked(conv)
-
-
-def _is_hooked(module: nn.Module | None) -> bool:
-    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
+def _can_pad(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN can pad as this does: a first row of zeros in a dilated kernel would read another row."""
+    axes = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    even = all(dilation == 1 or (stride == 1 and kernel % 2) for kernel, stride, dilation in axes)
+    return even or not isinstance(conv, Conv2dSame)
 
 
 _steps = 0  # of all optimisers: a fused one changes weights without a new version of them

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold
-from boxwright.layers.packed import is_plain
+from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold, is_plain
 
 _FAST = 3  # columns
 

@@ -27,8 +27,8 @@ _PROPOSALS = 100  # the number of proposals of a compiled program is a multiple 
 class Eager:
     """A detector run by PyTorch's interpreter. It is in evaluation mode during a call, in its own mode afterwards.
 
-    packed  on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a pixel
-            in less time. It holds a further copy of their weights. False: as in training, to the last bit
+    packed     on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a
+               pixel in less time. It holds a further copy of their weights. False: as in training, to the last bit
     precision  "bf16" computes convolutions and linear layers in bfloat16, boxes and scores in float32
     """
 
@@ -169,10 +169,7 @@ class _Graph:
 
         self.images = Images(images.pixels.clone(), images.sizes.clone(), images.proposals.clone())
         self.graph = torch.cuda.CUDAGraph()
-        # Weights that autocast has cached would be gone when the graph reads them.
-        dtype = torch.get_autocast_dtype("cuda")
-        uncached = torch.autocast("cuda", dtype, torch.is_autocast_enabled("cuda"), cache_enabled=False)
-        with torch.inference_mode(), uncached, without_waiting() as unsettled:
+        with torch.inference_mode(), without_waiting() as unsettled:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # compile, choose kernels and allocate before
@@ -180,9 +177,11 @@ class _Graph:
                     program(self.images)
             torch.cuda.current_stream().wait_stream(stream)
             unsettled.clear()
+            torch.clear_autocast_cache()  # weights in bfloat16 that would be gone when the graph reads them
             with torch.cuda.graph(self.graph, pool=memory):
                 self.slots = program(self.images)
                 self.unsettled = torch.stack(unsettled).any() if unsettled else None
+            torch.clear_autocast_cache()  # those in the graph's memory
 
     def replay(self, images: Images) -> Slots | None:
         """The slots of a batch; None where a suppression did not end."""

@@ -106,7 +106,7 @@ class Run:
         """The training before its first step; `detector` is one of `build` with other weights to start from."""
         detector = self.build() if detector is None else detector
         device = choose_device(self.device)
-        detector.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
+        detector.to(device)
         batches = Batches(
             self.splits["train"], self.preprocess, self.augment, self.batch // self.world, seed=self.training.seed,
             workers=self.workers, rank=self.rank, world=self.world, device=device, propose=detector.propose,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from boxwright.predict.predictor import Predictor
 
 DEFAULT = "voc9"
-MOST_LOST = 0.002  # of AP on val, for a precision to be offered
+_MOST_LOST = 0.002  # of AP on val, for bf16 to be offered
 _FOLDER = Path(__file__).parent
 _SHA256 = {"voc9": "9e32076db12bcd1681b3bae518ef3ed962a21d7045d540f83bc96b74392ef2a2"}
 """Of bundled files that have no digest themselves."""
@@ -44,8 +44,8 @@ def load(
                of another library, such as torchvision:fasterrcnn_resnet50_fpn, or a file of the Hugging Face Hub, as
                hf:owner/repo/model.safetensors@COMMIT
     device     "cpu", "cuda", "cuda:1", "mps", or "auto" for the fastest available
-    precision  "bf16" computes convolutions and linear layers in bfloat16: in less time on CPUs and GPUs that have
-               instructions for it
+    precision  "fp32", or "bf16", which computes convolutions and linear layers in bfloat16: in less time on CPUs and
+               GPUs that have instructions for it
 
     Raises ValueError for an unknown model, naming the known ones, for a damaged file, and for bf16 where it cost AP on
     val (`check_precision`); OSError if the weights have to be downloaded and cannot be.
@@ -63,6 +63,11 @@ def load(
     return predictor if precision == "fp32" else predictor.with_precision(precision)
 
 
+def is_offered(fp32: float, bf16: float) -> bool:
+    """Whether detection is offered in bf16, by the AP on val in both."""
+    return fp32 - bf16 < _MOST_LOST
+
+
 def check_precision(about: Mapping[str, Any], precision: InferencePrecision, source: str | Path) -> str:
     """What the metadata of a checkpoint says about detection in a precision; "" for fp32, which they all are made for.
 
@@ -77,8 +82,8 @@ def check_precision(about: Mapping[str, Any], precision: InferencePrecision, sou
     if fp32 is None or bf16 is None:
         return f"in bf16; to measure what it does to AP: boxwright evaluate {source} --data DATA --precision bf16"
     measured = f"AP {bf16:.4f} on val in bf16, {fp32:.4f} in fp32"
-    if fp32 - bf16 >= MOST_LOST:
-        raise ValueError(f"{source} has {measured}: that costs {MOST_LOST} or more; take precision fp32")
+    if not is_offered(fp32, bf16):
+        raise ValueError(f"{source} has {measured}: that costs {_MOST_LOST} or more; take precision fp32")
     return f"in bf16 ({measured})"
 
 

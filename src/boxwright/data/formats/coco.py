@@ -93,15 +93,26 @@ def read(layout: Layout, folder: Path) -> dict[str, Reading]:
 
 def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) -> dict[str, Reading]:
     """The split, or those into which it is divided; adds to `supercategories`."""
-    if (usual := coco_usual.read(file)) and usual.images:
-        reading = Reading(names=[])
-        classes = _categories(usual.categories, usual.annotated(), file, reading, supercategories)
-        index_of, splits = _images(usual.images, file, folder, reading)
-        if (rows := usual.rows(classes, index_of, file)) is not None:
-            reading.boxes = rows
-            drop_missing(reading)
-            return divide(reading, splits, folder) if split == "all" else {split: reading}
-    del usual
+    reading, splits = _read_at_once(file, folder, supercategories) or _read_entries(file, folder, supercategories)
+    drop_missing(reading)
+    return divide(reading, splits, folder) if split == "all" else {split: reading}
+
+
+def _read_at_once(file: Path, folder: Path, supercategories: set[str]) -> tuple[Reading, dict[fields.Id, str]] | None:
+    """A file that is as usual, and the split of each image if every image names one; None for any other file."""
+    usual, reading = coco_usual.read(file), Reading(names=[])
+    if usual is None or not usual.images:
+        return None
+    classes = _categories(usual.categories, usual.annotated(), file, reading, supercategories)
+    index_of, splits = _images(usual.images, file, folder, reading)
+    if (rows := usual.rows(classes, index_of, file)) is None:
+        return None
+    reading.boxes = rows
+    return reading, splits
+
+
+def _read_entries(file: Path, folder: Path, supercategories: set[str]) -> tuple[Reading, dict[fields.Id, str]]:
+    """As `_read_at_once`, of any file, entry by entry, with what is wrong among its problems."""
     reading = Reading(names=[])
     sections: dict[str, Section] = {"images": [], "categories": []}
     annotations: list[_Annotation] = []
@@ -118,11 +129,11 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
                 annotations.append(annotation)
     except DatasetError as error:
         reading.problems.append(problem_of(error, "unreadable annotations"))
-        return {split: reading}
+        return reading, {}
     if not sections["images"]:
         message = "expected a list `images` with an entry per image, found none"
         reading.report("unreadable annotations", file, None, message, "export it again as COCO object detection")
-        return {split: reading}
+        return reading, {}
     if masks:
         message = f"{len(masks)} annotations have no `bbox` of four numbers; the box of their `segmentation` is taken"
         reading.report("box of a mask", file, masks[0], message, "nothing to do")
@@ -130,8 +141,7 @@ def _read_file(split: str, file: Path, folder: Path, supercategories: set[str]) 
     classes = _categories(sections["categories"], annotated, file, reading, supercategories)
     index_of, splits = _images(sections["images"], file, folder, reading)
     _boxes(annotations, fields.Table(classes), fields.Table(index_of), file, reading)
-    drop_missing(reading)
-    return divide(reading, splits, folder) if split == "all" else {split: reading}
+    return reading, splits
 
 
 def _categories(

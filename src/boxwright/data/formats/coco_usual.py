@@ -6,7 +6,7 @@ to the reader in `coco.py`, which takes one entry after another and names what i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
@@ -44,12 +44,12 @@ class _Content(msgspec.Struct):
 
 @dataclass
 class Usual:
-    """The content of a file; `lines` are those of the annotations, None where each is on line 1."""
+    """The content of a file; `lines` are those of the annotations."""
 
     images: Section
     categories: Section
     annotations: list[_Annotation]
-    lines: list[int] | None
+    lines: Iterable[int]
 
     def annotated(self) -> set[Id | None]:
         """The ids of the categories that have annotations."""
@@ -78,9 +78,8 @@ class Usual:
         if not ((abs(boxes) < EXACT).all() and all(-EXACT < area < EXACT for area in areas if area is not None)):
             return None
         boxes[:, 2:] += boxes[:, :2]
-        lines = self.lines or repeat(1)
         flags = map(bool, crowd), map(bool, difficult)
-        columns = zip(images, names, zip(*boxes.T.tolist(), strict=True), repeat(str(file)), lines, *flags, areas)
+        columns = zip(images, names, zip(*boxes.T.tolist(), strict=True), repeat(str(file)), self.lines, *flags, areas)
         return list(map(partial(tuple.__new__, BoxRow), columns))  # what `_make` does, at a third of the time
 
 
@@ -88,17 +87,7 @@ def read(file: Path) -> Usual | None:
     """The content of a file; None if it is not as usual."""
     if (found := read_usual_lists(file, _Content)) is None:
         return None
-    content, lines_of = found
-    if lines_of is None:
-        return Usual(
-            [(image, 1) for image in content.images],
-            [(category, 1) for category in content.categories],
-            content.annotations,
-            None,
-        )
-    return Usual(
-        list(zip(content.images, lines_of["images"], strict=True)),
-        list(zip(content.categories, lines_of["categories"], strict=True)),
-        content.annotations,
-        lines_of["annotations"],
-    )
+    content, lines = found
+    images = list(zip(content.images, lines["images"], strict=False))  # a file of one line repeats it without end
+    categories = list(zip(content.categories, lines["categories"], strict=False))
+    return Usual(images, categories, content.annotations, lines["annotations"])

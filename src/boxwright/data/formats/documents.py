@@ -8,9 +8,10 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.parsers import expat
@@ -24,9 +25,7 @@ from boxwright.files import open_regular
 
 _LONGEST_YAML = 2**19
 """Bytes; its reader takes 3 s for a million. The names of 13,000 classes have a third of a million."""
-
 _Content = TypeVar("_Content")
-
 _ESCAPED = re.compile(rb"\\u00[2-7]")
 """A letter that needs no escape: a key could be written so."""
 _SPACE, _COMMA = re.compile(r"\s*"), re.compile(r"\s*,\s*")
@@ -77,60 +76,50 @@ def read_usual(path: str | Path, type: type[_Content]) -> _Content | None:
 
     It takes a tenth of their time. What it decodes, they do, too, to the same values.
     """
-    data = _usual_bytes(path, _keys(type))
-    return None if data is None else _decode_usual(data, type)
+    found = _decode_usual(path, type)
+    return found and found[0]
 
 
-def read_usual_lists(path: str | Path, type: type[_Content]) -> tuple[_Content, dict[str, list[int]] | None] | None:
-    """As `read_usual`, of lists of objects, and the line of each object by the key of its list; None if all are on
-    line 1."""
-    keys = _keys(type)
-    data = _usual_bytes(path, keys)
-    content = None if data is None else _decode_usual(data, type)
-    if data is None or content is None:
+def read_usual_lists(path: str | Path, type: type[_Content]) -> tuple[_Content, Mapping[str, Iterable[int]]] | None:
+    """As `read_usual`, of lists of objects, with the line of each object by the key of its list."""
+    if (found := _decode_usual(path, type)) is None:
         return None
+    content, data = found
+    keys: tuple[str, ...] = getattr(type, "__struct_fields__", ())
     if data.find(b"\n") in (-1, len(data) - 1):
-        return content, None
+        return content, dict.fromkeys(keys, repeat(1))
     lines = _lines(data, keys)
     return None if lines is None else (content, lines)
 
 
-def _keys(type: type) -> tuple[str, ...]:
-    return getattr(type, "__struct_fields__", ())
-
-
-def _usual_bytes(path: str | Path, keys: Iterable[str]) -> bytes | None:
-    """The content of a file in UTF-8; None if a key is there twice, of which msgspec would take the last, or written
-    with escapes, or if a line ends in a lone carriage return."""
+def _decode_usual(path: str | Path, type: type[_Content]) -> tuple[_Content, bytes] | None:
+    """The content of a file, and its bytes; None for what msgspec refuses, or would read in another way than
+    `read_json`: not in UTF-8, a key that is there twice or might be, since it is written with escapes, or a lone
+    carriage return, which ends a line there."""
+    keys = getattr(type, "__struct_fields__", ())
     try:
         with open_regular(path) as file:
             data = file.read()
-        known = data.isascii() or _is_utf8(data)
-    except (OSError, UnicodeDecodeError):
-        return None
-    if b"\r" in data:
-        known = known and data.count(b"\r") == data.count(b"\r\n")
-    if b"\\" in data:
-        known = known and not _ESCAPED.search(data)
-    return data if known and all(data.count(b'"%s"' % key.encode()) <= 1 for key in keys) else None
-
-
-def _decode_usual(data: bytes, type: type[_Content]) -> _Content | None:
-    try:
-        return msgspec.json.decode(data, type=type)
-    except (ValueError, RecursionError):  # msgspec's own are among the first
+        if not data.isascii():
+            _check_utf8(data)
+        unusual = (
+            (b"\r" in data and data.count(b"\r") != data.count(b"\r\n"))
+            or (b"\\" in data and _ESCAPED.search(data))
+            or any(data.count(b'"%s"' % key.encode()) > 1 for key in keys)
+        )
+        return None if unusual else (msgspec.json.decode(data, type=type), data)
+    except (OSError, ValueError, RecursionError):  # msgspec's own are ValueErrors, and so is that of text
         return None
 
 
-def _is_utf8(data: bytes) -> bool:
-    """In parts, as the text would take as much memory again."""
+def _check_utf8(data: bytes) -> None:
+    """Raises UnicodeDecodeError. In parts, as the text would take as much memory again."""
     decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
     for start in range(0, len(data), 1 << 20):
         decoder.decode(view[start : start + (1 << 20)], final=start + (1 << 20) >= len(data))
-    return True  # or it has raised UnicodeDecodeError
 
 
-def _lines(data: bytes, keys: Iterable[str]) -> dict[str, list[int]] | None:
+def _lines(data: bytes, keys: Sequence[str]) -> dict[str, list[int]] | None:
     """The line of each element of lists of objects in the outermost object; None where something else is in the way."""
     fields = [(key, list[msgspec.Raw], msgspec.field(default_factory=list)) for key in keys]
     lists = msgspec.json.decode(data, type=msgspec.defstruct("Lists", fields))
