@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import boxwright
+
 _FAULTS = """
 import resource, sys
 import numpy as np
@@ -55,6 +57,44 @@ def test_other_programs_keep_it_when_they_ask(tmp_path: Path) -> None:
     assert after < before / 10
     before, after = count_faults("cli.main(['--version'])", tmp_path)
     assert after > before / 2
+
+
+_THREADS = """
+import threading
+import numpy as np
+import boxwright
+
+finished, end = threading.Semaphore(0), threading.Event()
+
+def allocate():
+    np.ones(50_000_000, np.uint8)
+    finished.release()
+    end.wait()
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+assert boxwright.keep_heap()
+np.ones(50_000_000, np.uint8)
+before = resident()
+for _ in range(6):
+    threading.Thread(target=allocate).start()
+    finished.acquire(timeout=60)
+print(resident() - before)
+end.set()
+"""
+
+
+def test_threads_share_what_is_kept() -> None:
+    """Six threads, one after the other: each keeps nothing of its own."""
+    printed = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=True).stdout
+    assert int(printed) < 100_000_000
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")  # where CDLL(None) raises TypeError
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: name.lower())
+    assert not boxwright.keep_heap()
 
 
 def test_the_environment_forbids_it(tmp_path: Path) -> None:

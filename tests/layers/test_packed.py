@@ -92,6 +92,10 @@ def _in_place(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         conv.weight.mul_(2)
 
 
+def _epsilon(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    norm.eps = 10.0
+
+
 def _loaded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     norm.load_state_dict(norm_of(norm.num_features).state_dict())
 
@@ -111,7 +115,7 @@ def _statistics(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     norm.eval()
 
 
-@pytest.mark.parametrize("change", [_in_place, _loaded, _exchanged, _fused_optimizer, _statistics])
+@pytest.mark.parametrize("change", [_in_place, _epsilon, _loaded, _exchanged, _fused_optimizer, _statistics])
 def test_changed_weights_are_packed_anew(change: Callable[[nn.Conv2d, nn.BatchNorm2d], None]) -> None:
     torch.manual_seed(0)
     conv, packed, x = nn.Conv2d(16, 16, 3), Packed(), torch.randn(1, 16, 8, 8)
@@ -124,6 +128,15 @@ def test_changed_weights_are_packed_anew(change: Callable[[nn.Conv2d, nn.BatchNo
     after, expected = both(packed, x, conv, norm)
     torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(after, before, atol=1e-2)
+
+
+def test_weights_exchanged_by_hand_are_packed_anew() -> None:
+    """Memory that was packed and then freed may hold other weights, at the same address."""
+    conv, packed, x = nn.Conv2d(8, 8, 3), Packed(), torch.randn(1, 8, 6, 6)
+    for _ in range(20):
+        for _ in range(2):
+            conv.weight.data = torch.randn(8, 8, 3, 3)
+        torch.testing.assert_close(*both(packed, x, conv), atol=1e-4, rtol=1e-4)
 
 
 def test_weights_are_kept_once_for_all_shapes_of_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +173,17 @@ def test_only_for_inference_in_its_precision() -> None:
         conv_norm(x, conv)
     assert conv.weight.grad is not None
     assert not packed._weights
+
+
+@pytest.mark.parametrize("shortcut", [None, torch.ones(1, 8, 4, 4)])
+def test_hooks_of_an_activation_run(shortcut: Tensor | None) -> None:
+    conv, packed, activation, seen = nn.Conv2d(8, 8, 3), Packed(), nn.ReLU(), list[Any]()
+    activation.register_forward_hook(lambda *given: seen.append(given[-1]))
+    found, _ = both(packed, torch.randn(1, 8, 6, 6), conv, None, activation, shortcut)
+    assert packed._weights
+    expected, hooked = seen
+    torch.testing.assert_close(hooked, expected)
+    assert hooked is found
 
 
 def test_faults_are_reported_as_usual() -> None:

@@ -100,7 +100,11 @@ def change_epsilon(state: dict[str, Tensor], norm: str, before: float, after: fl
 def is_plain(conv: nn.Conv2d) -> bool:
     """Whether a convolution does what its numbers say and nothing more, such as hooks, so that a `ConvForm` may."""
     known = type(conv) in (nn.Conv2d, Conv2dSame) and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple)
-    return known and not (conv._forward_hooks or conv._forward_pre_hooks)
+    return known and not is_hooked(conv)
+
+
+def is_hooked(module: nn.Module | None) -> bool:
+    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 ConvForm = Callable[[Tensor, nn.Conv2d, Norm | None, nn.Module | None, Tensor | None], Tensor | None]

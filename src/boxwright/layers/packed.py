@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold, is_plain
+from boxwright.layers.conv import Conv2dSame, Norm, conv_form, fold, is_hooked, is_plain
 
 _FUSED: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
     None: ("none", []),
@@ -38,7 +38,7 @@ class Packed:
 
     The weights are packed anew once a tensor that they are made of was exchanged or changed in place, or an optimiser
     made a step. Changes that PyTorch does not count are not seen (`weight.data.mul_(2)`, a numpy array that shares the
-    memory); make another `Packed` after them.
+    memory); make another `Packed` after them. A relu within a convolution makes nan 0.
 
     dtype  of the arithmetic: float32, or bfloat16 within autocast to it, which maps of float32 are converted to
     """
@@ -78,7 +78,7 @@ class Packed:
         sources: list[Tensor] = [tensor for tensor in tensors if tensor is not None]
         if any(tensor.is_inference() for tensor in sources):  # PyTorch does not count their changes
             return None
-        version = (_steps, *((id(tensor), tensor.data_ptr(), tensor._version) for tensor in sources))
+        version = (_steps, norm and norm.eps, *((id(tensor), tensor.data_ptr(), tensor._version) for tensor in sources))
         weights = self._weights.get((conv, norm))
         if weights is None or weights.version != version:
             weights = self._weights[conv, norm] = _Weights(conv, norm, self.dtype, sources, version)
@@ -100,7 +100,8 @@ class _Weights:
         self, conv: nn.Conv2d, norm: Norm | None, dtype: torch.dtype, sources: list[Tensor], version: tuple
     ) -> None:
         self.conv, self.norm, self.dtype = conv, norm, dtype
-        self.sources, self.version = sources, version  # while these tensors live, no others have their id
+        self.version = version
+        self.sources = sources, [tensor.detach() for tensor in sources]  # none else gets their ids and addresses
         _, bias = self._fold()
         self.bias = None if bias is None else bias.to(dtype)
         self.of_shape: dict[torch.Size, tuple[Tensor, _Geometry]] = {}
@@ -113,7 +114,7 @@ class _Weights:
         """As `conv_norm`."""
         packed, geometry = self.of_shape.get(x.shape) or self._pack(x.shape)
         kind = None if activation is None else type(activation)
-        fused = kind in _FUSED if add is None else kind in (None, nn.ReLU)
+        fused = (kind in _FUSED if add is None else kind in (None, nn.ReLU)) and not is_hooked(activation)
         name, numbers = _FUSED[kind] if fused else _FUSED[None]
         if add is None:
             y = torch.ops.mkldnn._convolution_pointwise(x, packed, self.bias, *geometry, name, numbers, "")
