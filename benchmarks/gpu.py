@@ -193,7 +193,7 @@ def release() -> None:
 
 
 def measure(name: str, rows: Rows, options: argparse.Namespace) -> None:
-    """Everything of one detector: what takes long without the others' leave, then the rest when it is alone."""
+    """Everything of one detector: it is built and compiled beside the others, and then measured alone."""
     torch.set_num_threads(1 if options.quick else 4)
     device = torch.device(options.device)
     size = (300, 300) if name == "ssd" else tuple(options.size)
@@ -299,7 +299,7 @@ def rows_file(options: argparse.Namespace) -> Path:
 
 
 def start(name: str, options: argparse.Namespace, lock: Path) -> subprocess.Popen[bytes]:
-    """The process of a detector. Of the lock it holds its share until it is prepared: then it asks for the whole."""
+    """The process of a detector. It holds a shared lock until all is compiled, and an exclusive one while it measures."""
     file = os.open(lock, os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_SH)
     command = [sys.executable, __file__, *sys.argv[1:], "--detector", name, "--lock", str(file)]

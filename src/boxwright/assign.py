@@ -108,7 +108,7 @@ class MaxIoUAssigner:
                 forced = torch.full_like(row, BACKGROUND).scatter_reduce(0, prior, order, "amax")
                 positive, row = positive | (forced >= 0), torch.where(forced >= 0, forced, row)
             assigned = torch.where(positive, row, assigned)
-            if not target.crowd.is_cpu or target.crowd.any():  # to ask an accelerator is to wait for it
+            if not target.crowd.is_cpu or target.crowd.any():  # reading it would wait for an accelerator
                 inside = intersection(candidates[:, None], target.boxes) / area(candidates)[:, None].clamp(min=1e-6)
                 crowded = (inside * target.crowd > self.crowd).any(1)
                 assigned = assigned.masked_fill(crowded & (assigned == BACKGROUND), IGNORED)

@@ -15,7 +15,7 @@ from boxwright.install import install
 
 @functools.cache
 def is_available() -> bool:
-    """Whether numba is installed: what can be computed without it asks first."""
+    """Whether numba is installed, for what can be computed without it."""
     try:
         import numba  # noqa: F401
     except ImportError:

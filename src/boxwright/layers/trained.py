@@ -22,7 +22,7 @@ _FAST = 3  # columns
 
 @contextmanager
 def active() -> Iterator[None]:
-    """Within, `conv_norm` computes wide depthwise convolutions so, where their gradient will be asked for."""
+    """Within, `conv_norm` computes wide depthwise convolutions so, where a gradient is recorded."""
     before = conv_form.set(_depthwise)
     try:
         yield

@@ -1,7 +1,8 @@
 """COCO JSON as most files are, decoded at once: half a million annotations a second.
 
-Numbers are numbers, every box is there, ids meet and none comes twice. Anything else in a file, right or wrong, is left
-to the reader in `coco.py`, which takes one entry after another and names what is wrong with it.
+Numbers are written as numbers, every annotation has a box, and the ids of images and categories that it names are those
+of an entry. Anything else in a file, right or wrong, is left to the reader in `coco.py`, which takes one entry after
+another and names what is wrong with it.
 """
 
 from __future__ import annotations
