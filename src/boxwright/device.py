@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from boxwright.typed import either
 
 if TYPE_CHECKING:
     import torch
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
 
 InferencePrecision = Literal["fp32", "bf16"]
 """The arithmetic of convolutions and linear layers in detection."""
+
+
+def check_inference_precision(precision: object) -> None:
+    """Raises ValueError for what is not an `InferencePrecision`."""
+    if precision not in get_args(InferencePrecision):
+        raise ValueError(f"detection is in {either(get_args(InferencePrecision))}, got {precision!r}")
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from boxwright.data import check
+from boxwright.data.formats.reading import ImageRow, Reading
 from boxwright.data.threads import in_threads
 
 
@@ -17,6 +19,22 @@ def test_results_are_in_order(count: int) -> None:
         return 2 * number
 
     assert list(in_threads(double, range(count), workers=3)) == list(range(0, 2 * count, 2))
+
+
+def test_nothing_is_begun_for_a_reader_that_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its error is kept, as in a notebook."""
+    begun = list[str]()
+
+    def show(done: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "_decode", lambda path: (begun.append(path), time.sleep(0.01)))
+    reading = Reading([], images=[ImageRow(str(number), number, None, "a.json", 1) for number in range(1000)])
+    with pytest.raises(KeyboardInterrupt) as error:
+        check._decode_all([reading], show, 2)
+    before = len(begun)
+    time.sleep(0.1)
+    assert error.tb and len(begun) == before < 100
 
 
 def test_an_error_ends_the_work() -> None:

@@ -54,6 +54,8 @@ def test_bf16_is_offered_where_it_costs_no_ap(run: Path):
         zoo.check_precision(about, "bf16", "runs/a")
     with pytest.raises(ValueError, match="detection is in fp32 or bf16, got 'fp16'"):
         boxwright.load(run, "cpu", "fp16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="detection is in fp32 or bf16, got 'fp16'"):
+        boxwright.load(run, "cpu").with_precision("fp16")  # type: ignore[arg-type]
 
 
 def test_a_missing_or_damaged_model(tmp_path: Path):

@@ -78,8 +78,8 @@ def _decode_all(
 ) -> dict[str, Decoded]:
     paths = list(dict.fromkeys(image.path for reading in readings for image in reading.images))
     decoded: dict[str, Decoded] = {}
-    results = in_threads(_decode, paths, workers or max(8, cores()), most=4)
-    for path, result in zip(paths, results, strict=True):
+    threads = workers or max(8, cores())
+    for path, result in zip(paths, in_threads(_decode, paths, threads, most=4), strict=True):
         decoded[path] = result
         if progress:
             progress(len(decoded), len(paths))

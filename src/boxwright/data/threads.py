@@ -14,7 +14,8 @@ _Result = TypeVar("_Result")
 def in_threads(
     function: Callable[[_Item], _Result], items: Sequence[_Item], workers: int = 8, most: int = 64
 ) -> Iterator[_Result]:
-    """The function's results in the order of the items.
+    """The function's results in the order of the items. Once nothing holds the iterator, no further item is begun: do
+    not name it, as a traceback would hold the name.
 
     most  items that a thread takes at once, where there are many: handing over each takes longer than reading a header
     """

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
+from boxwright.device import check_inference_precision
 from boxwright.types import Images, Slots
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Eager:
     packed     on a CPU, convolutions run in their inference form (`layers/packed.py`): boxes within a hundredth of a
                pixel in less time. It holds a further copy of their weights. False: as in training, to the last bit
     precision  "bf16" computes convolutions and linear layers in bfloat16, boxes and scores in float32
+
+    Raises ValueError for another precision.
     """
 
     def __init__(self, detector: Detector, packed: bool = True, precision: InferencePrecision = "fp32") -> None:
@@ -37,6 +40,7 @@ class Eager:
 
         from boxwright.layers.packed import Packed
 
+        check_inference_precision(precision)
         self.detector, self.precision = detector, precision
         self._packed = Packed(torch.bfloat16 if precision == "bf16" else torch.float32) if packed else None
 

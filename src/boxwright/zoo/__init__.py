@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from boxwright.device import InferencePrecision
+from boxwright.device import InferencePrecision, check_inference_precision
 from boxwright.files import sha256
-from boxwright.typed import either
 from boxwright.zoo.foreign import is_foreign
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ def check_precision(about: Mapping[str, Any], precision: InferencePrecision, sou
     `boxwright train` measures AP on val in bf16 too, where the machine has instructions for it. Raises ValueError where
     that is lower by .002 or more, and for another precision.
     """
-    if precision not in get_args(InferencePrecision):
-        raise ValueError(f"detection is in {either(get_args(InferencePrecision))}, got {precision!r}")
+    check_inference_precision(precision)
     if precision == "fp32":
         return ""
     fp32, bf16 = (about.get("metrics", {}).get(key, {}).get("ap") for key in ("val", "val_bf16"))
