@@ -299,7 +299,7 @@ def rows_file(options: argparse.Namespace) -> Path:
 
 
 def start(name: str, options: argparse.Namespace, lock: Path) -> subprocess.Popen[bytes]:
-    """The process of a detector. It holds a shared lock until all is compiled, and an exclusive one while it measures."""
+    """The process of a detector. It holds a shared lock until all is compiled, then an exclusive one to measure."""
     file = os.open(lock, os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_SH)
     command = [sys.executable, __file__, *sys.argv[1:], "--detector", name, "--lock", str(file)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-VARIABLE = "BOXWRIGHT_KEEP_HEAP"
-
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of <malloc.h>
 
 
@@ -16,7 +14,7 @@ def keep_heap() -> bool:
     Only with glibc, and not where the environment variable BOXWRIGHT_KEEP_HEAP is 0. It holds for the whole process, so
     commands call it, and no import does. All threads share what is kept. Results are the same bit for bit.
     """
-    if os.environ.get(VARIABLE) == "0" or not sys.platform.startswith("linux"):
+    if os.environ.get("BOXWRIGHT_KEEP_HEAP") == "0" or not sys.platform.startswith("linux"):
         return False
     import ctypes
 

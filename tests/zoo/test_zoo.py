@@ -47,10 +47,10 @@ def test_bf16_is_offered_where_it_costs_no_ap(run: Path):
     torch.testing.assert_close(usual.scores, reduced.scores, atol=0.05, rtol=0)
     about = {"metrics": {"val": {"ap": 0.5}, "val_bf16": {"ap": 0.4985}}}
     assert zoo.check_precision(about, "fp32", "x") == ""
-    assert zoo.check_precision(about, "bf16", "x") == "in bf16 (AP 0.4985 on val in bf16, 0.5000 in fp32)"
+    assert zoo.check_precision(about, "bf16", "x") == "in bf16 AP 0.4985 on val, 0.5000 in fp32"
     assert "boxwright evaluate runs/a --data DATA --precision bf16" in zoo.check_precision({}, "bf16", "runs/a")
     about["metrics"]["val_bf16"]["ap"] = 0.497
-    with pytest.raises(ValueError, match=r"^runs/a has AP 0\.4970 on val in bf16, 0\.5000 in fp32: .* take .* fp32"):
+    with pytest.raises(ValueError, match=r"^runs/a has in bf16 AP 0\.4970 on val, 0\.5000 in fp32: .* take .* fp32"):
         zoo.check_precision(about, "bf16", "runs/a")
     with pytest.raises(ValueError, match="detection is in fp32 or bf16, got 'fp16'"):
         boxwright.load(run, "cpu", "fp16")  # type: ignore[arg-type]

@@ -79,10 +79,10 @@ def check_precision(about: Mapping[str, Any], precision: InferencePrecision, sou
     fp32, bf16 = (about.get("metrics", {}).get(key, {}).get("ap") for key in ("val", "val_bf16"))
     if fp32 is None or bf16 is None:
         return f"in bf16; to measure what it does to AP: boxwright evaluate {source} --data DATA --precision bf16"
-    measured = f"AP {bf16:.4f} on val in bf16, {fp32:.4f} in fp32"
+    measured = f"in bf16 AP {bf16:.4f} on val, {fp32:.4f} in fp32"
     if not is_offered(fp32, bf16):
-        raise ValueError(f"{source} has {measured}: that costs {_MOST_LOST} or more; take precision fp32")
-    return f"in bf16 ({measured})"
+        raise ValueError(f"{source} has {measured}: {_MOST_LOST} or more is lost; take precision fp32")
+    return measured
 
 
 def threshold_of(about: Mapping[str, Any]) -> float:
