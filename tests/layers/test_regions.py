@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from boxwright.layers.regions import RegionAlign
+from boxwright.layers.regions import RegionAlign, RegionPool, RegionPooler
 from host_waits import HostWaits
 
 STRIDES = (4, 8, 16, 32)
@@ -124,6 +124,17 @@ def test_layout_does_not_matter(strides: tuple[int, ...], sampling: int, aligned
         assert (mine.grad is None) == (their.grad is None)
         if mine.grad is not None:
             torch.testing.assert_close(mine.grad, their.grad)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pool", [RegionAlign(STRIDES), RegionAlign(STRIDES[:1]), RegionPool(STRIDES[:1])])
+def test_a_box_that_is_not_finite_is_pooled_as_one_of_zeros(pool: RegionPooler, layout: torch.memory_format) -> None:
+    """torchvision's kernels crash on it."""
+    inf, nan = torch.inf, torch.nan
+    boxes = torch.tensor([[[nan, 0, 9, 9], [0, 0, 9, nan], [0, 0, inf, 9], [-inf, -inf, inf, inf], [0, 0, 0, 0]]])
+    pooled = pool([features.to(memory_format=layout) for features in pyramid(images=1)], boxes)
+    assert pooled.isfinite().all() and pooled[-1].any()
+    assert torch.equal(pooled, pooled[-1:].expand_as(pooled))
 
 
 def test_reads_bfloat16_maps_in_float32() -> None:

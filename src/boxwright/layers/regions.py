@@ -2,7 +2,8 @@
 
 `layers/regions_by_hand.py` shows what pool and align compute; here torchvision's compiled operators do it. Every pooler
 takes maps (N, C, h, w), one per stride, and boxes (N, P, 4) in pixels of the batch, and returns float32 (float64 for
-float64) with N * P rows, image by image. A box of zeros, as pads proposals, is pooled as a point.
+float64) with N * P rows, image by image. A box of zeros, as pads proposals, is pooled as a point, and one that is not
+finite as that.
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ class RegionPooler(nn.Module):
 
     def level(self, boxes: Tensor) -> Tensor:
         """Boxes (..., 4) to the index (...) of the map each is read from."""
-        finest = self.strides[0].bit_length() - 1  # log2 of the stride
-        # The summand keeps rounding from sending a region of just the canonical size a level down.
+        # The summand keeps rounding from sending a region of just the canonical size a level down. A stride of n bits is
+        # 2 ** (n - 1), as it is a power of two.
         level = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
-        return (level - finest).clamp(0, len(self.strides) - 1).to(torch.int64)
+        return (level + 1 - self.strides[0].bit_length()).clamp(0, len(self.strides) - 1).to(torch.int64)
 
     def pool(self, operator: Callable, maps: list[Tensor], boxes: Tensor, size: int, *options: float) -> Any:
         """The result of an operator of `boxwright.ops` for size x size cells of every box (N, P, 4)."""
         if len(maps) < len(self.strides):
             raise ValueError(f"{type(self).__name__} reads a map for each stride of {self.strides}, got {len(maps)}")
         maps = [at_least_float32(features) for features in maps[: len(self.strides)]]
+        boxes = boxes.where(boxes.isfinite().all(-1, keepdim=True), 0.0)  # torchvision's kernels read memory by them
         scales = [1 / stride for stride in self.strides]
         return operator(maps, numbered(boxes.to(maps[0].dtype)), self.level(boxes).flatten(), scales, size, *options)
 
