@@ -36,8 +36,7 @@ class RegionPooler(nn.Module):
 
     def level(self, boxes: Tensor) -> Tensor:
         """Boxes (..., 4) to the index (...) of the map each is read from."""
-        # The summand keeps rounding from sending a region of just the canonical size a level down. A stride of n bits is
-        # 2 ** (n - 1), as it is a power of two.
+        # 1e-6 keeps rounding from sending a region of just the canonical size a level down; 2 ** n has n + 1 bits.
         level = (4 + torch.log2(area(boxes).sqrt() / self.canonical) + 1e-6).floor()
         return (level + 1 - self.strides[0].bit_length()).clamp(0, len(self.strides) - 1).to(torch.int64)
 
