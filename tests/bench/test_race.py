@@ -451,7 +451,7 @@ def test_what_cannot_be_raced(data: Path, tmp_path: Path):
         replace(RULES, budget="soon")
     with pytest.raises(ValueError, match="workers is 0 or more, got -1"):
         replace(RULES, workers=-1)
-    with pytest.raises(ValueError, match="runtimes are different ones of eager, compiled; got eager eager"):
+    with pytest.raises(ValueError, match="runtimes are different ones of eager, compiled, captured; got eager eager"):
         replace(RULES, runtimes=("eager", "eager"))
     with pytest.raises(ValueError, match="augment is one of none"):
         replace(RULES, augment="x")  # type: ignore[arg-type]

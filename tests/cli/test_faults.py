@@ -31,7 +31,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A photograph, the dataset whole.json with it, and a detector whose answer is known."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(detecting, "load", lambda model, device: halves())
+    monkeypatch.setattr(detecting, "load", lambda model, device, precision: halves())
     monkeypatch.setattr(zoo, "load", lambda model, device: halves())
     monkeypatch.setattr(zoo, "find", Path)
     for number in range(4):

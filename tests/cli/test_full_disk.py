@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three photographs, a dataset, and a detector whose answer is known."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BOXWRIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(detecting, "load", lambda model, device: halves())
+    monkeypatch.setattr(detecting, "load", lambda model, device, precision: halves())
     monkeypatch.setattr(zoo, "load", lambda model, device: halves())
     monkeypatch.setattr(zoo, "find", Path)
     Path("photos").mkdir()
@@ -144,7 +144,7 @@ def test_results_so_far_are_kept_and_named(options: str, capsys: Capture, monkey
             yield next(results)
             raise KeyboardInterrupt
 
-    def stopped(model: Path, device: str) -> Any:
+    def stopped(model: Path, device: str, precision: str) -> Any:
         predictor = halves()
         object.__setattr__(predictor, "__class__", Stopped)
         return predictor
