@@ -15,7 +15,7 @@ test: .venv/ready-dev
 
 check: .venv/ready-dev
 	$(BIN)/ruff check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Damaged files for every reader, or for some: make fuzz COUNT=4000 SEED=3 READERS="coco voc"
 COUNT ?= 50000
