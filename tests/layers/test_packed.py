@@ -139,6 +139,16 @@ def test_weights_exchanged_by_hand_are_packed_anew() -> None:
         torch.testing.assert_close(*both(packed, x, conv), atol=1e-4, rtol=1e-4)
 
 
+def test_another_number_of_threads_may_want_another_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, packed = nn.Conv2d(32, 32, 3, padding=1), Packed()
+    with torch.inference_mode(), packed.active():
+        for threads in (1, 2, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            conv_norm(torch.zeros(1, 32, 8, 8), conv)
+    (weights,) = packed._weights.values()
+    assert [threads for _, threads in weights.of_shape] == [1, 2]
+
+
 def test_weights_are_kept_once_for_all_shapes_of_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_SHAPES", 10)
     conv, packed = nn.Conv2d(32, 32, 3, padding=1), Packed()

@@ -104,7 +104,7 @@ class _Weights:
         self.sources = sources, [tensor.detach() for tensor in sources]  # none else gets their ids and addresses
         _, bias = self._fold()
         self.bias = None if bias is None else bias.to(dtype)
-        self.of_shape: dict[torch.Size, tuple[Tensor, _Geometry]] = {}
+        self.of_shape: dict[tuple[torch.Size, int], tuple[Tensor, _Geometry]] = {}  # and the number of threads
         self.of_layout: dict[bytes, Tensor] = {}
 
     def _fold(self) -> tuple[Tensor, Tensor | None]:
@@ -112,7 +112,7 @@ class _Weights:
 
     def convolve(self, x: Tensor, activation: nn.Module | None, add: Tensor | None) -> Tensor:
         """As `conv_norm`."""
-        packed, geometry = self.of_shape.get(x.shape) or self._pack(x.shape)
+        packed, geometry = self.of_shape.get((x.shape, torch.get_num_threads())) or self._pack(x.shape)
         kind = None if activation is None else type(activation)
         fused = (kind in _FUSED if add is None else kind in (None, nn.ReLU)) and not is_hooked(activation)
         name, numbers = _FUSED[kind] if fused else _FUSED[None]
@@ -126,7 +126,7 @@ class _Weights:
         return y if fused or activation is None else activation(y)
 
     def _pack(self, shape: torch.Size) -> tuple[Tensor, _Geometry]:
-        """The weights in the layout for an input of this shape; kept once for all shapes with that layout.
+        """The weights in the layout for an input of this shape and the threads; kept once for all with that layout.
 
         oneDNN pads both sides of a map alike. Where there is one zero more after it, so there is before it, and the
         kernel gets a first row or column of zeros, which reads that.
@@ -141,7 +141,8 @@ class _Weights:
         layout = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(packed).numpy())
         if len(self.of_shape) >= _MAX_SHAPES:
             self.of_shape.clear()
-        found = self.of_shape[shape] = self.of_layout.setdefault(layout, packed), geometry
+        found = self.of_layout.setdefault(layout, packed), geometry
+        self.of_shape[shape, torch.get_num_threads()] = found
         return found
 
 
