@@ -28,7 +28,8 @@ def train(
 ) -> Run:  # fmt: skip
     """Train a detector as `boxwright train` does: `boxwright.train("ssd", "my_dataset/", epochs=12, batch=4)`.
 
-    detector  a name, such as "ssd" or one that was registered; or its config, such as SSDConfig(lite=True)
+    detector  a name, such as "ssd" or one that was registered; or its config, such as SSDConfig(lite=True), of which
+              nothing is chosen by the data (`boxwright.train.choose`)
     data      the dataset: its folder, COCO JSON, YOLO YAML or CSV
     start     the model to fine-tune (--from): a name, a .safetensors file or a run's folder
     resume    the folder of a run to continue; `device`, `workers`, `max_time` and `accept_changed_data` may be given
@@ -51,6 +52,7 @@ def train(
 
     plugins.refuse_while_loading("boxwright.train")
     plugins.discover()
+    whole = not (detector is None or isinstance(detector, str))
     if isinstance(detector, str):
         check_detectors([detector])
         detector = DETECTORS[detector]()
@@ -59,9 +61,10 @@ def train(
     of_training, of_detector, of_command = _divided(
         options, TrainConfig, None if config is None else type(config), Train
     )
+    given = vars(config) if whole else of_detector
     chosen = Train(
         detector=config if config is None else replace(config, **of_detector), start=model, data=_path(data),
-        resume=_path(resume), out=_path(out), training=TrainConfig(**of_training), **of_command,
+        resume=_path(resume), out=_path(out), training=TrainConfig(**of_training), given=tuple(given), **of_command,
     )  # fmt: skip
     chosen.check()
     from boxwright.cli.training import start as begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -69,6 +70,24 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
 def cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that tensors on this device may still take; None where the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    described = Path("/proc/meminfo")
+    if device.type != "cpu" or not described.is_file():
+        return None
+    found = re.search(r"MemAvailable: *(\d+) kB", described.read_text(encoding="ascii", errors="replace"))
+    limits = [int(found[1]) * 1024] if found else []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, by cgroups of version 2 and 1
+        file = Path("/sys/fs/cgroup", name)
+        if file.is_file() and (limit := file.read_text(encoding="ascii").strip()).isdigit():  # "max" is no limit
+            limits.append(int(limit))
+    return min(limits, default=None)
 
 
 def loading_workers(processes: int = 1) -> int:

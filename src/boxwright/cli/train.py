@@ -65,7 +65,7 @@ class Train:
     """The same for test; out of a train split, only if given."""
     size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="INT INT", help_behavior_hint="")] = None
     """The input size in pixels: the shorter side, and the maximum of the longer side; for letterbox and stretch,
-    height and width. 320 416 if not given."""
+    height and width. 320 416 if not given, or larger where many objects are small."""
     resize: Annotated[
         Literal["short_side", "letterbox", "stretch"] | None,
         tyro.conf.arg(metavar="{short_side,letterbox,stretch}", help_behavior_hint=""),
@@ -75,8 +75,8 @@ class Train:
     """Changed by `size` and `resize`; with --from, that of the model."""
     augment: Literal["none", "light", "standard", "strong"] = "standard"
     """Augmentation of training images; more pays off in longer runs."""
-    batch: int = 8
-    """Images in a step, divided among the processes of torchrun."""
+    batch: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """Images in a step, divided among the processes of torchrun; 8 if not given, or fewer where memory is short."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Without --from, the backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from
     random ones, of which --frozen-stages 0 --norm batch leaves none frozen."""
@@ -93,6 +93,8 @@ class Train:
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Only describe the data and estimate time and memory from a few steps; nothing is written."""
     training: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    given: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = field(default=(), compare=False)
+    """Options of the detector that the user gave, and which are therefore not chosen by the data."""
 
     def run(self) -> int:
         """Exit status: 0 done, 130 stopped by Ctrl-C, 143 by SIGTERM."""
@@ -130,12 +132,13 @@ class Train:
     def defaults(cls, words: Sequence[str]) -> Train:
         """The options that are not given; with --from MODEL, the detector's are those of the checkpoint's header."""
         model = _model_of(words)
+        given = tuple(word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--"))
         if model is None or ({"-h", "--help"} & set(words) and (is_foreign(model) or model.startswith("hf:"))):
-            return cls()  # --help downloads and converts no model
+            return cls(given=given)  # --help downloads and converts no model
         from boxwright.checkpoint import config_of, describe
 
         path = find(model)
-        return cls(detector=config_of(describe(path), path))
+        return cls(detector=config_of(describe(path), path), given=given)
 
     @classmethod
     def explain(cls, word: str, words: Sequence[str]) -> str | None:

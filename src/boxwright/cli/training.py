@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,15 +28,16 @@ from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import Detector
 from boxwright.detectors.config import name_of
 from boxwright.detectors.fields import BackboneFields, LearningBackbone, ProposedFields
-from boxwright.device import choose_device, choose_precision, loading_workers
+from boxwright.device import choose_device, choose_precision, free_memory, loading_workers
 from boxwright.files import write_atomically
 from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress
 from boxwright.terminal import fit, say, terminal_width
+from boxwright.train.choose import USUAL_BATCH, choose, choose_batch
 from boxwright.train.config import TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
-from boxwright.train.estimate import estimate
+from boxwright.train.estimate import estimate, kept_per_image
 from boxwright.train.finetune import Transfer, transfer
 from boxwright.train.history import History
 from boxwright.train.loop import Training
@@ -98,8 +99,9 @@ def _train(
     options: Train, process: Process, resume: Path | None, source: Loaded | None, held: ExitStack
 ) -> tuple[Run, int | None]:
     """`held` keeps the folder from other processes."""
-    if options.batch % process.world:
-        raise ValueError(f"--batch {options.batch} does not divide among {process.world} processes; give a multiple")
+    batch = options.batch or USUAL_BATCH
+    if batch % process.world:
+        raise ValueError(f"--batch {batch} does not divide among {process.world} processes; give a multiple")
     splits = open_splits(options)
     before = Fingerprint.read(resume / _DATA) if resume is not None else None
     names = opened = options.classes or splits.names
@@ -107,10 +109,15 @@ def _train(
         names = tuple(before.names)
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
+    reasons: dict[str, str] = {}
+    if resume is None and options.start is None:
+        given = {*options.given, *["size"] * (options.size is not None)}
+        found = choose(chosen["train"], _given(options.detector), options.preprocess, given)
+        options, reasons = replace(options, preprocess=found.preprocess, detector=found.config), found.reasons
     usual = Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
     run = Run(
         resume or options.out or usual, _given(options.detector), chosen, options.preprocess,
-        PRESETS[options.augment], options.batch, options.training, options.pretrained and options.start is None,
+        PRESETS[options.augment], batch, options.training, options.pretrained and options.start is None,
         process.device, loading_workers(process.neighbours) if options.workers is None else options.workers,
         process.rank, process.world, options.log_every, options.patience,
         parse_budget(options.max_time) if options.max_time else None,
@@ -127,6 +134,10 @@ def _train(
         learns = isinstance(run.config, LearningBackbone)
         mend = "--frozen-stages 0 --norm batch trains all of it" if learns else "leave --no-pretrained out"
         say(f"boxwright train: the backbone has random weights, and {still} of it would never learn; {mend}")
+    if options.batch is None:
+        if process.world == 1:
+            batch, reasons["batch"] = choose_batch(kept_per_image(run), free_memory(process.device))
+        options, run = replace(options, batch=batch), replace(run, batch=batch)
     detector, origin = run.build(), {}
     if source is not None:
         transferred = transfer(detector, names, source)
@@ -134,8 +145,11 @@ def _train(
         if process.first:
             print(fit(f"from {options.start}: {transferred}"), flush=True)
     training = run.begin(detector)
+    if options.training.epochs is None:
+        steps = training.total_epochs * training.steps_per_epoch
+        reasons["epochs"] = f"--epochs {training.total_epochs}: {steps} steps; about 500 in 6 to 100 epochs are usual"
     if options.dry_run:
-        print(fit(_forecast(options, training, run, process)), flush=True)
+        print(fit(_forecast(options, training, run, process, reasons)), flush=True)
         return run, None
     data = _accepted(run, splits, opened, before, options.accept_changed_data) if process.first else None
     if resume is not None:
@@ -148,10 +162,10 @@ def _train(
             splits.save(run.folder / "splits.json")
         if resume is None:
             training.save(run.state)
-            write_options(replace(options, training=training.config), origin, run.folder / "config.json")
+            write_options(replace(options, training=training.config), origin, run.folder / "config.json", reasons)
         origin = read_settings(run.folder / "config.json").get("from")  # of a resumed run too
         run = replace(run, about={"data": str(options.data)} | ({"from": origin} if origin else {}))
-        print(fit(_introduction(options, training, run)), flush=True)
+        print(fit(_introduction(options, training, run, reasons)), flush=True)
         _propose_ahead(detector, chosen)
 
     def report(line: str) -> None:
@@ -222,7 +236,7 @@ def _ended_early(run: Run, training: Training, command: str) -> str:
     return f"{done}, as --max-time is over{nothing}\nto continue: {command}"
 
 
-def _forecast(options: Train, training: Training, run: Run, process: Process) -> str:
+def _forecast(options: Train, training: Training, run: Run, process: Process, reasons: Mapping[str, str]) -> str:
     """What would be trained, and what it would take."""
     if process.world > 1:
         raise ValueError("--dry-run measures one process; run it without torchrun")
@@ -232,7 +246,7 @@ def _forecast(options: Train, training: Training, run: Run, process: Process) ->
         resized = run.preprocess.size(Size(height, width))
         sizes = [f"{size[1]} x {size[0]}" for size in ((height, width), resized)]
         rows.append([split, len(dataset), int((~dataset.crowd).sum()), *sizes])
-    head = _introduction(options, training, run).rpartition("\n")[0]
+    head = _introduction(options, training, run, reasons).rpartition("\n")[0]
     expected = estimate(run, training)
     memory = [
         f"{amount / 1e9:.1f} GB {of}" for amount, of in (
@@ -354,12 +368,9 @@ def _next(run: Run, command: str, in_python: str) -> str:
 
 def with_size(options: Train) -> Train:
     """The options with `preprocess` changed by `size` and `resize`, where they are given."""
-    before, mode = options.preprocess, options.resize or options.preprocess.mode
-    usual = (before.height, before.width) if before.mode in ("letterbox", "stretch") else (before.short, before.long)
-    first, second = options.size or usual
-    if mode in ("letterbox", "stretch"):
-        return replace(options, preprocess=replace(before, mode=mode, height=first, width=second))
-    return replace(options, preprocess=replace(before, mode=mode, short=first, long=second))
+    before = options.preprocess
+    resized = replace(before, mode=options.resize or before.mode).with_sides(*options.size or before.sides)
+    return replace(options, preprocess=resized)
 
 
 def _origin(options: Train, source: Loaded, transferred: Transfer) -> dict[str, Any]:
@@ -369,13 +380,17 @@ def _origin(options: Train, source: Loaded, transferred: Transfer) -> dict[str, 
     return {"model": options.start, "detector": name_of(source.config), **about, **transferred.to_dict()}
 
 
-def write_options(options: Train, origin: dict[str, Any], path: Path) -> None:
-    """Write config.json, which `read_options` reads."""
+def write_options(options: Train, origin: dict[str, Any], path: Path, reasons: Mapping[str, str] | None = None) -> None:
+    """Write config.json, which `read_options` reads, with the reasons for what was chosen."""
     detector, data = _given(options.detector), _given(options.data).resolve()
     content = {"boxwright": __version__, "data": str(data), "detector": name_of(detector), "config": asdict(detector)}
     content |= {"preprocess": options.preprocess.to_dict(), "training": asdict(options.training)}
     content |= checkpoint.plugins_of(detector)
-    content |= {"options": {name: getattr(options, name) for name in _KEPT}, "from": origin}
+    content |= {
+        "options": {name: getattr(options, name) for name in _KEPT},
+        "from": origin,
+        "chosen": dict(reasons or {}),
+    }
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -397,7 +412,7 @@ def read_options(path: Path) -> Train:
         return replace(options, preprocess=Preprocess.from_dict(content["preprocess"]))
 
 
-def _introduction(options: Train, training: Training, run: Run) -> str:
+def _introduction(options: Train, training: Training, run: Run, reasons: Mapping[str, str]) -> str:
     learning = sum(p.numel() for p in training.detector.parameters() if p.requires_grad) / 1e6
     images = ", ".join(f"{split} {len(dataset)}" for split, dataset in run.splits.items())
     backbone = f" on {run.config.backbone}" if isinstance(run.config, BackboneFields) else ""
@@ -406,7 +421,9 @@ def _introduction(options: Train, training: Training, run: Run) -> str:
         f"{options.data}: {images} images; {len(run.names)} classes: {', '.join(run.names)}\n"
         f"{type(training.detector).__name__}{backbone}, {learning:.1f} M parameters learn\n"
         f"{counted(training.total_epochs, 'epoch')} of {counted(training.steps_per_epoch, 'step')} "
-        f"in {training.config.precision} on {training.device}\n{run.folder}/{events}"
+        f"in {training.config.precision} on {training.device}\n"
+        + "".join(f"chosen: {reason}\n" for reason in reasons.values())
+        + f"{run.folder}/{events}"
     )
 
 

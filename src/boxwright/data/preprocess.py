@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from boxwright.boxes.view import View
@@ -80,6 +80,21 @@ class Preprocess:
     def _levels(self) -> tuple[float, ...]:
         return self.fill if isinstance(self.fill, tuple) else (self.fill,)
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The numbers of `--size`: `short` and `long`; of letterbox and stretch `height` and `width`."""
+        return (self.height, self.width) if self._is_static else (self.short, self.long)
+
+    def with_sides(self, first: int, second: int) -> Self:
+        """The same with other `sides`."""
+        if self._is_static:
+            return replace(self, height=first, width=second)
+        return replace(self, short=first, long=second)
+
+    @property
+    def _is_static(self) -> bool:
+        return self.mode in ("letterbox", "stretch")
+
     def size(self, before: Size, zoom: float = 1.0) -> Size:
         """The size an image gets.
 
@@ -112,7 +127,7 @@ class Preprocess:
 
     def canvas(self, sizes: Iterable[Size]) -> Size:
         """Height and width that a batch of resized images of these sizes is padded to."""
-        if self.mode in ("letterbox", "stretch"):
+        if self._is_static:
             height, width = self.height, self.width
         else:
             heights, widths = zip(*sizes, strict=True)

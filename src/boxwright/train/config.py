@@ -19,7 +19,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _Settings = TypedDict("_Settings", {
     "data": str, "detector": str, "config": dict[str, Any], "training": dict[str, Any], "options": dict[str, Any],
     "preprocess": NotRequired[dict[str, Any]], "plugins": NotRequired[dict[str, str]],
-    "from": NotRequired[dict[str, Any] | None],
+    "from": NotRequired[dict[str, Any] | None], "chosen": NotRequired[dict[str, str]],
 })  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from boxwright.data.dataset import Dataset
 from boxwright.data.image import ImageError
@@ -76,6 +78,27 @@ def estimate(run: Run, training: Training) -> Estimate:
         step, image, propose, propose + _seconds(run, training, step, image), peak_memory(),
         torch.cuda.max_memory_allocated(training.device) if training.device.type == "cuda" else None,
     )  # fmt: skip
+
+
+def kept_per_image(run: Run) -> float:
+    """Bytes that a training step keeps of an image for its backward pass, from a step on two images of the data.
+
+    Raises what training raises.
+    """
+    few = _spread(run.splits["train"], 2)
+    short = replace(run.training, epochs=1, accumulate=1)
+    brief = replace(run, splits={"train": few}, batch=len(few), training=short, pretrained=False, workers=0)
+    training, kept = brief.begin(), {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        next(training.steps(progress=False))
+    of_weights = {parameter.untyped_storage().data_ptr() for parameter in training.detector.parameters()}
+    return sum(size for address, size in kept.items() if address not in of_weights) / brief.batch
 
 
 def _proposing(propose: Propose, splits: Mapping[str, Dataset]) -> float:
