@@ -18,7 +18,7 @@ from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DetectorConfig, FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
 from boxwright.device import free_memory
-from boxwright.train.choose import choose, choose_batch, choose_size, uncovered
+from boxwright.train.choose import Anchored, _anchors_of, _variants, choose, choose_batch, choose_size, uncovered
 from boxwright.train.run import Run
 from boxwright.types import Size
 from shapes import write_shapes
@@ -160,3 +160,14 @@ def test_what_a_run_chose_is_said_and_kept(tmp_path: Path, capsys: pytest.Captur
 def test_options_of_the_command_line_are_given():
     assert Train.defaults(["ssd", "--box-scale=3", "--data", "x"]).given == ("box_scale", "data")
     assert Train(given=("a",)) == Train()
+
+
+@pytest.mark.parametrize(
+    "config", [FasterRCNNConfig("mobilenet_v3_small"), RetinaNetConfig("mobilenet_v3_small"),
+               SSDConfig("mobilenet_v3_small"), SSDConfig("mobilenet_v3_small", extra=())],
+)  # fmt: skip
+def test_the_anchors_that_are_compared_are_those_of_the_config(config: Anchored):
+    for variant, anchors in _variants(config, _anchors_of(config)):
+        built = _anchors_of(variant)
+        for level in range(len(anchors.strides)):
+            np.testing.assert_allclose(anchors.extents(level), built.extents(level), rtol=5e-3)

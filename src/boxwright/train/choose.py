@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes
+from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes, Tiling, anchor_sizes
 from boxwright.data.dataset import Dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.anchor_stage import AnchorStage
-from boxwright.detectors.config import DetectorConfig, RetinaNetConfig, SSDConfig
-from boxwright.detectors.fields import BackboneFields, RPNFields, defaults_of
+from boxwright.detectors.config import DetectorConfig, FasterRCNNConfig, RetinaNetConfig, RFCNConfig, SSDConfig
+from boxwright.detectors.fields import BackboneFields, defaults_of
 from boxwright.types import Size
+
+Anchored = FasterRCNNConfig | RFCNConfig | RetinaNetConfig | SSDConfig
+"""The configs that have sizes and shapes of anchors as options."""
 
 USUAL_SIZE = Preprocess(short=320, long=416)
 
@@ -26,7 +27,8 @@ _FINEST = 8  # pixels from cell to cell, at most, of a map that is meant to show
 
 _UNCOVERED = 0.15  # of the objects may have no anchor of IoU .5
 _GAIN = 0.25  # of those get one by another size or shape; where fewer do, it is not added
-_ADDED = 3  # sizes and shapes, at most
+_CHANGES = 3  # at most
+_STEP = 0.7  # from one anchor to the next smaller one
 _SAMPLE = 5000  # boxes that are compared with anchors
 _ANCHORS = {"anchor_scales", "anchor_sizes", "aspect_ratios", "box_scale", "box_sizes", "box_limit",
             "end_aspect_ratios", "convention"}  # fmt: skip
@@ -61,7 +63,7 @@ def choose(
         preprocess, reasons["size"] = choose_size(train, preprocess, min(finest, _FINEST))
     usual = defaults_of(type(config))
     changed = {option for option in usual if getattr(config, option) != usual[option]}
-    if isinstance(config, RPNFields | RetinaNetConfig | SSDConfig) and not _ANCHORS & {*given, *changed}:
+    if isinstance(config, Anchored) and not _ANCHORS & {*given, *changed}:
         config, reasons["anchors"] = choose_anchors(config, _resized(train, preprocess))
     return Chosen(preprocess, config, reasons)
 
@@ -92,33 +94,32 @@ def choose_size(train: Dataset, usual: Preprocess = USUAL_SIZE, finest: int = _F
     )
 
 
-def choose_anchors(config: DetectorConfig, boxes: np.ndarray) -> tuple[DetectorConfig, str]:
-    """The config with further sizes and shapes of anchors, if many objects have none of IoU .5.
+def choose_anchors(config: Anchored, boxes: np.ndarray) -> tuple[Anchored, str]:
+    """The config with further sizes and shapes of anchors (SSD: other sizes), if many objects have none of IoU .5.
 
     boxes  (M, 4) xyxy in pixels of resized images
     """
     boxes = boxes[np.linspace(0, len(boxes) - 1, min(len(boxes), _SAMPLE)).round().astype(int)]
-    before = share = uncovered(boxes, _anchors_of(config))
-    usual = config
-    for _ in range(_ADDED):
+    usual, anchors = config, _anchors_of(config)
+    before = share = uncovered(boxes, anchors)
+    for _ in range(_CHANGES):
         if share <= _UNCOVERED:
             break
-        others = _variants(config)
-        shares = [uncovered(boxes, _anchors_of(other)) for other in others]
+        variants = list(_variants(config, anchors))
+        shares = [uncovered(boxes, other) for _, other in variants]
         if min(shares) > share * (1 - _GAIN):
             break
-        share, config = min(shares), others[int(np.argmin(shares))]
+        share = min(shares)
+        config, anchors = variants[shares.index(share)]
     without = f"{before:.0%} of the objects have none of IoU .5"
     if config == usual:
         return config, f"the usual anchors: {without}"
-    changed = [
-        option for option in sorted(_ANCHORS & vars(config).keys()) if vars(config)[option] != vars(usual)[option]
-    ]
-    options = " ".join(f"--{option.replace('_', '-')} {_numbers(vars(config)[option])}" for option in changed)
-    return config, f"{options}: with the usual anchors {without}, with these {share:.0%}"
+    changed = {option: value for option, value in vars(config).items() if value != getattr(usual, option)}
+    words = " ".join(f"--{option.replace('_', '-')} {_numbers(value)}" for option, value in changed.items())
+    return config, f"{words}: with the usual anchors {without}, with these {share:.0%}"
 
 
-def uncovered(boxes: np.ndarray, anchors: AnchorGrid | DefaultBoxes) -> float:
+def uncovered(boxes: np.ndarray, anchors: Tiling) -> float:
     """The fraction of boxes (M, 4) to which no anchor of the nearest cell of any level has an IoU of .5; 0 of none."""
     middles, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]  # (M, 2)
     best = np.zeros(len(boxes))
@@ -161,29 +162,30 @@ def _resized(train: Dataset, preprocess: Preprocess) -> np.ndarray:
     return train.boxes[~train.crowd] * of_boxes[:, [1, 0, 1, 0]]
 
 
-@lru_cache
-def _anchors_of(config: DetectorConfig) -> AnchorGrid | DefaultBoxes:
-    """The anchors of the detector, which is built without its weights."""
-    with torch.device("meta"):
-        detector = config.build(1)
-    return next(module.anchors for module in detector.modules() if isinstance(module, AnchorStage))
+def _anchors_of(config: Anchored) -> Tiling:
+    return next(module.anchors for module in config.build(1).modules() if isinstance(module, AnchorStage))
 
 
-def _variants(config: DetectorConfig) -> list[DetectorConfig]:
+def _variants(config: Anchored, anchors: Tiling) -> Iterator[tuple[Anchored, Tiling]]:
     """With smaller anchors, with larger ones, and with longer ones that lie and stand."""
     if isinstance(config, SSDConfig):
-        longer = round(1.5 * max(config.aspect_ratios), 2)
-        return [
-            replace(config, box_scale=round(config.box_scale * 0.7, 2)),
-            replace(config, box_scale=round(config.box_scale / 0.7, 2)),
-            replace(config, aspect_ratios=(*config.aspect_ratios, longer),
-                    end_aspect_ratios=(*config.end_aspect_ratios, longer)),
-        ]  # fmt: skip
-    anchors = _anchors_of(config)
-    scales = [round(size / anchors.strides[0], 2) for size in anchors.sizes[0]]
-    longer = round(2 * max(config.aspect_ratios), 2)
-    return [
-        replace(config, anchor_scales=(round(0.7 * min(scales), 2), *scales)),
-        replace(config, anchor_scales=(*scales, round(max(scales) / 0.7, 2))),
-        replace(config, aspect_ratios=(round(1 / longer, 2), *config.aspect_ratios, longer)),
-    ]
+        assert isinstance(anchors, DefaultBoxes)
+        for factor in (_STEP, 1 / _STEP):
+            scale = round(factor * config.box_scale, 2)
+            sizes = tuple(size * scale / config.box_scale for size in anchors.sizes)
+            yield replace(config, box_scale=scale), replace(anchors, sizes=sizes)
+        middle, ends = config.aspect_ratios, config.end_aspect_ratios
+        longer = round(max(*middle, *ends) / _STEP, 2)
+        yield (
+            replace(config, aspect_ratios=(*middle, longer), end_aspect_ratios=(*ends, longer)),
+            replace(anchors, ratios=tuple((*ratios, longer) for ratios in anchors.ratios)),
+        )
+        return
+    assert isinstance(anchors, AnchorGrid)
+    scales = tuple(round(size / anchors.strides[0], 2) for size in anchors.sizes[0])
+    smaller, larger = round(_STEP * min(scales), 2), round(max(scales) / _STEP, 2)
+    for more in ((smaller, *scales), (*scales, larger)):
+        yield replace(config, anchor_scales=more), replace(anchors, sizes=anchor_sizes(anchors.strides, more))
+    longer = round(max(anchors.ratios) / _STEP**2, 2)
+    ratios = (round(1 / longer, 2), *anchors.ratios, longer)
+    yield replace(config, aspect_ratios=ratios), replace(anchors, ratios=ratios)
