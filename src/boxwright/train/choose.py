@@ -26,7 +26,7 @@ _CELLS = 2  # of the finest map: a quarter of the objects may have fewer a side
 _FINEST = 8  # pixels from cell to cell, at most, of a map that is meant to show small objects
 
 _UNCOVERED = 0.15  # of the objects may have no anchor of IoU .5
-_GAIN = 0.25  # of those get one by another size or shape; where fewer do, it is not added
+_GAIN = 0.05  # of the objects get one by another size or shape; it is not added for fewer
 _CHANGES = 3  # at most
 _STEP = 0.7  # from one anchor to the next smaller one
 _SAMPLE = 5000  # boxes that are compared with anchors
@@ -35,7 +35,7 @@ _ANCHORS = {"anchor_scales", "anchor_sizes", "aspect_ratios", "box_scale", "box_
 
 _BATCHES = (8, 4, 2)
 _MEMORY = 0.6  # of the free memory is for what a step keeps of its images
-_PEAK = 1.5  # bytes at the peak of a step for each byte that is kept for the backward pass
+_PEAK = 1.7  # bytes at the peak of a step for each byte that is kept for the backward pass
 
 USUAL_BATCH = _BATCHES[0]
 
@@ -107,7 +107,7 @@ def choose_anchors(config: Anchored, boxes: np.ndarray) -> tuple[Anchored, str]:
             break
         variants = list(_variants(config, anchors))
         shares = [uncovered(boxes, other) for _, other in variants]
-        if min(shares) > share * (1 - _GAIN):
+        if min(shares) > share - _GAIN:
             break
         share = min(shares)
         config, anchors = variants[shares.index(share)]
