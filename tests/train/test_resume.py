@@ -110,6 +110,16 @@ def test_other_class_names_are_refused(data: Path, tmp_path: Path) -> None:
     run.resume(tmp_path / "old.safetensors")
 
 
+def test_a_state_without_a_momentum_goes_on_with_that_of_its_time(data: Path, tmp_path: Path) -> None:
+    training(data, momentum=0.9, peak_momentum=0.9).save(tmp_path / "resume.safetensors")
+    tensors, described = checkpoint.read(tmp_path / "resume.safetensors")
+    del described["run"]["momentum"], described["run"]["peak_momentum"]
+    checkpoint.write(tmp_path / "old.safetensors", tensors, described)
+    training(data, momentum=0.9, peak_momentum=0.9).resume(tmp_path / "old.safetensors")
+    with pytest.raises(CheckpointError, match=r"momentum was 0\.9, now 0\.95; peak_momentum was 0\.9, now 0\.85"):
+        training(data, momentum=0.95, peak_momentum=0.85).resume(tmp_path / "old.safetensors")
+
+
 def test_what_is_no_state_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such file"):
         training(data).resume(tmp_path / "resume.safetensors")

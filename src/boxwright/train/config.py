@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+ADDED = {"momentum": 0.9, "peak_momentum": 0.9}
+"""Options that runs of earlier versions lack, and the values with which they were trained."""
+
 
 _Settings = TypedDict("_Settings", {
     "data": str, "detector": str, "config": dict[str, Any], "training": dict[str, Any], "options": dict[str, Any],
@@ -46,6 +49,10 @@ class TrainConfig:
     """AdamW's decay, of weights but not of biases and norms."""
     warmup: float = 0.05
     """Fraction of the run over which the learning rate rises from 0; then it falls along a cosine."""
+    momentum: float = 0.9
+    """AdamW's beta1 where the learning rate is 0; it falls as the rate rises, as in one-cycle schedules."""
+    peak_momentum: float = 0.9
+    """The same at the peak of the rate."""
     clip: float = 5.0
     """Largest norm of the gradient; 0 for no limit."""
     accumulate: int = 1
@@ -61,6 +68,7 @@ class TrainConfig:
         check_fields(type(self), vars(self))
         within(1, 1_000_000, epochs=self.epochs, accumulate=self.accumulate)
         within(0, 1, warmup=self.warmup, ema=self.ema)
+        within(0, 0.9999, momentum=self.momentum, peak_momentum=self.peak_momentum)
         within(0, 2**63 - 1, seed=self.seed)
         within(0, math.inf, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, clip=self.clip)
         if not 0 < self.lr < math.inf:

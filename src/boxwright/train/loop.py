@@ -25,9 +25,9 @@ from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
 from boxwright.layers import trained
 from boxwright.progress import Progress, Whole
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import ADDED, TrainConfig
 from boxwright.train.distributed import share_gradients
-from boxwright.train.optimize import Average, parameter_groups, schedule
+from boxwright.train.optimize import Average, momentum, parameter_groups, schedule
 from boxwright.typed import within
 from boxwright.types import Images, Losses, Target
 
@@ -196,6 +196,7 @@ class Training:
         share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["share"] * share
+            group["betas"] = (momentum(share, self.config), group["betas"][1])
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.clip)
@@ -263,7 +264,7 @@ class Training:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
-        was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
+        was = {_NAMES: now[_NAMES], **ADDED, **was}  # files of earlier versions have no names
         as_long = was.get("batches") == now["batches"]
         if changed_data:
             was |= {key: now[key] for key in ("images", "batches", _NAMES)}
