@@ -228,7 +228,8 @@ def cells(ours: Sequence[Trial], theirs: Sequence[Trial], replicates: int) -> di
         "ours": fraction(aps[0][0, 0]), "theirs": fraction(aps[1][0, 0]),
         "ours 50": fraction(aps[0][1, 0]), "theirs 50": fraction(aps[1][1, 0]),
         "difference": write_difference(difference), "verdict": verdict(difference),
-        "seconds": f"{statistics.fmean(seconds[0]):.0f} s", "their seconds": f"{statistics.fmean(seconds[1]):.0f} s",
+        "seconds": f"{digits(statistics.fmean(seconds[0]))} s",
+        "their seconds": f"{digits(statistics.fmean(seconds[1]))} s",
         "ratio": digits(ratio), "code": ", ".join(codes),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What the scripts measured, as a table; `python docs/check.py --fill` takes docs/benchmarks.json into the pages."""
+"""What the scripts measured, as a table; `python docs/check.py --fill` takes it from docs/*.json into the pages."""
 
 from __future__ import annotations
 

@@ -20,10 +20,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import detection
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -152,7 +153,7 @@ class TorchvisionFasterRCNNConfig(TorchvisionConfig):
         config = FasterRCNNConfig(backbone=self.backbone)
         ours = config.build(num_classes, pretrained)
         features, pooled = _features(ours), [str(level) for level in range(len(config.levels))]
-        model = detection.FasterRCNN(
+        model = FasterRCNN(
             Maps(features, config.channels),
             rpn_anchor_generator=_anchors(ours.proposer.anchors),
             rpn_pre_nms_top_n_train=config.rpn_pre_nms_top_k,
@@ -183,7 +184,7 @@ class TorchvisionRetinaNetConfig(TorchvisionConfig):
         norm = partial(nn.GroupNorm, 32) if self.head_norm == "group" else None
         head = RetinaNetHead(config.channels, anchors.num_anchors_per_location()[0], num_classes, norm)
         maps = Maps(features, config.channels)
-        model = detection.RetinaNet(maps, num_classes, anchor_generator=anchors, head=head)
+        model = RetinaNet(maps, num_classes, anchor_generator=anchors, head=head)
         return TorchvisionDetector(features, model, num_classes, 0, model.detections_per_img, [model.head])
 
 
@@ -196,7 +197,7 @@ class TorchvisionFCOSConfig(TorchvisionConfig):
         config = FCOSConfig(backbone=self.backbone)
         ours = config.build(num_classes, pretrained)
         features, maps = _features(ours), Maps(_features(ours), config.channels)
-        model = detection.FCOS(maps, num_classes, anchor_generator=_anchors(ours.anchors.anchors))
+        model = FCOS(maps, num_classes, anchor_generator=_anchors(ours.anchors.anchors))
         model.score_thresh = min(model.score_thresh, *config.score_threshold)
         return TorchvisionDetector(features, model, num_classes, 0, model.detections_per_img, [model.head])
 
@@ -204,14 +205,14 @@ class TorchvisionFCOSConfig(TorchvisionConfig):
 @register("torchvision_ssd")
 @dataclass(frozen=True)
 class TorchvisionSSDConfig(TorchvisionConfig):
-    """torchvision's SSD, without the norms that the heads of ours have none of either."""
+    """torchvision's SSD."""
 
     def build(self, num_classes: int, pretrained: bool = False) -> TorchvisionDetector:
         ours = SSDConfig(backbone=self.backbone).build(num_classes, pretrained)
         features, boxes = _features(ours), ours.anchors.anchors
         assert isinstance(boxes, DefaultBoxes)
         maps: Any = Maps(features, list(features.channels))
-        model = detection.ssd.SSD(maps, OurDefaultBoxes(boxes), (1, 1), num_classes + 1)  # type: ignore[arg-type]
+        model = SSD(maps, OurDefaultBoxes(boxes), (1, 1), num_classes + 1)  # type: ignore[arg-type]
         return TorchvisionDetector(features, model, num_classes, 1, model.detections_per_img, [model.head])
 
 
