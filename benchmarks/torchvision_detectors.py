@@ -165,8 +165,10 @@ class TorchvisionFasterRCNNConfig(TorchvisionConfig):
             box_predictor=FastRCNNPredictor(config.hidden, num_classes + 1),
             box_batch_size_per_image=config.region_samples,
         )
-        heads = (model.rpn.head, model.roi_heads.box_predictor)
-        return TorchvisionDetector(features, model, num_classes, 1, model.roi_heads.detections_per_img, heads)
+        rpn: Any = model.rpn
+        regions: Any = model.roi_heads
+        heads = (rpn.head, regions.box_predictor)
+        return TorchvisionDetector(features, model, num_classes, 1, regions.detections_per_img, heads)
 
 
 @register("torchvision_retinanet")
@@ -196,7 +198,8 @@ class TorchvisionFCOSConfig(TorchvisionConfig):
     def build(self, num_classes: int, pretrained: bool = False) -> TorchvisionDetector:
         config = FCOSConfig(backbone=self.backbone)
         ours = config.build(num_classes, pretrained)
-        features, maps = _features(ours), Maps(_features(ours), config.channels)
+        features = _features(ours)
+        maps: Any = Maps(features, config.channels)
         model = FCOS(maps, num_classes, anchor_generator=_anchors(ours.anchors.anchors))
         model.score_thresh = min(model.score_thresh, *config.score_threshold)
         return TorchvisionDetector(features, model, num_classes, 0, model.detections_per_img, [model.head])
