@@ -14,6 +14,7 @@ import torch
 
 from boxwright import checkpoint
 from boxwright.checkpoint import CheckpointError
+from boxwright.train.config import EARLIER
 from shapes import write_shapes
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -110,14 +111,16 @@ def test_other_class_names_are_refused(data: Path, tmp_path: Path) -> None:
     run.resume(tmp_path / "old.safetensors")
 
 
-def test_a_state_without_a_momentum_goes_on_with_that_of_its_time(data: Path, tmp_path: Path) -> None:
-    training(data, momentum=0.9, peak_momentum=0.9).save(tmp_path / "resume.safetensors")
+def test_a_state_from_before_there_were_some_options_goes_on(data: Path, tmp_path: Path) -> None:
+    run = training(data, **EARLIER)
+    run.save(tmp_path / "resume.safetensors")
     tensors, described = checkpoint.read(tmp_path / "resume.safetensors")
-    del described["run"]["momentum"], described["run"]["peak_momentum"]
+    for option, value in EARLIER.items():
+        assert described["run"].pop(option) == value
     checkpoint.write(tmp_path / "old.safetensors", tensors, described)
-    training(data, momentum=0.9, peak_momentum=0.9).resume(tmp_path / "old.safetensors")
-    with pytest.raises(CheckpointError, match=r"momentum was 0\.9, now 0\.95; peak_momentum was 0\.9, now 0\.85"):
-        training(data, momentum=0.95, peak_momentum=0.85).resume(tmp_path / "old.safetensors")
+    run.resume(tmp_path / "old.safetensors")
+    with pytest.raises(CheckpointError, match=r"flat was 0\.0, now 0\.5"):
+        training(data, **EARLIER | {"flat": 0.5}).resume(tmp_path / "old.safetensors")
 
 
 def test_what_is_no_state_is_refused(data: Path, tmp_path: Path) -> None:

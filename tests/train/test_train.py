@@ -18,7 +18,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.layers.conv import conv_form
 from boxwright.train.config import TrainConfig
-from boxwright.train.loop import DivergedError, Training, train
+from boxwright.train.loop import DivergedError, Training, lay_out, train
 from boxwright.train.optimize import Average, momentum, parameter_groups, schedule
 from boxwright.train.run import Run, need_objects
 from shapes import NAMES, write_shapes
@@ -50,6 +50,22 @@ def test_momentum_falls_as_the_rate_rises() -> None:
     run = counting(lr=0.5, momentum=0.95, peak_momentum=0.85)
     betas = [run.optimizer.param_groups[0]["betas"] for _ in run.steps(progress=False)]
     assert betas == [(pytest.approx(0.95 - 0.1 * schedule(number, 8, 0.05)), 0.999) for number in range(8)]
+
+
+def test_the_rate_stays_at_its_peak_before_it_falls() -> None:
+    rates = [schedule(step, steps=12, warmup=0.25, flat=0.5) for step in range(13)]
+    assert rates[:3] == [0.25, 0.5, 0.75]
+    assert rates[3:10] == [1.0] * 7  # from a quarter of twelve steps to three quarters of them
+    assert rates[10] == pytest.approx(0.75)
+    assert rates[12] == pytest.approx(0.0)
+    assert schedule(3, steps=4, warmup=0.0, flat=1.0) == 1.0
+    with pytest.raises(ValueError, match="warmup \\+ flat"):
+        TrainConfig(warmup=0.3, flat=0.8)
+
+
+@pytest.mark.parametrize(("epochs", "light_end", "first"), [(10, 0.1, 9), (45, 0.1, 41), (4, 0.1, 4), (4, 1.0, 0)])
+def test_the_last_epochs_are_augmented_lightly(epochs: int, light_end: float, first: int) -> None:
+    assert counting(epochs=epochs, light_end=light_end).batches.light_from == first
 
 
 def test_average_by_hand() -> None:
@@ -126,6 +142,13 @@ def gradient_norms(run: Training) -> list[float]:
     run.optimizer.step = spy  # type: ignore[method-assign]
     list(run.steps(progress=False))
     return norms
+
+
+@pytest.mark.parametrize(("device", "groups", "last"), [("cpu", 4, True), ("cuda", 4, False), ("cuda", 1, True)])
+def test_grouped_convolutions_stay_as_they_are_on_cuda(device: str, groups: int, last: bool) -> None:
+    layers = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=groups))
+    lay_out(layers, torch.device(device))
+    assert layers[0].weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_a_last_step_of_fewer_batches_is_an_average_too() -> None:

@@ -25,7 +25,7 @@ from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
 from boxwright.layers import trained
 from boxwright.progress import Progress, Whole
-from boxwright.train.config import ADDED, TrainConfig
+from boxwright.train.config import EARLIER, TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, momentum, parameter_groups, schedule
 from boxwright.typed import within
@@ -67,6 +67,16 @@ class DivergedError(ValueError):
     """A loss is no longer a finite number."""
 
 
+def lay_out(detector: nn.Module, device: torch.device) -> None:
+    """Make the weights channels-last, in which convolutions take less time.
+
+    On CUDA not those of a detector with grouped convolutions: cuDNN then compiles kernels for seconds at every new
+    shape of a batch, and gains nothing by them.
+    """
+    if device.type != "cuda" or all(layer.groups == 1 for layer in detector.modules() if isinstance(layer, nn.Conv2d)):
+        detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
+
+
 class Training:
     """The state of a run: detector, optimizer, average and progress. `save` and `resume` are exact.
 
@@ -75,11 +85,12 @@ class Training:
 
     def __init__(self, detector: Detector, batches: Batches, config: TrainConfig | None = None) -> None:
         self.detector, self.batches = detector, batches
-        detector.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (torch's overloads)
         self.device = next(detector.parameters()).device
+        lay_out(detector, self.device)
         self.config = (config or TrainConfig()).resolve(len(batches), self.device)
         assert self.config.epochs is not None
         self.total_epochs = self.config.epochs
+        batches.light_from = self.total_epochs - round(self.config.light_end * self.total_epochs)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if (batches.rank, batches.world) != (self.rank, self.world):
             raise ValueError(
@@ -193,7 +204,7 @@ class Training:
 
     def _update(self) -> None:
         done = self.epoch * self.steps_per_epoch + self.batch // self.config.accumulate
-        share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup)
+        share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup, self.config.flat)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["share"] * share
             group["betas"] = (momentum(share, self.config), group["betas"][1])
@@ -264,7 +275,7 @@ class Training:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
-        was = {_NAMES: now[_NAMES], **ADDED, **was}  # files of earlier versions have no names
+        was = {**EARLIER, _NAMES: now[_NAMES], **was}  # files of earlier versions have no names
         as_long = was.get("batches") == now["batches"]
         if changed_data:
             was |= {key: now[key] for key in ("images", "batches", _NAMES)}
