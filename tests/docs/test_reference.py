@@ -37,10 +37,7 @@ def test_an_option_is_listed_with_its_values_default_and_help(commands: str) -> 
     precision = "| <code>--precision {auto,fp32,bf16,fp16}</code> | Arithmetic of the forward pass; auto is bf16"
     training, detectors = commands.split("\n### boxwright train ", 1)
     assert precision in training and precision not in detectors.split("\n## ")[0]
-    assert (
-        "| <code>--batch INT</code> | Images in a step, divided among the processes of torchrun. (default: 8) |"
-        in training
-    )
+    assert "| <code>--log-every INT</code> | Steps between lines of log.jsonl. (default: 10) |" in training
     assert (
         "| <code>--no-class-agnostic</code> | One box prediction for all classes rather than one per class. |"
         in commands
