@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from boxwright.boxes.anchors import AnchorGrid
+from boxwright.checkpoint import save_detector
 from boxwright.cli import main
 from boxwright.cli.train import Train
 from boxwright.cli.training import read_options
@@ -155,6 +156,16 @@ def test_what_a_run_chose_is_said_and_kept(tmp_path: Path, capsys: pytest.Captur
     assert (options.batch, options.training.epochs, options.preprocess.sides) == (2, 100, (320, 416))
     assert main(["train", "--resume", str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]) == 0
     assert "chosen: " not in capsys.readouterr().out
+
+
+def test_the_size_of_a_model_is_kept_and_a_larger_one_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, config = write_shapes(tmp_path / "data", {"train": 4, "val": 1}), SSDConfig("mobilenet_v3_small", extra=(16,))
+    preprocess, model = Preprocess(short=32, long=64), tmp_path / "model.safetensors"
+    save_detector(model, config.build(1), config, ("circle",), preprocess)
+    words = shlex.split("--batch 2 --epochs 1 --workers 0 --device cpu --precision fp32 --dry-run")
+    assert main(["train", "--from", str(model), "--data", str(data), *words]) == 0
+    out, err = capsys.readouterr()
+    assert "larger for this data: --size 64 96: a quarter of the objects are under " in err and "chosen: " not in out
 
 
 def test_options_of_the_command_line_are_given():

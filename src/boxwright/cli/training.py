@@ -110,10 +110,13 @@ def _train(
     need_objects(splits, ("train", "val"), names)
     chosen = {split: dataset.restrict(names) for split, dataset in splits.items()}
     reasons: dict[str, str] = {}
-    if resume is None and options.start is None:
+    if resume is None:
         given = {*options.given, *["size"] * (options.size is not None)}
         found = choose(chosen["train"], _given(options.detector), options.preprocess, given)
-        options, reasons = replace(options, preprocess=found.preprocess, detector=found.config), found.reasons
+        if options.start is None:
+            options, reasons = replace(options, preprocess=found.preprocess, detector=found.config), found.reasons
+        elif found.preprocess != options.preprocess and process.first:
+            say(f"boxwright train: the input size is the model's; larger for this data: {found.reasons['size']}")
     usual = Path("runs") / f"{_given(options.data).resolve().stem}-{name_of(options.detector)}"
     run = Run(
         resume or options.out or usual, _given(options.detector), chosen, options.preprocess,
