@@ -171,7 +171,7 @@ class DefaultBoxes(Tiling):
 
 
 def anchor_sizes(
-    strides: Sequence[int], scales: Sequence[float], pixels: Sequence[float] = ()
+    strides: Sequence[float], scales: Sequence[float], pixels: Sequence[float] = ()
 ) -> tuple[tuple[float, ...], ...]:
     """Anchor sides of a pyramid: `scales` times each stride, or, where they are given, `pixels` level by level."""
     if pixels:

@@ -163,7 +163,9 @@ def _resized(train: Dataset, preprocess: Preprocess) -> np.ndarray:
 
 
 def _anchors_of(config: Anchored) -> Tiling:
-    return next(module.anchors for module in config.build(1).modules() if isinstance(module, AnchorStage))
+    anchors = next(module.anchors for module in config.build(1).modules() if isinstance(module, AnchorStage))
+    assert isinstance(anchors, Tiling)
+    return anchors
 
 
 def _variants(config: Anchored, anchors: Tiling) -> Iterator[tuple[Anchored, Tiling]]:
