@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import Assign, Prediction, match, rows_of
 from boxwright.boxes.anchors import Codec
-from boxwright.boxes.geometry import at_least_float32
+from boxwright.boxes.geometry import at_least_float32, iou
 from boxwright.detectors.base import Candidates, Detector, Select, best, deltas_of
 from boxwright.layers.conv import ConvSequential, conv_norm
 from boxwright.types import Images, Losses, Slots, Target
@@ -125,15 +125,16 @@ class AnchorStage(nn.Module):
     quality_loss  (quality, anchors, boxes) of the positives to a loss for each (FCOS); the score is then the geometric
                   mean of the probabilities of the class and of the quality
     choose        which (anchor, class) pairs of scores (N, A, K) enter the selection: `best` or `best_of_each_class`
+    iou_targets   class_loss has a third argument, the IoU (N, A) of the predicted boxes with the true ones
     """
 
     def __init__(
         self, head: nn.Module, anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]], codec: Codec,
-        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], class_loss: Callable[[Tensor, Tensor], Tensor],
+        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], class_loss: Callable[..., Tensor],
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor], select: Select,
         divide_by: Literal["samples", "positives", "own_positives"] = "positives", softmax: bool = False,
         quality_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-        choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best,
+        choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best, iou_targets: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if divide_by not in ("samples", "positives", "own_positives"):
@@ -141,7 +142,7 @@ class AnchorStage(nn.Module):
         self.head, self.anchors, self.codec = head, anchors, codec
         self.assign, self.sample, self.select = assign, sample, select
         self.class_loss, self.box_loss, self.quality_loss = class_loss, box_loss, quality_loss
-        self.divide_by, self.softmax, self.choose = divide_by, softmax, choose
+        self.divide_by, self.softmax, self.choose, self.iou_targets = divide_by, softmax, choose, iou_targets
 
     def forward(self, maps: list[Tensor]) -> Dense:
         """Maps (N, C, h, w), one per level, to the predictions of all A anchors."""
@@ -152,7 +153,8 @@ class AnchorStage(nn.Module):
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
         """The scalars `class`, `box` and, with a quality, `quality`; targets are one per image."""
         assigned, labels, boxes = match(self.assign, self.predictions(dense), targets)  # (N, A), (N, A), (N, A, 4)
-        class_loss = self.class_loss(dense.logits, labels)  # (N, A)
+        overlaps = (self.overlaps(dense, labels, boxes),) if self.iou_targets else ()
+        class_loss = self.class_loss(dense.logits, labels, *overlaps)  # (N, A)
         sampled = self.sample(assigned, class_loss.detach())  # (N, A)
         positive = sampled & (assigned >= 0)
         count = self._count(sampled, positive)  # (N,)
@@ -177,7 +179,15 @@ class AnchorStage(nn.Module):
             return self.codec.decode(deltas.detach(), dense.anchors)
 
         logits = dense.logits.detach()
-        return [Prediction(dense.anchors, logits[image], partial(decode, image)) for image in range(len(logits))]
+        return [Prediction(dense.anchors, logits[i], partial(decode, i), dense.levels) for i in range(len(logits))]
+
+    @torch.no_grad()
+    def overlaps(self, dense: Dense, labels: Tensor, boxes: Tensor) -> Tensor:
+        """The IoU (N, A) of the box that each anchor predicts for its label (N, A) with the true one (N, A, 4)."""
+        deltas = dense.deltas
+        if deltas.shape[2] > 1:
+            deltas = deltas.take_along_dim(labels.clamp(min=0)[..., None, None], 2)
+        return iou(self.codec.decode(deltas.squeeze(2), dense.anchors), boxes)
 
     def _count(self, sampled: Tensor, positive: Tensor) -> Tensor:
         """The divisor of each image's losses, (N,), from masks (N, A)."""
