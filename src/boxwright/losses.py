@@ -61,6 +61,10 @@ def varifocal(logits: Tensor, labels: Tensor, quality: Tensor, alpha: float = 0.
     return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum(-1)
 
 
+CLASS_LOSSES = {"focal": focal, "quality_focal": quality_focal, "varifocal": varifocal}
+"""Those of RetinaNet and FCOS by name; all but the first take the IoU of the boxes too."""
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p of the right column of a softmax, the last of which is background. (..., K + 1), (...) -> (...)"""
     columns = torch.where(labels < 0, logits.shape[-1] - 1, labels)

@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     for variant in variants
 } | {
     "rcnn, least background": ("rcnn", {"choose": "least_background"}),
+    "fcos, atss": ("fcos", {"assignment": "atss"}),
     "ssd, sizes in pixels": ("ssd", {"box_sizes": (16.0, 32.0, 64.0, 128.0, 256.0, 300.0)}),
     "retinanet, sizes in pixels": ("retinanet", {"anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0)}),
     "faster_rcnn, sizes in pixels": ("faster_rcnn", {"anchor_sizes": (16.0, 32.0, 64.0, 128.0)}),
@@ -48,7 +49,8 @@ OTHER: dict[str, Any] = {
     "box_sizes": (15.0, 30.0, 60.0, 120.0, 240.0, 300.0), "box_steps": (8.0, 16.0, 32.0, 64.0, 100.0),
     "box_limit": 40.0, "end_aspect_ratios": (3.0,), "per_class": True, "extra_from": "backbone", "depth": 1,
     "prior": 0.3, "distances": "relu", "level_scales": False, "offset": 0.0, "center_sampling_radius": 2.0,
-    "regress_range": 4.0, "weight_by_centerness": False,
+    "regress_range": 4.0, "weight_by_centerness": False, "assignment": "task_aligned", "class_loss": "varifocal",
+    "box_loss": "giou",
 }  # fmt: skip
 """For each option a value that is not its default. A new option has its line here."""
 

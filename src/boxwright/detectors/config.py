@@ -339,6 +339,11 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
     """Height over width of the anchors."""
     class_agnostic: bool = True
     """One box prediction for all classes rather than one per class."""
+    assignment: Literal["max_iou", "atss", "task_aligned"] = "max_iou"
+    """Which anchors learn an object: those of IoU .5 and more (the paper); those of more IoU than most of the nearest
+    (atss); or those that predict its class and its box best (task_aligned)."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Smooth L1 of the deltas (the paper), or 1 - GIoU of the boxes."""
 
     def check(self) -> None:
         check_anchors(self.anchor_scales, self.anchor_sizes, self.aspect_ratios)
@@ -352,6 +357,10 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
 @dataclass(frozen=True)
 class FCOSConfig(DenseFields, DetectorConfig):
     """The numbers of an FCOS."""
+
+    UNREAD = tuple(
+        Unread("assignment", choice, ("center_sampling_radius", "regress_range")) for choice in ("atss", "task_aligned")
+    )
 
     score_threshold: tuple[float, ...] = (0.1,)
     """A detection scores more than this: one number, or one for each class in order."""
@@ -367,6 +376,10 @@ class FCOSConfig(DenseFields, DetectorConfig):
     """The farthest side of an object that a level learns, in strides."""
     weight_by_centerness: bool = True
     """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
+    assignment: Literal["center", "atss", "task_aligned"] = "center"
+    """Which points learn an object: those near its middle on the level for its size (the paper); those whose cells,
+    eight times as large, have more IoU with it than most of the nearest (atss); or those that predict its class and its
+    box best (task_aligned)."""
 
     def check(self) -> None:
         within(0, 1, offset=self.offset)

@@ -274,6 +274,8 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     """Convolutions in each head."""
     prior: float = 0.01
     """Probability that every anchor or point starts with."""
+    class_loss: Literal["focal", "quality_focal", "varifocal"] = "focal"
+    """Focal loss of right or wrong (the papers); or one that learns, of the right class, the IoU of the box."""
 
     def check(self) -> None:
         within(1, CHANNELS, channels=self.channels)
