@@ -215,7 +215,7 @@ def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: 
         assert f'"{today}": ' in text
         text = text.replace(f'"{today}": ', f'"{before}": ')
     content = json.loads(text)
-    del content["proposals"]
+    del content["proposals"], content["settings"]["flat"], content["settings"]["light_end"]
     (tmp_path / "bench.json").write_text(json.dumps(content))
     state = race_state.RaceState(CELLS, open_dataset(data), RULES, TRAINING, tmp_path)
     assert state.record.content["settings"] == read(folder)["settings"]

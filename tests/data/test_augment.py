@@ -253,6 +253,12 @@ def test_presets_are_functions_of_sample_and_generator(name: str) -> None:
     assert np.array_equal(original.image, kept) and torch.equal(original.target.boxes, boxes)
 
 
+def test_light_augmentation_flips_and_scales_only() -> None:
+    assert Augment(flip=0.3, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.7, 1.4)).light() == Augment(
+        flip=0.3, scale=(0.7, 1.4)
+    )
+
+
 @pytest.mark.parametrize("sample", [painted([]), painted([], (1, 1)), painted([[0, 0, 1, 1]], (1, 1))])
 def test_images_without_objects_and_of_one_pixel_pass(sample: Sample) -> None:
     everything = Augment(flip=1, color=1, crop=1, zoom_out=1, mosaic=1, scale=(0.5, 2))

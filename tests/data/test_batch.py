@@ -211,6 +211,17 @@ def test_workers_change_nothing(dataset: Folder) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_from_an_epoch_on_augmentation_is_light(dataset: Folder, workers: int) -> None:
+    """In that epoch and later, whichever epoch came first; with flips and sizes as they would have been."""
+    strong, light = (Batches(dataset, SMALL, a, 3) for a in (PRESETS["strong"], PRESETS["strong"].light()))
+    mixed = Batches(dataset, SMALL, PRESETS["strong"], 3, workers=workers)
+    mixed.light_from = 2
+    for epoch, same in ((1, strong), (2, light), (3, light), (0, strong)):
+        for first, second in zip(mixed.epoch(epoch), same.epoch(epoch), strict=True):
+            assert_same(first, second)
+
+
 def test_there_are_no_more_workers_than_tasks(dataset: Folder) -> None:
     batches = Batches.for_evaluation(dataset, SMALL, batch_size=8, workers=500)
     assert sorted(sum(indices(batches, 0), [])) == list(range(11))

@@ -13,7 +13,7 @@ from boxwright.assign import BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.anchors import DeltaCodec
 from boxwright.detectors.base import Select, least_background
 from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, RegionStage, mlp_head
-from boxwright.losses import DeltaLoss
+from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Slots, Target
 
 FIRST, SECOND, THIRD = (torch.tensor([start, 0.0, start + 10, 10.0]) for start in (0.0, 20.0, 40.0))
@@ -183,6 +183,13 @@ def test_the_box_loss_has_its_weight() -> None:
     losses = stage(box_weight=3.0).loss([], proposals(FIRST, THIRD), [target(object)])
     assert losses["class"].item() == pytest.approx(math.log(3))
     assert losses["box"].item() == pytest.approx(3 * 0.1 / 3)
+
+
+def test_the_loss_of_overlap_by_hand() -> None:
+    """One of two positives is off by a tenth of its width: an IoU of 9 / 11 in a hull without more; the other by 0."""
+    object = FIRST + torch.tensor([1.0, 0.0, 1.0, 0.0])
+    losses = stage(box_loss=GIoULoss(), box_weight=5.0).loss([], proposals(FIRST, THIRD), [target(object)])
+    assert losses["box"].item() == pytest.approx(5 * (1 - 9 / 11) / 3)
 
 
 class BoxPool(nn.Module):

@@ -14,6 +14,7 @@ import torch
 
 from boxwright import checkpoint
 from boxwright.checkpoint import CheckpointError
+from boxwright.train.config import EARLIER
 from shapes import write_shapes
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -108,6 +109,18 @@ def test_other_class_names_are_refused(data: Path, tmp_path: Path) -> None:
     assert described["run"].pop("class names") == list(names)
     checkpoint.write(tmp_path / "old.safetensors", tensors, described)  # as earlier versions wrote it
     run.resume(tmp_path / "old.safetensors")
+
+
+def test_a_state_from_before_there_were_some_options_goes_on(data: Path, tmp_path: Path) -> None:
+    run = training(data)
+    run.save(tmp_path / "resume.safetensors")
+    tensors, described = checkpoint.read(tmp_path / "resume.safetensors")
+    for option, value in EARLIER.items():
+        assert described["run"].pop(option) == value
+    checkpoint.write(tmp_path / "old.safetensors", tensors, described)
+    run.resume(tmp_path / "old.safetensors")
+    with pytest.raises(CheckpointError, match=r"flat was 0\.0, now 0\.5"):
+        training(data, flat=0.5).resume(tmp_path / "old.safetensors")
 
 
 def test_what_is_no_state_is_refused(data: Path, tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_schedule_by_hand() -> None:
     assert schedule(0, steps=1, warmup=0.0) == 1.0
 
 
+def test_the_rate_stays_at_its_peak_before_it_falls() -> None:
+    rates = [schedule(step, steps=12, warmup=0.25, flat=0.5) for step in range(13)]
+    assert rates[:3] == [0.25, 0.5, 0.75]
+    assert rates[3:10] == [1.0] * 7  # from a quarter of twelve steps to three quarters of them
+    assert rates[10] == pytest.approx(0.75)
+    assert rates[12] == pytest.approx(0.0)
+    assert schedule(3, steps=4, warmup=0.0, flat=1.0) == 1.0
+    with pytest.raises(ValueError, match="warmup \\+ flat"):
+        TrainConfig(warmup=0.3, flat=0.8)
+
+
+@pytest.mark.parametrize(("epochs", "light_end", "first"), [(10, 0.1, 9), (45, 0.1, 41), (4, 0.1, 4), (4, 1.0, 0)])
+def test_the_last_epochs_are_augmented_lightly(epochs: int, light_end: float, first: int) -> None:
+    assert counting(epochs=epochs, light_end=light_end).batches.light_from == first
+
+
 def test_average_by_hand() -> None:
     layer = nn.Linear(1, 1, bias=False)
     count = torch.tensor(7)

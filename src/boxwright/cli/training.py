@@ -34,7 +34,7 @@ from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress
 from boxwright.terminal import fit, say, terminal_width
-from boxwright.train.config import TrainConfig, read_settings
+from boxwright.train.config import EARLIER, TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate
 from boxwright.train.finetune import Transfer, transfer
@@ -389,7 +389,7 @@ def read_options(path: Path) -> Train:
         options = replace(
             checkpoint.from_json(Train, content["options"]),
             detector=detector,
-            training=checkpoint.from_json(TrainConfig, content["training"]),
+            training=checkpoint.from_json(TrainConfig, EARLIER | content["training"]),
             data=Path(content["data"]),
         )
         if "preprocess" not in content:  # written before there was --from

@@ -267,6 +267,10 @@ class Augment:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is (least, greatest), both above 0; got {self.scale}")
 
+    def light(self) -> Augment:
+        """This without all that changes an image strongly: flip and scale are left."""
+        return Augment(flip=self.flip, scale=self.scale)
+
     def __call__(
         self, sample: Sample, rng: np.random.Generator, others: Callable[[np.random.Generator], Sample] | None = None
     ) -> Sample:

@@ -5,6 +5,7 @@ What happens to a sample depends on (seed, epoch, index) alone.
 
 from __future__ import annotations
 
+import math
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -111,7 +112,11 @@ class Batches:
 
     A sample that cannot be read is replaced by the next one that can, or left out where `shuffle` is off. One
     warning at the end of the epoch counts them; `broken` has them all, index to message.
+
+    light_from  the epoch, counted from 0, from which on only `augment.light()` is applied. `Training` sets it
     """
+
+    light_from: float = math.inf
 
     def __init__(
         self,
@@ -210,12 +215,12 @@ class Batches:
 
     def _tasks(self, epoch: int) -> list[Task]:
         """The tasks of this rank in an epoch, one per batch."""
-        zooms = np.ones(len(self.dataset))
+        light, zooms = epoch >= self.light_from, np.ones(len(self.dataset))
         if self.augment is not None:
             zooms = MultiScale(*self.augment.scale).draw(generator(ZOOM, self.seed, epoch), len(zooms))
         batches = self._shuffled(epoch, zooms) if self.shuffle else self._by_canvas(zooms)
         shares = [batch[self.rank :: self.world] for batch in batches]
-        return [Task(epoch, share.tolist(), zooms[share].tolist()) for share in shares]
+        return [Task(epoch, share.tolist(), zooms[share].tolist(), light) for share in shares]
 
     def _shuffled(self, epoch: int, zooms: np.ndarray) -> list[np.ndarray]:
         """The indices of each batch of all ranks together."""
@@ -284,11 +289,12 @@ def _warn(broken: dict[int, str], known: int, count: int, replaced: bool) -> Non
 
 
 class Task(NamedTuple):
-    """A batch to load: images by index, and their zooms (see `Preprocess`)."""
+    """A batch to load: images by index, and their zooms (see `Preprocess`). `light`: flipped and scaled only."""
 
     epoch: int
     indices: list[int]
     zooms: list[float]
+    light: bool
 
 
 class LoadedBatch(NamedTuple):
@@ -327,7 +333,7 @@ class Load(data.Dataset[LoadedTask]):
         rows = []
         before = set(self.broken)
         for index, zoom in zip(task.indices, task.zooms, strict=True):
-            if (loaded := self._sample(index, zoom, task.epoch)) is not None:
+            if (loaded := self._sample(index, zoom, task)) is not None:
                 index, sample = loaded
                 image, view = self.preprocess(sample.image, sample.zoom)
                 whole = view if self.augment is not None or sample.decoded is None else view @ sample.decoded
@@ -344,13 +350,14 @@ class Load(data.Dataset[LoadedTask]):
         proposals = [sample.proposals.numpy() for sample in samples]
         return LoadedBatch(pixels, sizes, targets, proposals, list(indices), list(views))
 
-    def _sample(self, index: int, zoom: float, epoch: int) -> tuple[int, Sample] | None:
+    def _sample(self, index: int, zoom: float, task: Task) -> tuple[int, Sample] | None:
         """The augmented sample with its index; for one that cannot be read the next that can, or None."""
         readable = self._this_or_next(index, zoom) if self.replace_broken else self._first_readable([index], zoom)
         if readable is None or self.augment is None:
             return readable
         index, sample = readable
-        return index, self.augment(sample, generator(SAMPLE, self.seed, epoch, index), self._another)
+        augment = self.augment.light() if task.light else self.augment
+        return index, augment(sample, generator(SAMPLE, self.seed, task.epoch, index), self._another)
 
     def _another(self, rng: np.random.Generator) -> Sample:
         """A random sample for a mosaic, without augmentation of its own."""

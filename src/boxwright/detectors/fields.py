@@ -153,8 +153,10 @@ class RegionFields(SelectionFields):
     """Proposals per image in the loss of the region stage, a quarter of them positive."""
     class_agnostic: bool = False
     """One box prediction for all classes rather than one per class."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Loss of the boxes of the region stage: of the four numbers they are encoded as, or of their overlap."""
     box_weight: float = 1.0
-    """Weight of the box loss of the region stage."""
+    """Weight of the box loss of the region stage; `giou` takes a larger one, such as 5."""
 
     def check(self) -> None:
         within(1, COUNT, region_samples=self.region_samples)

@@ -44,7 +44,7 @@ from boxwright.detectors.base import (
 )
 from boxwright.detectors.fields import CONVENTIONS, RegionFields, SharedFields
 from boxwright.layers.regions import RegionAlign, RegionPool
-from boxwright.losses import DeltaLoss
+from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Losses, Slots, Target
 
 if TYPE_CHECKING:
@@ -62,10 +62,9 @@ class RegionHead(nn.Module):
         self.hidden = hidden
         self.logits = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, 4 * (1 if class_agnostic else num_classes))
-        nn.init.normal_(self.logits.weight, std=0.01)
-        nn.init.normal_(self.deltas.weight, std=0.001)
-        nn.init.zeros_(self.logits.bias)
-        nn.init.zeros_(self.deltas.bias)
+        for layer, std in ((self.logits, 0.01), (self.deltas, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled regions (R, ...) to logits (R, K + 1) and deltas (R, B, 4)."""
@@ -164,14 +163,18 @@ class RegionStage(nn.Module):
         return self.select(boxes, candidates, sizes)
 
 
+BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
+
+
 def build_region_stage(
     config: RegionFields, pool: nn.Module, head: nn.Module, select: Select,
     choose: Callable[[Tensor, int], Candidates] = best, chunk: int | None = None,
 ) -> RegionStage:  # fmt: skip
     """The region stage of a config around its pooling, its head and its selection; arguments as of `RegionStage`."""
     codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+    box_loss = BOX_LOSSES[config.box_loss](codec)
     assign, sample = MaxIoUAssigner(high=0.5, low=0.5), BalancedSampler(config.region_samples, positive=0.25)
-    return RegionStage(pool, head, codec, assign, sample, DeltaLoss(codec), select, choose, config.box_weight, chunk)
+    return RegionStage(pool, head, codec, assign, sample, box_loss, select, choose, config.box_weight, chunk)
 
 
 def build_shared(config: SharedFields, pretrained: bool) -> Features:

@@ -32,6 +32,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
+EARLIER: dict[str, Any] = {"flat": 0.0, "light_end": 0.0}
+"""Options that files of earlier versions do not have, and what trainings did before there were these options."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to optimize. Batches and their augmentation are configured with the data."""
@@ -46,6 +50,10 @@ class TrainConfig:
     """AdamW's decay, of weights but not of biases and norms."""
     warmup: float = 0.05
     """Fraction of the run over which the learning rate rises from 0; then it falls along a cosine."""
+    flat: float = 0.0
+    """Fraction of the run over which it stays at its peak in between."""
+    light_end: float = 0.0
+    """Fraction of the epochs, the last ones, in which images are only flipped and scaled: no other augmentation."""
     clip: float = 5.0
     """Largest norm of the gradient; 0 for no limit."""
     accumulate: int = 1
@@ -60,7 +68,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_fields(type(self), vars(self))
         within(1, 1_000_000, epochs=self.epochs, accumulate=self.accumulate)
-        within(0, 1, warmup=self.warmup, ema=self.ema)
+        within(0, 1, warmup=self.warmup, flat=self.flat, light_end=self.light_end, ema=self.ema)
+        within(0, 1, **{"warmup + flat": self.warmup + self.flat})
         within(0, 2**63 - 1, seed=self.seed)
         within(0, math.inf, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, clip=self.clip)
         if not 0 < self.lr < math.inf:

@@ -25,7 +25,7 @@ from boxwright.data.batch import Batches
 from boxwright.detectors import Detector
 from boxwright.layers import trained
 from boxwright.progress import Progress, Whole
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import EARLIER, TrainConfig
 from boxwright.train.distributed import share_gradients
 from boxwright.train.optimize import Average, parameter_groups, schedule
 from boxwright.typed import within
@@ -80,6 +80,7 @@ class Training:
         self.config = (config or TrainConfig()).resolve(len(batches), self.device)
         assert self.config.epochs is not None
         self.total_epochs = self.config.epochs
+        batches.light_from = self.total_epochs - round(self.config.light_end * self.total_epochs)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if (batches.rank, batches.world) != (self.rank, self.world):
             raise ValueError(
@@ -193,7 +194,7 @@ class Training:
 
     def _update(self) -> None:
         done = self.epoch * self.steps_per_epoch + self.batch // self.config.accumulate
-        share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup)
+        share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup, self.config.flat)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["share"] * share
         if self.config.clip:
@@ -263,7 +264,7 @@ class Training:
             raise checkpoint.CheckpointError(f"{path} is no state of a training; expected a run's resume.safetensors")
         checkpoint.need(described, path, "epoch", "batch", "sums", "scaler")
         was, now = described["run"], self._run()
-        was = {_NAMES: now[_NAMES], **was}  # files of earlier versions have no names
+        was = {**EARLIER, _NAMES: now[_NAMES], **was}  # files of earlier versions have no names
         as_long = was.get("batches") == now["batches"]
         if changed_data:
             was |= {key: now[key] for key in ("images", "batches", _NAMES)}

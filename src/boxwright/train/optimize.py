@@ -32,12 +32,15 @@ def parameter_groups(detector: nn.Module, config: TrainConfig) -> list[dict[str,
     return groups
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate at `step` of `steps`: linear warm-up, then a cosine to 0."""
-    rise = warmup * steps
+def schedule(step: int, steps: int, warmup: float, flat: float = 0.0) -> float:
+    """The share of the peak learning rate at `step` of `steps`: linear warm-up, the peak, then a cosine to 0.
+
+    warmup, flat  the fractions of all steps that the first two take; together at most 1
+    """
+    rise, fall = warmup * steps, (warmup + flat) * steps
     if step < rise:
         return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, step - fall) / max(1.0, steps - fall)))
 
 
 class Average:

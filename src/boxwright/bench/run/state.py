@@ -33,7 +33,7 @@ from boxwright.detectors.fields import ProposedFields
 from boxwright.device import choose_device, cores, loading_workers, machine
 from boxwright.progress import Progress
 from boxwright.terminal import say
-from boxwright.train.config import TrainConfig
+from boxwright.train.config import EARLIER, TrainConfig
 from boxwright.train.run import frozen, validate_every
 from boxwright.train.stop import StoppedError
 from boxwright.units import counted
@@ -271,7 +271,7 @@ class RaceState:
 
     def _translate(self, content: dict[str, Any]) -> dict[str, Any]:
         """The content of a bench.json of an earlier version in today's names."""
-        settings = {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
+        settings = EARLIER | {_RENAMED.get(key, key): value for key, value in content["settings"].items()}
         tested = settings.get("tested on", "")
         settings["tested on"] = _RENAMED.get(tested, tested)
         if self._different or len(settings.get("fingerprint", "")) == _OLD_DIGITS:
