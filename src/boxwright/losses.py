@@ -106,6 +106,10 @@ class GIoULoss:
         return 1 - giou(self.codec.decode(deltas, references), boxes)
 
 
+BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
+"""Those that an option chooses, by name."""
+
+
 def centerness(references: Tensor, boxes: Tensor) -> Tensor:
     """1 at the centre of the box, 0 at its border and beyond. (..., 4), (..., 4) xyxy -> (...)
 

@@ -51,7 +51,6 @@ OTHER: dict[str, Any] = {
     "box_limit": 40.0, "end_aspect_ratios": (3.0,), "per_class": True, "extra_from": "backbone", "depth": 1,
     "prior": 0.3, "distances": "relu", "level_scales": False, "offset": 0.0, "center_sampling_radius": 2.0,
     "regress_range": 4.0, "weight_by_centerness": False, "assignment": "task_aligned", "class_loss": "varifocal",
-    "box_loss": "giou",
 }  # fmt: skip
 """For each option a value that is not its default. A new option has its line here."""
 

@@ -172,22 +172,24 @@ class AnchorStage(nn.Module):
 
     def predictions(self, dense: Dense) -> list[Prediction]:
         """What assignment sees of each of the N images."""
+        logits, boxes = dense.logits.detach(), self.likeliest_boxes
+        return [
+            Prediction(dense.anchors, logits[i], partial(boxes, dense, i), dense.levels) for i in range(len(logits))
+        ]
 
-        def decode(image: int) -> Tensor:
-            likeliest = dense.logits[image, :, : dense.deltas.shape[2]].argmax(1)  # (A,), 0 if all classes share a box
-            deltas = dense.deltas[image, torch.arange(len(likeliest), device=likeliest.device), likeliest]
-            return self.codec.decode(deltas.detach(), dense.anchors)
+    def likeliest_boxes(self, dense: Dense, image: int) -> Tensor:
+        """The boxes (A, 4) that the anchors of an image predict, each for its most likely class."""
+        deltas = dense.deltas[image]
+        return self._boxes(dense.logits[image, :, : deltas.shape[1]].argmax(1), deltas, dense.anchors)
 
-        logits = dense.logits.detach()
-        return [Prediction(dense.anchors, logits[i], partial(decode, i), dense.levels) for i in range(len(logits))]
-
-    @torch.no_grad()
     def overlaps(self, dense: Dense, labels: Tensor, boxes: Tensor) -> Tensor:
-        """The IoU (N, A) of the box that each anchor predicts for its label (N, A) with the true one (N, A, 4)."""
-        deltas = dense.deltas
-        if deltas.shape[2] > 1:
-            deltas = deltas.take_along_dim(labels.clamp(min=0)[..., None, None], 2)
-        return iou(self.codec.decode(deltas.squeeze(2), dense.anchors), boxes)
+        """The IoU (N, A) of the boxes that anchors predict for their labels (N, A) with the true ones (N, A, 4)."""
+        return iou(self._boxes(labels, dense.deltas, dense.anchors), boxes)
+
+    def _boxes(self, labels: Tensor, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Labels (..., A) and deltas (..., A, B, 4) to the boxes (..., A, 4) of these classes, without gradients."""
+        columns = labels.clamp(0, deltas.shape[-2] - 1)[..., None, None]  # 0 where all classes share a box
+        return self.codec.decode(deltas.detach().take_along_dim(columns, -2).squeeze(-2), anchors)
 
     def _count(self, sampled: Tensor, positive: Tensor) -> Tensor:
         """The divisor of each image's losses, (N,), from masks (N, A)."""

@@ -44,7 +44,7 @@ from boxwright.detectors.base import (
 )
 from boxwright.detectors.fields import CONVENTIONS, RegionFields, SharedFields
 from boxwright.layers.regions import RegionAlign, RegionPool
-from boxwright.losses import DeltaLoss, GIoULoss
+from boxwright.losses import BOX_LOSSES
 from boxwright.types import Losses, Slots, Target
 
 if TYPE_CHECKING:
@@ -161,9 +161,6 @@ class RegionStage(nn.Module):
         candidates = self.choose(scores, self.select.pre_nms_top_k)  # (N, C) each
         boxes = self.codec.decode(deltas_of(candidates, deltas), gather(proposals.boxes, candidates.rows))  # (N, C, 4)
         return self.select(boxes, candidates, sizes)
-
-
-BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
 
 
 def build_region_stage(

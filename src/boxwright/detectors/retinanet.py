@@ -9,7 +9,7 @@ from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm
 from boxwright.detectors.base import build_pyramid, build_select
 from boxwright.detectors.fields import CONVENTIONS
-from boxwright.losses import CLASS_LOSSES, DeltaLoss, GIoULoss
+from boxwright.losses import BOX_LOSSES, CLASS_LOSSES
 
 if TYPE_CHECKING:
     from boxwright.detectors.config import RetinaNetConfig
@@ -41,7 +41,7 @@ def build(config: RetinaNetConfig, num_classes: int, pretrained: bool) -> Retina
         assign=assigners[config.assignment],
         sample=all_valid_anchors,
         class_loss=CLASS_LOSSES[config.class_loss],
-        box_loss=DeltaLoss(codec) if config.box_loss == "smooth_l1" else GIoULoss(codec),
+        box_loss=BOX_LOSSES[config.box_loss](codec),
         select=build_select(config, num_classes, convention.min_size, clip_after_nms=convention.clip_after_nms),
         iou_targets=config.class_loss != "focal",
     )
