@@ -54,6 +54,13 @@ _RENAMED = {
 }  # fmt: skip
 """Options of detectors in files of earlier versions, and their names of today."""
 
+_ADDED: dict[str, dict[str, Any]] = {
+    "ssd": {"group_channels": 8},
+    "retinanet": {"group_channels": 8, "assignment": "max_iou", "class_loss": "focal", "box_loss": "smooth_l1"},
+    "fcos": {"group_channels": 8, "assignment": "center", "class_loss": "focal"},
+}
+"""Options that files of earlier versions lack, and the values with which their detectors were made."""
+
 _DROPPED = {
     "localizer": ("nms_threshold", "pre_nms_top_k", "convention"),
     "sliding_window": ("convention",),
@@ -66,12 +73,6 @@ _DROPPED = {
     ),
 }  # fmt: skip
 """Options that earlier versions stored with a detector, and that had no effect on it."""
-
-_EARLIER: dict[str, dict[str, Any]] = {
-    "retinanet": {"assignment": "max_iou", "class_loss": "focal", "box_loss": "smooth_l1"},
-    "fcos": {"assignment": "center", "class_loss": "focal"},
-}
-"""Options that earlier versions did not have, and what stood in their place."""
 
 _LAST_LEVEL = ("rcnn", "spp_net")
 """Detectors that had several levels, of which only the last was read."""
@@ -367,7 +368,7 @@ def named(path: str | Path) -> Iterator[None]:
 def read_config(kind: str, values: Mapping[str, Any]) -> DetectorConfig:
     """The config of one of `KINDS` from its JSON, today's or that of an earlier version."""
     config = KINDS[kind]
-    renamed = _EARLIER.get(kind, {}) | {_RENAMED.get(option, option): value for option, value in values.items()}
+    renamed = _ADDED.get(kind, {}) | {_RENAMED.get(option, option): value for option, value in values.items()}
     if kind in _LAST_LEVEL and isinstance(renamed.get("levels"), list):
         renamed["levels"] = renamed["levels"][-1:]
     without = {*_DROPPED.get(kind, ()), *config.unread({name: _tuples(value) for name, value in renamed.items()})}
