@@ -149,7 +149,7 @@ def compared(found: list[Any], expected: list[Any], pixels: float = 0.1) -> dict
         distance = (b.boxes[:, None] - a.boxes[None]).abs().amax(-1)
         nearest = torch.where(b.labels[:, None] == a.labels[None], distance, torch.inf).min(1)
         close = nearest.values <= pixels
-        equal = ~close & (b.scores[:, None] - a.scores[None]).abs().le(1e-6).any(1)
+        equal = ~close & (b.scores[:, None] - a.scores[None]).abs().le(1e-5).any(1)
         lost, tied = lost + int((~close & ~equal).sum()), tied + int(equal.sum())
         if close.any():
             box = max(box, float(nearest.values[close].max()))

@@ -40,10 +40,9 @@ class HostWaits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
-        if func.namespace == "boxwright" and (self.pool or name in ("nms_mask", "settle")):
+        if func.namespace == "boxwright" and (self.pool or name == "nms_mask"):
             with self:  # what it calls is seen too
-                return func._op_dk(torch._C.DispatchKey.CompositeExplicitAutograd if name == "settle" else ON_CUDA,
-                                   *args, **kwargs)  # fmt: skip
+                return func._op_dk(ON_CUDA, *args, **kwargs)
         given = next((x for x in args if isinstance(x, Tensor)), None)
         if given is not None and (given.is_meta or self.pool):
             if name in ("_local_scalar_dense", "equal", "is_nonzero"):

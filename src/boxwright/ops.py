@@ -6,7 +6,6 @@ whether the mask is final, and not at all `without_waiting`. Importing this file
 exported program needs:
 
     boxwright::nms_mask       greedy suppression of a batch within groups, as a mask (`nms_mask`)
-    boxwright::settle         its last step on CUDA, the only opaque one where that is compiled (not exported)
     boxwright::roi_align      bilinear samples, their mean per cell (He et al. 2017, "Mask R-CNN", section 3)
     boxwright::roi_pool       the maximum per cell of whole features (Girshick 2015, "Fast R-CNN", section 2.1)
     boxwright::ps_roi_align   as roi_align; every cell reads channels of its own (Dai et al. 2016, "R-FCN", section 3)
@@ -76,13 +75,7 @@ def nms_mask(
             f"nms_mask takes boxes (N, K, 4) and scores, groups, valid (N, K), got {tuple(boxes.shape)} and "
             f"{tuple(scores.shape)}, {tuple(groups.shape)}, {tuple(valid.shape)}"
         )
-    if boxes.is_cuda and boxes.shape[1] <= _WHOLE and _is_compiled():
-        return _static_nms_mask(boxes, scores, groups, valid, iou_threshold, most)  # the pairs become one kernel
     return torch.ops.boxwright.nms_mask(boxes, scores, groups, valid, iou_threshold, most)
-
-
-def _is_compiled() -> bool:
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def check_iou_threshold(iou_threshold: float) -> None:
@@ -141,8 +134,8 @@ def _static_nms_mask(
 ) -> Tensor:
     """As `_nms_mask`, in shapes that depend on no value. It compares all pairs of boxes of an image.
 
-    Where the host may ask whether they suffice, it tries the best 2 `most` boxes first; elsewhere it takes `_WHOLE` at
-    most, and notes if they did not. Where more would be needed, it is `_nms_mask`.
+    It tries the best boxes first: 2 `most` of them where the host may ask whether they suffice, and then all; elsewhere
+    3 `most`, and it notes if they did not. Above `_WHOLE` boxes, all are compared by `_nms_mask`.
     """
     if not valid.numel():
         return torch.zeros_like(valid)
@@ -151,7 +144,7 @@ def _static_nms_mask(
     ranked = torch.where(sound[..., None], boxes, 0.0).double().gather(1, order[..., None].expand_as(boxes))
     group, alive, count = groups.gather(1, order), sound.gather(1, order), valid.shape[1]
     enough = count if most is None else most
-    front = min(max(2 * enough, _FRONT) if _may_wait(boxes) else count, _WHOLE)
+    front = min(max(2 * enough, _FRONT) if _may_wait(boxes) else max(3 * enough, _FRONT_UNSEEN), _WHOLE)
     if front < count:
         kept, changed = _pass(_suppresses(ranked[:, :front], group[:, :front], iou_threshold), alive[:, :front])
         unfinished = changed | ((kept.sum(1) < enough) & alive[:, front:].any(1)).any()
@@ -160,7 +153,7 @@ def _static_nms_mask(
             return _first(kept, order, enough)
         if count > _WHOLE:
             return _nms_mask(boxes, scores, groups, valid, iou_threshold, most)
-    return _first(torch.ops.boxwright.settle(_suppresses(ranked, group, iou_threshold), alive), order, enough)
+    return _first(_settle(_suppresses(ranked, group, iou_threshold), alive), order, enough)
 
 
 def _first(kept: Tensor, order: Tensor, most: int) -> Tensor:
@@ -171,9 +164,10 @@ def _first(kept: Tensor, order: Tensor, most: int) -> Tensor:
 
 def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Boxes (N, K, 4), best first, and groups (N, K) to (N, K, K) bfloat16: 1 where the row suppresses the column."""
-    if len(boxes) > 1 and not torch.compiler.is_compiling():  # image by image: each step is an array of all pairs
-        images = zip(boxes.split(1), groups.split(1), strict=True)
-        return torch.cat([_suppresses(*of_image, iou_threshold) for of_image in images])
+    together = max(1, _PAIRS // max(1, boxes.shape[1] ** 2))  # images: each step is an array of all their pairs
+    if len(boxes) > together:
+        parts = zip(boxes.split(together), groups.split(together), strict=True)
+        return torch.cat([_suppresses(*part, iou_threshold) for part in parts])
     x1, y1, x2, y2 = boxes.unbind(-1)
     across = torch.minimum(x2[:, :, None], x2[:, None]) - torch.maximum(x1[:, :, None], x1[:, None])
     down = torch.minimum(y2[:, :, None], y2[:, None]) - torch.maximum(y1[:, :, None], y1[:, None])
@@ -184,6 +178,8 @@ def _suppresses(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
 
 
 _FRONT = 256  # boxes tried at least: fewer take no less time
+_FRONT_UNSEEN = 1024  # the same where nothing can be tried a second time
+_PAIRS = 2**25  # compared at once: 270 MB for each number of a pair
 _WHOLE = 5000  # boxes of an image, the best, whose pairs are compared: 200 MB for each number of a pair
 _PASSES = 32  # between two looks of the host at the result; few images need more than ten
 
@@ -239,15 +235,6 @@ def _pass(suppresses: Tensor, alive: Tensor, kept: Tensor | None = None) -> tupl
     for _ in range(_PASSES):
         before, after = after, torch.where(torch.bmm(after[:, None], suppresses)[:, 0] > 0, 0.0, first)
     return after > 0, (before != after).any()
-
-
-_library.define("settle(Tensor suppresses, Tensor alive) -> Tensor")
-_library.impl("settle", _settle, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("boxwright::settle", lib=_library)
-def _shape_of_settle(suppresses: Tensor, alive: Tensor) -> Tensor:
-    return torch.empty_like(alive)
 
 
 _library.define(
@@ -350,6 +337,27 @@ def _only(here: Tensor, regions: Tensor) -> Tensor:
     return torch.cat([image, torch.where(here[:, None], boxes, -1e6)], 1)
 
 
+def _ps_roi_align(
+    maps: Tensor, regions: Tensor, scale: float, size: int, _: int, sampling: int
+) -> tuple[Tensor, Tensor]:
+    """As torchvision's operator, whose kernel for CUDA waits for the device: RoI align with a region for each cell.
+
+    The channels that a cell reads are an image of their own.
+    """
+    cells, channels = size * size, maps.shape[1] // (size * size)
+    images = maps.unflatten(1, (channels, cells)).transpose(1, 2).flatten(0, 1)  # (N * cells, channels, h, w)
+    image, corner, end = regions.split_with_sizes([1, 2, 2], 1)
+    number = torch.arange(cells, device=regions.device)
+    column_row = torch.stack([number % size, number // size], 1)  # (cells, 2)
+    side = (end - corner)[:, None] / size
+    starts = corner[:, None] + column_row * side  # (R, cells, 2)
+    of_cells = torch.cat([image[:, None] * cells + number[:, None], starts, starts + side], 2)
+    pooled = torch.ops.torchvision.roi_align(images, of_cells.flatten(0, 1), scale, 1, 1, sampling, True)
+    pooled = pooled.view(len(regions), cells, channels).transpose(1, 2).unflatten(2, (size, size))
+    sources = torch.arange(maps.shape[1], dtype=torch.int32, device=maps.device).view(channels, size, size)
+    return pooled.contiguous(), sources.expand(pooled.shape).contiguous()
+
+
 def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, returns_sources: bool = True) -> None:
     """`boxwright::name` and its gradient over a pyramid, by torchvision's operators of that name for one map.
 
@@ -391,7 +399,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
     def static_forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
         """As `forward`: every level pools all regions, those of other levels far outside of its map, which is fast."""
         load_compiled_ops()
-        kernel = getattr(torch.ops.torchvision, name)
+        kernel = _ps_roi_align if name == "ps_roi_align" else getattr(torch.ops.torchvision, name)
         results: list[Tensor] = []
         for index, (features, scale) in enumerate(zip(maps, scales, strict=True)):
             here = level == index

@@ -18,7 +18,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.formats import Splits, open_dataset
 from boxwright.layers.conv import conv_form
 from boxwright.train.config import TrainConfig
-from boxwright.train.loop import DivergedError, Training, train
+from boxwright.train.loop import DivergedError, Training, lay_out, train
 from boxwright.train.optimize import Average, parameter_groups, schedule
 from boxwright.train.run import Run, need_objects
 from shapes import NAMES, write_shapes
@@ -134,6 +134,13 @@ def gradient_norms(run: Training) -> list[float]:
     run.optimizer.step = spy  # type: ignore[method-assign]
     list(run.steps(progress=False))
     return norms
+
+
+@pytest.mark.parametrize(("device", "groups", "last"), [("cpu", 4, True), ("cuda", 4, False), ("cuda", 1, True)])
+def test_grouped_convolutions_stay_as_they_are_on_cuda(device: str, groups: int, last: bool) -> None:
+    layers = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=groups))
+    lay_out(layers, torch.device(device))
+    assert layers[0].weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_a_last_step_of_fewer_batches_is_an_average_too() -> None:
