@@ -15,7 +15,7 @@ from boxwright.checkpoint import Loaded
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors import DETECTORS, Detector, Localizer, SlidingWindowDetector
 from boxwright.detectors.anchor_stage import AnchorHead, SingleStage
-from boxwright.detectors.region_stage import Cascade, RegionHead
+from boxwright.detectors.region_stage import RegionHead
 from boxwright.train.finetune import Rows, class_rows, same_names, transfer
 from boxwright.types import Images
 
@@ -113,7 +113,7 @@ def says(detector: Detector, images: Images, boxes: Tensor) -> tuple[Tensor, Ten
         logits, deltas = detector.anchors(maps)[:2]
     else:
         stage: Any = detector.region if isinstance(detector, Localizer) else detector.regions
-        logits, deltas = (stage.stages[-1] if isinstance(stage, Cascade) else stage)(maps, boxes)
+        logits, deltas = stage(maps, boxes)
     return logits.flatten(0, 1), deltas.flatten(0, 1)
 
 

@@ -13,7 +13,7 @@ from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, anchor_sizes
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage
 from boxwright.detectors.base import Detector, Select
 from boxwright.detectors.fields import CONVENTIONS, RPNFields
-from boxwright.detectors.region_stage import Cascade, RegionStage, build_regions, build_shared
+from boxwright.detectors.region_stage import RegionStage, build_regions, build_shared
 from boxwright.losses import DeltaLoss, binary_cross_entropy
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class FasterRCNN(Detector):
     """features -> AnchorStage of one class -> RegionStage, with four losses."""
 
-    def __init__(self, features: nn.Module, proposer: AnchorStage, regions: RegionStage | Cascade) -> None:
+    def __init__(self, features: nn.Module, proposer: AnchorStage, regions: RegionStage) -> None:
         super().__init__()
         self.features, self.proposer, self.regions = features, proposer, regions
 

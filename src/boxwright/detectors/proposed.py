@@ -10,7 +10,7 @@ from torch import Tensor
 
 from boxwright.boxes.geometry import clip
 from boxwright.detectors.base import MIN_SIZE, Detector
-from boxwright.detectors.region_stage import Cascade, RegionStage
+from boxwright.detectors.region_stage import RegionStage
 from boxwright.proposals import Propose
 from boxwright.types import Images, Losses, Slots, Target
 
@@ -22,9 +22,7 @@ class ProposedDetector(Detector):
     propose   from an image to proposals; any callable may be set in its place
     """
 
-    def __init__(
-        self, features: Callable[[Tensor], list[Tensor]], regions: RegionStage | Cascade, propose: Propose
-    ) -> None:
+    def __init__(self, features: Callable[[Tensor], list[Tensor]], regions: RegionStage, propose: Propose) -> None:
         super().__init__()
         self.features, self.regions, self.propose = features, regions, propose
 

@@ -1,7 +1,7 @@
 """Regions: pool each proposal, classify it, refine its box. All of R-CNN, SPP-net and Fast R-CNN; others' second stage.
 
 They differ in what is pooled (pixels or maps), in the pooling, and in what is trained (Girshick et al. 2014; He et al.
-2014; Girshick 2015; Ren et al. 2015; Dai et al. 2016). A `Cascade` is several of them in a row.
+2014; Girshick 2015; Ren et al. 2015; Dai et al. 2016). A `Cascade` has several of them in a row.
 
 Vocabulary: N images, P proposals each, S of them sampled for the loss, R regions in all, C candidates, K classes, B box
 predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
@@ -9,7 +9,7 @@ predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -169,17 +169,25 @@ class RegionStage(nn.Module):
         return self.select(boxes, candidates, sizes)
 
 
-class Cascade(nn.Module):
-    """Region stages in a row: each refines the boxes of the one before, and learns to be more exact (Cai & Vasconcelos
-    2018, "Cascade R-CNN").
+class Cascade(RegionStage):
+    """A region stage that others precede: each refines the boxes of the one before, and learns to be more exact (Cai &
+    Vasconcelos 2018, "Cascade R-CNN").
 
     The loss of a stage counts half of that of the one before, as in the authors' code. A detection has the last stage's
     box, and the mean of the probabilities that all stages give it. Boxes are class-agnostic.
     """
 
-    def __init__(self, stages: Sequence[RegionStage]) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
+    def __init__(self, *before: RegionStage, last: RegionStage) -> None:
+        super().__init__(
+            last.pool, last.head, last.codec, last.assign, last.sample, last.box_loss, last.select, last.choose,
+            last.box_weight, last.chunk,
+        )  # fmt: skip
+        self.before = nn.ModuleList(before)
+
+    @property
+    def stages(self) -> list[RegionStage]:
+        """Those before, and this one."""
+        return [stage for stage in (*self.before, self) if isinstance(stage, RegionStage)]
 
     def loss(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> Losses:
         """The scalars `class1` and `box1` of the first stage, and so on."""
@@ -193,14 +201,14 @@ class Cascade(nn.Module):
 
     def detect(self, maps: list[Tensor], proposals: Slots, sizes: Tensor) -> Slots:
         """As of `RegionStage`."""
-        boxes, probabilities, stage = proposals.boxes, [], self.stages[-1]
+        boxes, probabilities = proposals.boxes, []
         for stage in self.stages:
             logits, deltas = stage(maps, boxes)
             boxes = stage.codec.decode(deltas[:, :, 0], boxes)  # (N, P, 4)
             probabilities.append(logits.softmax(-1)[..., :-1])
         scores = torch.stack(probabilities).mean(0).masked_fill(~proposals.valid[..., None], 0.0)  # (N, P, K)
-        candidates = stage.choose(scores, stage.select.pre_nms_top_k)
-        return stage.select(gather(boxes, candidates.rows), candidates, sizes)
+        candidates = self.choose(scores, self.select.pre_nms_top_k)
+        return self.select(gather(boxes, candidates.rows), candidates, sizes)
 
 
 BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
@@ -222,11 +230,11 @@ def build_cascade(
 ) -> Cascade:
     """The stages of `config.cascade`, the heads of which begin alike. The deltas grow with the stage, as in the
     paper's: the boxes that come in are nearer to the objects."""
-    stages = [
+    *before, last = (
         build_region_stage(config, pool, deepcopy(head), select, iou=iou, scale=scale)
         for scale, iou in enumerate(config.cascade, 1)
-    ]
-    return Cascade(stages)
+    )
+    return Cascade(*before, last=last)
 
 
 def build_shared(config: SharedFields, pretrained: bool) -> Features:
@@ -240,7 +248,7 @@ def build_shared(config: SharedFields, pretrained: bool) -> Features:
 
 def build_regions(
     config: FastRCNNConfig | FasterRCNNConfig, features: Features, num_classes: int, pretrained: bool
-) -> RegionStage | Cascade:
+) -> RegionStage:
     """Pooling from what is shared, and the head: fully connected layers, or the last stage of the backbone."""
     if config.variant == "c4":
         tail = build_tail(config.backbone, pretrained, config.norm)
