@@ -147,7 +147,8 @@ def host_waits(run: Run, device: torch.device) -> dict[str, Any]:
 
     def note(message: Any, category: Any, file: str, line: int, *_: Any) -> None:
         if "called a synchronizing" in str(message):
-            frames = [frame for frame in traceback.extract_stack()[:-1] if "/torch/" not in frame.filename]
+            outside = ("/torch/", "/warnings.py")
+            frames = [f for f in traceback.extract_stack()[:-1] if not any(part in f.filename for part in outside)]
             places.append(f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else f"{file}:{line}")
 
     sys.stderr.flush()

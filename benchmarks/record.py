@@ -1,4 +1,4 @@
-"""What the scripts measured, as a table; `python docs/check.py --fill` takes docs/benchmarks.json into the pages."""
+"""What the scripts measured, as a table; `python docs/check.py --fill` takes it from docs/*.json into the pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = {
     "ratio 2": "ratio, two threads",
     "boxes": "boxes within",
 }
-"""Of all scripts, so that one table holds their rows."""
+"""Of the scripts that measure times, so that one table holds their rows."""
 
 
 def add_out(parser: ArgumentParser) -> None:
@@ -52,13 +52,16 @@ def describe_machine() -> str:
     )
 
 
-def save(path: Path | None, rows: Mapping[str, Mapping[str, str]]) -> None:
-    """Add rows to the table in a JSON file, by column of `COLUMNS`. Rows of another machine or version are dropped."""
+def save(
+    path: Path | None, rows: Mapping[str, Mapping[str, str]], table: str = TABLE, columns: Mapping[str, str] = COLUMNS
+) -> None:
+    """Add rows to a table in a JSON file, by column. Its rows of another machine or version are dropped."""
     if path is None:
         return
     tables = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     how = describe_machine()
-    before = tables.get(TABLE, {})
+    before = tables.get(table, {})
     kept = before.get("rows", {}) if before.get("how") == how else {}
-    tables[TABLE] = {"columns": COLUMNS, "how": how, "rows": kept | {key: dict(row) for key, row in rows.items()}}
+    added = {key: dict(row) for key, row in rows.items()}
+    tables[table] = {"columns": dict(columns), "how": how, "rows": kept | added}
     write_atomically(path, json.dumps(tables, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,8 @@
 """Checks that the pages agree with the code and the measurements: `python docs/check.py`; `--fill` repairs them.
 
 A quotation names its source and equals it:                 ```python title="src/boxwright/FILE.py: Class.method"
-A table of measurements is made from docs/learn/numbers.json or docs/benchmarks.json, which `make bench` writes:
+A table of measurements is made from docs/learn/numbers.json, docs/benchmarks.json, which `make bench` writes, or
+docs/equal_terms.json, which benchmarks/equal_terms.py writes:
                                                             <!-- numbers TABLE "ROW" ... -->  ...  <!-- end -->
 A link points to an existing file, and every file in docs/learn/images is shown. (Zensical checks #anchors.)
 The pages that docs/reference.py writes have a docstring for every public name, and a help for every option.
@@ -22,7 +23,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-NUMBERS = (DOCS / "learn" / "numbers.json", DOCS / "benchmarks.json")
+NUMBERS = tuple(DOCS / name for name in ("learn/numbers.json", "benchmarks.json", "equal_terms.json"))
 REFERENCE = tuple(DOCS / "reference" / name for name in ("commands.md", "python.md"))
 """Pages of docs/reference.py. They are not committed, so they may not exist yet."""
 
