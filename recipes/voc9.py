@@ -41,7 +41,7 @@ def make_run(
 ) -> Run:
     """From ImageNet weights. The rate is for batches of 64."""
     config = TrainConfig(
-        epochs=epochs, lr=1e-3, backbone_lr=0.4, weight_decay=0.05, flat=0.3, light_end=0.15, ema=0.998, seed=seed
+        epochs=epochs, lr=1.2e-3, backbone_lr=0.4, weight_decay=0.05, flat=0.3, light_end=0.15, ema=0.998, seed=seed
     )
     return Run(out, DETECTOR, splits, PREPROCESS, AUGMENT, batch, config, device=device, workers=workers)
 
