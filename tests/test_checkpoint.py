@@ -275,6 +275,16 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
             anchor_scales=(2.0,), aspect_ratios=(1.0,), prior=0.2, class_agnostic=False,
         ),
     ),
+    "retinanet, group norms": (
+        "retinanet",
+        _ALL | _LEVELS | {"channels": 16, "depth": 1},
+        RetinaNetConfig(**_NEW, convention="detectron2", channels=16, depth=1, group_channels=8),
+    ),
+    "ssd, group norms": (
+        "ssd",
+        _ALL | _LEVELS | {"extra": [16]},
+        SSDConfig(**_NEW, convention="detectron2", extra=(16,), group_channels=8),
+    ),
     "fcos": (
         "fcos",
         _ALL | _LEVELS | {
@@ -283,7 +293,7 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
         },
         FCOSConfig(
             **_NEW, convention="detectron2", channels=8, depth=1, distances="relu", level_scales=False, offset=0.0,
-            center_sampling_radius=2.0, regress_range=4.0, weight_by_centerness=False, prior=0.2,
+            center_sampling_radius=2.0, regress_range=4.0, weight_by_centerness=False, prior=0.2, group_channels=8,
         ),
     ),
     "rpn": ("rpn", _ALL | _LEVELS | _SHARED | _RPN, RPNConfig(**_NEW_RPN)),
@@ -330,7 +340,9 @@ def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
         "data": str(tmp_path),
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert training.read_options(tmp_path / "config.json").detector == config
+    options = training.read_options(tmp_path / "config.json")
+    assert options.detector == config
+    assert (options.training.momentum, options.training.peak_momentum) == (0.9, 0.9)
 
 
 def flipped(content: bytes, bit: int) -> bytes:

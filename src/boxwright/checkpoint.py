@@ -54,6 +54,13 @@ _RENAMED = {
 }  # fmt: skip
 """Options of detectors in files of earlier versions, and their names of today."""
 
+_ADDED = {
+    "ssd": {"group_channels": 8},
+    "retinanet": {"group_channels": 8},
+    "fcos": {"group_channels": 8},
+}  # fmt: skip
+"""Options that files of earlier versions lack, and the values with which their detectors were made."""
+
 _DROPPED = {
     "localizer": ("nms_threshold", "pre_nms_top_k", "convention"),
     "sliding_window": ("convention",),
@@ -361,7 +368,7 @@ def named(path: str | Path) -> Iterator[None]:
 def read_config(kind: str, values: Mapping[str, Any]) -> DetectorConfig:
     """The config of one of `KINDS` from its JSON, today's or that of an earlier version."""
     config = KINDS[kind]
-    renamed = {_RENAMED.get(option, option): value for option, value in values.items()}
+    renamed = _ADDED.get(kind, {}) | {_RENAMED.get(option, option): value for option, value in values.items()}
     if kind in _LAST_LEVEL and isinstance(renamed.get("levels"), list):
         renamed["levels"] = renamed["levels"][-1:]
     without = {*_DROPPED.get(kind, ()), *config.unread({name: _tuples(value) for name, value in renamed.items()})}

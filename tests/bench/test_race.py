@@ -221,6 +221,10 @@ def test_the_state_of_a_race_of_before_goes_on(data: Path, folder: Path, whole: 
     assert state.record.content["settings"] == read(folder)["settings"]
     assert state.record.content["configs"] == read(folder)["configs"]
     assert state.plan and [rung.epoch for rung in state.rungs] == [1]
+    del content["settings"]["momentum"], content["settings"]["peak_momentum"]
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"momentum was 0\.9, now 0\.8"):
+        race_state.RaceState(CELLS, open_dataset(data), RULES, replace(TRAINING, momentum=0.8), tmp_path)
 
 
 def test_a_cell_that_fails_is_told_and_the_rest_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -112,7 +112,7 @@ def test_other_class_names_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_state_from_before_there_were_some_options_goes_on(data: Path, tmp_path: Path) -> None:
-    run = training(data)
+    run = training(data, **EARLIER)
     run.save(tmp_path / "resume.safetensors")
     tensors, described = checkpoint.read(tmp_path / "resume.safetensors")
     for option, value in EARLIER.items():
@@ -120,7 +120,7 @@ def test_a_state_from_before_there_were_some_options_goes_on(data: Path, tmp_pat
     checkpoint.write(tmp_path / "old.safetensors", tensors, described)
     run.resume(tmp_path / "old.safetensors")
     with pytest.raises(CheckpointError, match=r"flat was 0\.0, now 0\.5"):
-        training(data, flat=0.5).resume(tmp_path / "old.safetensors")
+        training(data, **EARLIER | {"flat": 0.5}).resume(tmp_path / "old.safetensors")
 
 
 def test_what_is_no_state_is_refused(data: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from boxwright.data.formats import Splits, open_dataset
 from boxwright.layers.conv import conv_form
 from boxwright.train.config import TrainConfig
 from boxwright.train.loop import DivergedError, Training, lay_out, train
-from boxwright.train.optimize import Average, parameter_groups, schedule
+from boxwright.train.optimize import Average, momentum, parameter_groups, schedule
 from boxwright.train.run import Run, need_objects
 from shapes import NAMES, write_shapes
 
@@ -42,6 +42,14 @@ def test_schedule_by_hand() -> None:
     assert rates[6] == pytest.approx(0.75)  # a third along half a cosine: (1 + cos 60°) / 2
     assert rates[12] == pytest.approx(0.0)
     assert schedule(0, steps=1, warmup=0.0) == 1.0
+
+
+def test_momentum_falls_as_the_rate_rises() -> None:
+    config = TrainConfig(momentum=0.95, peak_momentum=0.85)
+    assert [momentum(share, config) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.95, 0.9, 0.85])
+    run = counting(lr=0.5, momentum=0.95, peak_momentum=0.85)
+    betas = [run.optimizer.param_groups[0]["betas"] for _ in run.steps(progress=False)]
+    assert betas == [(pytest.approx(0.95 - 0.1 * schedule(number, 8, 0.05)), 0.999) for number in range(8)]
 
 
 def test_the_rate_stays_at_its_peak_before_it_falls() -> None:

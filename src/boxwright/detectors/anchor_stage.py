@@ -42,7 +42,7 @@ class AnchorHead(nn.Module):
     depth   convolutions in a tower
     shared  one tower for both outputs (RPN) rather than one for each (RetinaNet)
     prior   the initial probability of every class of every anchor (Focal Loss, section 3.3)
-    norm    normalisation after each convolution of the towers: `group_norm`, or none (the papers)
+    norm    normalisation after each convolution of the towers: `group_norms`, or none (the papers)
     boxes   box predictions an anchor: 1, or one per class
     lite    depthwise convolutions in the towers, 1x1 outputs (SSDlite)
     bias    convolutions of the towers have a bias even if a norm follows (FCOS)
@@ -96,9 +96,9 @@ def unit(
     return [conv, *([norm(out)] if norm else []), nn.ReLU6() if lite else nn.ReLU()]
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Groups of eight channels: 32 of 256, as FCOS and torchvision's RetinaNet v2 have them."""
-    return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
+def group_norms(size: int) -> Norm:
+    """Group norms whose groups have `size` channels, or more where the number of channels is no multiple of it."""
+    return lambda channels: nn.GroupNorm(math.gcd(channels, max(1, channels // size)), channels)
 
 
 def per_anchor(output: Tensor, *numbers: int) -> Tensor:

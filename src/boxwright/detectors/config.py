@@ -278,7 +278,11 @@ class RFCNConfig(PoolFields, RegionFields, RPNFields, DetectorConfig):
 class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorConfig):
     """The numbers of an SSD."""
 
-    UNREAD = (Unread("box_sizes", None, ("box_scale",)),)
+    UNREAD = (
+        Unread("box_sizes", None, ("box_scale",)),
+        Unread("head_norm", "batch", ("group_channels",)),
+        Unread("head_norm", "none", ("group_channels",)),
+    )
 
     extra: tuple[int, ...] = (256, 128)
     """Channels of the levels behind the backbone's, each of half the size of the one before."""
@@ -288,6 +292,8 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
     """SSDlite: depthwise convolutions in the heads and the further levels."""
     head_norm: Literal["group", "batch", "none"] = "group"
     """What follows their convolutions; the paper has none, SSDlite batch norm."""
+    group_channels: int = 8
+    """Channels that a group norm normalises together."""
     lengths: tuple[float, ...] = (10.0, 10.0, 10.0)
     """Lengths to which the backbone's maps are scaled at every cell (the paper: 20, the finest only)."""
     box_scale: float = 3.0
@@ -311,6 +317,7 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
 
     def check(self) -> None:
         within(1, CHANNELS, extra=self.extra)
+        within(2, CHANNELS, group_channels=self.group_channels)
         within(0, LAYERS, unstrided=self.unstrided)
         within(1e-3, PIXELS, box_scale=self.box_scale, box_sizes=self.box_sizes, box_steps=self.box_steps)
         within(1e-3, PIXELS, box_limit=self.box_limit, lengths=self.lengths)
@@ -326,7 +333,7 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
 class RetinaNetConfig(DenseFields, DetectorConfig):
     """The numbers of a RetinaNet."""
 
-    UNREAD = (_GIVEN_ANCHORS,)
+    UNREAD = (_GIVEN_ANCHORS, Unread("head_norm", "none", ("group_channels",)))
 
     extra_from: Literal["pyramid", "backbone"] = "pyramid"
     """Where the two levels behind the backbone's come from: the pyramid's coarsest map, or the backbone's (paper)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import CenterAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid, DistanceCodec, anchor_sizes
-from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm, per_anchor
+from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norms, per_anchor
 from boxwright.detectors.base import build_pyramid, build_select
 from boxwright.detectors.fields import CONVENTIONS
 from boxwright.layers.conv import conv_norm
@@ -31,9 +31,9 @@ class PointHead(AnchorHead):
     """One set of distances a cell, times a number learnt per level, and centre-ness beside them."""
 
     def __init__(
-        self, channels: int, num_classes: int, depth: int, prior: float, levels: int, level_scales: bool
+        self, channels: int, num_classes: int, depth: int, prior: float, norm: Norm, levels: int, level_scales: bool
     ) -> None:
-        super().__init__(channels, 1, num_classes, depth, shared=False, prior=prior, norm=group_norm, bias=True)
+        super().__init__(channels, 1, num_classes, depth, shared=False, prior=prior, norm=norm, bias=True)
         self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
         nn.init.normal_(self.centerness.weight, std=0.01)
         assert self.centerness.bias is not None
@@ -58,9 +58,11 @@ def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
     from_map = convention.stride_from_feature_map
     cells = AnchorGrid(anchor_sizes(strides, (1.0,)), (1.0,), strides, config.offset, stride_from_feature_map=from_map)
     codec = DistanceCodec(config.distances)
-    box_loss = GIoULoss(codec)
+    box_loss, norm = GIoULoss(codec), group_norms(config.group_channels)
     stage = AnchorStage(
-        head=PointHead(config.channels, num_classes, config.depth, config.prior, len(strides), config.level_scales),
+        head=PointHead(
+            config.channels, num_classes, config.depth, config.prior, norm, len(strides), config.level_scales
+        ),
         anchors=cells,
         codec=codec,
         assign=CenterAssigner(config.center_sampling_radius, config.regress_range),

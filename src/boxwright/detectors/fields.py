@@ -280,9 +280,12 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     """Convolutions in each head."""
     prior: float = 0.01
     """Probability that every anchor or point starts with."""
+    group_channels: int = 8
+    """Channels that a group norm of the heads normalises together; torchvision has 8, which is 32 groups of 256."""
 
     def check(self) -> None:
         within(1, CHANNELS, channels=self.channels)
+        within(2, CHANNELS, group_channels=self.group_channels)  # a map of one cell has a channel's mean alone
         within(0, LAYERS, depth=self.depth)
         within(1e-9, 1 - 1e-9, prior=self.prior)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from boxwright.assign import MaxIoUAssigner, all_valid_anchors
 from boxwright.boxes.anchors import AnchorGrid, DeltaCodec, anchor_sizes
-from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norm
+from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, SingleStage, group_norms
 from boxwright.detectors.base import build_pyramid, build_select
 from boxwright.detectors.fields import CONVENTIONS
 from boxwright.losses import DeltaLoss, focal
@@ -28,7 +28,8 @@ def build(config: RetinaNetConfig, num_classes: int, pretrained: bool) -> Retina
         sizes, config.aspect_ratios, features.strides,
         rounded=convention.round_anchors, stride_from_feature_map=convention.stride_from_feature_map,
     )  # fmt: skip
-    norm, boxes = group_norm if config.head_norm == "group" else None, 1 if config.class_agnostic else num_classes
+    norm = group_norms(config.group_channels) if config.head_norm == "group" else None
+    boxes = 1 if config.class_agnostic else num_classes
     stage = AnchorStage(
         head=AnchorHead(config.channels, anchors.per_cell, num_classes, config.depth, False, config.prior, norm, boxes),
         anchors=anchors,

@@ -19,7 +19,7 @@ from boxwright.assign import HardNegativeMining, MaxIoUAssigner
 from boxwright.backbones import Backbone
 from boxwright.backbones.features import Features, Neck
 from boxwright.boxes.anchors import DefaultBoxes, DeltaCodec
-from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norm, unit
+from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Norm, SingleStage, group_norms, unit
 from boxwright.detectors.base import best, best_of_each_class, build_features, build_select
 from boxwright.detectors.fields import CONVENTIONS
 from boxwright.layers.conv import ConvSequential, init_convs
@@ -28,7 +28,7 @@ from boxwright.losses import DeltaLoss, cross_entropy
 if TYPE_CHECKING:
     from boxwright.detectors.config import SSDConfig
 
-NORMS: dict[str, Norm] = {"group": group_norm, "batch": partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03), "none": None}
+BATCH_NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
 
 
 class SSD(SingleStage):
@@ -81,7 +81,8 @@ class LevelHeads(nn.ModuleList):
 
 
 def build(config: SSDConfig, num_classes: int, pretrained: bool) -> SSD:
-    backbone, norm = build_features(config, pretrained).backbone, NORMS[config.head_norm]
+    norms: dict[str, Norm] = {"group": group_norms(config.group_channels), "batch": BATCH_NORM, "none": None}
+    backbone, norm = build_features(config, pretrained).backbone, norms[config.head_norm]
     maps = ExtraLevels(backbone, config.extra, config.unstrided, norm, config.lite, config.lengths)
     anchors, convention = build_default_boxes(config, maps), CONVENTIONS[config.convention]
     codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))

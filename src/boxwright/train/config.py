@@ -32,7 +32,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-EARLIER: dict[str, Any] = {"flat": 0.0, "light_end": 0.0}
+EARLIER: dict[str, Any] = {"flat": 0.0, "light_end": 0.0, "momentum": 0.9, "peak_momentum": 0.9}
 """Options that files of earlier versions do not have, and what trainings did before there were these options."""
 
 
@@ -54,6 +54,10 @@ class TrainConfig:
     """Fraction of the run over which it stays at its peak in between."""
     light_end: float = 0.0
     """Fraction of the epochs, the last ones, in which images are only flipped and scaled: no other augmentation."""
+    momentum: float = 0.9
+    """AdamW's beta1 where the learning rate is 0; it falls as the rate rises, as in one-cycle schedules."""
+    peak_momentum: float = 0.9
+    """The same at the peak of the rate."""
     clip: float = 5.0
     """Largest norm of the gradient; 0 for no limit."""
     accumulate: int = 1
@@ -70,6 +74,7 @@ class TrainConfig:
         within(1, 1_000_000, epochs=self.epochs, accumulate=self.accumulate)
         within(0, 1, warmup=self.warmup, flat=self.flat, light_end=self.light_end, ema=self.ema)
         within(0, 1, **{"warmup + flat": self.warmup + self.flat})
+        within(0, 0.9999, momentum=self.momentum, peak_momentum=self.peak_momentum)
         within(0, 2**63 - 1, seed=self.seed)
         within(0, math.inf, backbone_lr=self.backbone_lr, weight_decay=self.weight_decay, clip=self.clip)
         if not 0 < self.lr < math.inf:

@@ -27,7 +27,7 @@ from boxwright.layers import trained
 from boxwright.progress import Progress, Whole
 from boxwright.train.config import EARLIER, TrainConfig
 from boxwright.train.distributed import share_gradients
-from boxwright.train.optimize import Average, parameter_groups, schedule
+from boxwright.train.optimize import Average, momentum, parameter_groups, schedule
 from boxwright.typed import within
 from boxwright.types import Images, Losses, Target
 
@@ -207,6 +207,7 @@ class Training:
         share = schedule(done, self.total_epochs * self.steps_per_epoch, self.config.warmup, self.config.flat)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * group["share"] * share
+            group["betas"] = (momentum(share, self.config), group["betas"][1])
         if self.config.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.detector.parameters(), self.config.clip)

@@ -1,4 +1,4 @@
-"""Parameter groups, the schedule of the learning rate, and the moving average of the weights."""
+"""Parameter groups, the schedules of learning rate and momentum, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def schedule(step: int, steps: int, warmup: float, flat: float = 0.0) -> float:
     if step < rise:
         return (step + 1) / (rise + 1)
     return 0.5 * (1 + math.cos(math.pi * max(0.0, step - fall) / max(1.0, steps - fall)))
+
+
+def momentum(share: float, config: TrainConfig) -> float:
+    """AdamW's beta1 at this share of the peak learning rate: it falls as the rate rises (Smith and Topin, 2018)."""
+    return config.momentum + (config.peak_momentum - config.momentum) * share
 
 
 class Average:

@@ -189,11 +189,12 @@ def _configs() -> dict[str, Config]:
         "fasterrcnn_mobilenet_v3_large_fpn": mobile,
         "fasterrcnn_mobilenet_v3_large_320_fpn": replace(mobile, proposals=150, rpn_pre_nms_top_k=150),
         "retinanet_resnet50_fpn": retinanet,
-        "retinanet_resnet50_fpn_v2": replace(retinanet, head_norm="group", extra_from="backbone"),
+        "retinanet_resnet50_fpn_v2": replace(retinanet, head_norm="group", group_channels=8, extra_from="backbone"),
         "fcos_resnet50_fpn": FCOSConfig(
             **shared,
             backbone="resnet50",
             distances="relu",
+            group_channels=8,
             level_scales=False,
             offset=0.0,
             score_threshold=(0.2,),
