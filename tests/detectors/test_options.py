@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "backbone": "mobilenet_v2", "levels": (2, 3, 4), "pixel_mean": (1.0, 2.0, 3.0), "pixel_std": (4.0, 5.0, 6.0),
     "frozen_stages": 0, "norm": "batch", "convention": "torchvision", "score_threshold": (0.3,), "nms_threshold": 0.25,
     "pre_nms_top_k": 50, "max_detections": 7, "channels": 16, "grid": 3, "hidden": 24, "box_loss": "giou",
+    "cascade": (0.4, 0.6),
     "box_weight": 2.0, "shapes": ((2, 2),), "scales": 2, "shrink": 0.5, "samples": 12, "region_samples": 12,
     "proposer": "sliding_window", "proposals": 11, "warp_size": 64, "context": 4, "chunk": 5,
     "choose": "least_background", "zooms": (1,),

@@ -222,6 +222,7 @@ _UNREAD_BY_VARIANTS = (
     Unread("variant", "c4", (*_ONE_MAP, "channels", "hidden", "head_layers", "head_convs")),
     Unread("variant", "dc5", (*_ONE_MAP, "channels")),
 )
+_CASCADE = Unread("cascade", None, ("class_agnostic",))
 _GIVEN_ANCHORS = Unread("anchor_sizes", None, ("anchor_scales",))
 
 
@@ -229,7 +230,7 @@ _GIVEN_ANCHORS = Unread("anchor_sizes", None, ("anchor_scales",))
 class FastRCNNConfig(HeadFields, ProposedFields, ConventionFields, SharedFields, DetectorConfig):
     """The numbers of a Fast R-CNN. The paper's: `variant="c4"`, `pool="pool"` on a VGG-16, 2000 proposals."""
 
-    UNREAD = _UNREAD_BY_VARIANTS
+    UNREAD = (*_UNREAD_BY_VARIANTS, _CASCADE)
 
     def build(self, num_classes: int, pretrained: bool = False) -> FastRCNN:
         from boxwright.detectors.fast_rcnn import build
@@ -241,7 +242,7 @@ class FastRCNNConfig(HeadFields, ProposedFields, ConventionFields, SharedFields,
 class FasterRCNNConfig(HeadFields, RegionFields, RPNFields, DetectorConfig):
     """The numbers of a Faster R-CNN."""
 
-    UNREAD = (*_UNREAD_BY_VARIANTS, _GIVEN_ANCHORS)
+    UNREAD = (*_UNREAD_BY_VARIANTS, _CASCADE, _GIVEN_ANCHORS)
 
     def build(self, num_classes: int, pretrained: bool = False) -> FasterRCNN:
         from boxwright.detectors.faster_rcnn import build

@@ -226,11 +226,15 @@ class HeadFields(PoolFields):
     """How many of these there are."""
     head_convs: int = 0
     """3x3 convolutions before them."""
+    cascade: tuple[float, ...] = ()
+    """Several heads in a row, each on the boxes of the one before: the IoU from which a box is an object for each, such
+    as 0.5 0.6 0.7; () is a single head at 0.5."""
 
     def check(self) -> None:
         within(1, WIDTH, hidden=self.hidden)
         within(1, LAYERS, head_layers=self.head_layers)
         within(0, LAYERS, head_convs=self.head_convs)
+        within(0.05, 0.95, cascade=self.cascade)
 
 
 @dataclass(frozen=True)
