@@ -1,7 +1,9 @@
 """The bundled detector `voc9`: Faster R-CNN on EfficientNet-Lite0, nine classes of a Pascal VOC subset.
 
-    python recipes/voc9.py learn --data DIR --seed 0 --out runs/voc9               # again, to continue a stopped one
+    python recipes/voc9.py learn --data DIR --seed 0 --out runs/voc9  # again, to continue a stopped one
     python recipes/voc9.py bundle --data DIR --weights runs/voc9/last.safetensors  # measure it, and write the file
+
+`--start FILE` begins with the weights of another training.
 """
 
 from __future__ import annotations
