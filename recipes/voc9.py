@@ -1,7 +1,9 @@
 """The bundled detector `voc9`: Faster R-CNN on EfficientNet-Lite0, nine classes of a Pascal VOC subset.
 
-    python recipes/voc9.py learn --data DIR --seed 0 --out runs/voc9               # again, to continue a stopped one
+    python recipes/voc9.py learn --data DIR --seed 0 --out runs/voc9  # again, to continue a stopped one
     python recipes/voc9.py bundle --data DIR --weights runs/voc9/last.safetensors  # measure it, and write the file
+
+`--start FILE` begins with the weights of another training.
 """
 
 from __future__ import annotations
@@ -39,20 +41,24 @@ def splits_of(data: Path) -> dict[str, Dataset]:
 def make_run(
     splits: Mapping[str, Dataset], out: Path, seed: int, epochs: int, batch: int, workers: int, device: str
 ) -> Run:
-    """From ImageNet weights. The rate is for batches of 64."""
+    """The rate grows with the root of the batch, as AdamW wants it."""
+    lr = 1.2e-3 * (batch / 64) ** 0.5
     config = TrainConfig(
-        epochs=epochs, lr=1.2e-3, backbone_lr=0.4, weight_decay=0.05, flat=0.3, light_end=0.15, ema=0.998, seed=seed
+        epochs=epochs, lr=lr, backbone_lr=0.4, weight_decay=0.05, flat=0.3, light_end=0.15, ema=0.998, seed=seed
     )
     return Run(out, DETECTOR, splits, PREPROCESS, AUGMENT, batch, config, device=device, workers=workers)
 
 
 def learn(
     data: Path, out: Path = Path("runs/voc9"), seed: int = 0, epochs: int = 36, batch: int = 64, workers: int = 4,
-    device: str = "auto",
+    device: str = "auto", start: Path | None = None,
 ) -> None:  # fmt: skip
-    """Train, and continue where it was when it is called again."""
+    """Train from ImageNet weights, or those of `start`, and continue where it was when it is called again."""
     run = make_run(splits_of(data), out, seed, epochs, batch, workers, device)
-    training = run.begin()
+    detector = run.build()
+    if start is not None:
+        checkpoint.fill(detector, checkpoint.read(start)[0], start)
+    training = run.begin(detector)
     if run.state.is_file():
         training.resume(run.state)
     run.train(training)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,16 +17,18 @@ from boxwright import assign as assignment
 from boxwright.assign import (
     BACKGROUND,
     IGNORED,
+    ATSSAssigner,
     BalancedSampler,
     CenterAssigner,
     HardNegativeMining,
     MaxIoUAssigner,
     Prediction,
+    TaskAlignedAssigner,
     all_valid_anchors,
     match,
 )
 from boxwright.boxes.anchors import AnchorGrid, DeltaCodec
-from boxwright.boxes.geometry import pairwise_iou
+from boxwright.boxes.geometry import cxcywh_to_xyxy, pairwise_iou, xyxy_to_cxcywh
 from boxwright.detectors.anchor_stage import AnchorHead, AnchorStage, Dense
 from boxwright.detectors.base import Select
 from boxwright.losses import DeltaLoss, GIoULoss, binary_cross_entropy
@@ -211,6 +214,71 @@ def test_an_object_without_extent_has_no_points() -> None:
     assert CenterAssigner()(cells(1, 2), target((4.0, 4.0, 4.0, 4.0))).tolist() == [BACKGROUND] * 2
 
 
+TASK_ALIGNED = TaskAlignedAssigner(top=2, box_power=4.0)
+
+
+def of_two_levels() -> Prediction:
+    """Two rows of four cells of 8 pixels, and two cells of 16."""
+    small, large = AnchorGrid(((8.0,), (16.0,)), (1.0,), (8, 16), offset=0.5)([(2, 4), (1, 2)])
+    return Prediction(torch.cat((small, large)), levels=(8, 2))
+
+
+def test_atss_takes_what_overlaps_more_than_most() -> None:
+    """Of 16 pixels: four small cells have an IoU of 1/4, the large ones 1 and 0. Mean and deviation are .333 and .312.
+
+    Of 8 pixels, one beside a cell: that has 7/9, its neighbour 1/15, the next two 0, and the large ones 1/4 and 0.
+    """
+    large, small = (0.0, 0.0, 16.0, 16.0), (1.0, 0.0, 9.0, 8.0)
+    assert ATSSAssigner(4)(of_two_levels(), target(large)).tolist() == [BACKGROUND] * 8 + [0, BACKGROUND]
+    assert ATSSAssigner(4)(of_two_levels(), target(small)).tolist() == [0] + [BACKGROUND] * 9
+    assert ATSSAssigner(4)(of_two_levels(), target(large, small)).tolist() == [1] + [BACKGROUND] * 7 + [0, BACKGROUND]
+
+
+def test_atss_may_take_candidates_for_larger_ones() -> None:
+    whole, middle = of_two_levels(), xyxy_to_cxcywh(of_two_levels().candidates) * torch.tensor([1.0, 1.0, 0.5, 0.5])
+    halves, objects = replace(whole, candidates=cxcywh_to_xyxy(middle)), target((0.0, 0.0, 10.0, 10.0))
+    assert ATSSAssigner(4)(halves, objects).tolist() == [BACKGROUND] * 8 + [0, BACKGROUND]
+    assert ATSSAssigner(4)(whole, objects).tolist() == [0] + [BACKGROUND] * 9
+    assert ATSSAssigner(4, scale=2.0)(halves, objects).tolist() == [0] + [BACKGROUND] * 9
+
+
+def test_atss_takes_candidates_in_an_object_only() -> None:
+    """It overlaps the first cell by far the most, but lies beside the cell's centre."""
+    assert ATSSAssigner(4)(of_two_levels(), target((0.0, 0.0, 4.0, 8.0))).tolist() == [BACKGROUND] * 10
+
+
+@pytest.mark.parametrize("assign", [ATSSAssigner(4), TASK_ALIGNED])
+def test_crowds_and_images_without_objects(assign: ATSSAssigner | TaskAlignedAssigner) -> None:
+    prediction = replace(of_two_levels(), logits=torch.zeros(10, 2))
+    assert assign(prediction, Target.empty()).tolist() == [BACKGROUND] * 10
+    crowd = replace(target((0.0, 0.0, 8.0, 16.0)), crowd=torch.tensor([True]))
+    assert assign(prediction, crowd).tolist() == [IGNORED, *[BACKGROUND] * 3, IGNORED, *[BACKGROUND] * 5]
+
+
+def test_atss_equals_a_loop_over_its_definition() -> None:
+    """Algorithm 1 of the paper, object by object and level by level."""
+    noise = torch.Generator().manual_seed(0)
+    levels = AnchorGrid(((24.0,), (48.0,), (96.0,)), (1.0,), (8, 16, 32), offset=0.5)([(16, 20), (8, 10), (4, 5)])
+    corners = 120 * torch.rand(12, 2, generator=noise)
+    objects = torch.cat((corners, corners + 10 + 60 * torch.rand(12, 2, generator=noise)), 1)
+    candidates = torch.cat(levels)
+    centres, expected = (candidates[:, :2] + candidates[:, 2:]) / 2, [(0.0, BACKGROUND)] * len(candidates)
+    for row, box in enumerate(objects):
+        chosen, start = [], 0
+        for level in levels:
+            apart = (centres[start : start + len(level)] - (box[:2] + box[2:]) / 2).norm(dim=1)
+            chosen += [start + int(index) for index in apart.argsort()[:9]]
+            start += len(level)
+        overlaps = pairwise_iou(candidates[chosen], box[None])[:, 0].tolist()
+        threshold = statistics.mean(overlaps) + statistics.pstdev(overlaps)
+        for index, overlap in zip(chosen, overlaps, strict=True):
+            if overlap >= threshold and (centres[index] > box[:2]).all() and (centres[index] < box[2:]).all():
+                expected[index] = max(expected[index], (overlap, row))
+    prediction = Prediction(candidates, levels=tuple(map(len, levels)))
+    assigned = ATSSAssigner(9)(prediction, Target(objects, torch.zeros(12, dtype=torch.int64)))
+    assert assigned.tolist() == [row for _, row in expected] and (assigned >= 0).sum() > 50
+
+
 @dataclass(frozen=True)
 class Hungarian:
     """One candidate for each object, of least total cost: -p of its class, L1 over 100 pixels, -IoU (as DETR's)."""
@@ -224,24 +292,6 @@ class Hungarian:
         assigned = torch.full((len(cost),), BACKGROUND)
         assigned[candidates] = objects
         return assigned
-
-
-@dataclass(frozen=True)
-class TaskAligned:
-    """The `top` candidates of each object, centred in it, of greatest p * IoU^4 (TOOD, Feng et al. 2021, eq. 4)."""
-
-    top: int = 2
-
-    def __call__(self, prediction: Prediction, target: Target) -> Tensor:
-        assert prediction.logits is not None
-        overlap = pairwise_iou(prediction.boxes, target.boxes)  # (A, G)
-        middle = (prediction.candidates[:, :2] + prediction.candidates[:, 2:])[:, None] / 2
-        inside = ((middle > target.boxes[:, :2]) & (middle < target.boxes[:, 2:])).all(-1)
-        alignment = prediction.logits.sigmoid()[:, target.labels] * overlap**4 * inside
-        best = alignment.topk(min(self.top, len(alignment)), dim=0).indices
-        chosen = torch.zeros_like(inside).scatter_(0, best, True) & (alignment > 0)
-        most, row = torch.where(chosen, overlap, -1.0).max(1)  # of two objects, the one that overlaps more
-        return torch.where(most >= 0, row, BACKGROUND)
 
 
 GRID = AnchorGrid(((8.0,),), (1.0,), (8,), offset=0.5)
@@ -279,9 +329,9 @@ def test_hungarian_assignment_by_hand() -> None:
 def test_task_aligned_assignment_by_hand() -> None:
     """One object over the last three cells, of IoU 1/3 each: the two of greatest p. A moved box counts as it lies."""
     wide, dense = target((8.0, 0.0, 32.0, 8.0)), four_cells()
-    assert TaskAligned()(stage(None).predictions(dense)[0], wide).tolist() == [BACKGROUND, 0, 0, BACKGROUND]
+    assert TASK_ALIGNED(stage(None).predictions(dense)[0], wide).tolist() == [BACKGROUND, 0, 0, BACKGROUND]
     dense.deltas[0, 1, 0, 0] = -1.0  # a width to the left
-    assert TaskAligned()(stage(None).predictions(dense)[0], wide).tolist() == [BACKGROUND, BACKGROUND, 0, 0]
+    assert TASK_ALIGNED(stage(None).predictions(dense)[0], wide).tolist() == [BACKGROUND, BACKGROUND, 0, 0]
 
 
 def test_boxes_of_every_class_are_read_at_the_likeliest() -> None:
@@ -321,7 +371,7 @@ def test_match_gives_labels_and_boxes_of_what_is_assigned() -> None:
     assert boxes[0].tolist() == [list(OBJECT), [0] * 4, [0] * 4] and not boxes[1].any()
 
 
-@pytest.mark.parametrize("assign", [Hungarian(), TaskAligned()])
+@pytest.mark.parametrize("assign", [Hungarian(), TASK_ALIGNED])
 def test_learns_with_an_assigner_by_predictions(assign: Any) -> None:
     """Maps of noise, by heart: the loss falls, and both objects are detected where they are, each once at least."""
     torch.manual_seed(0)

@@ -272,7 +272,8 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
         },
         RetinaNetConfig(
             **_NEW, convention="detectron2", channels=8, extra_from="backbone", depth=1, head_norm="none",
-            anchor_scales=(2.0,), aspect_ratios=(1.0,), prior=0.2, class_agnostic=False,
+            anchor_scales=(2.0,), aspect_ratios=(1.0,), prior=0.2, class_agnostic=False, assignment="max_iou",
+            class_loss="focal", box_loss="smooth_l1",
         ),
     ),
     "retinanet, group norms": (
@@ -294,6 +295,7 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
         FCOSConfig(
             **_NEW, convention="detectron2", channels=8, depth=1, distances="relu", level_scales=False, offset=0.0,
             center_sampling_radius=2.0, regress_range=4.0, weight_by_centerness=False, prior=0.2, group_channels=8,
+            assignment="center", class_loss="focal",
         ),
     ),
     "rpn": ("rpn", _ALL | _LEVELS | _SHARED | _RPN, RPNConfig(**_NEW_RPN)),

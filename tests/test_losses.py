@@ -20,6 +20,8 @@ from boxwright.losses import (
     centerness_loss,
     cross_entropy,
     focal,
+    quality_focal,
+    varifocal,
 )
 
 LN3 = math.log(3)  # a logit of 3/4
@@ -46,6 +48,25 @@ def test_focal_loss_by_hand() -> None:
     torch.testing.assert_close(loss, torch.tensor([right, wrong]))
     half = 0.25 * (1 / 2) ** 2 * math.log(2)
     assert focal(torch.tensor([LN3, 0.0]), torch.tensor(1)).item() == pytest.approx(wrong + half)
+
+
+def test_soft_targets_by_hand() -> None:
+    """An object whose class has p = 3/4 and whose box an IoU of 1/2; background at p = 3/4."""
+    logits, labels, quality = torch.tensor([[LN3], [LN3]]), torch.tensor([0, -1]), torch.tensor([0.5, 0.9])
+    entropy = torch.tensor([(math.log(4 / 3) + math.log(4)) / 2, math.log(4)])
+    focused = quality_focal(logits, labels, quality)
+    torch.testing.assert_close(focused, torch.tensor([(3 / 4 - 1 / 2) ** 2, (3 / 4) ** 2]) * entropy)
+    torch.testing.assert_close(
+        varifocal(logits, labels, quality), torch.tensor([1 / 2, 0.75 * (3 / 4) ** 2]) * entropy
+    )
+
+
+@pytest.mark.parametrize("loss", [quality_focal, varifocal])
+def test_a_soft_target_is_learnt_as_it_is(loss) -> None:
+    """The gradient of an object's class vanishes where p is its quality; that of another class never does."""
+    logits = torch.tensor([[LN3, LN3]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(logits, torch.tensor([0]), torch.tensor([0.75])).sum(), logits)
+    assert gradient[0, 0].item() == pytest.approx(0, abs=1e-6) and gradient[0, 1] > 0.1
 
 
 def test_softmax_has_the_background_last() -> None:

@@ -2,7 +2,8 @@
 
 By overlap: Faster R-CNN (Ren et al. 2015, section 3.1.2) and, with `match_best_prior`, SSD (Liu et al. 2016, section
 2.2). By position: FCOS (Tian et al. 2019, section 3.2, ICCV; centre sampling: its journal version, PAMI 2020).
-An assigner by predictions (task-aligned, SimOTA, Hungarian) reads the logits and boxes of its `Prediction` too.
+By statistics of overlaps: ATSS (Zhang et al. 2020, "Bridging the Gap Between Anchor-based and Anchor-free Detection").
+By predictions: TOOD (Feng et al. 2021), which reads the logits and boxes of its `Prediction` too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright import compiled
-from boxwright.boxes.geometry import area, at_least_float32, intersection, pairwise_iou, xyxy_to_cxcywh
+from boxwright.boxes.geometry import (
+    area,
+    at_least_float32,
+    cxcywh_to_xyxy,
+    intersection,
+    pairwise_iou,
+    xyxy_to_cxcywh,
+)
 from boxwright.types import Target
 
 BACKGROUND = -1
@@ -33,11 +41,13 @@ class Prediction:
     candidates  (A, 4) xyxy in pixels of the batch: anchors, points or proposals
     logits      (A, L); None where candidates are assigned before they are classified, as proposals are
     decode      gives `boxes`; None where the candidates are the boxes
+    levels      candidates of each feature map; they sum to A
     """
 
     candidates: Tensor
     logits: Tensor | None = None
     decode: Callable[[], Tensor] | None = None
+    levels: tuple[int, ...] = ()
 
     @cached_property
     def boxes(self) -> Tensor:
@@ -185,6 +195,85 @@ def _smallest_around(target: Target, points: Tensor) -> Tensor:
     smallest, row = torch.where(eligible, area(target.boxes), torch.inf).min(1)
     rest = torch.where((inside & target.crowd).any(1), IGNORED, BACKGROUND)
     return torch.where(smallest < torch.inf, row, rest)
+
+
+@dataclass(frozen=True)
+class ATSSAssigner:
+    """By statistics of overlaps: of the candidates nearest to an object, those that overlap it more than most do.
+
+    Of each level the `nearest` candidates of an object are looked at. Positive are those whose centre lies in it and
+    whose IoU with it is at least the mean plus the standard deviation of theirs (Zhang et al. 2020, algorithm 1). Of
+    several objects a candidate learns the one that it overlaps most.
+
+    nearest  candidates per level: the paper's 9, times the anchors of a cell
+    scale    candidates count as so many times as large: 8 for points, whose candidates are their cells
+    """
+
+    nearest: int = 9
+    scale: float = 1.0
+
+    def __call__(self, prediction: Prediction, target: Target) -> Tensor:
+        """(A,) int64: the row of `target` to learn, `BACKGROUND` or, in a crowd, `IGNORED`."""
+        x, y, width, height = xyxy_to_cxcywh(prediction.candidates).unbind(-1)
+        middle_x, middle_y, _, _ = xyxy_to_cxcywh(at_least_float32(target.boxes))[..., None].unbind(1)  # (G, 1) each
+        apart = (x - middle_x) ** 2 + (y - middle_y) ** 2  # (G, A)
+        near, start = [], 0
+        for count in prediction.levels:
+            of_level = apart[:, start : start + count]
+            near.append(start + of_level.topk(min(self.nearest, count), largest=False).indices)
+            start += count
+        chosen = torch.cat(near, 1)  # (G, C)
+        anchors = cxcywh_to_xyxy(torch.stack((x, y, self.scale * width, self.scale * height), -1))
+        overlap = pairwise_iou(target.boxes, anchors)  # (G, A)
+        of_chosen = overlap.gather(1, chosen)
+        mean = of_chosen.mean(1, keepdim=True)
+        deviation = (of_chosen - mean).square().mean(1, keepdim=True).sqrt()
+        eligible = torch.zeros_like(overlap, dtype=torch.bool).scatter_(1, chosen, of_chosen >= mean + deviation)
+        return _most_overlapping(overlap, eligible, prediction, target)
+
+
+@dataclass(frozen=True)
+class TaskAlignedAssigner:
+    """By predictions: the `top` candidates of each object that classify and place it best (Feng et al. 2021, eq. 4).
+
+    They have their centre in the object, and the greatest p ** `class_power` * IoU ** `box_power`, of the predicted
+    probability of its class and the IoU of the predicted box. Of several objects a candidate learns the one that its
+    box overlaps most.
+    """
+
+    top: int = 13
+    class_power: float = 1.0
+    box_power: float = 6.0
+
+    def __call__(self, prediction: Prediction, target: Target) -> Tensor:
+        """(A,) int64: the row of `target` to learn, `BACKGROUND` or, in a crowd, `IGNORED`."""
+        assert prediction.logits is not None
+        overlap = pairwise_iou(target.boxes, prediction.boxes)  # (G, A)
+        inside = _is_inside(prediction.candidates, target.boxes)
+        probability = prediction.logits.T[target.labels].sigmoid()  # (G, A)
+        aligned = probability**self.class_power * overlap**self.box_power * inside
+        best = aligned.topk(min(self.top, aligned.shape[1]))
+        eligible = torch.zeros_like(inside).scatter_(1, best.indices, best.values > 0)
+        return _most_overlapping(overlap, eligible, prediction, target)
+
+
+def _most_overlapping(overlap: Tensor, eligible: Tensor, prediction: Prediction, target: Target) -> Tensor:
+    """Of the objects around its centre for which each of A candidates is eligible, the row of that it overlaps most.
+
+    overlap, eligible  (G, A)
+    returns            (A,) int64; without an object it is `IGNORED` in a crowd, else `BACKGROUND`
+    """
+    inside, crowd = _is_inside(prediction.candidates, target.boxes), target.crowd[:, None]
+    overlap = torch.where(eligible & inside & ~crowd, overlap, -1.0)
+    most, row = F.pad(overlap, (0, 0, 0, 1), value=-1.0).max(0)  # a row more: there may be no object
+    rest = torch.where((inside & crowd).any(0), IGNORED, BACKGROUND)
+    return torch.where(most >= 0, row, rest)
+
+
+def _is_inside(candidates: Tensor, objects: Tensor) -> Tensor:
+    """Which of A candidates have their centre in each of G objects, as a mask (G, A)."""
+    centres, objects = xyxy_to_cxcywh(candidates)[:, :2], objects[:, None]
+    return ((centres > objects[..., :2]) & (centres < objects[..., 2:])).all(-1)
 
 
 def all_valid_anchors(assigned: Tensor, losses: Tensor | None = None) -> Tensor:

@@ -54,11 +54,11 @@ _RENAMED = {
 }  # fmt: skip
 """Options of detectors in files of earlier versions, and their names of today."""
 
-_ADDED = {
+_ADDED: dict[str, dict[str, Any]] = {
     "ssd": {"group_channels": 8},
-    "retinanet": {"group_channels": 8},
-    "fcos": {"group_channels": 8},
-}  # fmt: skip
+    "retinanet": {"group_channels": 8, "assignment": "max_iou", "class_loss": "focal", "box_loss": "smooth_l1"},
+    "fcos": {"group_channels": 8, "assignment": "center", "class_loss": "focal"},
+}
 """Options that files of earlier versions lack, and the values with which their detectors were made."""
 
 _DROPPED = {

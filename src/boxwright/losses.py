@@ -2,7 +2,9 @@
 
 Class losses take logits (..., L) and labels (...); a negative label is background. Box losses take predicted deltas,
 the boxes they refer to and the true boxes.
-Focal loss: Lin et al. 2017, "Focal Loss for Dense Object Detection". Smooth L1 on deltas: Girshick 2015, "Fast R-CNN".
+Focal loss: Lin et al. 2017, "Focal Loss for Dense Object Detection". With soft targets: quality focal loss, Li et al.
+2020, "Generalized Focal Loss"; varifocal loss, Zhang et al. 2021, "VarifocalNet".
+Smooth L1 on deltas: Girshick 2015, "Fast R-CNN".
 GIoU: Rezatofighi et al. 2019. Centre-ness: FCOS, Tian et al. 2019, section 3.3: how far in the middle of its object a
 point, the centre of a reference box, lies.
 """
@@ -36,6 +38,31 @@ def focal(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.
     balance = alpha * targets + (1 - alpha) * (1 - targets)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (balance * error**gamma * entropy).sum(-1)
+
+
+def quality_focal(logits: Tensor, labels: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
+    """Cross entropy with a soft target, |q - p|^beta * BCE(p, q), summed. (..., K), (...), (...) -> (...)
+
+    The target q of the object's class is the `quality` of its box, of other classes and of background 0.
+    """
+    targets = _one_hot(logits, labels) * quality[..., None]
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((logits.sigmoid() - targets).abs() ** beta * entropy).sum(-1)
+
+
+def varifocal(logits: Tensor, labels: Tensor, quality: Tensor, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+    """As `quality_focal`, but only background is weighed down, by alpha p^gamma; objects weigh q, the good ones most.
+
+    (..., K), (...), (...) -> (...)
+    """
+    positive = _one_hot(logits, labels)
+    targets = positive * quality[..., None]
+    weights = targets + (1 - positive) * alpha * logits.sigmoid() ** gamma
+    return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum(-1)
+
+
+CLASS_LOSSES = {"focal": focal, "quality_focal": quality_focal, "varifocal": varifocal}
+"""Those of RetinaNet and FCOS by name; all but the first take the IoU of the boxes too."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -77,6 +104,10 @@ class GIoULoss:
     def __call__(self, deltas: Tensor, references: Tensor, boxes: Tensor) -> Tensor:
         """Predicted deltas, the boxes they refer to and the true boxes, (P, 4) each, to a loss for each, (P,)."""
         return 1 - giou(self.codec.decode(deltas, references), boxes)
+
+
+BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
+"""Those that an option chooses, by name."""
 
 
 def centerness(references: Tensor, boxes: Tensor) -> Tensor:

@@ -399,7 +399,7 @@ def _define_pooling(name: str, options: str = "", *, sensitive: bool = False, re
     def static_forward(maps: list[Tensor], regions: Tensor, level: Tensor, scales: list[float], size: int, *numbers):
         """As `forward`: every level pools all regions, those of other levels far outside of its map, which is fast."""
         load_compiled_ops()
-        kernel = _ps_roi_align if name == "ps_roi_align" else getattr(torch.ops.torchvision, name)
+        kernel: Callable = _ps_roi_align if name == "ps_roi_align" else getattr(torch.ops.torchvision, name)
         results: list[Tensor] = []
         for index, (features, scale) in enumerate(zip(maps, scales, strict=True)):
             here = level == index

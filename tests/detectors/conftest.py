@@ -50,7 +50,7 @@ SMALL: dict[str, Small] = {
 """A new detector has its line here, or needs none."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in DETECTORS} | {
-    "faster_rcnn, agnostic": ("faster_rcnn", {"class_agnostic": True}),
+    "faster_rcnn, cascade": ("faster_rcnn", {"cascade": (0.5, 0.6, 0.7)}),
     "ssd, lite, boxes of every class": ("ssd", {"lite": True, "class_agnostic": False}),
 }
 

@@ -186,6 +186,22 @@ def test_a_softmax_has_the_background_in_its_last_column() -> None:
     assert found.scores[0].item() == pytest.approx(1 / 2)
 
 
+@pytest.mark.parametrize("boxes", [1, 2])
+def test_a_class_loss_with_iou_targets_sees_how_well_boxes_lie(boxes: int) -> None:
+    """The second anchor's box of class 1 lies an eighth of its width beside the object: an IoU of 7/9."""
+    received = []
+
+    def class_loss(logits: Tensor, labels: Tensor, overlaps: Tensor) -> Tensor:
+        received.append(overlaps)
+        return binary_cross_entropy(logits, labels)
+
+    deltas = torch.zeros(1, 8, boxes, 4, requires_grad=True)
+    dense = silent()._replace(deltas=deltas + torch.tensor([0.5, 0.125])[-boxes:, None] * torch.eye(4)[0])
+    stage(class_loss=class_loss, iou_targets=True).loss(dense, [target(ANCHORS[1])])
+    assert received[0].shape == (1, 8) and not received[0].requires_grad
+    assert received[0][0].tolist() == pytest.approx([0, 7 / 9, *[0] * 6])
+
+
 def test_hard_negatives_see_the_losses() -> None:
     """One positive, right, and three of the seven negatives: those two that are wrong, and any other."""
     dense = silent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ A suppression of whose best boxes too few survive takes another.
 """
 
 
-def build(name: str) -> Detector:
-    options = {"backbone": "resnet18", "hidden": 64, "channels": 16, "depth": 1}
+def build(name: str, **options: Any) -> Detector:
+    options = {"backbone": "resnet18", "hidden": 64, "channels": 16, "depth": 1, **options}
     known = {field.name for field in fields(DETECTORS[name])}
     with torch.device("meta"):
         detector = DETECTORS[name](**{key: value for key, value in options.items() if key in known}).build(3)
@@ -60,9 +61,14 @@ class OneBatch:
         return iter([self.batch])
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_a_training_step_waits_at_most_three_times(name: str) -> None:
-    training = Training(build(name), OneBatch(), TrainConfig(epochs=1, precision="fp32"))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {}) for name in DETECTORS]
+    + [(name, {"assignment": choice}) for name in ("retinanet", "fcos") for choice in ("atss", "task_aligned")]
+    + [("retinanet", {"class_loss": "quality_focal"}), ("fcos", {"class_loss": "varifocal"})],
+)
+def test_a_training_step_waits_at_most_three_times(name: str, options: dict[str, str]) -> None:
+    training = Training(build(name, **options), OneBatch(), TrainConfig(epochs=1, precision="fp32"))  # type: ignore[arg-type]
     training.device = torch.device("cpu")  # of autocast, which knows no "meta"
     steps = training.steps(progress=False)
     with HostWaits() as waits:

@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     for variant in variants
 } | {
     "rcnn, least background": ("rcnn", {"choose": "least_background"}),
+    "fcos, atss": ("fcos", {"assignment": "atss"}),
     "ssd, sizes in pixels": ("ssd", {"box_sizes": (16.0, 32.0, 64.0, 128.0, 256.0, 300.0)}),
     "retinanet, sizes in pixels": ("retinanet", {"anchor_sizes": (16.0, 32.0, 64.0, 128.0, 256.0)}),
     "faster_rcnn, sizes in pixels": ("faster_rcnn", {"anchor_sizes": (16.0, 32.0, 64.0, 128.0)}),
@@ -39,6 +40,7 @@ OTHER: dict[str, Any] = {
     "backbone": "mobilenet_v2", "levels": (2, 3, 4), "pixel_mean": (1.0, 2.0, 3.0), "pixel_std": (4.0, 5.0, 6.0),
     "frozen_stages": 0, "norm": "batch", "convention": "torchvision", "score_threshold": (0.3,), "nms_threshold": 0.25,
     "pre_nms_top_k": 50, "max_detections": 7, "channels": 16, "grid": 3, "hidden": 24, "box_loss": "giou",
+    "cascade": (0.4, 0.6),
     "box_weight": 2.0, "shapes": ((2, 2),), "scales": 2, "shrink": 0.5, "samples": 12, "region_samples": 12,
     "proposer": "sliding_window", "proposals": 11, "warp_size": 64, "context": 4, "chunk": 5,
     "choose": "least_background", "zooms": (1,),
@@ -50,7 +52,7 @@ OTHER: dict[str, Any] = {
     "box_sizes": (15.0, 30.0, 60.0, 120.0, 240.0, 300.0), "box_steps": (8.0, 16.0, 32.0, 64.0, 100.0),
     "box_limit": 40.0, "end_aspect_ratios": (3.0,), "per_class": True, "extra_from": "backbone", "depth": 1,
     "prior": 0.3, "distances": "relu", "level_scales": False, "offset": 0.0, "center_sampling_radius": 2.0,
-    "regress_range": 4.0, "weight_by_centerness": False,
+    "regress_range": 4.0, "weight_by_centerness": False, "assignment": "task_aligned", "class_loss": "varifocal",
 }  # fmt: skip
 """For each option a value that is not its default. A new option has its line here."""
 

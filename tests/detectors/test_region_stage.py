@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from boxwright.assign import BalancedSampler, MaxIoUAssigner
 from boxwright.boxes.anchors import DeltaCodec
 from boxwright.detectors.base import Select, least_background
-from boxwright.detectors.region_stage import GlobalAveragePool, RegionHead, RegionStage, mlp_head
+from boxwright.detectors.region_stage import Cascade, GlobalAveragePool, RegionHead, RegionStage, mlp_head
 from boxwright.losses import DeltaLoss, GIoULoss
 from boxwright.types import Slots, Target
 
@@ -265,3 +265,50 @@ def test_what_is_least_background_is_never_padding() -> None:
     nothing = proposals(FIRST, SECOND, THIRD).replace(valid=torch.tensor([[True, False, False]]))
     parts = {"head": SCORES, "select": Select(score_threshold=0.0, slots=3), "choose": least_background}
     assert stage(**parts).detect([], nothing, CANVAS).valid.tolist() == [[True, False, False]]
+
+
+def moving(logits: Tensor, by: float, iou: float, **parts: Any) -> RegionStage:
+    """Moves every box to the right by a share of its width, and scores it alike."""
+    deltas = torch.tensor([[by, 0.0, 0.0, 0.0]])
+    return stage(logits, deltas, assign=MaxIoUAssigner(iou, iou), **parts)
+
+
+def test_each_stage_of_a_cascade_refines_the_boxes_of_the_one_before() -> None:
+    """10 pixels wide, moved by 2 and then by 1; the score is the mean of 3/4 and 1/4."""
+    first = moving(torch.tensor([1 / 8, 3 / 4, 1 / 8]).log(), 0.2, 0.5)
+    second = moving(torch.tensor([1 / 8, 1 / 4, 5 / 8]).log(), 0.1, 0.6)
+    (found,) = Cascade(first, last=second).detect([], proposals(FIRST, padding=2), CANVAS).trim()
+    assert found.labels.tolist() == [1, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([1 / 2, 1 / 8]))
+    torch.testing.assert_close(found.boxes, torch.tensor([[3.0, 0.0, 13.0, 10.0]] * 2))
+
+
+def test_each_stage_of_a_cascade_learns_from_the_boxes_of_the_one_before() -> None:
+    """The object lies 4 pixels beside the proposal: an IoU of 6 / 14, and of 10 / 10 once that was moved by 4. For the
+    first stage it is background, at 0.45 of the box; the second one finds it and counts half."""
+    sure = torch.tensor([0.0, 0.0, 30.0])
+    object = FIRST + torch.tensor([4.0, 0.0, 4.0, 0.0])
+    first, second = moving(sure, 0.4, 0.45), moving(sure, 0.0, 0.9, box_weight=3.0)
+    losses = Cascade(first, last=second).loss([], proposals(FIRST), [target(object)])
+    assert list(losses) == ["class1", "box1", "class2", "box2"]
+    assert losses["class1"].item() == pytest.approx(30 / 2)  # of the object, one of two boxes
+    assert losses["box1"].item() == pytest.approx(0.4 / 2)  # the object itself was moved, too
+    assert losses["class2"].item() == pytest.approx(0.5 * 30 * 2 / 3)  # the object again, and the moved proposal
+    assert losses["box2"].item() == pytest.approx(0)
+
+
+def test_a_stage_of_a_cascade_does_not_learn_through_the_boxes_of_the_one_before() -> None:
+    deltas = [torch.tensor([[0.1, 0.0, 0.0, 0.0]], requires_grad=True) for _ in range(2)]
+    first, second = (stage(deltas=d) for d in deltas)
+    losses = Cascade(first, last=second).loss([], proposals(FIRST), [target(FIRST)])
+    losses["box2"].backward()
+    assert deltas[0].grad is None and deltas[1].grad is not None
+
+
+def test_padding_stays_padding_through_a_cascade() -> None:
+    both = Cascade(stage(deltas=torch.zeros(1, 4)), last=stage(deltas=torch.zeros(1, 4)))
+    nothing = proposals(FIRST, SECOND).replace(valid=torch.tensor([[False, False]]))
+    assert not both.detect([], nothing, CANVAS).valid.any()
+    padded = both.loss([], proposals(FIRST, THIRD, padding=5), [target(FIRST)])
+    assert padded == both.loss([], proposals(FIRST, THIRD), [target(FIRST)])
+    assert all(loss.item() == 0 for loss in both.loss([], nothing, [Target.empty()]).values())

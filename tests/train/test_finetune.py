@@ -27,6 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "localizer, agnostic": ("localizer", {"class_agnostic": True}),
     "faster_rcnn, c4": ("faster_rcnn", {"backbone": "resnet18", "variant": "c4"}),
     "faster_rcnn, agnostic": ("faster_rcnn", {"class_agnostic": True}),
+    "faster_rcnn, cascade": ("faster_rcnn", {"cascade": (0.5, 0.6)}),
     "r_fcn, boxes of every class": ("r_fcn", {"class_agnostic": False, "cells": 3}),
     "ssd, boxes of every class": ("ssd", {"class_agnostic": False}),
     "ssd, lite": ("ssd", {"lite": True}),

@@ -146,9 +146,9 @@ def gradient_norms(run: Training) -> list[float]:
 
 @pytest.mark.parametrize(("device", "groups", "last"), [("cpu", 4, True), ("cuda", 4, False), ("cuda", 1, True)])
 def test_grouped_convolutions_stay_as_they_are_on_cuda(device: str, groups: int, last: bool) -> None:
-    layers = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=groups))
-    lay_out(layers, torch.device(device))
-    assert layers[0].weight.is_contiguous(memory_format=torch.channels_last) == last
+    first = nn.Conv2d(4, 8, 3)
+    lay_out(nn.Sequential(first, nn.Conv2d(8, 8, 3, groups=groups)), torch.device(device))
+    assert first.weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_a_last_step_of_fewer_batches_is_an_average_too() -> None:

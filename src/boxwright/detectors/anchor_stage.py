@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from boxwright.assign import Assign, Prediction, match, rows_of
 from boxwright.boxes.anchors import Codec
-from boxwright.boxes.geometry import at_least_float32
+from boxwright.boxes.geometry import at_least_float32, iou
 from boxwright.detectors.base import Candidates, Detector, Select, best, deltas_of
 from boxwright.layers.conv import ConvSequential, conv_norm
 from boxwright.types import Images, Losses, Slots, Target
@@ -125,15 +125,16 @@ class AnchorStage(nn.Module):
     quality_loss  (quality, anchors, boxes) of the positives to a loss for each (FCOS); the score is then the geometric
                   mean of the probabilities of the class and of the quality
     choose        which (anchor, class) pairs of scores (N, A, K) enter the selection: `best` or `best_of_each_class`
+    iou_targets   class_loss has a third argument, the IoU (N, A) of the predicted boxes with the true ones
     """
 
     def __init__(
         self, head: nn.Module, anchors: Callable[[Sequence[Sequence[int]], torch.device], list[Tensor]], codec: Codec,
-        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], class_loss: Callable[[Tensor, Tensor], Tensor],
+        assign: Assign, sample: Callable[[Tensor, Tensor], Tensor], class_loss: Callable[..., Tensor],
         box_loss: Callable[[Tensor, Tensor, Tensor], Tensor], select: Select,
         divide_by: Literal["samples", "positives", "own_positives"] = "positives", softmax: bool = False,
         quality_loss: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-        choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best,
+        choose: Callable[[Tensor, int, Sequence[int]], Candidates] = best, iou_targets: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if divide_by not in ("samples", "positives", "own_positives"):
@@ -141,7 +142,7 @@ class AnchorStage(nn.Module):
         self.head, self.anchors, self.codec = head, anchors, codec
         self.assign, self.sample, self.select = assign, sample, select
         self.class_loss, self.box_loss, self.quality_loss = class_loss, box_loss, quality_loss
-        self.divide_by, self.softmax, self.choose = divide_by, softmax, choose
+        self.divide_by, self.softmax, self.choose, self.iou_targets = divide_by, softmax, choose, iou_targets
 
     def forward(self, maps: list[Tensor]) -> Dense:
         """Maps (N, C, h, w), one per level, to the predictions of all A anchors."""
@@ -152,7 +153,8 @@ class AnchorStage(nn.Module):
     def loss(self, dense: Dense, targets: list[Target]) -> Losses:
         """The scalars `class`, `box` and, with a quality, `quality`; targets are one per image."""
         assigned, labels, boxes = match(self.assign, self.predictions(dense), targets)  # (N, A), (N, A), (N, A, 4)
-        class_loss = self.class_loss(dense.logits, labels)  # (N, A)
+        overlaps = (self.overlaps(dense, labels, boxes),) if self.iou_targets else ()
+        class_loss = self.class_loss(dense.logits, labels, *overlaps)  # (N, A)
         sampled = self.sample(assigned, class_loss.detach())  # (N, A)
         positive = sampled & (assigned >= 0)
         count = self._count(sampled, positive)  # (N,)
@@ -170,14 +172,24 @@ class AnchorStage(nn.Module):
 
     def predictions(self, dense: Dense) -> list[Prediction]:
         """What assignment sees of each of the N images."""
+        logits, boxes = dense.logits.detach(), self.likeliest_boxes
+        return [
+            Prediction(dense.anchors, logits[i], partial(boxes, dense, i), dense.levels) for i in range(len(logits))
+        ]
 
-        def decode(image: int) -> Tensor:
-            likeliest = dense.logits[image, :, : dense.deltas.shape[2]].argmax(1)  # (A,), 0 if all classes share a box
-            deltas = dense.deltas[image, torch.arange(len(likeliest), device=likeliest.device), likeliest]
-            return self.codec.decode(deltas.detach(), dense.anchors)
+    def likeliest_boxes(self, dense: Dense, image: int) -> Tensor:
+        """The boxes (A, 4) that the anchors of an image predict, each for its most likely class."""
+        deltas = dense.deltas[image]
+        return self._boxes(dense.logits[image, :, : deltas.shape[1]].argmax(1), deltas, dense.anchors)
 
-        logits = dense.logits.detach()
-        return [Prediction(dense.anchors, logits[image], partial(decode, image)) for image in range(len(logits))]
+    def overlaps(self, dense: Dense, labels: Tensor, boxes: Tensor) -> Tensor:
+        """The IoU (N, A) of the boxes that anchors predict for their labels (N, A) with the true ones (N, A, 4)."""
+        return iou(self._boxes(labels, dense.deltas, dense.anchors), boxes)
+
+    def _boxes(self, labels: Tensor, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Labels (..., A) and deltas (..., A, B, 4) to the boxes (..., A, 4) of these classes, without gradients."""
+        columns = labels.clamp(0, deltas.shape[-2] - 1)[..., None, None]  # 0 where all classes share a box
+        return self.codec.decode(deltas.detach().take_along_dim(columns, -2).squeeze(-2), anchors)
 
     def _count(self, sampled: Tensor, positive: Tensor) -> Tensor:
         """The divisor of each image's losses, (N,), from masks (N, A)."""

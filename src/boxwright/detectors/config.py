@@ -222,6 +222,7 @@ _UNREAD_BY_VARIANTS = (
     Unread("variant", "c4", (*_ONE_MAP, "channels", "hidden", "head_layers", "head_convs")),
     Unread("variant", "dc5", (*_ONE_MAP, "channels")),
 )
+_CASCADE = Unread("cascade", None, ("class_agnostic",))
 _GIVEN_ANCHORS = Unread("anchor_sizes", None, ("anchor_scales",))
 
 
@@ -229,7 +230,7 @@ _GIVEN_ANCHORS = Unread("anchor_sizes", None, ("anchor_scales",))
 class FastRCNNConfig(HeadFields, ProposedFields, ConventionFields, SharedFields, DetectorConfig):
     """The numbers of a Fast R-CNN. The paper's: `variant="c4"`, `pool="pool"` on a VGG-16, 2000 proposals."""
 
-    UNREAD = _UNREAD_BY_VARIANTS
+    UNREAD = (*_UNREAD_BY_VARIANTS, _CASCADE)
 
     def build(self, num_classes: int, pretrained: bool = False) -> FastRCNN:
         from boxwright.detectors.fast_rcnn import build
@@ -241,7 +242,7 @@ class FastRCNNConfig(HeadFields, ProposedFields, ConventionFields, SharedFields,
 class FasterRCNNConfig(HeadFields, RegionFields, RPNFields, DetectorConfig):
     """The numbers of a Faster R-CNN."""
 
-    UNREAD = (*_UNREAD_BY_VARIANTS, _GIVEN_ANCHORS)
+    UNREAD = (*_UNREAD_BY_VARIANTS, _CASCADE, _GIVEN_ANCHORS)
 
     def build(self, num_classes: int, pretrained: bool = False) -> FasterRCNN:
         from boxwright.detectors.faster_rcnn import build
@@ -346,6 +347,11 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
     """Height over width of the anchors."""
     class_agnostic: bool = True
     """One box prediction for all classes rather than one per class."""
+    assignment: Literal["max_iou", "atss", "task_aligned"] = "max_iou"
+    """Which anchors learn an object: those of IoU .5 and more (the paper); those of more IoU than most of the nearest
+    (atss); or those that predict its class and its box best (task_aligned)."""
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Smooth L1 of the deltas (the paper), or 1 - GIoU of the boxes."""
 
     def check(self) -> None:
         check_anchors(self.anchor_scales, self.anchor_sizes, self.aspect_ratios)
@@ -359,6 +365,10 @@ class RetinaNetConfig(DenseFields, DetectorConfig):
 @dataclass(frozen=True)
 class FCOSConfig(DenseFields, DetectorConfig):
     """The numbers of an FCOS."""
+
+    UNREAD = tuple(
+        Unread("assignment", choice, ("center_sampling_radius", "regress_range")) for choice in ("atss", "task_aligned")
+    )
 
     score_threshold: tuple[float, ...] = (0.1,)
     """A detection scores more than this: one number, or one for each class in order."""
@@ -374,6 +384,10 @@ class FCOSConfig(DenseFields, DetectorConfig):
     """The farthest side of an object that a level learns, in strides."""
     weight_by_centerness: bool = True
     """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
+    assignment: Literal["center", "atss", "task_aligned"] = "center"
+    """Which points learn an object: those near its middle on the level for its size (the paper); those whose cells,
+    eight times as large, have more IoU with it than most of the nearest (atss); or those that predict its class and its
+    box best (task_aligned)."""
 
     def check(self) -> None:
         within(0, 1, offset=self.offset)

@@ -40,7 +40,7 @@ class FasterRCNN(Detector):
         self.proposer.select.slots = count
 
     def compute_loss(self, images: Images, targets: list[Target]) -> Losses:
-        """Scalars `objectness` and `proposal_box` of the RPN, `class` and `box` of the region stage."""
+        """Scalars `objectness` and `proposal_box` of the RPN, `class` and `box` of the region stage or of each."""
         maps = self.features(images.pixels)
         dense = self.proposer(maps)
         of_proposals = self.proposer.loss(dense, [t.replace(labels=torch.zeros_like(t.labels)) for t in targets])
@@ -71,15 +71,12 @@ def build_rpn(config: RPNFields, features: Features) -> AnchorStage:
     )  # fmt: skip
     return AnchorStage(
         head=AnchorHead(features.channels[0], anchors.per_cell, logits=1, depth=config.rpn_depth, shared=True),
-        anchors=anchors,
-        codec=codec,
+        anchors=anchors, codec=codec,
         assign=MaxIoUAssigner(high=0.7, low=0.3, allow_low_quality_matches=True),
         sample=BalancedSampler(config.rpn_samples, positive=0.5),
-        class_loss=binary_cross_entropy,
-        box_loss=DeltaLoss(codec),
+        class_loss=binary_cross_entropy, box_loss=DeltaLoss(codec), divide_by="samples",
         select=Select(
             config.rpn_score_threshold, config.rpn_nms_threshold, config.rpn_pre_nms_top_k, config.proposals, "level",
             convention.min_proposal_size,
         ),
-        divide_by="samples",
     )  # fmt: skip

@@ -226,11 +226,15 @@ class HeadFields(PoolFields):
     """How many of these there are."""
     head_convs: int = 0
     """3x3 convolutions before them."""
+    cascade: tuple[float, ...] = ()
+    """Several heads in a row, each on the boxes of the one before: the IoU from which a box is an object for each, such
+    as 0.5 0.6 0.7; () is a single head at 0.5."""
 
     def check(self) -> None:
         within(1, WIDTH, hidden=self.hidden)
         within(1, LAYERS, head_layers=self.head_layers)
         within(0, LAYERS, head_convs=self.head_convs)
+        within(0.05, 0.95, cascade=self.cascade)
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,8 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     """Probability that every anchor or point starts with."""
     group_channels: int = 8
     """Channels that a group norm of the heads normalises together; torchvision has 8, which is 32 groups of 256."""
+    class_loss: Literal["focal", "quality_focal", "varifocal"] = "focal"
+    """Focal loss of right or wrong (the papers); or one that learns, of the right class, the IoU of the box."""
 
     def check(self) -> None:
         within(1, CHANNELS, channels=self.channels)

@@ -1,7 +1,7 @@
 """Regions: pool each proposal, classify it, refine its box. All of R-CNN, SPP-net and Fast R-CNN; others' second stage.
 
 They differ in what is pooled (pixels or maps), in the pooling, and in what is trained (Girshick et al. 2014; He et al.
-2014; Girshick 2015; Ren et al. 2015; Dai et al. 2016).
+2014; Girshick 2015; Ren et al. 2015; Dai et al. 2016). A `Cascade` has several of them in a row.
 
 Vocabulary: N images, P proposals each, S of them sampled for the loss, R regions in all, C candidates, K classes, B box
 predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns; the last is background.
@@ -10,6 +10,7 @@ predictions a region: K, or 1 when class-agnostic. The softmax has K + 1 columns
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ from boxwright.detectors.base import (
 )
 from boxwright.detectors.fields import CONVENTIONS, RegionFields, SharedFields
 from boxwright.layers.regions import RegionAlign, RegionPool
-from boxwright.losses import DeltaLoss, GIoULoss
+from boxwright.losses import BOX_LOSSES
 from boxwright.types import Losses, Slots, Target
 
 if TYPE_CHECKING:
@@ -127,6 +128,10 @@ class RegionStage(nn.Module):
 
     def loss(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> Losses:
         """The scalars `class` and `box` over sampled proposals, to which the objects themselves are added."""
+        return self.learn(maps, proposals, targets)[0]
+
+    def learn(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> tuple[Losses, *tuple[Tensor, ...]]:
+        """`loss`; and of the sampled proposals the boxes (N, S, 4), their deltas (N, S, B, 4), which count (N, S)."""
         drawn = [self._draw(p, v, t) for p, v, t in zip(proposals.boxes, proposals.valid, targets, strict=True)]
         boxes, counts, labels, objects = (torch.stack(column) for column in zip(*drawn, strict=True))
         logits, deltas = self(maps, boxes)  # (N, S, K + 1), (N, S, B, 4)
@@ -139,7 +144,8 @@ class RegionStage(nn.Module):
         box_loss = self.box_loss(deltas[image, row, column], boxes[image, row], objects[image, row])
         box_loss = box_loss if learns.is_cpu else box_loss * learns  # a product by 1 rounds the gradient on a CPU
         count = counts.sum().clamp(min=1)
-        return {"class": class_loss.sum() / count, "box": box_loss.sum() / count * self.box_weight}
+        losses = {"class": class_loss.sum() / count, "box": box_loss.sum() / count * self.box_weight}
+        return losses, boxes, deltas, counts
 
     @torch.no_grad()
     def _draw(self, proposals: Tensor, valid: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,18 +169,69 @@ class RegionStage(nn.Module):
         return self.select(boxes, candidates, sizes)
 
 
-BOX_LOSSES = {"smooth_l1": DeltaLoss, "giou": GIoULoss}
+class Cascade(RegionStage):
+    """A region stage that others precede: each refines the boxes of the one before, and learns to be more exact (Cai &
+    Vasconcelos 2018, "Cascade R-CNN").
+
+    The loss of a stage counts half of that of the one before, as in the authors' code. A detection has the last stage's
+    box, and the mean of the probabilities that all stages give it. Boxes are class-agnostic.
+    """
+
+    def __init__(self, *before: RegionStage, last: RegionStage) -> None:
+        super().__init__(
+            last.pool, last.head, last.codec, last.assign, last.sample, last.box_loss, last.select, last.choose,
+            last.box_weight, last.chunk,
+        )  # fmt: skip
+        self.before = nn.ModuleList(before)
+
+    @property
+    def stages(self) -> list[RegionStage]:
+        """Those before, and this one."""
+        return [stage for stage in (*self.before, self) if isinstance(stage, RegionStage)]
+
+    def loss(self, maps: list[Tensor], proposals: Slots, targets: list[Target]) -> Losses:
+        """The scalars `class1` and `box1` of the first stage, and so on."""
+        losses: Losses = {}
+        for number, stage in enumerate(self.stages):
+            of_stage, boxes, deltas, counts = stage.learn(maps, proposals, targets)
+            losses |= {f"{name}{number + 1}": loss * 0.5**number for name, loss in of_stage.items()}
+            boxes = stage.codec.decode(deltas[:, :, 0].detach(), boxes)
+            proposals = Slots(boxes, counts.float(), torch.zeros_like(counts, dtype=torch.int64), counts)
+        return losses
+
+    def detect(self, maps: list[Tensor], proposals: Slots, sizes: Tensor) -> Slots:
+        """As of `RegionStage`."""
+        boxes, probabilities = proposals.boxes, []
+        for stage in self.stages:
+            logits, deltas = stage(maps, boxes)
+            boxes = stage.codec.decode(deltas[:, :, 0], boxes)  # (N, P, 4)
+            probabilities.append(logits.softmax(-1)[..., :-1])
+        scores = torch.stack(probabilities).mean(0).masked_fill(~proposals.valid[..., None], 0.0)  # (N, P, K)
+        candidates = self.choose(scores, self.select.pre_nms_top_k)
+        return self.select(gather(boxes, candidates.rows), candidates, sizes)
 
 
 def build_region_stage(
     config: RegionFields, pool: nn.Module, head: nn.Module, select: Select,
-    choose: Callable[[Tensor, int], Candidates] = best, chunk: int | None = None,
+    choose: Callable[[Tensor, int], Candidates] = best, chunk: int | None = None, iou: float = 0.5, scale: float = 1.0,
 ) -> RegionStage:  # fmt: skip
-    """The region stage of a config around its pooling, its head and its selection; arguments as of `RegionStage`."""
-    codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
+    """The region stage of a config. A proposal of this `iou` is positive; `scale` multiplies the usual deltas."""
+    codec = DeltaCodec(weights=(10.0 * scale, 10.0 * scale, 5.0 * scale, 5.0 * scale))
     box_loss = BOX_LOSSES[config.box_loss](codec)
-    assign, sample = MaxIoUAssigner(high=0.5, low=0.5), BalancedSampler(config.region_samples, positive=0.25)
+    assign, sample = MaxIoUAssigner(high=iou, low=iou), BalancedSampler(config.region_samples, positive=0.25)
     return RegionStage(pool, head, codec, assign, sample, box_loss, select, choose, config.box_weight, chunk)
+
+
+def build_cascade(
+    config: FastRCNNConfig | FasterRCNNConfig, pool: nn.Module, head: nn.Module, select: Select
+) -> Cascade:
+    """The stages of `config.cascade`, the heads of which begin alike. The deltas grow with the stage, as in the
+    paper's: the boxes that come in are nearer to the objects."""
+    *before, last = (
+        build_region_stage(config, pool, deepcopy(head), select, iou=iou, scale=scale)
+        for scale, iou in enumerate(config.cascade, 1)
+    )
+    return Cascade(*before, last=last)
 
 
 def build_shared(config: SharedFields, pretrained: bool) -> Features:
@@ -203,9 +260,9 @@ def build_regions(
         pool = RegionAlign(strides, size, convention.sampling_ratio, config.canonical_size, convention.aligned)
     else:
         pool = RegionPool(strides, size, config.canonical_size)
-    head = RegionHead(hidden, width, num_classes, config.class_agnostic)
+    head = RegionHead(hidden, width, num_classes, config.class_agnostic or bool(config.cascade))
     select = build_select(config, num_classes, convention.min_region_size, convention.drop_after_nms)
-    return build_region_stage(config, pool, head, select)
+    return (build_cascade if config.cascade else build_region_stage)(config, pool, head, select)
 
 
 def strides_read(config: SharedFields, features: Features) -> tuple[int, ...]:

@@ -59,9 +59,8 @@ class RegionAlign(RegionPooler):
     """
 
     def __init__(
-        self, strides: tuple[int, ...], size: int = 7, sampling: int = 2, canonical: float = 224.0,
-        aligned: bool = True,
-    ) -> None:  # fmt: skip
+        self, strides: tuple[int, ...], size: int = 7, sampling: int = 2, canonical: float = 224.0, aligned: bool = True
+    ) -> None:
         super().__init__(strides, canonical)
         self.size, self.sampling, self.aligned = size, sampling, aligned
 

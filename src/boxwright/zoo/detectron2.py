@@ -151,7 +151,8 @@ def configure(name: str) -> Config:
     }
     if kind == "retinanet":
         sizes = tuple(size * 2 ** (step / 3) for size in SIZES for step in range(3))
-        return RetinaNetConfig(**known, channels=256, extra_from="backbone", head_norm="none", anchor_sizes=sizes)
+        known |= {"assignment": "max_iou", "class_loss": "focal", "box_loss": "smooth_l1", "head_norm": "none"}
+        return RetinaNetConfig(**known, channels=256, extra_from="backbone", anchor_sizes=sizes)
     fpn = variant == "FPN"
     known |= {"levels": (2, 3, 4, 5), "channels": 256} if fpn else {"variant": variant.lower()}
     if kind == "rpn":

@@ -143,7 +143,14 @@ def _configs() -> dict[str, Config]:
     )
     thirds = tuple(float(int(size * 2 ** (third / 3))) for size in sizes for third in range(3))
     retinanet = RetinaNetConfig(
-        **shared, backbone="resnet50", head_norm="none", anchor_sizes=thirds, max_detections=300
+        **shared,
+        backbone="resnet50",
+        head_norm="none",
+        anchor_sizes=thirds,
+        max_detections=300,
+        assignment="max_iou",
+        class_loss="focal",
+        box_loss="smooth_l1",
     )
     ssd = SSDConfig(
         backbone="vgg16_ssd",
@@ -199,6 +206,8 @@ def _configs() -> dict[str, Config]:
             offset=0.0,
             score_threshold=(0.2,),
             nms_threshold=0.6,
+            assignment="center",
+            class_loss="focal",
         ),
         "ssd300_vgg16": ssd,
         "ssdlite320_mobilenet_v3_large": ssdlite,
