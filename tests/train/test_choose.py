@@ -108,7 +108,8 @@ def test_anchors_are_added_where_many_objects_have_none():
 def test_anchors_that_are_given_are_kept():
     data, size = dataset((16, 16), step=60), Preprocess(short=512, long=640)  # in the middle of a cell of 8 pixels
     assert choose(data, SSDConfig(), size, {"size"}).config.box_scale == 2.1  # type: ignore[attr-defined]
-    for config, given in ((SSDConfig(), "box_scale"), (SSDConfig(box_sizes=(9.0,) * 6), ""), (FCOSConfig(), "")):
+    for config, given in ((SSDConfig(), "box_scale"), (SSDConfig(box_sizes=(9.0,) * 6), ""), (FCOSConfig(), ""),
+                          (RetinaNetConfig(assignment="atss"), "")):  # fmt: skip
         assert choose(data, config, size, {"size", given}) == (size, config, {})
 
 

@@ -68,7 +68,8 @@ def choose(
         preprocess, reasons["size"] = choose_size(train, preprocess, min(finest, _FINEST))
     usual = defaults_of(type(config))
     changed = {option for option in usual if getattr(config, option) != usual[option]}
-    if isinstance(config, Anchored) and not _ANCHORS & {*given, *changed}:
+    by_overlap = getattr(config, "assignment", "max_iou") == "max_iou"  # others need no anchor of IoU .5
+    if isinstance(config, Anchored) and by_overlap and not _ANCHORS & {*given, *changed}:
         config, reasons["anchors"] = choose_anchors(config, _resized(train, preprocess))
     if isinstance(config, LearningBackbone) and not pretrained and not _FROZEN & {*given, *changed}:
         config = replace(config, frozen_stages=0, norm="batch")
