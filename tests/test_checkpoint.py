@@ -261,7 +261,7 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
         SSDConfig(
             **_NEW, convention="detectron2", extra=(16,), unstrided=1, lite=True, head_norm="batch", lengths=(5.0,),
             box_scale=2.0, box_limit=200.0, aspect_ratios=(2.0,), end_aspect_ratios=(3.0,), class_agnostic=False,
-            per_class=True,
+            per_class=True, widen=0,
         ),
     ),
     "retinanet": (
@@ -284,7 +284,7 @@ OLD: dict[str, tuple[str, dict[str, Any], DetectorConfig]] = {
     "ssd, group norms": (
         "ssd",
         _ALL | _LEVELS | {"extra": [16]},
-        SSDConfig(**_NEW, convention="detectron2", extra=(16,), group_channels=8),
+        SSDConfig(**_NEW, convention="detectron2", extra=(16,), group_channels=8, widen=0),
     ),
     "fcos": (
         "fcos",

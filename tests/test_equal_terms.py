@@ -141,17 +141,24 @@ def test_the_better_of_torchvisions_is_compared_over_the_seeds_that_all_have(
     out, runs = tmp_path / "table.json", tmp_path / "runs"
     command = ["--data", str(data), "--quick", "--detectors", "retinanet", "--runs", str(runs), "--out", str(out)]
     script.main([*command, "--seeds", "2"])
-    table = json.loads(out.read_text())["equal terms"]
-    title = f"{data.name}, 1 epoch: RetinaNet (against torchvision_retinanet_groups)"
-    assert list(table["rows"]) == [f"{title}, seed 0", f"{title}, seed 1", f"{title}, 2 seeds"]
-    row = table["rows"][f"{title}, 2 seeds"]
+    rows = json.loads(out.read_text())["equal terms"]["rows"]
+    title = f"{data.name}, 1 epoch: RetinaNet"
+    assert list(rows) == [f"{title}, seed 0", f"{title}, seed 1", f"{title}, all seeds"]
+    row = rows[f"{title}, all seeds"]
     assert (row["ours"], row["theirs"], row["difference"]) == ("1.000", "0.700", "+0.300 [+0.300, +0.300]")
-    assert (row["verdict"], row["seconds"], row["ratio"], row["code"]) == ("ahead", "10.5 s", "1.00", "abc")
+    assert (row["peer"], row["verdict"]) == ("torchvision_retinanet_groups", "ahead")
+    assert (row["seconds"], row["ratio"], row["code"]) == ("10.5 s", "1.00", "abc")
+
     (runs / next(path.name for path in runs.glob("torchvision_retinanet-*-1.json"))).unlink()
     monkeypatch.setattr(script.Trial, "make", lambda trial: make(trial) if trial.seed else pytest.fail())
     capsys.readouterr()
+    out.unlink()
+    script.main([*command, "--seeds", "2", "--table"])
+    assert capsys.readouterr().out.count("made before") == 5
+    assert list(json.loads(out.read_text())["equal terms"]["rows"]) == [f"{title}, seed 0"]
     script.main([*command, "--seeds", "2"])
     assert capsys.readouterr().out.count("made before") == 5
+    assert list(json.loads(out.read_text())["equal terms"]["rows"]) == list(rows)
 
 
 def test_one_step_of_every_side_makes_a_table_and_is_not_made_again(

@@ -55,7 +55,7 @@ _RENAMED = {
 """Options of detectors in files of earlier versions, and their names of today."""
 
 _ADDED: dict[str, dict[str, Any]] = {
-    "ssd": {"group_channels": 8},
+    "ssd": {"group_channels": 8, "widen": 0},
     "retinanet": {"group_channels": 8, "assignment": "max_iou", "class_loss": "focal", "box_loss": "smooth_l1"},
     "fcos": {"group_channels": 8, "assignment": "center", "class_loss": "focal"},
 }

@@ -232,7 +232,7 @@ def test_a_dry_run_describes_and_estimates_and_writes_nothing(
 ) -> None:
     assert main(["train", *SMALL, "--data", str(data), "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     shown = capsys.readouterr()
-    assert "2 stages and the batch norms of it would never learn; --frozen-stages 0 --norm batch trains" in shown.err
+    assert "chosen: --frozen-stages 0 --norm batch: the backbone starts from random weights" in shown.out
     lines = shown.out.splitlines()
     objects = int((~open_dataset(data)["train"].crowd).sum())
     assert f"train 8 {objects} 128 x 96 85 x 64".split() in [line.split() for line in lines]

@@ -29,6 +29,9 @@ A suppression of whose best boxes too few survive takes another.
 """
 
 
+CASCADE = {"cascade": (0.5, 0.6)}
+
+
 def build(name: str, **options: Any) -> Detector:
     options = {"backbone": "resnet18", "hidden": 64, "channels": 16, "depth": 1, **options}
     known = {field.name for field in fields(DETECTORS[name])}
@@ -65,9 +68,10 @@ class OneBatch:
     ("name", "options"),
     [(name, {}) for name in DETECTORS]
     + [(name, {"assignment": choice}) for name in ("retinanet", "fcos") for choice in ("atss", "task_aligned")]
-    + [("retinanet", {"class_loss": "quality_focal"}), ("fcos", {"class_loss": "varifocal"})],
+    + [("retinanet", {"class_loss": "quality_focal"}), ("fcos", {"class_loss": "varifocal"})]
+    + [("faster_rcnn", CASCADE)],
 )
-def test_a_training_step_waits_at_most_three_times(name: str, options: dict[str, str]) -> None:
+def test_a_training_step_waits_at_most_three_times(name: str, options: dict[str, Any]) -> None:
     training = Training(build(name, **options), OneBatch(), TrainConfig(epochs=1, precision="fp32"))  # type: ignore[arg-type]
     training.device = torch.device("cpu")  # of autocast, which knows no "meta"
     steps = training.steps(progress=False)
@@ -86,9 +90,9 @@ def test_batches_reach_the_device_without_a_wait() -> None:
     assert images.pixels.shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_what_a_cuda_graph_holds_never_waits(name: str) -> None:
-    detector, (images, _) = build(name).eval(), batch()
+@pytest.mark.parametrize(("name", "options"), [(name, {}) for name in DETECTORS] + [("faster_rcnn", CASCADE)])
+def test_what_a_cuda_graph_holds_never_waits(name: str, options: dict[str, Any]) -> None:
+    detector, (images, _) = build(name, **options).eval(), batch()
     assert detector.selection is not None
     detector.selection.score_threshold = (0.1, 0.2, 0.3)
     with HostWaits() as waits, ops.without_waiting() as unsettled, torch.inference_mode():

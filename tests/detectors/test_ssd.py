@@ -59,9 +59,18 @@ def test_lite_has_fewer_weights() -> None:
     def weights(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    plain, lite = small(), small(lite=True)
+    plain, lite = small(), small(lite=True, widen=0)
     assert weights(lite.anchors.head) < weights(plain.anchors.head) / 3
     assert weights(neck(lite).extra) < weights(neck(plain).extra)
+
+
+def test_narrow_maps_are_widened_before_the_heads_of_lite() -> None:
+    def channels(**options: Any) -> list[int]:
+        return [x.shape[1] for x in small(**options).features(torch.zeros(1, 3, 64, 64))]
+
+    assert channels() == channels(lite=True, widen=0) == [24, 48, 96, 32, 16]
+    assert channels(lite=True) == [256] * 5
+    assert channels(widen=40) == [40, 48, 96, 40, 40]
 
 
 @pytest.mark.parametrize("norm", ["group", "batch", "none"])
@@ -70,7 +79,7 @@ def test_norms(norm: str) -> None:
     ssd = small(head_norm=norm, lite=True)
     found = [module for part in (neck(ssd), ssd.anchors.head) for module in part.modules()]
     assert sum(isinstance(module, tuple(kinds.values())) for module in found) == (
-        0 if norm == "none" else 2 * 3 + 5 * 2
+        0 if norm == "none" else 2 * 3 + 5 + 5 * 2  # further levels, widened maps, two towers of each head
     )
     assert norm == "none" or any(isinstance(module, kinds[norm]) for module in found)
 

@@ -108,7 +108,8 @@ def test_anchors_are_added_where_many_objects_have_none():
 def test_anchors_that_are_given_are_kept():
     data, size = dataset((16, 16), step=60), Preprocess(short=512, long=640)  # in the middle of a cell of 8 pixels
     assert choose(data, SSDConfig(), size, {"size"}).config.box_scale == 2.1  # type: ignore[attr-defined]
-    for config, given in ((SSDConfig(), "box_scale"), (SSDConfig(box_sizes=(9.0,) * 6), ""), (FCOSConfig(), "")):
+    for config, given in ((SSDConfig(), "box_scale"), (SSDConfig(box_sizes=(9.0,) * 6), ""), (FCOSConfig(), ""),
+                          (RetinaNetConfig(assignment="atss"), "")):  # fmt: skip
         assert choose(data, config, size, {"size", given}) == (size, config, {})
 
 
@@ -129,6 +130,13 @@ def test_odd_data_ends_in_a_choice_that_can_be_built(data: Dataset, config: Dete
         chosen.config.build(2)
 
 
+def test_random_weights_are_not_frozen():
+    data = dataset((40, 40))
+    assert choose(data, FCOSConfig(), pretrained=False).config == FCOSConfig(frozen_stages=0, norm="batch")
+    for config, given in ((FCOSConfig(), {"norm"}), (FCOSConfig(frozen_stages=1), set()), (DetectorConfig(), set())):
+        assert choose(data, config, given=given, pretrained=False).config == config
+
+
 def test_the_batch_that_fits():
     gigabyte = 10**9  # 1.7 times that of each image at the peak, in .6 of what is free
     assert [choose_batch(gigabyte, free)[0] for free in (None, 23 * gigabyte, 22 * gigabyte, 1)] == [8, 8, 4, 2]
@@ -145,13 +153,9 @@ def test_what_a_run_chose_is_said_and_kept(tmp_path: Path, capsys: pytest.Captur
     assert main([*words, "--data", str(data), "--out", str(tmp_path / "run")]) == 0
     lines = [line.removeprefix("chosen: ") for line in capsys.readouterr().out.splitlines() if "chosen: " in line]
     content = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert lines == list(content["chosen"].values()) and list(content["chosen"]) == [
-        "size",
-        "anchors",
-        "batch",
-        "epochs",
-    ]
-    assert lines[2:] == ["--batch 2: True", "--epochs 100: 200 steps; about 500 in 6 to 100 epochs are usual"]
+    assert lines == list(content["chosen"].values())
+    assert list(content["chosen"]) == ["size", "anchors", "frozen", "batch", "epochs"]
+    assert lines[3:] == ["--batch 2: True", "--epochs 100: 200 steps; about 500 in 6 to 100 epochs are usual"]
     options = read_options(tmp_path / "run" / "config.json")
     assert (options.batch, options.training.epochs, options.preprocess.sides) == (2, 100, (320, 416))
     assert main(["train", "--resume", str(tmp_path / "run"), "--device", "cpu", "--workers", "0"]) == 0

@@ -79,7 +79,7 @@ class Train:
     """Images in a step, divided among the processes of torchrun; 8 if not given, or fewer where memory is short."""
     pretrained: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Without --from, the backbone starts from ImageNet weights (boxwright[pretrained]); with --no-pretrained from
-    random ones, of which --frozen-stages 0 --norm batch leaves none frozen."""
+    random ones, and all of it learns (--frozen-stages 0 --norm batch) if not given otherwise."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Processes that load images; one core less than there are, at most 4, if not given."""
     device: str = "auto"

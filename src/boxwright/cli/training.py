@@ -112,7 +112,7 @@ def _train(
     reasons: dict[str, str] = {}
     if resume is None:
         given = {*options.given, *["size"] * (options.size is not None)}
-        found = choose(chosen["train"], _given(options.detector), options.preprocess, given)
+        found = choose(chosen["train"], _given(options.detector), options.preprocess, given, options.pretrained)
         if options.start is None:
             options, reasons = replace(options, preprocess=found.preprocess, detector=found.config), found.reasons
         elif found.preprocess != options.preprocess and process.first:

@@ -290,9 +290,12 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
     """So many of the last ones leave out the border of the one before instead (SSD300: 2, from 5x5 to 1x1)."""
     lite: bool = False
     """SSDlite: depthwise convolutions in the heads and the further levels."""
+    widen: int | None = None
+    """Maps with fewer channels are widened to so many before their head, as SSDlite reads the expanded channels of a
+    block; if not given, 256 with `lite`, and no map otherwise."""
     head_norm: Literal["group", "batch", "none"] = "group"
     """What follows their convolutions; the paper has none, SSDlite batch norm."""
-    group_channels: int = 8
+    group_channels: int = 4
     """Channels that a group norm normalises together."""
     lengths: tuple[float, ...] = (10.0, 10.0, 10.0)
     """Lengths to which the backbone's maps are scaled at every cell (the paper: 20, the finest only)."""
@@ -319,6 +322,7 @@ class SSDConfig(SelectionFields, ConventionFields, LearningBackbone, DetectorCon
         within(1, CHANNELS, extra=self.extra)
         within(2, CHANNELS, group_channels=self.group_channels)
         within(0, LAYERS, unstrided=self.unstrided)
+        within(0, CHANNELS, widen=self.widen)
         within(1e-3, PIXELS, box_scale=self.box_scale, box_sizes=self.box_sizes, box_steps=self.box_steps)
         within(1e-3, PIXELS, box_limit=self.box_limit, lengths=self.lengths)
         within(1e-3, 1e3, aspect_ratios=self.aspect_ratios, end_aspect_ratios=self.end_aspect_ratios)

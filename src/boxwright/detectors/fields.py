@@ -280,7 +280,7 @@ class DenseFields(SelectionFields, ConventionFields, LearningBackbone):
     """Convolutions in each head."""
     prior: float = 0.01
     """Probability that every anchor or point starts with."""
-    group_channels: int = 8
+    group_channels: int = 4
     """Channels that a group norm of the heads normalises together; torchvision has 8, which is 32 groups of 256."""
     class_loss: Literal["focal", "quality_focal", "varifocal"] = "focal"
     """Focal loss of right or wrong (the papers); or one that learns, of the right class, the IoU of the box."""

@@ -41,24 +41,30 @@ class ExtraLevels(Neck):
     extra      channels of each further map
     unstrided  so many of the last of them leave out the border instead of striding
     lengths    of the finest maps' features: they are scaled to it, and it is learnt per channel (section 3.1)
+    widen      maps with fewer channels are widened to so many
     """
 
     def __init__(
         self, backbone: Backbone, extra: Sequence[int], unstrided: int, norm: Norm, lite: bool,
-        lengths: Sequence[float],
+        lengths: Sequence[float], widen: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.channels = (*backbone.channels, *extra)
+        channels = (*backbone.channels, *extra)
+        self.channels = tuple(max(number, widen) for number in channels)
         self.strides = (*backbone.strides, *(backbone.strides[-1] * 2**step for step in range(1, len(extra) + 1)))
         self.lengths = nn.ParameterList(
             torch.full((channels, 1, 1), length) for channels, length in zip(backbone.channels, lengths, strict=False)
         )
         self.extra = nn.ModuleList()
-        for index, (before, out) in enumerate(pairwise(self.channels[len(backbone.channels) - 1 :])):
+        for index, (before, out) in enumerate(pairwise(channels[len(backbone.channels) - 1 :])):
             half, strided = out // 2, index < len(extra) - unstrided
             smaller = unit(half, half if lite else out, 3, norm, lite, 2 if strided else 1, padded=strided)
             wider = unit(half, out, 1, norm, lite) if lite else []
             self.extra.append(ConvSequential(*unit(before, half, 1, norm, lite), *smaller, *wider))
+        self.wide = nn.ModuleList(
+            ConvSequential(*(unit(before, out, 1, norm, lite) if out > before else []))
+            for before, out in zip(channels, self.channels, strict=True)
+        )
         init_convs(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -68,7 +74,7 @@ class ExtraLevels(Neck):
         for block in self.extra:
             x = block(x)
             out.append(x)
-        return out
+        return [wide(x) for wide, x in zip(self.wide, out, strict=True)]
 
 
 class LevelHeads(nn.ModuleList):
@@ -83,7 +89,8 @@ class LevelHeads(nn.ModuleList):
 def build(config: SSDConfig, num_classes: int, pretrained: bool) -> SSD:
     norms: dict[str, Norm] = {"group": group_norms(config.group_channels), "batch": BATCH_NORM, "none": None}
     backbone, norm = build_features(config, pretrained).backbone, norms[config.head_norm]
-    maps = ExtraLevels(backbone, config.extra, config.unstrided, norm, config.lite, config.lengths)
+    widen = 256 * config.lite if config.widen is None else config.widen
+    maps = ExtraLevels(backbone, config.extra, config.unstrided, norm, config.lite, config.lengths, widen)
     anchors, convention = build_default_boxes(config, maps), CONVENTIONS[config.convention]
     codec = DeltaCodec(weights=(10.0, 10.0, 5.0, 5.0))
     boxes, depth = 1 if config.class_agnostic else num_classes, 1 if config.lite else 0

@@ -13,7 +13,7 @@ from boxwright.data.dataset import Dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.anchor_stage import AnchorStage
 from boxwright.detectors.config import DetectorConfig, FasterRCNNConfig, RetinaNetConfig, RFCNConfig, SSDConfig
-from boxwright.detectors.fields import BackboneFields, defaults_of
+from boxwright.detectors.fields import BackboneFields, LearningBackbone, defaults_of
 from boxwright.types import Size
 
 Anchored = FasterRCNNConfig | RFCNConfig | RetinaNetConfig | SSDConfig
@@ -32,6 +32,7 @@ _STEP = 0.7  # from one anchor to the next smaller one
 _SAMPLE = 5000  # boxes that are compared with anchors
 _ANCHORS = {"anchor_scales", "anchor_sizes", "aspect_ratios", "box_scale", "box_sizes", "box_limit",
             "end_aspect_ratios", "convention"}  # fmt: skip
+_FROZEN = {"frozen_stages", "norm"}
 
 _BATCHES = (8, 4, 2)
 _MEMORY = 0.6  # of the free memory is for what a step keeps of its images
@@ -41,7 +42,7 @@ USUAL_BATCH = _BATCHES[0]
 
 
 class Chosen(NamedTuple):
-    """`reasons` has a line for "size" and one for "anchors" where they were chosen, if only the usual ones."""
+    """`reasons` has a line for each of "size", "anchors" and "frozen" that was chosen, if only the usual one."""
 
     preprocess: Preprocess
     config: DetectorConfig
@@ -49,11 +50,15 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    train: Dataset, config: DetectorConfig, preprocess: Preprocess = USUAL_SIZE, given: Collection[str] = ()
-) -> Chosen:
-    """The input size and the anchors that suit the boxes of a train split; the result depends on the arguments alone.
+    train: Dataset, config: DetectorConfig, preprocess: Preprocess = USUAL_SIZE, given: Collection[str] = (),
+    pretrained: bool = True,
+) -> Chosen:  # fmt: skip
+    """The input size and the anchors that suit the boxes of a train split, and how much of the backbone learns.
+
+    The result depends on the arguments alone.
 
     preprocess  of the usual size
+    pretrained  the backbone starts from weights that are worth keeping, rather than from random ones
     given       options that are kept, such as {"size", "box_scale"}; so are anchors of which any option differs from
                 its default
     """
@@ -63,8 +68,14 @@ def choose(
         preprocess, reasons["size"] = choose_size(train, preprocess, min(finest, _FINEST))
     usual = defaults_of(type(config))
     changed = {option for option in usual if getattr(config, option) != usual[option]}
-    if isinstance(config, Anchored) and not _ANCHORS & {*given, *changed}:
+    by_overlap = getattr(config, "assignment", "max_iou") == "max_iou"  # others need no anchor of IoU .5
+    if isinstance(config, Anchored) and by_overlap and not _ANCHORS & {*given, *changed}:
         config, reasons["anchors"] = choose_anchors(config, _resized(train, preprocess))
+    if isinstance(config, LearningBackbone) and not pretrained and not _FROZEN & {*given, *changed}:
+        config = replace(config, frozen_stages=0, norm="batch")
+        reasons["frozen"] = (
+            "--frozen-stages 0 --norm batch: the backbone starts from random weights, so all of it learns"
+        )
     return Chosen(preprocess, config, reasons)
 
 

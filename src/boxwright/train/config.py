@@ -54,9 +54,9 @@ class TrainConfig:
     """Fraction of the run over which it stays at its peak in between."""
     light_end: float = 0.0
     """Fraction of the epochs, the last ones, in which images are only flipped and scaled: no other augmentation."""
-    momentum: float = 0.9
+    momentum: float = 0.95
     """AdamW's beta1 where the learning rate is 0; it falls as the rate rises, as in one-cycle schedules."""
-    peak_momentum: float = 0.9
+    peak_momentum: float = 0.85
     """The same at the peak of the rate."""
     clip: float = 5.0
     """Largest norm of the gradient; 0 for no limit."""

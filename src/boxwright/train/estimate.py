@@ -85,10 +85,9 @@ def kept_per_image(run: Run) -> float:
 
     Raises what training raises.
     """
-    few = _spread(run.splits["train"], 2)
+    few = min(2, len(run.splits["train"]))
     short = replace(run.training, epochs=1, accumulate=1)
-    brief = replace(run, splits={"train": few}, batch=len(few), training=short, pretrained=False, workers=0)
-    training, kept = brief.begin(), {}
+    training, kept = replace(run, batch=few, training=short, pretrained=False, workers=0).begin(), {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -98,7 +97,7 @@ def kept_per_image(run: Run) -> float:
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         next(training.steps(progress=False))
     of_weights = {parameter.untyped_storage().data_ptr() for parameter in training.detector.parameters()}
-    return sum(size for address, size in kept.items() if address not in of_weights) / brief.batch
+    return sum(size for address, size in kept.items() if address not in of_weights) / few
 
 
 def _proposing(propose: Propose, splits: Mapping[str, Dataset]) -> float:

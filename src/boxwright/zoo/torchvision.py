@@ -160,6 +160,7 @@ def _configs() -> dict[str, Config]:
         convention="torchvision",
         extra=(512, 256, 256, 256),
         unstrided=2,
+        widen=0,
         head_norm="none",
         lengths=(20.0,),
         box_sizes=tuple(300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)),
