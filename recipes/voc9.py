@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -29,12 +30,15 @@ from boxwright.train.run import Run
 NAMES = ("person", "cat", "dog", "horse", "sheep", "cow", "car", "bus", "train")
 DETECTOR = FasterRCNNConfig(class_agnostic=True, canonical_size=160.0)
 PREPROCESS = Preprocess(mode="short_side", short=320, long=416)
+COMMON: dict[str, Any] = {
+    "backbone_lr": 0.4, "weight_decay": 0.02, "momentum": 0.9, "peak_momentum": 0.9, "precision": "bf16",
+}  # fmt: skip
 BUNDLED = Path(__file__).parents[1] / "src/boxwright/zoo/voc9.safetensors"
 
 
 def learn(data: Path, out: Path = Path("runs/voc9-3"), workers: int = 1) -> None:
     """Three epochs from ImageNet weights, flipped and zoomed images only."""
-    config = TrainConfig(epochs=3, lr=7e-4, backbone_lr=0.4, weight_decay=0.02, ema=0.995, precision="bf16")
+    config = TrainConfig(epochs=3, lr=7e-4, ema=0.995, **COMMON)
     _stage(data, out, config, Augment(scale=(0.7, 1.1)), None, workers)
 
 
@@ -42,7 +46,7 @@ def go_on(
     data: Path, start: Path, out: Path = Path("runs/voc9-7"), epochs: int = 4, lr: float = 5e-4, workers: int = 1
 ) -> None:
     """A second cosine from the first one's average, with crops and colours, which pay in a longer training."""
-    config = TrainConfig(epochs=epochs, lr=lr, backbone_lr=0.4, weight_decay=0.02, ema=0.998, precision="bf16", seed=1)
+    config = TrainConfig(epochs=epochs, lr=lr, ema=0.998, seed=1, **COMMON)
     _stage(data, out, config, Augment(scale=(0.7, 1.1), crop=0.3, color=0.3), start, workers)
 
 
