@@ -390,7 +390,7 @@ class FCOSConfig(DenseFields, DetectorConfig):
     """Weigh the box loss by centre-ness, as the authors' code does; the paper's formula and torchvision do not."""
     assignment: Literal["center", "atss", "task_aligned"] = "center"
     """Which points learn an object: those near its middle on the level for its size (the paper); those whose cells,
-    eight times as large, have more IoU with it than most of the nearest (atss); or those that predict its class and its
+    four times as large, have more IoU with it than most of the nearest (atss); or those that predict its class and its
     box best (task_aligned)."""
 
     def check(self) -> None:

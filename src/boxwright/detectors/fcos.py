@@ -6,6 +6,7 @@ Detector", PAMI 2020: centre sampling, centre-ness beside the boxes, the root of
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,7 +64,7 @@ def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
     box_loss, norm, hard = GIoULoss(codec), group_norms(config.group_channels), config.class_loss == "focal"
     assigners = {
         "center": CenterAssigner(config.center_sampling_radius, config.regress_range),
-        "atss": ATSSAssigner(scale=8.0),
+        "atss": ATSSAssigner(scale=4.0),
         "task_aligned": TaskAlignedAssigner(),
     }
     stage = AnchorStage(
@@ -80,4 +81,6 @@ def build(config: FCOSConfig, num_classes: int, pretrained: bool) -> FCOS:
         quality_loss=centerness_loss if hard else None,
         iou_targets=not hard,
     )
+    if config.assignment == "atss":  # a point's first box is the one by which it is assigned: two strides to each side
+        nn.init.constant_(stage.head.deltas.bias, 2.0 if config.distances == "relu" else math.log(2))  # type: ignore
     return FCOS(features, stage)
