@@ -297,7 +297,7 @@ def test_help_of_each_detector_imports_no_torch(name: str):
         ("train faster_rcnn --data {folder} --bacth 4", 2, "there is no option --bacth; did you mean --batch"),
         ("train faster_rcnn --data {folder} --variant c4 --head-layers 7", 2, "head_layers is not read by faster_rcnn"),
         ("train r_fcn --data {folder} --hidden 9", 2, "--hidden is not read by r_fcn; it is read by localizer,"),
-        ("train ssd --data {folder} --hiden 9", 2, "there is no option --hiden; `boxwright train --help-all` lists"),
+        ("train ssd --data {folder} --propser 9", 2, "there is no option --propser; `boxwright train --help-all`"),
         ("train ssd --data {folder} --size 0 9", 1, "--size is 1 or more, got 0"),
         ("train --data {folder} --hidden 9", 2, "--hidden is an option of localizer,"),
         ("train --from voc9 --data {folder} --grids 9", 2, "--grids is not read by faster_rcnn; it is read by spp_net"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -241,20 +241,21 @@ def _commands(race_state: RaceState, name: str) -> dict[str, str]:
 
 
 def train_command(job: Job, data: Path) -> str:
-    """The `boxwright train` command that repeats the job."""
+    """The `boxwright train` command that repeats the job: it names all that the command would choose by the data."""
+    named = {"anchor_scales", "box_scale", *([] if job.pretrained else ["frozen_stages", "norm"])}
     config, size = job.cell.config, (job.cell.preprocess.short, job.cell.preprocess.long)
     words = ["boxwright", "train", job.cell.detector, "--data", str(data), "--size", *map(str, size)]
-    words += _flags(config, type(config)()) + _flags(job.training, TrainConfig())
+    words += _flags(config, type(config)(), named) + _flags(job.training, TrainConfig())
     words += ["--batch", str(job.batch), "--augment", job.augment, *([] if job.pretrained else ["--no-pretrained"])]
     return shlex.join(words)
 
 
-def _flags(config: Any, default: Any) -> list[str]:
-    """The options of a dataclass that differ from the default."""
+def _flags(config: Any, default: Any, named: Collection[str] = ()) -> list[str]:
+    """The options of a dataclass that differ from the default, and those that are to be named."""
     words = []
     for field in fields(config):
         value, flag = getattr(config, field.name), f"--{field.name.replace('_', '-')}"
-        if value == getattr(default, field.name):
+        if value == getattr(default, field.name) and field.name not in named:
             continue
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
