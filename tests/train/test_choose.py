@@ -17,9 +17,18 @@ from boxwright.cli.train import Train
 from boxwright.cli.training import read_options
 from boxwright.data.dataset import Dataset, Strings
 from boxwright.data.preprocess import Preprocess
-from boxwright.detectors import DetectorConfig, FasterRCNNConfig, FCOSConfig, RetinaNetConfig, SSDConfig
+from boxwright.detectors import DetectorConfig, FasterRCNNConfig, FCOSConfig, RCNNConfig, RetinaNetConfig, SSDConfig
 from boxwright.device import free_memory
-from boxwright.train.choose import Anchored, _anchors_of, _variants, choose, choose_batch, choose_size, uncovered
+from boxwright.train.choose import (
+    Anchored,
+    _anchors_of,
+    _variants,
+    choose,
+    choose_batch,
+    choose_size,
+    is_ample,
+    uncovered,
+)
 from boxwright.train.run import Run
 from boxwright.types import Size
 from shapes import write_shapes
@@ -140,13 +149,19 @@ def test_random_weights_are_not_frozen():
 def test_the_batch_that_fits():
     gigabyte = 10**9  # 1.7 times that of each image at the peak, in .6 of what is free
     assert [choose_batch(gigabyte, free)[0] for free in (None, 23 * gigabyte, 22 * gigabyte, 1)] == [8, 8, 4, 2]
+    assert choose_batch(None, 23 * gigabyte) == (8, "--batch 8: 23.0 GB of memory are free")
     assert choose_batch(gigabyte, 23 * gigabyte)[1] == "--batch 8: takes about 13.6 of 23.0 GB of free memory"
+    small, large = USUAL, USUAL.with_sides(640, 832)
+    sizes = [(FCOSConfig(), small), (FCOSConfig(), large), (RCNNConfig(), small)]
+    assert [is_ample(20 * gigabyte, *given) for given in sizes] == [True, False, False]
+    assert not is_ample(None, FCOSConfig(), small)
     free = free_memory(torch.device("cpu"))
     assert free is None or free > 0
 
 
 def test_what_a_run_chose_is_said_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
     data = write_shapes(tmp_path / "data", {"train": 4, "val": 1})
+    monkeypatch.setattr("boxwright.cli.training.is_ample", lambda *_: False)
     monkeypatch.setattr("boxwright.cli.training.choose_batch", lambda kept, free: (2, f"--batch 2: {kept > 1e5}"))
     monkeypatch.setattr(Run, "train", lambda run, training, **_: training.save(run.state))
     words = shlex.split("train ssd --no-pretrained --backbone mobilenet_v3_small --extra 16 --device cpu --workers 0")

@@ -34,7 +34,7 @@ from boxwright.lock import LOCK, HeldError, hold
 from boxwright.predict.propose import sources_of, warm
 from boxwright.progress import Progress
 from boxwright.terminal import fit, say, terminal_width
-from boxwright.train.choose import USUAL_BATCH, choose, choose_batch
+from boxwright.train.choose import USUAL_BATCH, choose, choose_batch, is_ample
 from boxwright.train.config import EARLIER, TrainConfig, read_settings
 from boxwright.train.distributed import Process, join
 from boxwright.train.estimate import estimate, kept_per_image
@@ -139,7 +139,9 @@ def _train(
         say(f"boxwright train: the backbone has random weights, and {still} of it would never learn; {mend}")
     if options.batch is None:
         if process.world == 1:
-            batch, reasons["batch"] = choose_batch(kept_per_image(run), free_memory(process.device))
+            free = free_memory(process.device)
+            kept = None if is_ample(free, run.config, run.preprocess) else kept_per_image(run)
+            batch, reasons["batch"] = choose_batch(kept, free)
         options, run = replace(options, batch=batch), replace(run, batch=batch)
     detector, origin = run.build(), {}
     if source is not None:

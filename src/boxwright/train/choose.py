@@ -12,7 +12,14 @@ from boxwright.boxes.anchors import AnchorGrid, DefaultBoxes, Tiling, anchor_siz
 from boxwright.data.dataset import Dataset
 from boxwright.data.preprocess import Preprocess
 from boxwright.detectors.anchor_stage import AnchorStage
-from boxwright.detectors.config import DetectorConfig, FasterRCNNConfig, RetinaNetConfig, RFCNConfig, SSDConfig
+from boxwright.detectors.config import (
+    DetectorConfig,
+    FasterRCNNConfig,
+    RCNNConfig,
+    RetinaNetConfig,
+    RFCNConfig,
+    SSDConfig,
+)
 from boxwright.detectors.fields import BackboneFields, LearningBackbone, defaults_of
 from boxwright.types import Size
 
@@ -36,6 +43,7 @@ _FROZEN = {"frozen_stages", "norm"}
 
 _BATCHES = (8, 4, 2)
 _MEMORY = 0.6  # of the free memory is for what a step keeps of its images
+_AMPLE = 16e9  # bytes for eight images of the usual size
 _PEAK = 1.7  # bytes at the peak of a step for each byte that is kept for the backward pass
 
 USUAL_BATCH = _BATCHES[0]
@@ -144,14 +152,27 @@ def uncovered(boxes: np.ndarray, anchors: Tiling) -> float:
     return float((best < 0.5).mean()) if len(boxes) else 0.0
 
 
-def choose_batch(kept: float, free: int | None) -> tuple[int, str]:
+def is_ample(free: int | None, config: DetectorConfig, preprocess: Preprocess) -> bool:
+    """Whether so many bytes are free that eight images fit with any backbone of this library: no step is measured then.
+
+    An R-CNN, which keeps its warped regions too, and backbones from elsewhere are measured.
+    """
+    area = float(np.prod(preprocess.sides)) / float(np.prod(USUAL_SIZE.sides))
+    unknown = isinstance(config, RCNNConfig) or "timm" in getattr(config, "backbone", "timm")
+    return free is not None and free >= _AMPLE * area and not unknown
+
+
+def choose_batch(kept: float | None, free: int | None) -> tuple[int, str]:
     """The largest of the batches 8, 4 and 2 that fits into memory, 2 if none does.
 
-    kept  bytes that a step keeps of an image for its backward pass (`estimate.kept_per_image`)
+    kept  bytes that a step keeps of an image for its backward pass (`estimate.kept_per_image`); None where `free` is
+          ample
     free  bytes of memory; None where that is not known
     """
     if free is None:
         return USUAL_BATCH, f"--batch {USUAL_BATCH}: how much memory is free is not known on this system"
+    if kept is None:
+        return USUAL_BATCH, f"--batch {USUAL_BATCH}: {free / 1e9:.1f} GB of memory are free"
     batch = next((batch for batch in _BATCHES if batch * kept * _PEAK <= _MEMORY * free), _BATCHES[-1])
     return batch, f"--batch {batch}: takes about {batch * kept * _PEAK / 1e9:.1f} of {free / 1e9:.1f} GB of free memory"
 
